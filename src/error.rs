@@ -1,0 +1,469 @@
+//! The one error type.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::protocol::SyntaxError;
+use crate::{ReturnedMessage, UnconfirmedReport};
+
+/// What every fallible call of this crate answers.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, one variant for each pika exception that can happen here.
+///
+/// The variants bear pika's names without the suffix. Common questions have predicates, so that matching is
+/// seldom needed: [`is_connection_error`](Error::is_connection_error), [`is_channel_error`](Error::is_channel_error),
+/// [`reply_code`](Error::reply_code), [`address`](Error::address).
+///
+/// ```
+/// # use haypile::{Connection, ConnectionParameters};
+/// let refused = Connection::open(ConnectionParameters::new("127.0.0.1").port(1)).unwrap_err();
+/// assert!(refused.is_connection_error());
+/// assert_eq!(refused.address(), Some("127.0.0.1:1"));
+/// ```
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection came about, for a reason that none of the more specific variants names: the port refused, the
+    /// time was up (pika: `AMQPConnectionError`).
+    #[error("{0}")]
+    Connection(Box<ConnectFailure>),
+    /// The host's name could not be resolved (pika lets `socket.gaierror` through).
+    #[error("{0}")]
+    Dns(Box<ConnectFailure>),
+    /// TLS could not be agreed on: an untrusted certificate, a wrong name, a server that speaks no TLS
+    /// (pika lets `ssl.SSLError` through).
+    #[error("{0}")]
+    Tls(Box<ConnectFailure>),
+    /// The peer does not speak AMQP 0-9-1 (pika: `IncompatibleProtocolError`).
+    #[error("{0}")]
+    IncompatibleProtocol(Box<ConnectFailure>),
+    /// The server offers no mechanism that these credentials can use (pika: `AuthenticationError`).
+    #[error("{0}")]
+    Authentication(Box<ConnectFailure>),
+    /// The server refused the login, or closed the stream at that point, as older servers do
+    /// (pika: `ProbableAuthenticationError`).
+    #[error("{0}")]
+    ProbableAuthentication(Box<ConnectFailure>),
+    /// The server refused the virtual host, or closed the stream at that point (pika: `ProbableAccessDeniedError`).
+    #[error("{0}")]
+    ProbableAccessDenied(Box<ConnectFailure>),
+
+    /// An open connection was lost (pika: `StreamLostError`).
+    #[error("{0}")]
+    StreamLost(Box<StreamLost>),
+    /// Nothing came from the server for longer than the heartbeat allows (pika: `AMQPHeartbeatTimeout`).
+    #[error(
+        "heartbeat timeout: nothing came from {address} for {} s, at a heartbeat of {} s",
+        silent_for.as_secs(), heartbeat.as_secs()
+    )]
+    HeartbeatTimeout {
+        /// Host and port.
+        address: Arc<str>,
+        /// What was negotiated.
+        heartbeat: Duration,
+        /// How long nothing had come.
+        silent_for: Duration,
+    },
+    /// The server closed the connection (pika: `ConnectionClosedByBroker`).
+    #[error("connection to {address} closed by the broker: {reply_code} {reply_text}{}", Cause(*method, *reply_code, reply_text))]
+    #[non_exhaustive]
+    ConnectionClosedByBroker {
+        /// The AMQP reply code, such as 320 (`CONNECTION_FORCED`).
+        reply_code: u16,
+        /// What the server said.
+        reply_text: String,
+        /// The method that caused it, as `class.method`, if the server named one.
+        method: Option<&'static str>,
+        /// Host and port.
+        address: Arc<str>,
+    },
+    /// This program closed the connection while the call was waiting (pika: `ConnectionClosedByClient`).
+    #[error("connection closed by this program: {reply_code} {reply_text}")]
+    #[non_exhaustive]
+    ConnectionClosedByClient {
+        /// The code given to `close_with`.
+        reply_code: u16,
+        /// The text given to `close_with`.
+        reply_text: String,
+    },
+    /// The connection is closed or closing, so the call cannot be made (pika: `ConnectionWrongStateError`).
+    #[error("the connection is not open: {reason}")]
+    ConnectionWrongState {
+        /// Why it is not.
+        reason: Arc<str>,
+    },
+    /// The broker blocked the connection (memory or disk alarm) for longer than
+    /// `blocked_connection_timeout` (pika: `ConnectionBlockedTimeout`).
+    #[error("{address} blocked the connection for more than {} s ({reason})", timeout.as_secs_f32())]
+    ConnectionBlockedTimeout {
+        /// Host and port.
+        address: Arc<str>,
+        /// The limit that was set.
+        timeout: Duration,
+        /// The broker's reason, such as `low on memory`.
+        reason: Arc<str>,
+    },
+    /// Every channel number up to the negotiated maximum is in use (pika: `NoFreeChannels`).
+    #[error("no free channels: all {channel_max} are in use")]
+    NoFreeChannels {
+        /// The negotiated maximum.
+        channel_max: u16,
+    },
+
+    /// The server closed the channel (pika: `ChannelClosedByBroker`). The connection stays open.
+    #[error("channel {channel} closed by the broker: {reply_code} {reply_text}{}", Cause(*method, *reply_code, reply_text))]
+    #[non_exhaustive]
+    ChannelClosedByBroker {
+        /// The AMQP reply code, such as 404 (`NOT_FOUND`) or 406 (`PRECONDITION_FAILED`).
+        reply_code: u16,
+        /// What the server said.
+        reply_text: String,
+        /// The channel's number.
+        channel: u16,
+        /// The method that caused it, as `class.method`, if the server named one.
+        method: Option<&'static str>,
+    },
+    /// This program closed the channel while the call was waiting (pika: `ChannelClosedByClient`).
+    #[error("channel {channel} closed by this program: {reply_code} {reply_text}")]
+    #[non_exhaustive]
+    ChannelClosedByClient {
+        /// The code given to `close_with`.
+        reply_code: u16,
+        /// The text given to `close_with`.
+        reply_text: String,
+        /// The channel's number.
+        channel: u16,
+    },
+    /// The channel is closed or closing, so the call cannot be made (pika: `ChannelWrongStateError`).
+    #[error("channel {channel} is not open: {reason}")]
+    ChannelWrongState {
+        /// The channel's number.
+        channel: u16,
+        /// Why it is not.
+        reason: Arc<str>,
+    },
+    /// A consumer with this tag exists on the channel (pika: `DuplicateConsumerTag`).
+    #[error("consumer tag {consumer_tag:?} is in use on this channel")]
+    DuplicateConsumerTag {
+        /// The tag.
+        consumer_tag: String,
+    },
+    /// A mandatory message could not be routed and came back (pika: `UnroutableError`).
+    #[error("{}", Returned("unroutable", .0))]
+    Unroutable(Vec<ReturnedMessage>),
+    /// The broker refused a message (pika: `NackError`); with what was returned, if anything was.
+    #[error("{}", Returned("refused by the broker", .0))]
+    Nack(Vec<ReturnedMessage>),
+    /// Some messages of a [`Publisher`](crate::Publisher) were returned, refused, or not confirmed in time.
+    #[error("{0}")]
+    Unconfirmed(Box<UnconfirmedReport>),
+
+    /// A frame came that has no place where it came (pika: `UnexpectedFrameError`).
+    #[error("unexpected frame: {detail}")]
+    UnexpectedFrame {
+        /// What came, and where.
+        detail: Arc<str>,
+    },
+    /// Bytes came that are no AMQP frame, or break a rule of framing (pika: `InvalidFrameError`, `BodyTooLongError`,
+    /// `InvalidFieldTypeException`).
+    #[error("protocol syntax: {0}")]
+    InvalidFrame(SyntaxError),
+    /// A channel number outside 1 … `channel_max`, or one that is in use (pika: `InvalidChannelNumber`).
+    #[error("channel number {number} is {problem}")]
+    InvalidChannelNumber {
+        /// The number asked for.
+        number: u16,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The server does not have what the call needs (pika: `MethodNotImplementedError`).
+    #[error("the server does not support {capability}")]
+    MethodNotImplemented {
+        /// The missing capability.
+        capability: &'static str,
+    },
+    /// A name or text of over 255 bytes was given where AMQP has no room for it (pika: `ShortStringTooLong`).
+    #[error("{field} is {length} bytes long; AMQP allows 255")]
+    ShortStringTooLong {
+        /// Which argument or property.
+        field: &'static str,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// An argument that cannot be sent or makes no sense (pika: `ValueError`, `TypeError`).
+    #[error("{field}: {value} is not allowed; {expected}")]
+    InvalidParameter {
+        /// Which argument, parameter or URL option.
+        field: Box<str>,
+        /// The value given (never a secret).
+        value: Box<str>,
+        /// What would be.
+        expected: Box<str>,
+    },
+
+    /// The call cannot be made from inside a callback (pika: `ReentrancyError`).
+    #[error("{call} cannot be called from inside a callback")]
+    #[non_exhaustive]
+    Reentrancy {
+        /// The call.
+        call: &'static str,
+    },
+    /// The broker, or room in the output buffer, was waited for as long as the parameters allow.
+    #[error("no end of {waiting_for} within {} s", after.as_secs_f32())]
+    Timeout {
+        /// What was waited for.
+        waiting_for: &'static str,
+        /// For how long.
+        after: Duration,
+    },
+    /// An error of the program's own, on its way out of a callback; see [`Error::other`].
+    #[error("{0}")]
+    Other(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// Wraps a foreign error, so that a callback can end with it: `text.parse().map_err(Error::other)?`.
+    pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Other(Arc::from(error.into()))
+    }
+
+    /// Whether the connection is not usable after this (pika: `AMQPConnectionError` and what derives from it, and
+    /// violations of the protocol by the peer).
+    pub fn is_connection_error(&self) -> bool {
+        matches!(
+            self,
+            Error::Connection(_)
+                | Error::Dns(_)
+                | Error::Tls(_)
+                | Error::IncompatibleProtocol(_)
+                | Error::Authentication(_)
+                | Error::ProbableAuthentication(_)
+                | Error::ProbableAccessDenied(_)
+                | Error::StreamLost(_)
+                | Error::HeartbeatTimeout { .. }
+                | Error::ConnectionClosedByBroker { .. }
+                | Error::ConnectionClosedByClient { .. }
+                | Error::ConnectionWrongState { .. }
+                | Error::ConnectionBlockedTimeout { .. }
+                | Error::NoFreeChannels { .. }
+                | Error::UnexpectedFrame { .. }
+                | Error::InvalidFrame(_)
+        )
+    }
+
+    /// Whether this concerns one channel and leaves the connection open (pika: `AMQPChannelError` and what derives from
+    /// it).
+    pub fn is_channel_error(&self) -> bool {
+        matches!(
+            self,
+            Error::ChannelClosedByBroker { .. }
+                | Error::ChannelClosedByClient { .. }
+                | Error::ChannelWrongState { .. }
+                | Error::DuplicateConsumerTag { .. }
+                | Error::Unroutable(_)
+                | Error::Nack(_)
+                | Error::Unconfirmed(_)
+        )
+    }
+
+    /// The AMQP reply code, where the server (or `close_with`) gave one.
+    pub fn reply_code(&self) -> Option<u16> {
+        match self {
+            Error::ConnectionClosedByBroker { reply_code, .. }
+            | Error::ConnectionClosedByClient { reply_code, .. }
+            | Error::ChannelClosedByBroker { reply_code, .. }
+            | Error::ChannelClosedByClient { reply_code, .. } => Some(*reply_code),
+            Error::Unroutable(returned) | Error::Nack(returned) => {
+                returned.first().map(|message| message.method.reply_code)
+            }
+            _ => self.connect_failure().and_then(|failure| failure.reply_code),
+        }
+    }
+
+    /// Host and port of the peer, where the error concerns one.
+    pub fn address(&self) -> Option<&str> {
+        match self {
+            Error::StreamLost(lost) => Some(&lost.address),
+            Error::HeartbeatTimeout { address, .. }
+            | Error::ConnectionClosedByBroker { address, .. }
+            | Error::ConnectionBlockedTimeout { address, .. } => Some(address),
+            _ => self.connect_failure().map(|failure| &*failure.address),
+        }
+    }
+
+    /// What was tried, if this comes from connecting.
+    pub fn connect_failure(&self) -> Option<&ConnectFailure> {
+        match self {
+            Error::Connection(failure)
+            | Error::Dns(failure)
+            | Error::Tls(failure)
+            | Error::IncompatibleProtocol(failure)
+            | Error::Authentication(failure)
+            | Error::ProbableAuthentication(failure)
+            | Error::ProbableAccessDenied(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
+        Error::InvalidParameter { field: field.into(), value: value.to_string().into(), expected: expected.into() }
+    }
+}
+
+impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
+    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Error::other(error)
+    }
+}
+
+impl From<SyntaxError> for Error {
+    fn from(error: SyntaxError) -> Self {
+        match error {
+            SyntaxError::ShortStringTooLong { field, length } => Error::ShortStringTooLong { field, length },
+            other => Error::InvalidFrame(other),
+        }
+    }
+}
+
+/// How far connecting came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Resolving the host's name.
+    Dns,
+    /// Reaching the address.
+    Tcp,
+    /// Agreeing on TLS.
+    Tls,
+    /// The protocol header was sent; `connection.start` was expected.
+    ProtocolHeader,
+    /// The login was sent; `connection.tune` was expected.
+    Authentication,
+    /// `connection.tune-ok` and `connection.open` were sent; `connection.open-ok` was expected.
+    VirtualHost,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Dns => "DNS",
+            Stage::Tcp => "TCP",
+            Stage::Tls => "TLS",
+            Stage::ProtocolHeader => "protocol header",
+            Stage::Authentication => "authentication",
+            Stage::VirtualHost => "tune and virtual host",
+        })
+    }
+}
+
+/// One attempt to connect to one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// Host and port as given, and the address it stood for where they differ.
+    pub address: String,
+    /// How far it came.
+    pub stage: Stage,
+    /// What went wrong.
+    pub cause: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.address, self.stage, self.cause)
+    }
+}
+
+/// Why no connection came about. The attempt that got furthest gives the error its kind; all of them are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectFailure {
+    /// Host and port of the attempt that got furthest.
+    pub address: Arc<str>,
+    /// How far it came.
+    pub stage: Stage,
+    /// What went wrong there.
+    pub cause: String,
+    /// The server's reply code, if it gave one.
+    pub reply_code: Option<u16>,
+    /// What most often causes this, and what to do.
+    pub hint: Option<&'static str>,
+    /// Every attempt made, in order.
+    pub attempts: Vec<Attempt>,
+}
+
+impl fmt::Display for ConnectFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot connect to {} (stage: {}): {}", self.address, self.stage, self.cause)?;
+        if let Some(hint) = self.hint {
+            write!(f, "; {hint}")?;
+        }
+        if self.attempts.len() > 1 {
+            write!(f, "; all {} attempts:", self.attempts.len())?;
+            for (n, attempt) in self.attempts.iter().enumerate() {
+                write!(f, "{} {attempt}", if n == 0 { "" } else { "," })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How an open connection was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamLost {
+    /// Host and port.
+    pub address: Arc<str>,
+    /// What the operating system said, or `the peer closed the stream`.
+    pub cause: String,
+    /// How long nothing had come before.
+    pub silent_for: Duration,
+}
+
+impl fmt::Display for StreamLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "connection to {} lost: {}; the last bytes came {:.1} s before",
+            self.address,
+            self.cause,
+            self.silent_for.as_secs_f32()
+        )
+    }
+}
+
+/// What caused a closure, and what to do about it where that is known.
+struct Cause<'a>(Option<&'static str>, u16, &'a str);
+
+impl fmt::Display for Cause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cause(method, reply_code, reply_text) = self;
+        if let Some(method) = method {
+            write!(f, " (caused by {method})")?;
+        }
+        let transient = *reply_code == 541 && reply_text.contains("transient");
+        if transient {
+            f.write_str("; this broker has no queues that are neither durable nor exclusive: declare it .durable(true) or .exclusive(true)")?;
+        }
+        Ok(())
+    }
+}
+
+struct Returned<'a>(&'static str, &'a [ReturnedMessage]);
+
+impl fmt::Display for Returned<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Returned(what, messages) = self;
+        f.write_str(what)?;
+        for ReturnedMessage { method, .. } in messages.iter() {
+            write!(
+                f,
+                ": {} {} (exchange {:?}, routing key {:?})",
+                method.reply_code, method.reply_text, method.exchange, method.routing_key
+            )?;
+        }
+        Ok(())
+    }
+}
