@@ -1,0 +1,190 @@
+//! One channel: its phase, the calls that wait for answers, the message that is coming in, and what has come.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use super::confirms::Confirms;
+use crate::{BasicProperties, Deliver, Error, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage};
+
+/// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Opening,
+    Open,
+    /// This end sent `channel.close`; only `close` and `close-ok` count any more.
+    Closing,
+    /// Its number belongs to nobody or to another channel by now.
+    Closed,
+}
+
+/// What senders on a channel need to know without looking at the session. It changes under the lock of the outgoing
+/// bytes, so that nothing can be sent on a channel after its `close-ok`.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    pub(crate) open: AtomicBool,
+    /// Why the channel is closed; set before `open` is cleared.
+    pub(crate) end: OnceLock<Error>,
+    /// Messages published in confirm mode; 0 while the mode is off.
+    pub(crate) published: AtomicU64,
+    /// How many of them the broker has settled.
+    pub(crate) settled: AtomicU64,
+    pub(crate) confirming: AtomicBool,
+    /// Mandatory messages on their way, oldest first, to tie a return to its publish.
+    pub(crate) mandatory: Mutex<VecDeque<Mandatory>>,
+}
+
+impl Gate {
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// How many messages published in confirm mode are not settled.
+    pub(crate) fn unsettled(&self) -> u64 {
+        self.published.load(Ordering::Acquire).saturating_sub(self.settled.load(Ordering::Acquire))
+    }
+}
+
+/// What is remembered of a mandatory message until it is settled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mandatory {
+    pub(crate) sequence: u64,
+    /// Hash of exchange, routing key and body.
+    pub(crate) content: u64,
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Done,
+    Declared(QueueDeclareOk),
+    Count(u32),
+    Active(bool),
+    Got(Option<Box<(GetOk, BasicProperties, Vec<u8>)>>),
+}
+
+/// A call that waits for its answer. Answers on a channel come in the order of the calls.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    /// Class and method of the answer.
+    pub(crate) expects: (u16, u16),
+}
+
+/// What waits to be told to the program, in the order it came.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Message(Message),
+    Returned(ReturnedMessage),
+    /// The broker cancelled this consumer.
+    Cancelled(String),
+}
+
+/// What kind of message is coming in.
+#[derive(Debug)]
+pub(crate) enum Carrier {
+    Deliver(Deliver),
+    Get(GetOk),
+    Return(Return),
+}
+
+/// The message that is coming in: method, then header, then body.
+#[derive(Debug, Default)]
+pub(crate) enum Content {
+    #[default]
+    None,
+    Header(Carrier),
+    Body {
+        carrier: Carrier,
+        properties: BasicProperties,
+        body: Vec<u8>,
+        remaining: u64,
+    },
+}
+
+/// The one consumer behind the `consume` iterator.
+#[derive(Debug)]
+pub(crate) struct Puller {
+    pub(crate) consumer_tag: String,
+    pub(crate) queue: String,
+    pub(crate) auto_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) buffered: VecDeque<Message>,
+    pub(crate) cancelled: bool,
+}
+
+/// A consumer on this channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Consumer {
+    pub(crate) consumer_tag: String,
+    pub(crate) auto_ack: bool,
+}
+
+pub(crate) struct ChannelState {
+    pub(crate) number: u16,
+    pub(crate) phase: Phase,
+    pub(crate) gate: Arc<Gate>,
+    /// The public handle, for whoever runs the callbacks.
+    pub(crate) owner: Weak<dyn Any + Send + Sync>,
+    pub(crate) calls: VecDeque<Call>,
+    pub(crate) answers: Vec<(u64, Reply)>,
+    pub(crate) content: Content,
+    pub(crate) inbox: VecDeque<Incoming>,
+    pub(crate) consumers: Vec<Consumer>,
+    pub(crate) puller: Option<Puller>,
+    pub(crate) confirms: Confirms,
+    /// Somebody listens for returned messages.
+    pub(crate) wants_returns: bool,
+    /// The last consumer was cancelled by the broker.
+    pub(crate) cancelled_by_broker: Option<String>,
+    /// Who registered the callbacks; threads inside `start_consuming` on this channel; whether a callback runs now.
+    pub(crate) home: u64,
+    pub(crate) claims: Vec<u64>,
+    pub(crate) running: bool,
+    /// It stands in the session's list of channels that have something to tell.
+    pub(crate) ready: bool,
+    /// Nobody holds a handle any more: forget it when it is closed.
+    pub(crate) abandoned: bool,
+}
+
+impl ChannelState {
+    pub(crate) fn new(number: u16, gate: Arc<Gate>, owner: Weak<dyn Any + Send + Sync>) -> Self {
+        ChannelState {
+            number,
+            phase: Phase::Opening,
+            gate,
+            owner,
+            calls: VecDeque::new(),
+            answers: Vec::new(),
+            content: Content::None,
+            inbox: VecDeque::new(),
+            consumers: Vec::new(),
+            puller: None,
+            confirms: Confirms::default(),
+            wants_returns: false,
+            cancelled_by_broker: None,
+            home: 0,
+            claims: Vec::new(),
+            running: false,
+            ready: false,
+            abandoned: false,
+        }
+    }
+
+    pub(crate) fn consumer(&self, consumer_tag: &str) -> Option<&Consumer> {
+        self.consumers.iter().find(|consumer| consumer.consumer_tag == consumer_tag)
+    }
+
+    /// Forgets a consumer; answers it if it was there.
+    pub(crate) fn remove_consumer(&mut self, consumer_tag: &str) -> Option<Consumer> {
+        let at = self.consumers.iter().position(|consumer| consumer.consumer_tag == consumer_tag)?;
+        Some(self.consumers.remove(at))
+    }
+
+    /// Takes the answer to a call, if it has come.
+    pub(crate) fn take_answer(&mut self, id: u64) -> Option<Reply> {
+        let at = self.answers.iter().position(|(answered, _)| *answered == id)?;
+        Some(self.answers.swap_remove(at).1)
+    }
+}

@@ -1,0 +1,716 @@
+//! An open connection: what each frame does to the channels, and what the program is to be told.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::channel::{Carrier, ChannelState, Content, Gate, Incoming, Mandatory, Phase, Puller, Reply};
+use super::frame::{self, Frame};
+use super::method::Method;
+use crate::error::Result;
+use crate::{Deliver, Error, GetOk, QueueDeclareOk, Return, ReturnedMessage};
+
+/// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
+const TRUSTED_BODY: u64 = 1 << 20;
+
+/// What an undelivered message costs beside its body, roughly.
+const MESSAGE_OVERHEAD: usize = 512;
+
+/// What concerns the connection as a whole, to be told to the program.
+#[derive(Debug, PartialEq)]
+pub(crate) enum ConnectionEvent {
+    Blocked(String),
+    Unblocked,
+}
+
+/// A body frame of which only a part has come.
+struct PartialBody {
+    channel: u16,
+    left: usize,
+}
+
+/// Who asks for something to run: a thread, and the channel it consumes on, if any.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dispatcher {
+    pub(crate) thread: u64,
+    pub(crate) channel: Option<usize>,
+}
+
+impl Dispatcher {
+    /// A channel that threads consume on is theirs. Any other is run by whoever looks after the whole connection, or by
+    /// the thread that registered its callbacks.
+    pub(crate) fn may_run(&self, channel: &ChannelState) -> bool {
+        if channel.claims.is_empty() {
+            self.channel.is_none() || channel.home == self.thread
+        } else {
+            channel.claims.contains(&self.thread)
+        }
+    }
+}
+
+pub(crate) struct Session {
+    frame_max: u32,
+    channel_max: u16,
+    address: Arc<str>,
+    /// Channels by their place, which stays the same for as long as a handle lives; a number may change hands.
+    channels: Vec<Option<Box<ChannelState>>>,
+    vacant: Vec<usize>,
+    /// Place by number.
+    numbers: Vec<Option<usize>>,
+    next_call: u64,
+    partial: Option<PartialBody>,
+    /// Why the connection ended.
+    pub(crate) end: Option<Error>,
+    /// This end sent `connection.close` with this code and text.
+    pub(crate) closing: Option<(u16, String)>,
+    pub(crate) events: VecDeque<ConnectionEvent>,
+    /// The broker's reason, while it blocks the connection.
+    pub(crate) blocked: Option<Arc<str>>,
+    /// Channels that have something to tell, oldest first.
+    ready: VecDeque<usize>,
+    /// Bytes held for the program.
+    pub(crate) undelivered: usize,
+    /// What the protocol itself must answer, and the gates that close with it.
+    pub(crate) replies: Vec<u8>,
+    pub(crate) closed_gates: Vec<Arc<Gate>>,
+    /// Channels that the broker closed and nobody was told of.
+    closures: Vec<usize>,
+    /// What changed since whoever waits was last woken.
+    pub(crate) changed: Vec<usize>,
+    pub(crate) connection_changed: bool,
+}
+
+/// The channel and payload size of a body frame of which not all has come.
+fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
+    const BODY: u8 = 3;
+    match bytes {
+        [BODY, c0, c1, s0, s1, s2, s3, ..] => {
+            Some((u16::from_be_bytes([*c0, *c1]), u32::from_be_bytes([*s0, *s1, *s2, *s3]) as usize))
+        }
+        _ => None,
+    }
+}
+
+fn unexpected(detail: impl Into<String>) -> Error {
+    Error::UnexpectedFrame { detail: detail.into().into() }
+}
+
+impl Session {
+    pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
+        let mut session = Session {
+            frame_max,
+            channel_max: if channel_max == 0 { u16::MAX } else { channel_max },
+            address,
+            channels: Vec::new(),
+            vacant: Vec::new(),
+            numbers: Vec::new(),
+            next_call: 0,
+            partial: None,
+            end: None,
+            closing: None,
+            events: VecDeque::new(),
+            blocked: None,
+            ready: VecDeque::new(),
+            undelivered: 0,
+            replies: Vec::new(),
+            closures: Vec::new(),
+            closed_gates: Vec::new(),
+            changed: Vec::new(),
+            connection_changed: false,
+        };
+        // Channel 0 is the connection's own; it carries the calls that concern it, such as update-secret.
+        let gate = Arc::new(Gate::default());
+        gate.open.store(true, Ordering::Release);
+        let mut zero = Box::new(ChannelState::new(0, gate, std::sync::Weak::<()>::new()));
+        zero.phase = Phase::Open;
+        session.channels.push(Some(zero));
+        session.numbers.push(Some(0));
+        session
+    }
+
+    // ---- channels
+
+    pub(crate) fn channel(&mut self, place: usize) -> Option<&mut ChannelState> {
+        self.channels.get_mut(place).and_then(Option::as_deref_mut)
+    }
+
+    /// Chooses a number (the lowest free one, or the one asked for) and makes room for a channel.
+    pub(crate) fn add_channel(
+        &mut self,
+        number: Option<u16>,
+        new: impl FnOnce(usize, u16) -> ChannelState,
+    ) -> Result<usize> {
+        let number = match number {
+            Some(number) if number == 0 || number > self.channel_max => {
+                return Err(Error::InvalidChannelNumber { number, problem: "outside of what was negotiated" });
+            }
+            Some(number) if self.numbers.get(number as usize).copied().flatten().is_some() => {
+                return Err(Error::InvalidChannelNumber { number, problem: "in use" });
+            }
+            Some(number) => number,
+            None => {
+                let free = self.numbers.iter().position(Option::is_none).unwrap_or(self.numbers.len());
+                match u16::try_from(free) {
+                    Ok(number) if number <= self.channel_max => number,
+                    _ => return Err(Error::NoFreeChannels { channel_max: self.channel_max }),
+                }
+            }
+        };
+        let place = self.vacant.pop().unwrap_or(self.channels.len());
+        if place == self.channels.len() {
+            self.channels.push(None);
+        }
+        if self.numbers.len() <= number as usize {
+            self.numbers.resize(number as usize + 1, None);
+        }
+        self.channels[place] = Some(Box::new(new(place, number)));
+        self.numbers[number as usize] = Some(place);
+        Ok(place)
+    }
+
+    /// The handle is gone. A closed channel is forgotten now, another one when its closure is confirmed.
+    pub(crate) fn abandon(&mut self, place: usize) {
+        let Some(channel) = self.channel(place) else { return };
+        channel.abandoned = true;
+        let closed = channel.phase == Phase::Closed;
+        self.clear_channel(place);
+        self.reported(place);
+        if closed {
+            self.forget(place);
+        }
+    }
+
+    fn forget(&mut self, place: usize) {
+        self.channels[place] = None;
+        self.ready.retain(|ready| *ready != place);
+        self.changed.retain(|changed| *changed != place);
+        self.vacant.push(place);
+    }
+
+    /// The number is free again.
+    fn release(&mut self, place: usize) {
+        let Some(channel) = self.channel(place) else { return };
+        channel.phase = Phase::Closed;
+        channel.content = Content::None;
+        let (number, abandoned) = (channel.number, channel.abandoned);
+        self.numbers[number as usize] = None;
+        if abandoned {
+            self.forget(place);
+        } else {
+            self.touch(place);
+        }
+    }
+
+    fn touch(&mut self, place: usize) {
+        if self.changed.last() != Some(&place) {
+            self.changed.push(place);
+        }
+    }
+
+    /// Notes why a channel ends; the gate closes when the replies are sent.
+    pub(crate) fn end_channel(&mut self, place: usize, why: Error) {
+        let Some(channel) = self.channel(place) else { return };
+        if channel.gate.end.set(why).is_ok() {
+            let gate = Arc::clone(&channel.gate);
+            self.closed_gates.push(gate);
+        }
+        self.touch(place);
+    }
+
+    /// The connection is over, for every channel.
+    pub(crate) fn end_all(&mut self, why: Error) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(why.clone());
+        self.connection_changed = true;
+        for place in 0..self.channels.len() {
+            if self.channels[place].is_some() {
+                self.end_channel(place, why.clone());
+                self.release(place);
+            }
+        }
+    }
+
+    /// Notes a call; its answer is to be fetched under the id.
+    pub(crate) fn add_call(&mut self, place: usize, expects: (u16, u16)) -> u64 {
+        self.next_call += 1;
+        let id = self.next_call;
+        if let Some(channel) = self.channel(place) {
+            channel.calls.push_back(super::channel::Call { id, expects });
+        }
+        id
+    }
+
+    // ---- what the program is to be told
+
+    fn push(&mut self, place: usize, incoming: Incoming) {
+        let held = weight(&incoming);
+        let Some(channel) = self.channels.get_mut(place).and_then(Option::as_deref_mut) else { return };
+        if channel.abandoned {
+            return;
+        }
+        self.undelivered += held;
+        match (&mut channel.puller, incoming) {
+            (Some(puller), Incoming::Message(message)) if message.0.consumer_tag == puller.consumer_tag => {
+                puller.buffered.push_back(message);
+            }
+            (_, incoming) => {
+                channel.inbox.push_back(incoming);
+                if !channel.ready {
+                    channel.ready = true;
+                    self.ready.push_back(place);
+                }
+            }
+        }
+        self.touch(place);
+    }
+
+    /// Whether `next_event` would answer something.
+    pub(crate) fn has_event(&self, dispatcher: &Dispatcher) -> bool {
+        self.ready.iter().any(|place| {
+            self.channels[*place].as_deref().is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
+        })
+    }
+
+    /// How many events wait for this dispatcher now.
+    pub(crate) fn count_events(&self, dispatcher: &Dispatcher) -> usize {
+        let channels = self.ready.iter().filter_map(|place| self.channels[*place].as_deref());
+        channels.filter(|channel| dispatcher.may_run(channel)).map(|channel| channel.inbox.len()).sum()
+    }
+
+    /// Takes the oldest event of the first channel that this dispatcher may run; that channel runs nothing else until
+    /// `event_done`.
+    pub(crate) fn next_event(&mut self, dispatcher: &Dispatcher) -> Option<(usize, Incoming)> {
+        for at in 0..self.ready.len() {
+            let place = self.ready[at];
+            let Some(channel) = self.channels[place].as_deref_mut() else { continue };
+            if channel.running || !dispatcher.may_run(channel) {
+                continue;
+            }
+            let incoming = channel.inbox.pop_front();
+            if channel.inbox.is_empty() {
+                channel.ready = false;
+                self.ready.remove(at);
+            }
+            let incoming = incoming?;
+            self.undelivered = self.undelivered.saturating_sub(weight(&incoming));
+            channel.running = true;
+            return Some((place, incoming));
+        }
+        None
+    }
+
+    pub(crate) fn event_done(&mut self, place: usize) {
+        if let Some(channel) = self.channel(place) {
+            channel.running = false;
+        }
+    }
+
+    /// Takes what came for one consumer and was not told to the program.
+    pub(crate) fn take_undelivered(&mut self, place: usize, consumer_tag: &str) -> Vec<crate::Message> {
+        let Some(channel) = self.channel(place) else { return Vec::new() };
+        let mut taken = Vec::new();
+        let mut kept = VecDeque::with_capacity(channel.inbox.len());
+        for incoming in channel.inbox.drain(..) {
+            match incoming {
+                Incoming::Message(message) if message.0.consumer_tag == consumer_tag => taken.push(message),
+                other => kept.push_back(other),
+            }
+        }
+        channel.inbox = kept;
+        if channel.inbox.is_empty() && channel.ready {
+            channel.ready = false;
+            self.ready.retain(|ready| *ready != place);
+        }
+        self.undelivered = self.undelivered.saturating_sub(taken.iter().map(message_weight).sum());
+        taken
+    }
+
+    /// Takes the next message that the iterator of a channel is to yield.
+    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<crate::Message> {
+        let message = self.channel(place)?.puller.as_mut()?.buffered.pop_front()?;
+        self.undelivered = self.undelivered.saturating_sub(message_weight(&message));
+        Some(message)
+    }
+
+    /// Takes the iterator of a channel, with what it had not yielded.
+    pub(crate) fn take_puller(&mut self, place: usize) -> Option<Puller> {
+        let puller = self.channel(place)?.puller.take()?;
+        let held: usize = puller.buffered.iter().map(message_weight).sum();
+        self.undelivered = self.undelivered.saturating_sub(held);
+        Some(puller)
+    }
+
+    fn unreported(&self, dispatcher: &Dispatcher) -> Option<usize> {
+        let mut closed = self.closures.iter().copied();
+        closed.find(|place| self.channels[*place].as_deref().is_some_and(|channel| dispatcher.may_run(channel)))
+    }
+
+    /// Whether the broker closed a channel that this dispatcher looks after, and nobody was told.
+    pub(crate) fn has_unreported(&self, dispatcher: &Dispatcher) -> bool {
+        self.unreported(dispatcher).is_some()
+    }
+
+    /// Takes such a closure to tell it.
+    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Error> {
+        let place = self.unreported(dispatcher)?;
+        self.reported(place);
+        self.channel(place)?.gate.end.get().cloned()
+    }
+
+    /// Somebody is told of a channel's closure.
+    pub(crate) fn reported(&mut self, place: usize) {
+        self.closures.retain(|closed| *closed != place);
+    }
+
+    /// Everybody who owns a channel, to be told of the end.
+    pub(crate) fn owners(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
+        self.channels.iter().flatten().filter_map(|channel| channel.owner.upgrade()).collect()
+    }
+
+    /// Drops what waits for the program on a channel that the program closed.
+    pub(crate) fn clear_channel(&mut self, place: usize) {
+        let Some(channel) = self.channel(place) else { return };
+        let mut held: usize = channel.inbox.drain(..).map(|incoming| weight(&incoming)).sum();
+        channel.consumers.clear();
+        if let Some(puller) = channel.puller.take() {
+            held += puller.buffered.iter().map(message_weight).sum::<usize>();
+        }
+        if std::mem::take(&mut channel.ready) {
+            self.ready.retain(|ready| *ready != place);
+        }
+        self.undelivered = self.undelivered.saturating_sub(held);
+    }
+
+    // ---- what comes from the broker
+
+    /// Takes in what has come and answers how many bytes of it were used; the rest is to be offered again with more.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut at = 0;
+        while self.end.is_none() {
+            if let Some(PartialBody { channel, left }) = self.partial {
+                let chunk = &bytes[at..bytes.len().min(at + left)];
+                if !chunk.is_empty() {
+                    self.body(channel, chunk)?;
+                    at += chunk.len();
+                }
+                self.partial = Some(PartialBody { channel, left: left - chunk.len() });
+                match bytes.get(at) {
+                    None => break,
+                    Some(&frame::FRAME_END) => {
+                        at += 1;
+                        self.partial = None;
+                    }
+                    Some(&other) => return Err(super::SyntaxError::BadFrameEnd(other).into()),
+                }
+                continue;
+            }
+            match frame::parse(&bytes[at..], self.frame_max)? {
+                Some((frame, length)) => {
+                    match frame {
+                        Frame::Method { channel, payload } => self.method(channel, payload)?,
+                        Frame::Header { channel, payload } => self.header(channel, payload)?,
+                        Frame::Body { channel, payload } => self.body(channel, payload)?,
+                        Frame::Heartbeat => {}
+                    }
+                    at += length;
+                }
+                None => match partial_body(&bytes[at..]) {
+                    Some((channel, left)) => {
+                        self.partial = Some(PartialBody { channel, left });
+                        at += frame::FRAME_OVERHEAD - 1;
+                    }
+                    None => break,
+                },
+            }
+        }
+        Ok(at)
+    }
+
+    fn place_of(&self, number: u16) -> Result<usize> {
+        match self.numbers.get(number as usize).copied().flatten() {
+            Some(place) => Ok(place),
+            None => Err(unexpected(format!("a frame on channel {number}, which is not open"))),
+        }
+    }
+
+    fn at(&mut self, place: usize) -> Result<&mut ChannelState> {
+        self.channel(place).ok_or_else(|| unexpected("a frame on a channel that is not open"))
+    }
+
+    fn method(&mut self, number: u16, payload: &[u8]) -> Result<()> {
+        let method = Method::decode(payload)?;
+        let place = self.place_of(number)?;
+        let channel = self.at(place)?;
+        if !matches!(channel.content, Content::None) {
+            return Err(unexpected(format!("{} in the middle of a message on channel {number}", method.name())));
+        }
+        match method {
+            Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
+                channel.content = Content::Header(Carrier::Deliver(Deliver {
+                    consumer_tag: consumer_tag.into_owned(),
+                    delivery_tag,
+                    redelivered,
+                    exchange: exchange.into_owned(),
+                    routing_key: routing_key.into_owned(),
+                }));
+                Ok(())
+            }
+            Method::BasicAck { delivery_tag, multiple } => self.confirm(place, delivery_tag, multiple, false),
+            Method::BasicNack { delivery_tag, multiple, .. } => self.confirm(place, delivery_tag, multiple, true),
+            Method::BasicReturn { reply_code, reply_text, exchange, routing_key } => {
+                channel.content = Content::Header(Carrier::Return(Return {
+                    reply_code,
+                    reply_text: reply_text.into_owned(),
+                    exchange: exchange.into_owned(),
+                    routing_key: routing_key.into_owned(),
+                }));
+                Ok(())
+            }
+            Method::BasicGetOk { delivery_tag, redelivered, exchange, routing_key, message_count } => {
+                channel.content = Content::Header(Carrier::Get(GetOk {
+                    delivery_tag,
+                    redelivered,
+                    exchange: exchange.into_owned(),
+                    routing_key: routing_key.into_owned(),
+                    message_count,
+                }));
+                Ok(())
+            }
+            Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
+            Method::BasicCancel { consumer_tag, no_wait } => {
+                if !no_wait {
+                    let answer = Method::BasicCancelOk { consumer_tag: consumer_tag.clone() };
+                    frame::write_method(&mut self.replies, number, &answer)?;
+                }
+                self.cancelled(place, consumer_tag.into_owned())
+            }
+            Method::ChannelFlow { active } => {
+                frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })?;
+                Ok(())
+            }
+            Method::ChannelClose { reply_code, reply_text, class_id, method_id } if number != 0 => {
+                frame::write_method(&mut self.replies, number, &Method::ChannelCloseOk {})?;
+                let channel = self.at(place)?;
+                if channel.phase == Phase::Closing {
+                    // Both ends closed at once: this end's close-ok is still to come, and the number is taken until then.
+                    return Ok(());
+                }
+                self.closures.push(place);
+                self.end_channel(
+                    place,
+                    Error::ChannelClosedByBroker {
+                        reply_code,
+                        reply_text: reply_text.into_owned(),
+                        channel: number,
+                        method: Method::name_of(class_id, method_id),
+                    },
+                );
+                self.release(place);
+                Ok(())
+            }
+            Method::ChannelCloseOk {} if channel.phase == Phase::Closing => {
+                self.release(place);
+                Ok(())
+            }
+            Method::QueueDeclareOk { queue, message_count, consumer_count } => {
+                let declared = QueueDeclareOk { queue: queue.into_owned(), message_count, consumer_count };
+                self.answer(place, (50, 11), Reply::Declared(declared))
+            }
+            Method::QueuePurgeOk { message_count } => self.answer(place, (50, 31), Reply::Count(message_count)),
+            Method::QueueDeleteOk { message_count } => self.answer(place, (50, 41), Reply::Count(message_count)),
+            Method::ChannelFlowOk { active } => self.answer(place, (20, 21), Reply::Active(active)),
+            Method::ChannelOpenOk { .. } => {
+                if channel.phase == Phase::Opening {
+                    channel.phase = Phase::Open;
+                }
+                self.answer(place, (20, 11), Reply::Done)
+            }
+            Method::ConnectionClose { reply_code, reply_text, class_id, method_id } if number == 0 => {
+                frame::write_method(&mut self.replies, 0, &Method::ConnectionCloseOk {})?;
+                let address = Arc::clone(&self.address);
+                self.end_all(Error::ConnectionClosedByBroker {
+                    reply_code,
+                    reply_text: reply_text.into_owned(),
+                    method: Method::name_of(class_id, method_id),
+                    address,
+                });
+                Ok(())
+            }
+            Method::ConnectionCloseOk {} if self.closing.is_some() => {
+                self.end_by_client();
+                Ok(())
+            }
+            Method::ConnectionBlocked { reason } if number == 0 => {
+                self.blocked = Some(reason.as_ref().into());
+                self.events.push_back(ConnectionEvent::Blocked(reason.into_owned()));
+                self.connection_changed = true;
+                Ok(())
+            }
+            Method::ConnectionUnblocked {} if number == 0 => {
+                self.blocked = None;
+                self.events.push_back(ConnectionEvent::Unblocked);
+                self.connection_changed = true;
+                Ok(())
+            }
+            other => {
+                let id = other.id();
+                self.answer(place, id, Reply::Done)
+            }
+        }
+    }
+
+    /// This program's own closing came to its end.
+    pub(crate) fn end_by_client(&mut self) {
+        let (reply_code, reply_text) = self.closing.clone().unwrap_or((200, String::new()));
+        self.end_all(Error::ConnectionClosedByClient { reply_code, reply_text });
+    }
+
+    /// Hands an answer to the oldest call of a channel, which must be the one that this answers.
+    fn answer(&mut self, place: usize, id: (u16, u16), reply: Reply) -> Result<()> {
+        let channel = self.at(place)?;
+        match channel.calls.pop_front() {
+            Some(call) if call.expects == id => {
+                channel.answers.push((call.id, reply));
+                self.touch(place);
+                Ok(())
+            }
+            _ => {
+                let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
+                Err(unexpected(format!("{name} on channel {}, which did not ask for it", channel.number)))
+            }
+        }
+    }
+
+    fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<()> {
+        let channel = self.at(place)?;
+        if let Some(puller) = channel.puller.as_mut().filter(|puller| puller.consumer_tag == consumer_tag) {
+            puller.cancelled = true;
+        }
+        // The consumer itself goes when this is told to the program, after the messages that came before it.
+        self.push(place, Incoming::Cancelled(consumer_tag));
+        Ok(())
+    }
+
+    fn confirm(&mut self, place: usize, tag: u64, multiple: bool, nack: bool) -> Result<()> {
+        let channel = self.at(place)?;
+        let gate = Arc::clone(&channel.gate);
+        let published = gate.published.load(Ordering::Acquire);
+        let settled = channel.confirms.settle(tag, multiple, nack, published);
+        let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
+            let number = channel.number;
+            return Err(unexpected(format!("a confirmation on channel {number} of message {tag}, never published")));
+        };
+        gate.settled.fetch_add(settled, Ordering::AcqRel);
+        let mut mandatory = gate.mandatory.lock().unwrap_or_else(PoisonError::into_inner);
+        while mandatory.front().is_some_and(|message| channel.confirms.is_settled(message.sequence)) {
+            mandatory.pop_front();
+        }
+        drop(mandatory);
+        self.touch(place);
+        Ok(())
+    }
+
+    fn header(&mut self, number: u16, payload: &[u8]) -> Result<()> {
+        let (size, properties) = frame::read_header(payload)?;
+        let place = self.place_of(number)?;
+        let channel = self.at(place)?;
+        let Content::Header(carrier) = std::mem::take(&mut channel.content) else {
+            return Err(unexpected(format!("a content header on channel {number} that nothing announced")));
+        };
+        let body = Vec::with_capacity(size.min(TRUSTED_BODY) as usize);
+        if size == 0 {
+            return self.complete(place, carrier, properties, body);
+        }
+        channel.content = Content::Body { carrier, properties, body, remaining: size };
+        Ok(())
+    }
+
+    fn body(&mut self, number: u16, chunk: &[u8]) -> Result<()> {
+        let place = self.place_of(number)?;
+        let channel = self.at(place)?;
+        let Content::Body { body, remaining, .. } = &mut channel.content else {
+            return Err(unexpected(format!("a content body on channel {number} that nothing announced")));
+        };
+        let Some(left) = remaining.checked_sub(chunk.len() as u64) else {
+            return Err(unexpected(format!("more body than its header announced on channel {number}")));
+        };
+        if body.capacity() - body.len() < chunk.len() {
+            // Grow in steps that what has come justifies, and never beyond the end.
+            body.reserve_exact((*remaining).min(body.len().max(chunk.len()) as u64) as usize);
+        }
+        body.extend_from_slice(chunk);
+        *remaining = left;
+        if left == 0 {
+            if let Content::Body { carrier, properties, body, .. } = std::mem::take(&mut channel.content) {
+                return self.complete(place, carrier, properties, body);
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        place: usize,
+        carrier: Carrier,
+        properties: crate::BasicProperties,
+        body: Vec<u8>,
+    ) -> Result<()> {
+        match carrier {
+            Carrier::Deliver(method) => {
+                // After channel.close has been sent the broker takes back what it still delivers.
+                if self.at(place)?.phase == Phase::Open {
+                    self.push(place, Incoming::Message((method, properties, body)));
+                }
+            }
+            Carrier::Get(method) => {
+                return self.answer(place, (60, 71), Reply::Got(Some(Box::new((method, properties, body)))));
+            }
+            Carrier::Return(method) => self.returned(place, ReturnedMessage { method, properties, body })?,
+        }
+        Ok(())
+    }
+
+    fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<()> {
+        let channel = self.at(place)?;
+        if channel.gate.confirming.load(Ordering::Acquire) {
+            let content =
+                fingerprint(&message.method.exchange, &message.method.routing_key, &message.body);
+            let mut mandatory = channel.gate.mandatory.lock().unwrap_or_else(PoisonError::into_inner);
+            // Returns come in the order of publishing, so the oldest message of this content is the one. There is none
+            // if it was published before the channel confirmed.
+            let at = mandatory.iter().position(|candidate| candidate.content == content);
+            let tied = at.and_then(|at| mandatory.remove(at));
+            drop(mandatory);
+            if let Some(Mandatory { sequence, .. }) = tied {
+                channel.confirms.add_returned(sequence, message.clone());
+            }
+        }
+        if channel.wants_returns {
+            self.push(place, Incoming::Returned(message));
+        }
+        Ok(())
+    }
+}
+
+/// What ties a returned message to its publish.
+pub(crate) fn fingerprint(exchange: &str, routing_key: &str, body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (exchange, routing_key, body).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn weight(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Message(message) => message_weight(message),
+        Incoming::Returned(returned) => returned.body.len() + MESSAGE_OVERHEAD,
+        Incoming::Cancelled(_) => 0,
+    }
+}
+
+fn message_weight(message: &crate::Message) -> usize {
+    message.2.len() + MESSAGE_OVERHEAD
+}

@@ -1,0 +1,268 @@
+//! The values of a table, each with its wire type.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::field_table::FieldTable;
+
+/// One value of a [`FieldTable`], with the type that it has on the wire (specification 4.2.5.5, as RabbitMQ reads it).
+///
+/// Plain Rust values convert with `into()`, each to the wire type of its own width. The types that Rust has no match for
+/// are built by name: [`timestamp`](FieldValue::timestamp), [`decimal`](FieldValue::decimal),
+/// [`bytes`](FieldValue::bytes), [`array`](FieldValue::array), [`void`](FieldValue::void). Whoever does not care about widths asks
+/// [`as_i64`](FieldValue::as_i64) and its like.
+///
+/// ```
+/// use haypile::FieldValue;
+///
+/// assert_eq!(FieldValue::from(7), FieldValue::I32(7));
+/// assert_eq!(FieldValue::from(7u8).as_i64(), Some(7));
+/// assert_eq!(FieldValue::from("text").as_str(), Some("text"));
+/// ```
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
+pub enum FieldValue {
+    /// Boolean, `t`.
+    Bool(bool),
+    /// Signed 8-bit integer, `b`.
+    I8(i8),
+    /// Unsigned 8-bit integer, `B`.
+    U8(u8),
+    /// Signed 16-bit integer, `s`.
+    I16(i16),
+    /// Unsigned 16-bit integer, `u`.
+    U16(u16),
+    /// Signed 32-bit integer, `I`.
+    I32(i32),
+    /// Unsigned 32-bit integer, `i`.
+    U32(u32),
+    /// Signed 64-bit integer, `l` (read from `L` too).
+    I64(i64),
+    /// 32-bit IEEE 754 number, `f`. NaN and infinities cannot be sent.
+    F32(f32),
+    /// 64-bit IEEE 754 number, `d`. NaN and infinities cannot be sent.
+    F64(f64),
+    /// The number `value` / 10^`scale`, `D`.
+    Decimal {
+        /// How many of the value's digits are behind the decimal point.
+        scale: u8,
+        /// The digits. RabbitMQ reads them as unsigned.
+        value: u32,
+    },
+    /// Text, `S`: usually, but not necessarily, UTF-8; see [`as_str`](FieldValue::as_str).
+    Text(Vec<u8>),
+    /// A sequence of bytes, `x`.
+    Bytes(Vec<u8>),
+    /// A sequence of values, `A`.
+    Array(Vec<FieldValue>),
+    /// Seconds since 1970-01-01 00:00 UTC, `T`.
+    Timestamp(u64),
+    /// A table inside the table, `F`.
+    Table(FieldTable),
+    /// Nothing, `V`.
+    Void,
+}
+
+impl FieldValue {
+    /// A time, in seconds since 1970-01-01 00:00 UTC (`datetime` in pika).
+    pub const fn timestamp(seconds: u64) -> Self {
+        FieldValue::Timestamp(seconds)
+    }
+
+    /// The number `value` / 10^`scale`: `decimal(2, 1999)` is 19.99 (`Decimal` in pika).
+    pub const fn decimal(scale: u8, value: u32) -> Self {
+        FieldValue::Decimal { scale, value }
+    }
+
+    /// A sequence of bytes that is not text (`bytes` in pika).
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        FieldValue::Bytes(bytes.into())
+    }
+
+    /// A sequence of values (`list` in pika).
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// let hosts = FieldValue::array(["a", "b"]);
+    /// assert_eq!(hosts.as_array().map(<[FieldValue]>::len), Some(2));
+    /// ```
+    pub fn array<V: Into<FieldValue>>(values: impl IntoIterator<Item = V>) -> Self {
+        FieldValue::Array(values.into_iter().map(Into::into).collect())
+    }
+
+    /// No value (`None` in pika).
+    pub const fn void() -> Self {
+        FieldValue::Void
+    }
+
+    /// The text, if this is text and UTF-8.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            FieldValue::Text(text) => std::str::from_utf8(text).ok(),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a text (of any encoding) or of a sequence of bytes.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            FieldValue::Text(bytes) | FieldValue::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The boolean.
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            FieldValue::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// The number, if this is an integer of any width, or a time, that an `i64` can hold.
+    pub fn as_i64(&self) -> Option<i64> {
+        match *self {
+            FieldValue::I8(value) => Some(value.into()),
+            FieldValue::U8(value) => Some(value.into()),
+            FieldValue::I16(value) => Some(value.into()),
+            FieldValue::U16(value) => Some(value.into()),
+            FieldValue::I32(value) => Some(value.into()),
+            FieldValue::U32(value) => Some(value.into()),
+            FieldValue::I64(value) => Some(value),
+            FieldValue::Timestamp(value) => value.try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// The number, if this is an integer of any width, or a time, and not negative.
+    pub fn as_u64(&self) -> Option<u64> {
+        match *self {
+            FieldValue::Timestamp(value) => Some(value),
+            _ => self.as_i64().and_then(|value| value.try_into().ok()),
+        }
+    }
+
+    /// The number, if this is a floating-point number of either width.
+    pub fn as_f64(&self) -> Option<f64> {
+        match *self {
+            FieldValue::F32(value) => Some(value.into()),
+            FieldValue::F64(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The table.
+    pub fn as_table(&self) -> Option<&FieldTable> {
+        match self {
+            FieldValue::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The values of the array.
+    pub fn as_array(&self) -> Option<&[FieldValue]> {
+        match self {
+            FieldValue::Array(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+/// Like a derived one, but text reads as text.
+impl fmt::Debug for FieldValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FieldValue::Bool(value) => f.debug_tuple("Bool").field(value).finish(),
+            FieldValue::I8(value) => f.debug_tuple("I8").field(value).finish(),
+            FieldValue::U8(value) => f.debug_tuple("U8").field(value).finish(),
+            FieldValue::I16(value) => f.debug_tuple("I16").field(value).finish(),
+            FieldValue::U16(value) => f.debug_tuple("U16").field(value).finish(),
+            FieldValue::I32(value) => f.debug_tuple("I32").field(value).finish(),
+            FieldValue::U32(value) => f.debug_tuple("U32").field(value).finish(),
+            FieldValue::I64(value) => f.debug_tuple("I64").field(value).finish(),
+            FieldValue::F32(value) => f.debug_tuple("F32").field(value).finish(),
+            FieldValue::F64(value) => f.debug_tuple("F64").field(value).finish(),
+            FieldValue::Decimal { scale, value } => {
+                let mut decimal = f.debug_struct("Decimal");
+                decimal.field("scale", scale).field("value", value).finish()
+            }
+            FieldValue::Text(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => f.debug_tuple("Text").field(&text).finish(),
+                Err(_) => f.debug_tuple("Text").field(bytes).finish(),
+            },
+            FieldValue::Bytes(bytes) => f.debug_tuple("Bytes").field(bytes).finish(),
+            FieldValue::Array(values) => f.debug_tuple("Array").field(values).finish(),
+            FieldValue::Timestamp(seconds) => f.debug_tuple("Timestamp").field(seconds).finish(),
+            FieldValue::Table(table) => f.debug_tuple("Table").field(table).finish(),
+            FieldValue::Void => f.write_str("Void"),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($rust:ty => $variant:ident,)+) => {$(
+        impl From<$rust> for FieldValue {
+            #[inline]
+            fn from(value: $rust) -> Self {
+                FieldValue::$variant(value.into())
+            }
+        }
+    )+};
+}
+
+from! {
+    bool => Bool,
+    i8 => I8,
+    u8 => U8,
+    i16 => I16,
+    u16 => U16,
+    i32 => I32,
+    u32 => U32,
+    i64 => I64,
+    f32 => F32,
+    f64 => F64,
+    &str => Text,
+    String => Text,
+    &[u8] => Bytes,
+    Vec<u8> => Bytes,
+    Vec<FieldValue> => Array,
+    FieldTable => Table,
+}
+
+/// A copy, so that a table can be extended by another.
+impl From<&FieldValue> for FieldValue {
+    fn from(value: &FieldValue) -> Self {
+        value.clone()
+    }
+}
+
+impl From<&String> for FieldValue {
+    fn from(value: &String) -> Self {
+        value.as_str().into()
+    }
+}
+
+impl From<Cow<'_, str>> for FieldValue {
+    fn from(value: Cow<'_, str>) -> Self {
+        value.into_owned().into()
+    }
+}
+
+/// A signed 64-bit integer where that can hold the number. RabbitMQ reads no unsigned one, so a larger number is sent as
+/// the only unsigned 64-bit type that there is, a timestamp; [`as_u64`](FieldValue::as_u64) reads both.
+impl From<u64> for FieldValue {
+    fn from(value: u64) -> Self {
+        match i64::try_from(value) {
+            Ok(value) => FieldValue::I64(value),
+            Err(_) => FieldValue::Timestamp(value),
+        }
+    }
+}
+
+/// As from `u64`.
+impl From<usize> for FieldValue {
+    fn from(value: usize) -> Self {
+        (value as u64).into()
+    }
+}

@@ -1,0 +1,214 @@
+//! The methods of AMQP 0-9-1 and RabbitMQ's extensions: one table, from which come the type, its encoding, its decoding
+//! and the names. `tests/spec.rs` holds the table against the machine-readable specification.
+
+use std::borrow::Cow;
+
+use super::field_table::FieldTable;
+use super::wire::{Reader, SyntaxError, Writer};
+
+/// The Rust type of a wire type.
+macro_rules! type_of {
+    (octet $a:lifetime) => { u8 };
+    (short $a:lifetime) => { u16 };
+    (long $a:lifetime) => { u32 };
+    (longlong $a:lifetime) => { u64 };
+    (bit $a:lifetime) => { bool };
+    (shortstr $a:lifetime) => { Cow<$a, str> };
+    (longstr $a:lifetime) => { Cow<$a, [u8]> };
+    (table $a:lifetime) => { Cow<$a, FieldTable> };
+}
+
+/// What is sent for a reserved field.
+macro_rules! zero {
+    (short) => {
+        &0
+    };
+    (bit) => {
+        &false
+    };
+    (shortstr) => {
+        ""
+    };
+    (longstr) => {
+        &[]
+    };
+}
+
+/// A method is a line: class id, method id, the variant's name, the specification's name, and the fields. Reserved fields
+/// stand in square brackets, before the others or (`then`) behind them; they are sent as zero and skipped when read.
+macro_rules! methods {
+    ($(
+        $class:literal $method:literal $variant:ident $name:literal
+        $([$($before:ident: $before_kind:ident),+])?
+        $({$($field:ident: $kind:ident),+})?
+        $(then [$($after:ident: $after_kind:ident),+])?;
+    )+) => {
+        /// One method, with its arguments but without those that are reserved.
+        #[derive(Debug, Clone, PartialEq)]
+        pub(crate) enum Method<'a> {
+            $( $variant $({ $($field: type_of!($kind 'a)),+ })?, )+
+        }
+
+        impl<'a> Method<'a> {
+            /// Reads class id, method id and arguments, which must fill the payload.
+            pub(crate) fn decode(payload: &'a [u8]) -> Result<Method<'a>, SyntaxError> {
+                let mut reader = Reader::new(payload);
+                let class = reader.short("the class id of a method")?;
+                let method = reader.short("the id of a method")?;
+                match (class, method) {
+                    $( ($class, $method) => {
+                        $( $( reader.$before_kind(stringify!($before))?; )+ )?
+                        $( $( let $field = reader.$kind(stringify!($field))?; )+ )?
+                        $( $( reader.$after_kind(stringify!($after))?; )+ )?
+                        reader.finish($name)?;
+                        Ok(Method::$variant $({ $($field),+ })?)
+                    } )+
+                    _ => Err(SyntaxError::UnknownMethod { class, method }),
+                }
+            }
+
+            /// Appends class id, method id and arguments. After an error, part of them may stand in `out`.
+            #[inline]
+            pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
+                let mut writer = Writer::new(out);
+                match self {
+                    $( Method::$variant $({ $($field),+ })? => {
+                        const IDS: [u8; 4] = ids($class, $method);
+                        writer.bytes(&IDS);
+                        $( $( writer.$before_kind(stringify!($before), zero!($before_kind))?; )+ )?
+                        $( $( writer.$kind(stringify!($field), $field)?; )+ )?
+                        $( $( writer.$after_kind(stringify!($after), zero!($after_kind))?; )+ )?
+                    } )+
+                }
+                Ok(())
+            }
+
+            /// Class id and method id.
+            pub(crate) fn id(&self) -> (u16, u16) {
+                match self {
+                    $( Method::$variant { .. } => ($class, $method), )+
+                }
+            }
+
+            /// The specification's name, such as `queue.declare-ok`.
+            pub(crate) fn name(&self) -> &'static str {
+                match self {
+                    $( Method::$variant { .. } => $name, )+
+                }
+            }
+
+            /// The specification's name of the method with these ids.
+            pub(crate) fn name_of(class: u16, method: u16) -> Option<&'static str> {
+                match (class, method) {
+                    $( ($class, $method) => Some($name), )+
+                    _ => None,
+                }
+            }
+        }
+
+        /// The table itself, for the test that holds it against the specification.
+        #[cfg(test)]
+        pub(crate) const TABLE: &[(u16, u16, &str, &[(&str, &str)])] = &[$(
+            ($class, $method, $name, &[
+                $( $( (stringify!($before), stringify!($before_kind)), )+ )?
+                $( $( (stringify!($field), stringify!($kind)), )+ )?
+                $( $( (stringify!($after), stringify!($after_kind)), )+ )?
+            ]),
+        )+];
+    };
+}
+
+methods! {
+    10 10 ConnectionStart "connection.start" { version_major: octet, version_minor: octet, server_properties: table, mechanisms: longstr, locales: longstr };
+    10 11 ConnectionStartOk "connection.start-ok" { client_properties: table, mechanism: shortstr, response: longstr, locale: shortstr };
+    10 20 ConnectionSecure "connection.secure" { challenge: longstr };
+    10 21 ConnectionSecureOk "connection.secure-ok" { response: longstr };
+    10 30 ConnectionTune "connection.tune" { channel_max: short, frame_max: long, heartbeat: short };
+    10 31 ConnectionTuneOk "connection.tune-ok" { channel_max: short, frame_max: long, heartbeat: short };
+    10 40 ConnectionOpen "connection.open" { virtual_host: shortstr } then [capabilities: shortstr, insist: bit];
+    10 41 ConnectionOpenOk "connection.open-ok" [known_hosts: shortstr];
+    10 50 ConnectionClose "connection.close" { reply_code: short, reply_text: shortstr, class_id: short, method_id: short };
+    10 51 ConnectionCloseOk "connection.close-ok";
+    10 60 ConnectionBlocked "connection.blocked" { reason: shortstr };
+    10 61 ConnectionUnblocked "connection.unblocked";
+    10 70 ConnectionUpdateSecret "connection.update-secret" { new_secret: longstr, reason: shortstr };
+    10 71 ConnectionUpdateSecretOk "connection.update-secret-ok";
+
+    20 10 ChannelOpen "channel.open" [out_of_band: shortstr];
+    20 11 ChannelOpenOk "channel.open-ok" [channel_id: longstr];
+    20 20 ChannelFlow "channel.flow" { active: bit };
+    20 21 ChannelFlowOk "channel.flow-ok" { active: bit };
+    20 40 ChannelClose "channel.close" { reply_code: short, reply_text: shortstr, class_id: short, method_id: short };
+    20 41 ChannelCloseOk "channel.close-ok";
+
+    30 10 AccessRequest "access.request" { realm: shortstr, exclusive: bit, passive: bit, active: bit, write: bit, read: bit };
+    30 11 AccessRequestOk "access.request-ok" { ticket: short };
+
+    40 10 ExchangeDeclare "exchange.declare" [ticket: short] { exchange: shortstr, exchange_type: shortstr, passive: bit, durable: bit, auto_delete: bit, internal: bit, no_wait: bit, arguments: table };
+    40 11 ExchangeDeclareOk "exchange.declare-ok";
+    40 20 ExchangeDelete "exchange.delete" [ticket: short] { exchange: shortstr, if_unused: bit, no_wait: bit };
+    40 21 ExchangeDeleteOk "exchange.delete-ok";
+    40 30 ExchangeBind "exchange.bind" [ticket: short] { destination: shortstr, source: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
+    40 31 ExchangeBindOk "exchange.bind-ok";
+    40 40 ExchangeUnbind "exchange.unbind" [ticket: short] { destination: shortstr, source: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
+    40 51 ExchangeUnbindOk "exchange.unbind-ok";
+
+    50 10 QueueDeclare "queue.declare" [ticket: short] { queue: shortstr, passive: bit, durable: bit, exclusive: bit, auto_delete: bit, no_wait: bit, arguments: table };
+    50 11 QueueDeclareOk "queue.declare-ok" { queue: shortstr, message_count: long, consumer_count: long };
+    50 20 QueueBind "queue.bind" [ticket: short] { queue: shortstr, exchange: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
+    50 21 QueueBindOk "queue.bind-ok";
+    50 30 QueuePurge "queue.purge" [ticket: short] { queue: shortstr, no_wait: bit };
+    50 31 QueuePurgeOk "queue.purge-ok" { message_count: long };
+    50 40 QueueDelete "queue.delete" [ticket: short] { queue: shortstr, if_unused: bit, if_empty: bit, no_wait: bit };
+    50 41 QueueDeleteOk "queue.delete-ok" { message_count: long };
+    50 50 QueueUnbind "queue.unbind" [ticket: short] { queue: shortstr, exchange: shortstr, routing_key: shortstr, arguments: table };
+    50 51 QueueUnbindOk "queue.unbind-ok";
+
+    60 10 BasicQos "basic.qos" { prefetch_size: long, prefetch_count: short, global: bit };
+    60 11 BasicQosOk "basic.qos-ok";
+    60 20 BasicConsume "basic.consume" [ticket: short] { queue: shortstr, consumer_tag: shortstr, no_local: bit, no_ack: bit, exclusive: bit, no_wait: bit, arguments: table };
+    60 21 BasicConsumeOk "basic.consume-ok" { consumer_tag: shortstr };
+    60 30 BasicCancel "basic.cancel" { consumer_tag: shortstr, no_wait: bit };
+    60 31 BasicCancelOk "basic.cancel-ok" { consumer_tag: shortstr };
+    60 40 BasicPublish "basic.publish" [ticket: short] { exchange: shortstr, routing_key: shortstr, mandatory: bit, immediate: bit };
+    60 50 BasicReturn "basic.return" { reply_code: short, reply_text: shortstr, exchange: shortstr, routing_key: shortstr };
+    60 60 BasicDeliver "basic.deliver" { consumer_tag: shortstr, delivery_tag: longlong, redelivered: bit, exchange: shortstr, routing_key: shortstr };
+    60 70 BasicGet "basic.get" [ticket: short] { queue: shortstr, no_ack: bit };
+    60 71 BasicGetOk "basic.get-ok" { delivery_tag: longlong, redelivered: bit, exchange: shortstr, routing_key: shortstr, message_count: long };
+    60 72 BasicGetEmpty "basic.get-empty" [cluster_id: shortstr];
+    60 80 BasicAck "basic.ack" { delivery_tag: longlong, multiple: bit };
+    60 90 BasicReject "basic.reject" { delivery_tag: longlong, requeue: bit };
+    60 100 BasicRecoverAsync "basic.recover-async" { requeue: bit };
+    60 110 BasicRecover "basic.recover" { requeue: bit };
+    60 111 BasicRecoverOk "basic.recover-ok";
+    60 120 BasicNack "basic.nack" { delivery_tag: longlong, multiple: bit, requeue: bit };
+
+    90 10 TxSelect "tx.select";
+    90 11 TxSelectOk "tx.select-ok";
+    90 20 TxCommit "tx.commit";
+    90 21 TxCommitOk "tx.commit-ok";
+    90 30 TxRollback "tx.rollback";
+    90 31 TxRollbackOk "tx.rollback-ok";
+
+    85 10 ConfirmSelect "confirm.select" { no_wait: bit };
+    85 11 ConfirmSelectOk "confirm.select-ok";
+}
+
+impl Method<'_> {
+    /// Whether a content header, and the body if there is one, follow this method.
+    #[inline]
+    pub(crate) fn has_content(&self) -> bool {
+        matches!(
+            self,
+            Method::BasicPublish { .. }
+                | Method::BasicReturn { .. }
+                | Method::BasicDeliver { .. }
+                | Method::BasicGetOk { .. }
+        )
+    }
+}
+
+const fn ids(class: u16, method: u16) -> [u8; 4] {
+    let (class, method) = (class.to_be_bytes(), method.to_be_bytes());
+    [class[0], class[1], method[0], method[1]]
+}

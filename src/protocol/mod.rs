@@ -1,0 +1,25 @@
+//! Bytes to values and back, and the rules of AMQP 0-9-1.
+//!
+//! Nothing here asks the time, waits, locks or touches a socket, so every rule can be tested with bytes alone.
+
+pub(crate) mod channel;
+pub(crate) mod confirms;
+pub(crate) mod connection;
+pub(crate) mod field_table;
+pub(crate) mod field_value;
+pub(crate) mod frame;
+pub(crate) mod handshake;
+pub(crate) mod heartbeat;
+pub(crate) mod method;
+pub(crate) mod properties;
+pub(crate) mod wire;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod exercise;
+#[cfg(test)]
+mod tests;
+
+pub use field_table::FieldTable;
+pub use field_value::FieldValue;
+pub use properties::{BasicProperties, DeliveryMode};
+pub use wire::SyntaxError;

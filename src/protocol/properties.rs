@@ -1,0 +1,190 @@
+//! The properties of a message (specification 1.8.1), and their bytes in a content header (4.2.6.1).
+
+use super::field_table::FieldTable;
+use super::field_value::FieldValue;
+use super::wire::{Reader, SyntaxError, Writer};
+
+/// Whether the broker keeps a message over its own restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeliveryMode {
+    /// 1: kept in memory, as far as the queue lets it (pika: `DeliveryMode.Transient`).
+    Transient,
+    /// 2: written to disk if the queue is durable (pika: `DeliveryMode.Persistent`).
+    Persistent,
+    /// A number that AMQP gives no meaning to. RabbitMQ takes it for transient.
+    Other(u8),
+}
+
+impl DeliveryMode {
+    /// The number that stands on the wire.
+    pub const fn value(self) -> u8 {
+        match self {
+            DeliveryMode::Transient => 1,
+            DeliveryMode::Persistent => 2,
+            DeliveryMode::Other(value) => value,
+        }
+    }
+}
+
+impl From<u8> for DeliveryMode {
+    fn from(value: u8) -> Self {
+        match value {
+            1 => DeliveryMode::Transient,
+            2 => DeliveryMode::Persistent,
+            other => DeliveryMode::Other(other),
+        }
+    }
+}
+
+/// Turns the table of properties into the struct, its setters, and both directions of the wire.
+///
+/// A property is a bit of the flags, a field, the wire type (a method of `Reader` and `Writer`), the field's type, and how
+/// one becomes the other and back.
+macro_rules! properties {
+    ($(
+        $(#[$doc:meta])*
+        $flag:literal $name:ident: $kind:ident $type:ty, $setter:ty, $read:expr, $write:expr;
+    )+) => {
+        /// The properties of a message, all of them optional (pika: `BasicProperties`, same names; `type` is
+        /// [`message_type`](BasicProperties::message_type)).
+        ///
+        /// Most of them are for the applications to agree on; the broker itself reads `headers` (headers exchanges),
+        /// `delivery_mode`, `priority` (priority queues), `expiration` and `user_id`, and `reply_to` where it names
+        /// `amq.rabbitmq.reply-to`.
+        /// Texts take at most 255 bytes of UTF-8; a longer one is refused when the message is published
+        /// ([`SyntaxError::ShortStringTooLong`]).
+        ///
+        /// ```
+        /// use haypile::{BasicProperties, DeliveryMode};
+        ///
+        /// let properties = BasicProperties::new()
+        ///     .content_type("application/json")
+        ///     .delivery_mode(DeliveryMode::Persistent)
+        ///     .header("attempt", 1);
+        /// assert_eq!(properties.content_type.as_deref(), Some("application/json"));
+        /// ```
+        #[derive(Debug, Clone, PartialEq, Default)]
+        pub struct BasicProperties {
+            $( $(#[$doc])* pub $name: Option<$type>, )+
+        }
+
+        impl BasicProperties {
+            $(
+                #[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, $name: $setter) -> Self {
+                    self.$name = Some($name.into());
+                    self
+                }
+            )+
+
+            /// The property flags, and behind them the values of those that are set, in the order of the flags.
+            #[inline]
+            pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
+                let mut flags = 0;
+                $(
+                    if self.$name.is_some() {
+                        flags |= 1u16 << $flag;
+                    }
+                )+
+                let mut writer = Writer::new(out);
+                writer.short("property flags", &flags)?;
+                if flags == 0 {
+                    return Ok(());
+                }
+                $(
+                    if let Some(value) = &self.$name {
+                        writer.$kind(stringify!($name), $write(value))?;
+                    }
+                )+
+                Ok(())
+            }
+
+            /// Reads what [`encode`](BasicProperties::encode) writes.
+            #[inline]
+            pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, SyntaxError> {
+                let flags = reader.short("property flags")?;
+                let mut properties = BasicProperties::default();
+                if flags == 0 {
+                    return Ok(properties);
+                }
+                // The lowest bit would announce more flags, and the next one a property that does not exist: what follows
+                // could not be read.
+                if flags & 0b11 != 0 {
+                    return Err(SyntaxError::UnknownProperties(flags));
+                }
+                $(
+                    if flags & (1 << $flag) != 0 {
+                        properties.$name = Some($read(reader.$kind(stringify!($name))?));
+                    }
+                )+
+                Ok(properties)
+            }
+        }
+
+        /// The properties' bits, names and wire types, for the test that holds them against the specification.
+        #[cfg(test)]
+        pub(crate) const TABLE: &[(u32, &str, &str)] = &[$( ($flag, stringify!($name), stringify!($kind)) ),+];
+    };
+}
+
+properties! {
+    /// The MIME type of the body, such as `application/json`.
+    15 content_type: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// The MIME encoding of the body, such as `utf-8` or `gzip`. Nothing is encoded or decoded here.
+    14 content_encoding: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// Named values of the application's own. Headers exchanges route by them, and RabbitMQ adds some
+    /// (`x-death` for dead letters).
+    13 headers: table FieldTable, impl Into<FieldTable>, std::borrow::Cow::into_owned, std::convert::identity;
+    /// Whether the message outlives a restart of the broker. Not set is transient.
+    12 delivery_mode: octet DeliveryMode, DeliveryMode, DeliveryMode::from, delivery_mode_octet;
+    /// The priority in a queue declared with `x-max-priority`; higher is delivered first. AMQP has 0 to 9, RabbitMQ
+    /// takes up to 255. Not set is 0.
+    11 priority: octet u8, u8, u8::from, std::convert::identity;
+    /// What ties an answer to its request; chosen by who asks, repeated by who answers.
+    10 correlation_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// Where answers go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
+    9 reply_to: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// After how long the broker drops the message if nobody takes it: milliseconds, as decimal text (`"60000"` is a
+    /// minute). RabbitMQ closes the channel over anything else.
+    8 expiration: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// The application's name for this message.
+    7 message_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// When the message was made, in seconds since 1970-01-01 00:00 UTC.
+    6 timestamp: longlong u64, u64, u64::from, std::convert::identity;
+    /// The application's name for this kind of message (`type` in the specification and in pika).
+    5 message_type: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// The user who publishes. RabbitMQ closes the channel if it is not the user that the connection is logged in as.
+    4 user_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// The application that publishes.
+    3 app_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    /// Deprecated in AMQP 0-9-1; RabbitMQ makes no use of it.
+    2 cluster_id: shortstr String, impl Into<String>, String::from, String::as_str;
+}
+
+impl BasicProperties {
+    /// Properties none of which is set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one header to [`headers`](#structfield.headers), or replaces the one of that name.
+    #[must_use]
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<FieldValue>) -> Self {
+        self.headers
+            .get_or_insert_with(FieldTable::new)
+            .insert(key, value);
+        self
+    }
+}
+
+#[inline]
+fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
+    match mode {
+        DeliveryMode::Transient => &1,
+        DeliveryMode::Persistent => &2,
+        DeliveryMode::Other(value) => value,
+    }
+}

@@ -1,0 +1,275 @@
+//! The types of a table's values, against the bytes that RabbitMQ reads.
+
+use super::hex;
+use crate::protocol::{FieldTable, FieldValue, SyntaxError};
+
+fn decode(bytes: &[u8]) -> Result<FieldTable, SyntaxError> {
+    FieldTable::decode(bytes)
+}
+
+fn encode(table: &FieldTable) -> Result<Vec<u8>, SyntaxError> {
+    let mut out = Vec::new();
+    table.encode(&mut out)?;
+    let (length, fields) = out.split_at(4);
+    assert_eq!(length, (fields.len() as u32).to_be_bytes());
+    Ok(fields.to_vec())
+}
+
+fn one(value: impl Into<FieldValue>) -> FieldTable {
+    FieldTable::from([("a", value)])
+}
+
+/// Every type of value, and the bytes of a table that has it for its key `a`.
+fn golden() -> Vec<(FieldValue, Vec<u8>)> {
+    let array = FieldValue::array([FieldValue::from(false), 7.into()]);
+    let values: Vec<(FieldValue, &str)> = vec![
+        (true.into(), "74 01"),
+        (false.into(), "74 00"),
+        ((-2i8).into(), "62 fe"),
+        (254u8.into(), "42 fe"),
+        ((-2i16).into(), "73 fffe"),
+        (65534u16.into(), "75 fffe"),
+        ((-2i32).into(), "49 fffffffe"),
+        (4294967294u32.into(), "69 fffffffe"),
+        ((-2i64).into(), "6c fffffffffffffffe"),
+        (7u64.into(), "6c 0000000000000007"),
+        (u64::MAX.into(), "54 ffffffffffffffff"),
+        (0.75f32.into(), "66 3f400000"),
+        (1.75f64.into(), "64 3ffc000000000000"),
+        (FieldValue::decimal(2, 1999), "44 02 000007cf"),
+        ("hi".into(), "53 00000002 6869"),
+        (FieldValue::Text(vec![0xff, 0]), "53 00000002 ff00"),
+        (FieldValue::bytes(*b"\0\xff"), "78 00000002 00ff"),
+        (array, "41 00000007 74 00 49 00000007"),
+        (FieldValue::timestamp(1_700_000_000), "54 000000006553f100"),
+        (
+            FieldTable::from([("b", 7u8)]).into(),
+            "46 00000004 01 62 42 07",
+        ),
+        (FieldTable::new().into(), "46 00000000"),
+        (Vec::<FieldValue>::new().into(), "41 00000000"),
+        (FieldValue::void(), "56"),
+    ];
+    let field = |bytes| [hex("01:61"), hex(bytes)].concat();
+    values
+        .into_iter()
+        .map(|(value, bytes)| (value, field(bytes)))
+        .collect()
+}
+
+#[test]
+fn every_type_there_and_back() {
+    for (value, golden) in golden() {
+        let table = one(value);
+        assert_eq!(encode(&table).as_ref(), Ok(&golden));
+        assert_eq!(decode(&golden), Ok(table));
+    }
+}
+
+#[test]
+fn every_type_cut_short_is_an_error() {
+    for (value, golden) in golden() {
+        for end in 1..golden.len() {
+            let cut = decode(&golden[..end]);
+            assert!(
+                matches!(cut, Err(SyntaxError::Truncated { .. })),
+                "{value:?} at {end}"
+            );
+        }
+    }
+}
+
+#[test]
+fn types_that_do_not_exist_are_refused() {
+    let known = b"tbBsuIilLfdDSxATFV";
+    for kind in (0..=255).filter(|kind| !known.contains(kind)) {
+        let error = SyntaxError::UnknownFieldType(kind);
+        assert_eq!(decode(&[1, b'a', kind, 0, 0, 0, 0]), Err(error));
+    }
+}
+
+#[test]
+fn both_letters_for_64_bits_are_signed() {
+    let table = decode(&hex("01:61 4c ffffffffffffffff")).unwrap();
+    assert_eq!(table.get("a"), Some(&FieldValue::I64(-1)));
+}
+
+#[test]
+fn a_key_that_comes_twice_has_its_last_value() {
+    let table = decode(&hex("01:61 42 01  01:62 42 02  01:61 42 03")).unwrap();
+    assert_eq!(table, FieldTable::from([("a", 3u8), ("b", 2)]));
+}
+
+#[test]
+fn a_length_inside_must_not_reach_outside() {
+    // The inner table and array say that they are longer than what holds them.
+    for bytes in [
+        "01:61 46 00000005 01:62 42 07",
+        "01:61 41 00000003 42 07",
+        "01:61 53 ffffffff 61",
+    ] {
+        assert!(matches!(
+            decode(&hex(bytes)),
+            Err(SyntaxError::Truncated { .. })
+        ));
+    }
+    // The inner table ends in the middle of its value, which goes on outside.
+    let error = SyntaxError::Truncated {
+        field: "a value of a table",
+    };
+    assert_eq!(decode(&hex("01:61 46 00000003 01:62 42 07")), Err(error));
+}
+
+#[test]
+fn numbers_that_are_none_are_read_but_not_sent() {
+    for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert_eq!(encode(&one(number)), Err(SyntaxError::NotFinite));
+        assert_eq!(encode(&one(number as f32)), Err(SyntaxError::NotFinite));
+        assert_eq!(
+            encode(&one(vec![FieldValue::from(number)])),
+            Err(SyntaxError::NotFinite)
+        );
+    }
+    let read = decode(&hex("01:61 66 7f800000")).unwrap();
+    assert_eq!(
+        read.get("a").and_then(FieldValue::as_f64),
+        Some(f64::INFINITY)
+    );
+}
+
+#[test]
+fn keys_of_255_bytes_fit_and_256_do_not() {
+    let key = "k".repeat(255);
+    let table = FieldTable::from([(key.clone(), 1)]);
+    assert_eq!(decode(&encode(&table).unwrap()), Ok(table));
+    let error = SyntaxError::ShortStringTooLong {
+        field: "table key",
+        length: 256,
+    };
+    assert_eq!(encode(&FieldTable::from([(key + "k", 1)])), Err(error));
+}
+
+/// `depth` containers in each other, the table that holds them all included.
+fn nested(depth: usize, kind: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for level in (1..depth).rev() {
+        let key: &[u8] = if kind == b'F' || level == 1 {
+            b"\x01a"
+        } else {
+            b""
+        };
+        bytes = [key, &[kind], &(bytes.len() as u32).to_be_bytes(), &bytes].concat();
+    }
+    bytes
+}
+
+#[test]
+fn deep_nesting_is_refused_both_ways() {
+    for kind in [b'F', b'A'] {
+        let deepest = nested(128, kind);
+        let table = decode(&deepest).unwrap();
+        assert_eq!(encode(&table), Ok(deepest));
+        assert_eq!(
+            decode(&nested(129, kind)),
+            Err(SyntaxError::NestedTooDeeply)
+        );
+        assert_eq!(
+            decode(&nested(2_000, kind)),
+            Err(SyntaxError::NestedTooDeeply)
+        );
+
+        let deeper = match kind {
+            b'F' => one(table),
+            _ => one(vec![table.get("a").unwrap().clone()]),
+        };
+        assert_eq!(encode(&deeper), Err(SyntaxError::NestedTooDeeply));
+    }
+}
+
+#[test]
+fn the_deepest_table_needs_little_stack() {
+    // Less than any thread has.
+    let run = || {
+        let table = decode(&nested(128, b'F')).unwrap();
+        assert_eq!(table, table.clone());
+        assert!(!format!("{table:?}").is_empty());
+        encode(&table).unwrap();
+    };
+    let thread = std::thread::Builder::new().stack_size(1 << 20);
+    thread.spawn(run).unwrap().join().unwrap();
+}
+
+#[test]
+fn answers() {
+    for (value, number) in [
+        (FieldValue::from(-1i8), -1),
+        (1u8.into(), 1),
+        (i16::MIN.into(), i16::MIN.into()),
+        (u16::MAX.into(), u16::MAX.into()),
+        (i32::MIN.into(), i32::MIN.into()),
+        (u32::MAX.into(), u32::MAX.into()),
+        (i64::MIN.into(), i64::MIN),
+        (5usize.into(), 5),
+        (FieldValue::timestamp(9), 9),
+    ] {
+        assert_eq!(value.as_i64(), Some(number));
+        assert_eq!(value.as_u64(), u64::try_from(number).ok());
+        assert_eq!(
+            (value.as_f64(), value.as_bool(), value.as_str()),
+            (None, None, None)
+        );
+    }
+    let large = FieldValue::from(u64::MAX);
+    assert_eq!((large.as_u64(), large.as_i64()), (Some(u64::MAX), None));
+
+    let text = FieldValue::from("text");
+    assert_eq!(
+        (text.as_str(), text.as_bytes()),
+        (Some("text"), Some(&b"text"[..]))
+    );
+    let broken = FieldValue::Text(vec![0xff]);
+    assert_eq!(
+        (broken.as_str(), broken.as_bytes()),
+        (None, Some(&[0xff][..]))
+    );
+    let bytes = FieldValue::bytes("text");
+    assert_eq!(
+        (bytes.as_str(), bytes.as_bytes()),
+        (None, Some(&b"text"[..]))
+    );
+
+    assert_eq!(FieldValue::from(true).as_bool(), Some(true));
+    assert_eq!(FieldValue::from(0.5f32).as_f64(), Some(0.5));
+    assert_eq!(FieldValue::void().as_i64(), None);
+    let array = FieldValue::from(vec![FieldValue::from(1)]);
+    assert_eq!(array.as_array(), Some(&[FieldValue::I32(1)][..]));
+    assert_eq!(FieldValue::from(one(1)).as_table(), Some(&one(1)));
+}
+
+#[test]
+fn reads_like_a_map() {
+    let mut table = FieldTable::new();
+    assert!(table.is_empty());
+    assert_eq!(table.insert("b", 1), None);
+    assert_eq!(table.insert(String::from("a"), "x"), None);
+    assert_eq!(table.insert("b", 2), Some(FieldValue::I32(1)));
+    assert_eq!(
+        (
+            table.len(),
+            table.contains_key("b"),
+            table.contains_key("c")
+        ),
+        (2, true, false)
+    );
+    assert_eq!(table.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(table.iter().next_back(), Some(("b", &FieldValue::I32(2))));
+    *table.get_mut("b").unwrap() = FieldValue::void();
+
+    let mut copy = FieldTable::new();
+    copy.extend(&table);
+    assert_eq!(copy, table);
+    assert_eq!(table.clone().into_iter().collect::<FieldTable>(), table);
+    assert_eq!(table.remove("a"), Some("x".into()));
+    assert_eq!(table.remove("a"), None);
+    assert_eq!(format!("{copy:?}"), r#"{"a": Text("x"), "b": Void}"#);
+}

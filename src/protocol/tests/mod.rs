@@ -1,0 +1,71 @@
+//! Every byte that goes over the wire, held against the specification and against bytes computed independently.
+
+mod fields;
+mod frames;
+mod golden;
+mod properties;
+mod random;
+mod spec;
+
+use super::wire::SyntaxError;
+
+/// Bytes from hexadecimal digits; blanks and colons are there for the eye only.
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text.chars().filter(|c| !matches!(c, ' ' | ':')).collect();
+    let pair = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16);
+    digits
+        .chunks(2)
+        .map(|digits| pair(digits).unwrap())
+        .collect()
+}
+
+/// The lines of a data file that are not comments: the first word, and the bytes behind it.
+fn golden_lines(file: &'static str) -> Vec<(&'static str, Vec<u8>)> {
+    let lines = file.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, bytes) = line.split_once(' ').unwrap();
+            (name, hex(bytes))
+        })
+        .collect()
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let errors: [(SyntaxError, &str); 6] = [
+        (
+            SyntaxError::ShortStringTooLong {
+                field: "routing_key",
+                length: 300,
+            },
+            "routing_key is 300 bytes long, but at most 255 bytes can be sent",
+        ),
+        (
+            SyntaxError::Truncated { field: "queue" },
+            "data end in the middle of queue",
+        ),
+        (
+            SyntaxError::UnknownMethod {
+                class: 60,
+                method: 7,
+            },
+            "unknown method 7 of class 60",
+        ),
+        (
+            SyntaxError::BadFrameEnd(0),
+            "frame ends with octet 0x00 instead of 0xce",
+        ),
+        (
+            SyntaxError::UnknownProperties(3),
+            "content header with unknown properties, flags 0x0003",
+        ),
+        (
+            SyntaxError::UnknownFieldType(b'Z'),
+            "unknown field type 0x5a in a table",
+        ),
+    ];
+    for (error, text) in errors {
+        assert_eq!(error.to_string(), text);
+    }
+    assert!(size_of::<SyntaxError>() <= 32);
+}

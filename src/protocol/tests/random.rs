@@ -1,0 +1,147 @@
+//! Arbitrary bytes: an error or a value, never a panic, and a value makes the way there and back.
+
+use super::golden_lines;
+use crate::protocol::exercise;
+
+/// A small generator of pseudo-random numbers (xorshift), so that each run tries the same.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn byte(&mut self) -> u8 {
+        // Small numbers are likelier, as they are on the wire; they lead deeper into the decoder.
+        match self.below(3) {
+            0 => self.below(4) as u8,
+            1 => b"tbBsuIilLfdDSxATFV"[self.below(18)],
+            _ => self.next() as u8,
+        }
+    }
+}
+
+const METHODS: &str = include_str!("../../../tests/data/golden-methods.txt");
+const PROPERTIES: &str = include_str!("../../../tests/data/golden-properties.txt");
+
+#[test]
+fn random_frames() {
+    let mut random = Random(0x5EED_0001);
+    for _ in 0..20_000 {
+        let payload: Vec<u8> = (0..random.below(60)).map(|_| random.byte()).collect();
+        let mut bytes = vec![
+            [1, 2, 3, 8][random.below(4)],
+            0,
+            1,
+            0,
+            0,
+            0,
+            payload.len() as u8,
+        ];
+        bytes.extend_from_slice(&payload);
+        bytes.push(0xce);
+        exercise::frames(&bytes, 4096);
+        exercise::frames(&payload, 0);
+    }
+}
+
+/// What nearly is a method or a header reaches further than what is nothing at all.
+#[test]
+fn spoilt_payloads() {
+    let mut random = Random(0x5EED_0002);
+    let methods = golden_lines(METHODS);
+    let headers: Vec<_> = golden_lines(PROPERTIES)
+        .into_iter()
+        .map(|(name, bytes)| {
+            (
+                name,
+                [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9][..], &bytes].concat(),
+            )
+        })
+        .collect();
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..300 {
+        for (golden, decode) in methods
+            .iter()
+            .map(|golden| (golden, exercise::method as fn(u16, &[u8]) -> bool))
+            .chain(headers.iter().map(|golden| (golden, exercise::header as _)))
+        {
+            let mut bytes = golden.1.clone();
+            for _ in 0..=random.below(3) {
+                let place = random.below(bytes.len());
+                match random.below(4) {
+                    0 => bytes.truncate(place.max(1)),
+                    1 => bytes.insert(place, random.byte()),
+                    _ => bytes[place] = random.byte(),
+                }
+            }
+            match decode(1, &bytes) {
+                true => read += 1,
+                false => refused += 1,
+            }
+        }
+    }
+    assert!(
+        read > 1_000 && refused > 1_000,
+        "{read} read, {refused} refused"
+    );
+}
+
+/// Tables of random fields, each type of value among them, some cut short.
+#[test]
+fn random_tables() {
+    let mut random = Random(0x5EED_0003);
+    let mut read = 0;
+    for _ in 0..20_000 {
+        let mut fields = Vec::new();
+        for _ in 0..random.below(6) {
+            fields.extend_from_slice(&[1, random.byte()]);
+            value(&mut random, &mut fields, 0);
+        }
+        let cut = if random.below(4) == 0 { 1 } else { 0 };
+        let length = fields.len().saturating_sub(cut) as u32;
+        let mut payload = vec![0, 50, 0, 50, 0, 0, 0, 0, 0];
+        payload.extend_from_slice(&length.to_be_bytes());
+        payload.extend_from_slice(&fields[..length as usize]);
+        read += usize::from(exercise::method(1, &payload));
+    }
+    assert!(read > 10_000, "{read}");
+}
+
+fn value(random: &mut Random, out: &mut Vec<u8>, depth: usize) {
+    let kind = b"tbBsuIilLfdDSxTVAF"[random.below(if depth < 4 { 18 } else { 16 })];
+    out.push(kind);
+    let length = match kind {
+        b't' | b'b' | b'B' => 1,
+        b's' | b'u' => 2,
+        b'I' | b'i' | b'f' => 4,
+        b'l' | b'L' | b'd' | b'T' => 8,
+        b'D' => 5,
+        b'V' => 0,
+        b'S' | b'x' => {
+            let length = random.below(10);
+            out.extend_from_slice(&(length as u32).to_be_bytes());
+            length
+        }
+        _ => {
+            let mut inner = Vec::new();
+            for _ in 0..random.below(4) {
+                if kind == b'F' {
+                    inner.extend_from_slice(&[1, random.byte()]);
+                }
+                value(random, &mut inner, depth + 1);
+            }
+            out.extend_from_slice(&(inner.len() as u32).to_be_bytes());
+            out.extend_from_slice(&inner);
+            0
+        }
+    };
+    out.extend((0..length).map(|_| random.next() as u8));
+}
