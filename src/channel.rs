@@ -1,0 +1,1196 @@
+//! The public handle of a channel.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::connection::Connection;
+use crate::consumer::Messages;
+use crate::dispatch::{self, CallbackList, CallbackResult, CLOSE_OK_LIMIT};
+use crate::error::Result;
+use crate::io::wait::{after, Interest, Link, Shared};
+use crate::io::writer::DIRECT_BODY;
+use crate::protocol::channel::{ChannelState, Consumer, Gate, Mandatory, Phase, Reply};
+use crate::protocol::confirms::Outcome;
+use crate::protocol::connection::fingerprint;
+use crate::protocol::frame;
+use crate::protocol::method::Method;
+use crate::publisher::Publisher;
+use crate::{
+    BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume, ConsumingEnded,
+    Deliver, Error, ExchangeDeclare, ExchangeDelete, FieldTable, GetOk, Message, Publish, QueueDeclare, QueueDeclareOk,
+    QueueDelete, Return, ReturnedMessage,
+};
+
+/// A channel (pika: `BlockingChannel`; specification 1.5).
+///
+/// A handle: clones are cheap and mean the same channel, and any thread may call any method at any time. It keeps its
+/// connection alive. When the last handle is dropped the channel is closed, so what it had not acknowledged goes back to
+/// its queues; a program that only consumes must therefore keep the handle. Beware of the reverse, too: a callback that
+/// holds a clone of its own channel keeps that channel alive until it is cancelled or closed. Callbacks are given the
+/// channel, so they need no clone.
+///
+/// When the broker closes a channel (over a missing queue, say), the connection stays open. The call that caused it fails
+/// with [`Error::ChannelClosedByBroker`], and so does every later call on the channel. What is only sent
+/// ([`basic_publish`](Channel::basic_publish) without confirms, [`basic_ack`](Channel::basic_ack)) cannot fail that way
+/// itself: the closure shows at the next call.
+///
+/// Calls that wait for the broker are bound by
+/// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout). When that runs out they fail with [`Error::Timeout`] and
+/// the channel is closed, since answers could no longer be told apart.
+#[derive(Clone)]
+pub struct Channel {
+    handle: Arc<ChannelHandle>,
+}
+
+pub(crate) type MessageCallback = dyn FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> Result<()> + Send;
+type ReturnCallback = dyn FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> Result<()> + Send;
+type CancelCallback = dyn FnMut(&Channel, String) -> Result<()> + Send;
+
+pub(crate) struct ChannelHandle {
+    connection: Connection,
+    place: usize,
+    number: u16,
+    gate: Arc<Gate>,
+    callbacks: Mutex<Callbacks>,
+}
+
+#[derive(Default)]
+struct Callbacks {
+    messages: HashMap<String, Arc<Mutex<Box<MessageCallback>>>>,
+    returned: CallbackList<ReturnCallback>,
+    cancelled: CallbackList<CancelCallback>,
+}
+
+impl Drop for ChannelHandle {
+    fn drop(&mut self) {
+        let link = self.connection.link();
+        let mut shared = link.lock();
+        let Some(channel) = shared.session.channel(self.place) else { return };
+        if channel.phase == Phase::Open && !channel.consumers.is_empty() {
+            log::warn!(
+                "channel {}: the last handle was dropped while {} consumers were registered; the channel is closed",
+                self.number,
+                channel.consumers.len()
+            );
+        }
+        let why = Error::ChannelClosedByClient {
+            reply_code: 0,
+            reply_text: "the last handle was dropped".into(),
+            channel: self.number,
+        };
+        link.end_channel(&mut shared, self.place, 0, "", why);
+        shared.session.abandon(self.place);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<Arc<ChannelHandle>> for Channel {
+    fn from(handle: Arc<ChannelHandle>) -> Self {
+        Channel { handle }
+    }
+}
+
+/// What takes no answer with it.
+fn done(_: Reply) {}
+
+impl Channel {
+    pub(crate) fn open(connection: &Connection, number: Option<u16>) -> Result<Channel> {
+        let link = connection.link();
+        let mut shared = link.lock();
+        if let Some(end) = &shared.session.end {
+            return Err(connection.end_error(end.clone()));
+        }
+        if shared.session.closing.is_some() {
+            return Err(Error::ConnectionWrongState { reason: "it is being closed".into() });
+        }
+        let gate = Arc::new(Gate::default());
+        gate.open.store(true, Ordering::Release);
+        let for_channel = Arc::clone(&gate);
+        let nobody: Weak<dyn Any + Send + Sync> = Weak::<ChannelHandle>::new();
+        let mut chosen = 0;
+        let place = shared.session.add_channel(number, |_, number| {
+            chosen = number;
+            ChannelState::new(number, for_channel, nobody)
+        })?;
+        let number = chosen;
+        let handle = Arc::new(ChannelHandle {
+            connection: connection.clone(),
+            place,
+            number,
+            gate,
+            callbacks: Mutex::default(),
+        });
+        if let Some(channel) = shared.session.channel(place) {
+            let owner: Arc<dyn Any + Send + Sync> = Arc::clone(&handle) as _;
+            channel.owner = Arc::downgrade(&owner);
+        }
+        let channel = Channel { handle };
+        let call = channel.begin_call(&mut shared, &Method::ChannelOpen, (20, 11));
+        drop(shared);
+        channel.finish_call(call?, "channel.open").map(done)?;
+        Ok(channel)
+    }
+
+    pub(crate) fn place(&self) -> usize {
+        self.handle.place
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.handle.gate
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        self.handle.connection.link()
+    }
+
+    // ---- the end of a channel, and how it is told
+
+    /// Why a call cannot be made any more. Whoever waited when it happened is told by `ended`.
+    pub(crate) fn closure(&self) -> Error {
+        let number = self.handle.number;
+        match self.ended() {
+            Error::ChannelClosedByClient { reply_code, reply_text, .. } => Error::ChannelWrongState {
+                channel: number,
+                reason: format!("closed by this program: {reply_code} {reply_text}").into(),
+            },
+            end @ Error::ConnectionClosedByClient { .. } => {
+                Error::ChannelWrongState { channel: number, reason: end.to_string().into() }
+            }
+            end => end,
+        }
+    }
+
+    /// Why the channel ended. The broker's closure counts as reported from now on.
+    pub(crate) fn ended(&self) -> Error {
+        let link = self.link();
+        link.lock().session.reported(self.handle.place);
+        link.outgoing.flush(link, CLOSE_OK_LIMIT);
+        // Nothing will come for the consumers any more; they may hold clones of this channel.
+        self.forget_callbacks();
+        self.handle.gate.end.get().cloned().unwrap_or_else(|| Error::ChannelWrongState {
+            channel: self.handle.number,
+            reason: "it is being closed".into(),
+        })
+    }
+
+    pub(crate) fn forget_callbacks(&self) {
+        let callbacks = std::mem::take(&mut *lock(&self.handle.callbacks));
+        drop(callbacks);
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.handle.gate.end.get().is_some()
+    }
+
+    // ---- calls that wait for the broker
+
+    fn begin_call(&self, shared: &mut Shared, method: &Method<'_>, expects: (u16, u16)) -> Result<u64> {
+        let number = self.handle.number;
+        let link = self.link();
+        let frame_max = link.negotiated.frame_max as usize;
+        link.outgoing.append_quietly(|out| {
+            let start = out.len();
+            frame::write_method(out, number, method)?;
+            let size = out.len() - start;
+            if size > frame_max {
+                out.truncate(start);
+                return Err(Error::invalid(
+                    method.name(),
+                    format_args!("a frame of {size} bytes"),
+                    &format!("with all its arguments it must fit into one frame of {frame_max} bytes"),
+                ));
+            }
+            if matches!(method, Method::ConfirmSelect { .. }) {
+                // The broker numbers what comes after this method, so the mode begins here and not with its answer.
+                self.handle.gate.confirming.store(true, Ordering::Release);
+            }
+            Ok(())
+        })?;
+        Ok(shared.session.add_call(self.handle.place, expects))
+    }
+
+    fn finish_call(&self, call: u64, name: &'static str) -> Result<Reply> {
+        let link = self.link();
+        let place = self.handle.place;
+        let answer = link.wait(Interest::channel(place), Some(after(link.rpc_timeout)), |shared| {
+            let channel = shared.session.channel(place)?;
+            match channel.take_answer(call) {
+                Some(reply) => Some(Some(reply)),
+                None if channel.gate.end.get().is_some() => Some(None),
+                None => None,
+            }
+        });
+        match answer {
+            Some(Some(reply)) => Ok(reply),
+            Some(None) => Err(self.ended()),
+            None => Err(self.time_is_up(name)),
+        }
+    }
+
+    /// A call was not answered in time: answers can no longer be told apart, so the channel is closed.
+    pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Error {
+        let link = self.link();
+        let error = Error::Timeout { waiting_for, after: link.rpc_timeout };
+        let mut shared = link.lock();
+        link.end_channel(&mut shared, self.handle.place, 0, "no answer in time", error.clone());
+        error
+    }
+
+    fn call(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<Reply> {
+        let mut shared = self.link().lock();
+        if self.is_ended() {
+            drop(shared);
+            return Err(self.closure());
+        }
+        let call = self.begin_call(&mut shared, method, expects);
+        drop(shared);
+        self.finish_call(call?, method.name())
+    }
+
+    // ---- what is only sent
+
+    /// Gathers a method that nobody waits for.
+    fn send(&self, method: &Method<'_>) -> Result<()> {
+        let link = self.link();
+        let handle = &*self.handle;
+        let mut closed = false;
+        let sent = link.outgoing.append(link, link.rpc_timeout, |out| {
+            closed = !handle.gate.is_open();
+            if !closed {
+                frame::write_method(out, handle.number, method)?;
+            }
+            Ok(())
+        });
+        if closed {
+            return Err(self.closure());
+        }
+        sent
+    }
+
+    /// Sends a message; answers its number in confirm mode, else 0.
+    pub(crate) fn send_message(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        publish: &Publish<'_>,
+        waits: bool,
+    ) -> Result<u64> {
+        let link = self.link();
+        let handle = &*self.handle;
+        let gate = &*handle.gate;
+        let frame_max = link.negotiated.frame_max as usize;
+        let chunk = frame_max - frame::FRAME_OVERHEAD;
+        let direct = body.len() >= DIRECT_BODY;
+        let content = match publish.mandatory && gate.confirming.load(Ordering::Acquire) {
+            true => fingerprint(exchange, routing_key, body),
+            false => 0,
+        };
+        let mut closed = false;
+        let mut sequence = 0;
+        let write = |out: &mut Vec<u8>| {
+            if !gate.is_open() {
+                closed = true;
+                return Ok(());
+            }
+            let start = out.len();
+            let method = Method::BasicPublish {
+                exchange: exchange.into(),
+                routing_key: routing_key.into(),
+                mandatory: publish.mandatory,
+                immediate: false,
+            };
+            frame::write_method(out, handle.number, &method)?;
+            let header = out.len();
+            if let Err(error) = frame::write_header(out, handle.number, body.len() as u64, &publish.properties) {
+                out.truncate(start);
+                return Err(error.into());
+            }
+            let size = out.len() - header;
+            if size > frame_max {
+                out.truncate(start);
+                return Err(Error::invalid(
+                    "properties",
+                    format_args!("a frame of {size} bytes"),
+                    &format!("all properties and headers must fit into one frame of {frame_max} bytes"),
+                ));
+            }
+            if !direct && !body.is_empty() {
+                for part in body.chunks(chunk) {
+                    frame::write_body(out, handle.number, part);
+                }
+            }
+            if gate.confirming.load(Ordering::Relaxed) {
+                sequence = gate.published.load(Ordering::Relaxed) + 1;
+                gate.published.store(sequence, Ordering::Release);
+                if publish.mandatory {
+                    lock(&gate.mandatory).push_back(Mandatory { sequence, content });
+                }
+            }
+            Ok(())
+        };
+        let sent = if direct {
+            link.outgoing.append_body(link, link.rpc_timeout, handle.number, body, chunk, write)
+        } else if waits {
+            link.outgoing.append_quietly(write)
+        } else {
+            link.outgoing.append(link, link.rpc_timeout, write)
+        };
+        if closed {
+            return Err(self.closure());
+        }
+        sent.map(|()| sequence)
+    }
+
+    // ---- publishing
+
+    /// Publishes a message without properties (pika: `basic_publish(exchange, routing_key, body)`; specification
+    /// 1.8.3.7).
+    ///
+    /// The exchange `""` is the default exchange, whose routing keys are names of queues. Without confirms this only hands
+    /// the message to the connection, which sends it at once; a mistake such as a missing exchange closes the channel
+    /// later. After [`confirm_delivery`](Channel::confirm_delivery) it waits until the broker has taken the message. For
+    /// many messages with confirms, see [`publisher`](Channel::publisher).
+    ///
+    /// # Errors
+    /// [`Error::ShortStringTooLong`] for a name over 255 bytes (nothing is sent then); [`Error::Nack`] and
+    /// [`Error::Unroutable`] in confirm mode; [`Error::Timeout`] if there was no room to send, or no confirmation, within
+    /// `rpc_timeout`; what closed the channel or the connection.
+    pub fn basic_publish(&self, exchange: &str, routing_key: &str, body: impl AsRef<[u8]>) -> Result<()> {
+        self.basic_publish_with(exchange, routing_key, body, Publish::new())
+    }
+
+    /// Publishes a message with properties, or as mandatory
+    /// (pika: `basic_publish(exchange, routing_key, body, properties, mandatory)`).
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # use haypile::{BasicProperties, Connection, DeliveryMode, Publish};
+    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
+    /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+    /// channel.basic_publish_with("", "task_queue", "kept on disk", &persistent)?;
+    /// channel.basic_publish_with("", "task_queue", "or told", Publish::new().mandatory(true).properties(&persistent))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`basic_publish`](Channel::basic_publish).
+    pub fn basic_publish_with<'p>(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+        publish: impl Into<Publish<'p>>,
+    ) -> Result<()> {
+        let waits = self.handle.gate.confirming.load(Ordering::Acquire);
+        let sequence = self.send_message(exchange, routing_key, body.as_ref(), &publish.into(), waits)?;
+        match sequence {
+            0 => Ok(()),
+            sequence => self.wait_for_confirm(sequence),
+        }
+    }
+
+    fn wait_for_confirm(&self, sequence: u64) -> Result<()> {
+        let link = self.link();
+        let place = self.handle.place;
+        let outcome = link.wait(Interest::channel(place), Some(after(link.rpc_timeout)), |shared| {
+            let channel = shared.session.channel(place)?;
+            match channel.confirms.take(sequence) {
+                Some(outcome) => Some(Some(outcome)),
+                None if channel.gate.end.get().is_some() => Some(None),
+                None => None,
+            }
+        });
+        match outcome {
+            Some(Some(Outcome::Acked)) => Ok(()),
+            Some(Some(Outcome::Returned(messages))) => Err(Error::Unroutable(messages)),
+            Some(Some(Outcome::Nacked(messages))) => Err(Error::Nack(messages)),
+            Some(None) => Err(self.ended()),
+            None => Err(self.time_is_up("the broker's confirmation")),
+        }
+    }
+
+    /// Lets the broker confirm every message from now on (pika: `confirm_delivery`; RabbitMQ's `confirm.select`).
+    ///
+    /// A second call does nothing but log an error, as in pika.
+    ///
+    /// # Errors
+    /// [`Error::MethodNotImplemented`] if the server has no confirms, and as every call.
+    pub fn confirm_delivery(&self) -> Result<()> {
+        if self.handle.gate.confirming.load(Ordering::Acquire) {
+            log::error!("channel {}: confirm_delivery was called before", self.handle.number);
+            return Ok(());
+        }
+        self.start_confirming()
+    }
+
+    pub(crate) fn start_confirming(&self) -> Result<()> {
+        if !self.handle.connection.publisher_confirms_supported() {
+            return Err(Error::MethodNotImplemented { capability: "publisher confirms" });
+        }
+        self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)).map(done)
+    }
+
+    /// Publishes many messages with confirms: waits only while `window` of them are unconfirmed. Turns confirms on if they
+    /// are off. Has no counterpart in pika.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for a window of 0, and as [`confirm_delivery`](Channel::confirm_delivery).
+    pub fn publisher(&self, window: usize) -> Result<Publisher> {
+        if window == 0 {
+            return Err(Error::invalid("window", 0, "at least 1 is expected"));
+        }
+        if !self.handle.gate.confirming.load(Ordering::Acquire) {
+            self.start_confirming()?;
+        }
+        Ok(Publisher::new(self.clone(), window as u64))
+    }
+
+    /// Runs a callback for each returned message (pika: `add_on_return_callback`; specification 1.8.3.9).
+    ///
+    /// The broker returns messages published as mandatory that no queue took, in confirm mode too.
+    pub fn add_on_return_callback<R: CallbackResult>(
+        &self,
+        mut callback: impl FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> R + Send + 'static,
+    ) {
+        let callback: Box<ReturnCallback> =
+            Box::new(move |channel, method, properties, body| callback(channel, method, properties, body).into_result());
+        lock(&self.handle.callbacks).returned.push(Arc::new(Mutex::new(callback)));
+        let mut shared = self.link().lock();
+        if let Some(channel) = shared.session.channel(self.handle.place) {
+            channel.wants_returns = true;
+            channel.home = dispatch::thread_number();
+        }
+    }
+
+    pub(crate) fn tell_returned(&self, returned: &ReturnedMessage) -> Result<()> {
+        let callbacks = lock(&self.handle.callbacks).returned.clone();
+        callbacks.iter().try_for_each(|callback| {
+            let ReturnedMessage { method, properties, body } = returned.clone();
+            lock(callback)(self, method, properties, body)
+        })
+    }
+
+    // ---- consuming
+
+    /// Registers a callback for the messages of a queue; answers the consumer's tag
+    /// (pika: `basic_consume(queue, on_message_callback, …)`; specification 1.8.3.3).
+    ///
+    /// The callback runs inside [`start_consuming`](Channel::start_consuming),
+    /// [`Connection::process_data_events`] and the like, never by itself. It may answer nothing or a
+    /// [`Result`](crate::Result), whose error then ends that call.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # let channel = haypile::Connection::open("amqp://localhost")?.channel()?;
+    /// channel.basic_consume("task_queue", |channel, method, _properties, body| {
+    ///     println!(" [x] {}", String::from_utf8_lossy(&body));
+    ///     channel.basic_ack(method.delivery_tag)
+    /// })?;
+    /// channel.start_consuming()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::DuplicateConsumerTag`]; [`Error::ChannelClosedByBroker`] if there is no such queue (404) or it may not be
+    /// consumed (403); and as every call.
+    pub fn basic_consume<R: CallbackResult>(
+        &self,
+        request: impl Into<BasicConsume>,
+        mut callback: impl FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> R + Send + 'static,
+    ) -> Result<String> {
+        let BasicConsume { queue, auto_ack, exclusive, consumer_tag, arguments } = request.into();
+        let callback: Box<MessageCallback> =
+            Box::new(move |channel, method, properties, body| callback(channel, method, properties, body).into_result());
+        let consumer_tag = consumer_tag.unwrap_or_else(|| self.new_consumer_tag());
+        let place = self.handle.place;
+        {
+            let mut shared = self.link().lock();
+            if self.is_ended() {
+                drop(shared);
+                return Err(self.closure());
+            }
+            if let Some(channel) = shared.session.channel(place) {
+                let pulled = channel.puller.as_ref().is_some_and(|puller| puller.consumer_tag == consumer_tag);
+                if pulled || channel.consumer(&consumer_tag).is_some() {
+                    return Err(Error::DuplicateConsumerTag { consumer_tag });
+                }
+                channel.consumers.push(Consumer { consumer_tag: consumer_tag.clone(), auto_ack });
+                channel.home = dispatch::thread_number();
+            }
+            // Before the broker knows of it, so that no message can come too early.
+            lock(&self.handle.callbacks).messages.insert(consumer_tag.clone(), Arc::new(Mutex::new(callback)));
+        }
+        let result = self.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments);
+        if let Err(error) = result {
+            if let Some(channel) = self.link().lock().session.channel(place) {
+                channel.remove_consumer(&consumer_tag);
+            }
+            self.forget_callback(&consumer_tag);
+            return Err(error);
+        }
+        Ok(consumer_tag)
+    }
+
+    pub(crate) fn new_consumer_tag(&self) -> String {
+        format!("ctag{}.{}", self.handle.number, uuid::Uuid::new_v4().simple())
+    }
+
+    pub(crate) fn subscribe(
+        &self,
+        queue: &str,
+        consumer_tag: &str,
+        auto_ack: bool,
+        exclusive: bool,
+        arguments: &FieldTable,
+    ) -> Result<()> {
+        let method = Method::BasicConsume {
+            queue: queue.into(),
+            consumer_tag: consumer_tag.into(),
+            no_local: false,
+            no_ack: auto_ack,
+            exclusive,
+            no_wait: false,
+            arguments: std::borrow::Cow::Borrowed(arguments),
+        };
+        self.call(&method, (60, 21)).map(done)
+    }
+
+    pub(crate) fn callback_of(&self, consumer_tag: &str) -> Option<Arc<Mutex<Box<MessageCallback>>>> {
+        lock(&self.handle.callbacks).messages.get(consumer_tag).cloned()
+    }
+
+    fn forget_callback(&self, consumer_tag: &str) {
+        let callback = lock(&self.handle.callbacks).messages.remove(consumer_tag);
+        drop(callback);
+    }
+
+    /// Cancels a consumer (pika: `basic_cancel`; specification 1.8.3.5).
+    ///
+    /// Messages that came for it and were not told to the callback go back to the queue. With automatic acknowledgement
+    /// they cannot, so they are answered here. An unknown tag is no error: nothing is answered, and a warning is logged.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
+        let place = self.handle.place;
+        let (consumer, pulled) = {
+            let mut shared = self.link().lock();
+            let channel = shared.session.channel(place);
+            let puller = channel.as_ref().and_then(|channel| channel.puller.as_ref());
+            let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
+            (channel.and_then(|channel| channel.consumer(consumer_tag).cloned()), pulled)
+        };
+        if self.is_ended() {
+            return Err(self.closure());
+        }
+        if pulled {
+            self.cancel()?;
+            return Ok(Vec::new());
+        }
+        let Some(consumer) = consumer else {
+            log::warn!("channel {}: there is no consumer {consumer_tag:?} to cancel", self.handle.number);
+            return Ok(Vec::new());
+        };
+        self.unsubscribe(consumer_tag)?;
+        let undelivered = {
+            let mut shared = self.link().lock();
+            if let Some(channel) = shared.session.channel(place) {
+                channel.remove_consumer(consumer_tag);
+                channel.cancelled_by_broker = None;
+            }
+            shared.session.take_undelivered(place, consumer_tag)
+        };
+        self.forget_callback(consumer_tag);
+        // Whoever is inside start_consuming may have nothing left to wait for.
+        self.link().poke();
+        if consumer.auto_ack {
+            return Ok(undelivered);
+        }
+        for (method, ..) in &undelivered {
+            self.basic_reject(method.delivery_tag)?;
+        }
+        Ok(Vec::new())
+    }
+
+    pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
+        self.call(&Method::BasicCancel { consumer_tag: consumer_tag.into(), no_wait: false }, (60, 31)).map(done)
+    }
+
+    /// Runs callbacks until no consumer is left on this channel, and says why it ended (pika: `start_consuming`).
+    ///
+    /// # Errors
+    /// What a callback answered: everything stays as it is then, and the rest is delivered by the next call. What closed
+    /// the channel or the connection, unless this program did. [`Error::Reentrancy`] inside a callback.
+    pub fn start_consuming(&self) -> Result<ConsumingEnded> {
+        let link = self.link();
+        let thread = dispatch::thread_number();
+        {
+            let mut shared = link.lock();
+            if dispatch::is_nested(&shared) {
+                return Err(Error::Reentrancy { call: "start_consuming" });
+            }
+            if self.is_ended() {
+                drop(shared);
+                return Err(self.closure());
+            }
+            let Some(channel) = shared.session.channel(self.handle.place) else { return Ok(ConsumingEnded::Closed) };
+            if channel.consumers.is_empty() {
+                return Ok(ConsumingEnded::NoConsumers);
+            }
+            channel.claims.push(thread);
+        }
+        let _claim = Claim { channel: self, thread };
+        let place = self.handle.place;
+        let is_over = |shared: &mut Shared| {
+            let Some(channel) = shared.session.channel(place) else { return true };
+            channel.gate.end.get().is_some() || channel.consumers.is_empty()
+        };
+        loop {
+            let over = {
+                let mut shared = link.lock();
+                // What came before the end is told first, so that nothing is lost.
+                let told = shared.session.channel(place).is_none_or(|channel| channel.inbox.is_empty());
+                is_over(&mut shared) && told
+            };
+            if over {
+                break;
+            }
+            dispatch::process(&self.handle.connection, Some(self), None, is_over)?;
+        }
+        if let Some(end) = self.handle.gate.end.get() {
+            return match end {
+                Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {
+                    Ok(ConsumingEnded::Closed)
+                }
+                _ => Err(self.ended()),
+            };
+        }
+        let by_broker =
+            link.lock().session.channel(place).and_then(|channel| channel.cancelled_by_broker.take());
+        Ok(match by_broker {
+            Some(consumer_tag) => ConsumingEnded::CancelledByBroker { consumer_tag },
+            None => ConsumingEnded::Cancelled,
+        })
+    }
+
+    /// Cancels all consumers of this channel, that of the iterator too, so that
+    /// [`start_consuming`](Channel::start_consuming) ends (pika: `stop_consuming`). One consumer alone is stopped with
+    /// [`basic_cancel`](Channel::basic_cancel).
+    ///
+    /// Messages with automatic acknowledgement that came and were not told are lost by this; cancel such consumers with
+    /// [`basic_cancel`](Channel::basic_cancel) to get them.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn stop_consuming(&self) -> Result<()> {
+        if self.is_ended() {
+            return Err(self.closure());
+        }
+        let (tags, pulled) = {
+            let mut shared = self.link().lock();
+            match shared.session.channel(self.handle.place) {
+                Some(channel) => (
+                    channel.consumers.iter().map(|consumer| consumer.consumer_tag.clone()).collect(),
+                    channel.puller.is_some(),
+                ),
+                None => (Vec::new(), false),
+            }
+        };
+        if pulled {
+            self.cancel()?;
+        }
+        for tag in tags {
+            let lost = self.basic_cancel(&tag)?;
+            if !lost.is_empty() {
+                log::warn!("consumer {tag:?} was stopped with {} acknowledged messages not told", lost.len());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a callback whenever the broker cancels a consumer of this channel, because its queue was deleted, say
+    /// (pika: `add_on_cancel_callback`; RabbitMQ's consumer cancel notification).
+    pub fn add_on_cancel_callback<R: CallbackResult>(
+        &self,
+        mut callback: impl FnMut(&Channel, String) -> R + Send + 'static,
+    ) {
+        let callback: Box<CancelCallback> = Box::new(move |channel, tag| callback(channel, tag).into_result());
+        lock(&self.handle.callbacks).cancelled.push(Arc::new(Mutex::new(callback)));
+        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+            channel.home = dispatch::thread_number();
+        }
+    }
+
+    pub(crate) fn tell_cancelled(&self, consumer_tag: &str) -> Result<()> {
+        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+            if channel.remove_consumer(consumer_tag).is_some() {
+                channel.cancelled_by_broker = Some(consumer_tag.to_owned());
+            }
+        }
+        self.forget_callback(consumer_tag);
+        let callbacks = lock(&self.handle.callbacks).cancelled.clone();
+        callbacks.iter().try_for_each(|callback| lock(callback)(self, consumer_tag.to_owned()))
+    }
+
+    /// The messages of a queue as an iterator (pika: `consume`).
+    ///
+    /// It waits for each message, and runs callbacks meanwhile. It ends when [`cancel`](Channel::cancel) was called, when
+    /// the broker cancelled the consumer, or when nothing came within the inactivity timeout; asked again, it waits anew.
+    /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # use haypile::{Connection, Consume};
+    /// # use std::time::Duration;
+    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
+    /// let patience = Consume::new("task_queue").inactivity_timeout(Duration::from_secs(5));
+    /// for message in channel.consume(patience)? {
+    ///     let (method, _properties, body) = message?;
+    ///     println!("{}", String::from_utf8_lossy(&body));
+    ///     channel.basic_ack(method.delivery_tag)?;
+    /// }
+    /// let requeued = channel.cancel()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the channel has an iterator over another queue or with other flags (pika:
+    /// `ValueError`); [`Error::ChannelClosedByBroker`] if there is no such queue; and as every call.
+    pub fn consume(&self, request: impl Into<Consume>) -> Result<Messages> {
+        Messages::start(self, request.into())
+    }
+
+    /// Ends the [`consume`](Channel::consume) iterator: cancels its consumer and gives back what it had not yielded
+    /// (pika: `cancel`). Answers how many messages went back to the queue.
+    ///
+    /// With automatic acknowledgement nothing can go back; iterate to the end first if nothing may be lost.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn cancel(&self) -> Result<usize> {
+        crate::consumer::cancel(self)
+    }
+
+    /// How many messages the iterator has at hand without waiting (pika: `get_waiting_message_count`).
+    pub fn get_waiting_message_count(&self) -> usize {
+        let mut shared = self.link().lock();
+        let channel = shared.session.channel(self.handle.place);
+        channel.and_then(|channel| channel.puller.as_ref()).map_or(0, |puller| puller.buffered.len())
+    }
+
+    /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`).
+    pub fn consumer_tags(&self) -> Vec<String> {
+        let mut shared = self.link().lock();
+        let Some(channel) = shared.session.channel(self.handle.place) else { return Vec::new() };
+        let pulled = channel.puller.iter().map(|puller| puller.consumer_tag.clone());
+        channel.consumers.iter().map(|consumer| consumer.consumer_tag.clone()).chain(pulled).collect()
+    }
+
+    /// Fetches one message, if there is one (pika: `basic_get`; specification 1.8.3.10).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] if there is no such queue, and as every call.
+    pub fn basic_get(&self, request: impl Into<BasicGet>) -> Result<Option<(GetOk, BasicProperties, Vec<u8>)>> {
+        let BasicGet { queue, auto_ack } = request.into();
+        match self.call(&Method::BasicGet { queue: queue.into(), no_ack: auto_ack }, (60, 71))? {
+            Reply::Got(got) => Ok(got.map(|message| *message)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Acknowledges a message, or all up to it with [`multiple`](BasicAck::multiple) (pika: `basic_ack`; specification
+    /// 1.8.3.13).
+    ///
+    /// It is sent at once, without waiting for anything. A tag that the broker does not know makes it close the channel,
+    /// which shows at a later call.
+    ///
+    /// # Errors
+    /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`.
+    pub fn basic_ack(&self, request: impl Into<BasicAck>) -> Result<()> {
+        let BasicAck { delivery_tag, multiple } = request.into();
+        self.send(&Method::BasicAck { delivery_tag, multiple })
+    }
+
+    /// Refuses a message, or all up to it, which goes back to the queue unless [`requeue`](BasicNack::requeue) is turned
+    /// off (pika: `basic_nack`; RabbitMQ's `basic.nack`).
+    ///
+    /// # Errors
+    /// As [`basic_ack`](Channel::basic_ack).
+    pub fn basic_nack(&self, request: impl Into<BasicNack>) -> Result<()> {
+        let BasicNack { delivery_tag, multiple, requeue } = request.into();
+        self.send(&Method::BasicNack { delivery_tag, multiple, requeue })
+    }
+
+    /// Refuses one message, which goes back to the queue unless [`requeue`](BasicReject::requeue) is turned off
+    /// (pika: `basic_reject`; specification 1.8.3.14).
+    ///
+    /// # Errors
+    /// As [`basic_ack`](Channel::basic_ack).
+    pub fn basic_reject(&self, request: impl Into<BasicReject>) -> Result<()> {
+        let BasicReject { delivery_tag, requeue } = request.into();
+        self.send(&Method::BasicReject { delivery_tag, requeue })
+    }
+
+    /// Makes the broker deliver again what this channel has not acknowledged, to any consumer if `requeue`
+    /// (pika: `basic_recover`; specification 1.8.3.16). RabbitMQ knows only `true`.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn basic_recover(&self, requeue: bool) -> Result<()> {
+        self.call(&Method::BasicRecover { requeue }, (60, 111)).map(done)
+    }
+
+    /// Limits how many unacknowledged messages the broker sends ahead (pika: `basic_qos`; specification 1.8.3.1).
+    ///
+    /// `channel.basic_qos(1)` is fair dispatch: a consumer gets the next message when it has acknowledged the last.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn basic_qos(&self, request: impl Into<BasicQos>) -> Result<()> {
+        let BasicQos { prefetch_size, prefetch_count, global } = request.into();
+        self.call(&Method::BasicQos { prefetch_size, prefetch_count, global }, (60, 11)).map(done)
+    }
+
+    // ---- queues
+
+    /// Declares a queue; `""` lets the server choose a name (pika: `queue_declare`; specification 1.7.2.1).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`]: 406 if the queue exists with other properties, 404 if a passive declaration finds
+    /// none, 405 if it is another connection's exclusive queue; and as every call.
+    pub fn queue_declare(&self, request: impl Into<QueueDeclare>) -> Result<QueueDeclareOk> {
+        let QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments } = request.into();
+        let method = Method::QueueDeclare {
+            queue: queue.into(),
+            passive,
+            durable,
+            exclusive,
+            auto_delete,
+            no_wait: false,
+            arguments: std::borrow::Cow::Owned(arguments),
+        };
+        match self.call(&method, (50, 11))? {
+            Reply::Declared(declared) => Ok(declared),
+            _ => Ok(QueueDeclareOk { queue: String::new(), message_count: 0, consumer_count: 0 }),
+        }
+    }
+
+    /// Binds a queue to an exchange (pika: `queue_bind`; specification 1.7.2.3).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (404) if either is missing, and as every call.
+    pub fn queue_bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        self.queue_bind_with(queue, exchange, routing_key, FieldTable::new())
+    }
+
+    /// Binds with arguments, such as those of a headers exchange (pika: `queue_bind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As [`queue_bind`](Channel::queue_bind).
+    pub fn queue_bind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::QueueBind {
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            no_wait: false,
+            arguments: std::borrow::Cow::Owned(arguments),
+        };
+        self.call(&method, (50, 21)).map(done)
+    }
+
+    /// Unbinds a queue from an exchange (pika: `queue_unbind`; specification 1.7.2.5).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn queue_unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        self.queue_unbind_with(queue, exchange, routing_key, FieldTable::new())
+    }
+
+    /// Unbinds with the arguments that it was bound with (pika: `queue_unbind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn queue_unbind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::QueueUnbind {
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            arguments: std::borrow::Cow::Owned(arguments),
+        };
+        self.call(&method, (50, 51)).map(done)
+    }
+
+    /// Removes all messages that wait in a queue; answers how many (pika: `queue_purge`; specification 1.7.2.7).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (404) if it is missing, and as every call.
+    pub fn queue_purge(&self, queue: &str) -> Result<u32> {
+        self.counted(&Method::QueuePurge { queue: queue.into(), no_wait: false }, (50, 31))
+    }
+
+    /// Deletes a queue; answers how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused or empty and is not; and as every call.
+    pub fn queue_delete(&self, request: impl Into<QueueDelete>) -> Result<u32> {
+        let QueueDelete { queue, if_unused, if_empty } = request.into();
+        self.counted(&Method::QueueDelete { queue: queue.into(), if_unused, if_empty, no_wait: false }, (50, 41))
+    }
+
+    fn counted(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<u32> {
+        match self.call(method, expects)? {
+            Reply::Count(count) => Ok(count),
+            _ => Ok(0),
+        }
+    }
+
+    // ---- exchanges
+
+    /// Declares an exchange (pika: `exchange_declare`; specification 1.6.2.1).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if it exists with other properties, and as every call.
+    pub fn exchange_declare(&self, request: impl Into<ExchangeDeclare>) -> Result<()> {
+        let ExchangeDeclare { exchange, exchange_type, passive, durable, auto_delete, internal, arguments } =
+            request.into();
+        let method = Method::ExchangeDeclare {
+            exchange: exchange.into(),
+            exchange_type: exchange_type.as_str().into(),
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            no_wait: false,
+            arguments: std::borrow::Cow::Owned(arguments),
+        };
+        self.call(&method, (40, 11)).map(done)
+    }
+
+    /// Deletes an exchange (pika: `exchange_delete`; specification 1.6.2.3).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused and is not, and as every call.
+    pub fn exchange_delete(&self, request: impl Into<ExchangeDelete>) -> Result<()> {
+        let ExchangeDelete { exchange, if_unused } = request.into();
+        self.call(&Method::ExchangeDelete { exchange: exchange.into(), if_unused, no_wait: false }, (40, 21)).map(done)
+    }
+
+    /// Binds an exchange to another, from which it receives (pika: `exchange_bind`; RabbitMQ's `exchange.bind`).
+    ///
+    /// # Errors
+    /// As [`queue_bind`](Channel::queue_bind).
+    pub fn exchange_bind(&self, destination: &str, source: &str, routing_key: &str) -> Result<()> {
+        self.exchange_bind_with(destination, source, routing_key, FieldTable::new())
+    }
+
+    /// Binds with arguments (pika: `exchange_bind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As [`queue_bind`](Channel::queue_bind).
+    pub fn exchange_bind_with(
+        &self,
+        destination: &str,
+        source: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::ExchangeBind {
+            destination: destination.into(),
+            source: source.into(),
+            routing_key: routing_key.into(),
+            no_wait: false,
+            arguments: std::borrow::Cow::Owned(arguments),
+        };
+        self.call(&method, (40, 31)).map(done)
+    }
+
+    /// Unbinds an exchange from another (pika: `exchange_unbind`; RabbitMQ's `exchange.unbind`).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn exchange_unbind(&self, destination: &str, source: &str, routing_key: &str) -> Result<()> {
+        self.exchange_unbind_with(destination, source, routing_key, FieldTable::new())
+    }
+
+    /// Unbinds with the arguments that it was bound with (pika: `exchange_unbind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn exchange_unbind_with(
+        &self,
+        destination: &str,
+        source: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::ExchangeUnbind {
+            destination: destination.into(),
+            source: source.into(),
+            routing_key: routing_key.into(),
+            no_wait: false,
+            arguments: std::borrow::Cow::Owned(arguments),
+        };
+        self.call(&method, (40, 51)).map(done)
+    }
+
+    // ---- transactions, flow
+
+    /// Begins to gather publishes and acknowledgements into transactions (pika: `tx_select`; specification 1.9.2.1).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn tx_select(&self) -> Result<()> {
+        self.call(&Method::TxSelect, (90, 11)).map(done)
+    }
+
+    /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if the channel has no transaction, and as every call.
+    pub fn tx_commit(&self) -> Result<()> {
+        self.call(&Method::TxCommit, (90, 21)).map(done)
+    }
+
+    /// Drops them (pika: `tx_rollback`; specification 1.9.2.5).
+    ///
+    /// # Errors
+    /// As [`tx_commit`](Channel::tx_commit).
+    pub fn tx_rollback(&self) -> Result<()> {
+        self.call(&Method::TxRollback, (90, 31)).map(done)
+    }
+
+    /// Asks the broker to pause or resume deliveries; answers whether they are active (pika: `flow`; specification
+    /// 1.5.2.3). RabbitMQ knows only `true`; use [`basic_qos`](Channel::basic_qos) to limit what it sends.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn flow(&self, active: bool) -> Result<bool> {
+        match self.call(&Method::ChannelFlow { active }, (20, 21))? {
+            Reply::Active(active) => Ok(active),
+            _ => Ok(active),
+        }
+    }
+
+    // ---- the handle
+
+    /// Closes the channel (pika: `close()`). What it had not acknowledged goes back; its consumers end.
+    ///
+    /// # Errors
+    /// [`Error::ChannelWrongState`] if it is not open, or as every call on a channel that the broker closed.
+    pub fn close(&self) -> Result<()> {
+        self.close_with(0, "Normal shutdown")
+    }
+
+    /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`; specification 1.5.2.5).
+    ///
+    /// # Errors
+    /// As [`close`](Channel::close); [`Error::ShortStringTooLong`] for a text over 255 bytes.
+    pub fn close_with(&self, reply_code: u16, reply_text: &str) -> Result<()> {
+        if reply_text.len() > 255 {
+            return Err(Error::ShortStringTooLong { field: "reply_text", length: reply_text.len() });
+        }
+        let link = self.link();
+        let place = self.handle.place;
+        let mut shared = link.lock();
+        if self.is_ended() {
+            drop(shared);
+            return Err(self.closure());
+        }
+        let why =
+            Error::ChannelClosedByClient { reply_code, reply_text: reply_text.into(), channel: self.handle.number };
+        link.end_channel(&mut shared, place, reply_code, reply_text, why);
+        drop(shared);
+        let limit = Duration::from_secs(10).min(link.rpc_timeout);
+        let closed = link.wait(Interest::channel(place), Some(after(limit)), |shared| {
+            let phase = shared.session.channel(place).map(|channel| channel.phase);
+            phase.is_none_or(|phase| phase == Phase::Closed).then_some(())
+        });
+        self.forget_callbacks();
+        link.lock().session.clear_channel(place);
+        // A connection that is lost meanwhile has taken the channel with it.
+        closed.ok_or(Error::Timeout { waiting_for: "the broker's channel.close-ok", after: limit })
+    }
+
+    /// Whether the channel is open (pika: `is_open`).
+    pub fn is_open(&self) -> bool {
+        !self.is_ended()
+    }
+
+    /// Whether the channel is closed (pika: `is_closed`).
+    pub fn is_closed(&self) -> bool {
+        self.is_ended()
+    }
+
+    /// The channel's number, from 1 (pika: `channel_number`).
+    pub fn channel_number(&self) -> u16 {
+        self.handle.number
+    }
+
+    /// The connection that the channel belongs to (pika: `connection`).
+    pub fn connection(&self) -> Connection {
+        self.handle.connection.clone()
+    }
+}
+
+/// While a thread is inside `start_consuming`, the channel's callbacks are its own.
+pub(crate) struct Claim<'a> {
+    channel: &'a Channel,
+    thread: u64,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some(channel) = self.channel.link().lock().session.channel(self.channel.place()) {
+            if let Some(at) = channel.claims.iter().position(|thread| *thread == self.thread) {
+                channel.claims.swap_remove(at);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("number", &self.handle.number)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Channel {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+}
+
+impl Eq for Channel {}
+
+impl Hash for Channel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.handle).hash(state);
+    }
+}

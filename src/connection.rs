@@ -1,0 +1,445 @@
+//! The public handle of a connection.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::channel::{Channel, ChannelHandle};
+use crate::dispatch::{self, CallbackList, CallbackResult};
+use crate::error::Result;
+use crate::io::connect;
+use crate::io::wait::{after, Interest, Link};
+use crate::parameters::IntoParameters;
+use crate::protocol::frame;
+use crate::protocol::handshake::capability;
+use crate::protocol::method::Method;
+use crate::{ConnectionParameters, Error, FieldTable, Stream};
+
+/// How long closing waits for the broker, where `rpc_timeout` allows more.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the last handle's drop waits for the broker.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to a broker (pika: `BlockingConnection`).
+///
+/// A handle: clones are cheap and mean the same connection, and any thread may call any method at any time. When the last
+/// handle (of the connection and of all its channels) is dropped, the connection is closed gracefully, within a few
+/// seconds at most.
+///
+/// Heartbeats are sent by a thread of the connection's own, so a callback may take as long as it likes. Callbacks run
+/// only on the thread that is inside [`process_data_events`](Connection::process_data_events),
+/// [`sleep`](Connection::sleep), [`Channel::start_consuming`] or the iterator of [`Channel::consume`].
+///
+/// ```no_run
+/// use haypile::{Connection, ConnectionParameters};
+///
+/// # fn main() -> haypile::Result<()> {
+/// let connection = Connection::open(ConnectionParameters::new("localhost"))?;
+/// let channel = connection.channel()?;
+/// channel.basic_publish("", "hello", "Hello World!")?;
+/// connection.close()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Connection {
+    handle: Arc<ConnectionHandle>,
+}
+
+type EventCallback<E> = dyn FnMut(&Connection, E) -> Result<()> + Send;
+type TimerCallback = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// What `call_later` answers and `remove_timeout` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId {
+    due: Instant,
+    number: u64,
+}
+
+#[derive(Default)]
+struct Timers {
+    next: u64,
+    waiting: BTreeMap<TimerId, TimerCallback>,
+}
+
+struct ConnectionHandle {
+    link: Arc<Link>,
+    timers: Mutex<Timers>,
+    blocked: Mutex<CallbackList<EventCallback<String>>>,
+    unblocked: Mutex<CallbackList<EventCallback<()>>>,
+}
+
+impl Drop for ConnectionHandle {
+    fn drop(&mut self) {
+        let timeout = DROP_TIMEOUT.min(self.link.rpc_timeout);
+        if self.link.lock().session.end.is_none() {
+            if let Err(error) = self.link.close(200, "Normal shutdown", timeout) {
+                log::warn!("{}: closing: {error}", self.link.address);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    /// Connects, logs in and opens the virtual host (pika: `BlockingConnection(parameters)`; specification 2.2.4).
+    ///
+    /// Takes [`ConnectionParameters`], an AMQP URL, or several of either as an array, a slice or a `Vec`: they are tried in
+    /// order, every address of each, as often as the last one's `connection_attempts` says.
+    ///
+    /// # Errors
+    /// A parameter out of range ([`Error::InvalidParameter`]); otherwise the kind of the attempt that got furthest
+    /// ([`Error::Connection`], [`Error::Dns`], [`Error::Tls`], [`Error::IncompatibleProtocol`],
+    /// [`Error::Authentication`], [`Error::ProbableAuthentication`], [`Error::ProbableAccessDenied`]), with every attempt,
+    /// how far it came, and a hint where the cause is common.
+    pub fn open(parameters: impl IntoParameters) -> Result<Connection> {
+        let mut candidates = parameters.into_parameters()?;
+        Self::start(connect::open(&mut candidates)?)
+    }
+
+    /// The same over a [`Stream`] that the caller made: a proxy, a tunnel, a Unix socket. Host and port of the parameters
+    /// serve to name the peer in errors (and to check its certificate).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use haypile::{Connection, ConnectionParameters};
+    ///
+    /// let tunnel = std::net::TcpStream::connect("127.0.0.1:9000")?;
+    /// let connection = Connection::open_stream(ConnectionParameters::new("broker.example"), tunnel)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open`](Connection::open).
+    pub fn open_stream(mut parameters: ConnectionParameters, stream: impl Stream + 'static) -> Result<Connection> {
+        Self::start(connect::open_over(&mut parameters, Box::new(stream))?)
+    }
+
+    fn start(opened: crate::io::wait::Opened) -> Result<Connection> {
+        let link = Link::start(opened).map_err(Error::other)?;
+        Ok(Connection {
+            handle: Arc::new(ConnectionHandle {
+                link,
+                timers: Mutex::default(),
+                blocked: Mutex::default(),
+                unblocked: Mutex::default(),
+            }),
+        })
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.handle.link
+    }
+
+    /// The error that a call gives when the connection has ended.
+    pub(crate) fn end_error(&self, end: Error) -> Error {
+        match end {
+            end @ Error::ConnectionClosedByClient { .. } => {
+                Error::ConnectionWrongState { reason: end.to_string().into() }
+            }
+            end => end,
+        }
+    }
+
+    fn check_open(&self) -> Result<()> {
+        let shared = self.link().lock();
+        match (&shared.session.end, &shared.session.closing) {
+            (Some(end), _) => Err(self.end_error(end.clone())),
+            (None, Some(_)) => Err(Error::ConnectionWrongState { reason: "it is being closed".into() }),
+            (None, None) => Ok(()),
+        }
+    }
+
+    // ---- channels
+
+    /// Opens a channel with the lowest free number (pika: `channel()`; specification 1.5, `channel.open`).
+    ///
+    /// # Errors
+    /// [`Error::NoFreeChannels`], [`Error::ConnectionWrongState`], or what ended the connection.
+    pub fn channel(&self) -> Result<Channel> {
+        Channel::open(self, None)
+    }
+
+    /// Opens a channel with this number, from 1 to [`channel_max`](Connection::channel_max)
+    /// (pika: `channel(channel_number)`).
+    ///
+    /// # Errors
+    /// [`Error::InvalidChannelNumber`] if it is out of range or in use, and as [`channel`](Connection::channel).
+    pub fn channel_with_number(&self, channel_number: u16) -> Result<Channel> {
+        Channel::open(self, Some(channel_number))
+    }
+
+    // ---- the end
+
+    /// Closes the connection and all its channels, with reply code 200 (pika: `close()`).
+    ///
+    /// What has been published is sent first. Threads that wait on this connection are woken:
+    /// [`Channel::start_consuming`] ends with [`Closed`](crate::ConsumingEnded::Closed), other calls with
+    /// [`Error::ConnectionClosedByClient`].
+    ///
+    /// # Errors
+    /// [`Error::ConnectionWrongState`] if it is not open; [`Error::Timeout`] if the broker did not confirm within
+    /// 10 s (or `rpc_timeout`, if that is less), as happens while it blocks the connection: the connection is gone then,
+    /// but the broker may not have handled what was published last.
+    pub fn close(&self) -> Result<()> {
+        self.close_with(200, "Normal shutdown")
+    }
+
+    /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`).
+    ///
+    /// # Errors
+    /// As [`close`](Connection::close); [`Error::ShortStringTooLong`] for a text over 255 bytes.
+    pub fn close_with(&self, reply_code: u16, reply_text: &str) -> Result<()> {
+        let result = self.link().close(reply_code, reply_text, CLOSE_TIMEOUT.min(self.link().rpc_timeout));
+        // Callbacks often hold clones of their channel, which would keep everything alive for ever.
+        let owners: Vec<Arc<dyn Any + Send + Sync>> = self.link().lock().session.owners();
+        for owner in owners {
+            if let Ok(handle) = owner.downcast::<ChannelHandle>() {
+                Channel::from(handle).forget_callbacks();
+            }
+        }
+        result
+    }
+
+    /// Whether the connection is open (pika: `is_open`).
+    pub fn is_open(&self) -> bool {
+        let shared = self.link().lock();
+        shared.session.end.is_none() && shared.session.closing.is_none()
+    }
+
+    /// Whether the connection is closed or lost (pika: `is_closed`).
+    pub fn is_closed(&self) -> bool {
+        self.link().lock().session.end.is_some()
+    }
+
+    // ---- events
+
+    /// Waits until something can be told to the program or `time_limit` has passed, then runs the callbacks
+    /// (pika: `process_data_events(time_limit)`).
+    ///
+    /// `Duration::ZERO` looks without waiting, `None` waits for one event. Connection events come first (timers,
+    /// thread-safe callbacks, blocked and unblocked), then those of the channels, each channel's in the order they came.
+    /// Called inside a callback it waits for the whole time and runs nothing.
+    ///
+    /// # Errors
+    /// What a callback answered; a closure of a channel or the connection that nobody was told of;
+    /// [`Error::Reentrancy`] for `None` inside a callback, which would never return.
+    pub fn process_data_events(&self, time_limit: impl Into<Option<Duration>>) -> Result<()> {
+        dispatch::process(self, None, time_limit.into(), |_| false)
+    }
+
+    /// Runs callbacks, as [`process_data_events`](Connection::process_data_events), for all of this time and at least
+    /// once (pika: `sleep`).
+    ///
+    /// # Errors
+    /// As [`process_data_events`](Connection::process_data_events).
+    pub fn sleep(&self, duration: Duration) -> Result<()> {
+        let deadline = Instant::now().checked_add(duration);
+        loop {
+            let left = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => Duration::from_secs(3600),
+            };
+            self.process_data_events(left)?;
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs a callback once, after this time, on the thread that runs callbacks then (pika: `call_later`).
+    ///
+    /// # Errors
+    /// As [`add_callback_threadsafe`](Connection::add_callback_threadsafe).
+    pub fn call_later<R: CallbackResult>(
+        &self,
+        delay: Duration,
+        callback: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<TimerId> {
+        self.check_open()?;
+        let now = Instant::now();
+        let Some(due) = now.checked_add(delay) else {
+            return Err(Error::invalid("delay", format_args!("{delay:?}"), "less than the clock can count"));
+        };
+        let mut timers = lock(&self.handle.timers);
+        timers.next += 1;
+        let id = TimerId { due, number: timers.next };
+        timers.waiting.insert(id, Box::new(move || callback().into_result()));
+        drop(timers);
+        self.link().poke();
+        Ok(id)
+    }
+
+    /// Takes back a timer that has not run (pika: `remove_timeout`). One that has run is no error.
+    pub fn remove_timeout(&self, timer: TimerId) {
+        let removed = lock(&self.handle.timers).waiting.remove(&timer);
+        drop(removed);
+    }
+
+    /// Runs a callback on the thread that runs callbacks, soon (pika: `add_callback_threadsafe`).
+    ///
+    /// pika needs this for every call from another thread. Here any thread may call anything, so it serves only what must
+    /// run on that one thread.
+    ///
+    /// # Errors
+    /// [`Error::ConnectionWrongState`] if the connection is closed, or what ended it.
+    pub fn add_callback_threadsafe<R: CallbackResult>(
+        &self,
+        callback: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<()> {
+        self.call_later(Duration::ZERO, callback).map(|_| ())
+    }
+
+    /// Runs a callback whenever the broker blocks this connection, with its reason, such as `low on memory`
+    /// (pika: `add_on_connection_blocked_callback`; RabbitMQ's `connection.blocked`).
+    ///
+    /// While it is blocked the broker reads nothing from a connection that publishes: publishers soon wait, with their
+    /// deadline. See [`blocked_connection_timeout`](ConnectionParameters::blocked_connection_timeout).
+    pub fn add_on_connection_blocked_callback<R: CallbackResult>(
+        &self,
+        mut callback: impl FnMut(&Connection, String) -> R + Send + 'static,
+    ) {
+        let callback: Box<EventCallback<String>> =
+            Box::new(move |connection, reason| callback(connection, reason).into_result());
+        lock(&self.handle.blocked).push(Arc::new(Mutex::new(callback)));
+    }
+
+    /// Runs a callback whenever the broker takes up this connection again
+    /// (pika: `add_on_connection_unblocked_callback`).
+    pub fn add_on_connection_unblocked_callback<R: CallbackResult>(
+        &self,
+        mut callback: impl FnMut(&Connection) -> R + Send + 'static,
+    ) {
+        let callback: Box<EventCallback<()>> = Box::new(move |connection, ()| callback(connection).into_result());
+        lock(&self.handle.unblocked).push(Arc::new(Mutex::new(callback)));
+    }
+
+    pub(crate) fn tell_blocked(&self, reason: &str) -> Result<()> {
+        let callbacks = lock(&self.handle.blocked).clone();
+        callbacks.iter().try_for_each(|callback| lock(callback)(self, reason.to_owned()))
+    }
+
+    pub(crate) fn tell_unblocked(&self) -> Result<()> {
+        let callbacks = lock(&self.handle.unblocked).clone();
+        callbacks.iter().try_for_each(|callback| lock(callback)(self, ()))
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        lock(&self.handle.timers).waiting.keys().next().map(|timer| timer.due)
+    }
+
+    pub(crate) fn due_timers(&self) -> Vec<TimerId> {
+        let now = Instant::now();
+        lock(&self.handle.timers).waiting.keys().take_while(|timer| timer.due <= now).copied().collect()
+    }
+
+    pub(crate) fn take_timer(&self, timer: TimerId) -> Option<TimerCallback> {
+        lock(&self.handle.timers).waiting.remove(&timer)
+    }
+
+    // ---- the rest
+
+    /// Gives the broker a new secret, such as a renewed OAuth 2 token, before the old one expires
+    /// (pika: `update_secret`; RabbitMQ's `connection.update-secret`).
+    ///
+    /// # Errors
+    /// [`Error::ConnectionClosedByBroker`] if it is refused, [`Error::Timeout`], [`Error::ConnectionWrongState`].
+    pub fn update_secret(&self, new_secret: &str, reason: &str) -> Result<()> {
+        let method = Method::ConnectionUpdateSecret { new_secret: new_secret.as_bytes().into(), reason: reason.into() };
+        let link = self.link();
+        let call = {
+            self.check_open()?;
+            let mut shared = link.lock();
+            link.outgoing.append_quietly(|out| Ok(frame::write_method(out, 0, &method)?))?;
+            shared.session.add_call(0, (10, 71))
+        };
+        let deadline = after(link.rpc_timeout);
+        let answer = link.wait(Interest::channel(0), Some(deadline), |shared| {
+            if shared.session.channel(0)?.take_answer(call).is_some() {
+                return Some(Ok(()));
+            }
+            shared.session.end.clone().map(Err)
+        });
+        answer.unwrap_or(Err(Error::Timeout {
+            waiting_for: "the answer to connection.update-secret",
+            after: link.rpc_timeout,
+        }))
+    }
+
+    /// The largest frame in bytes, as negotiated (specification, `connection.tune`).
+    pub fn frame_max(&self) -> u32 {
+        self.link().negotiated.frame_max
+    }
+
+    /// The highest channel number, as negotiated.
+    pub fn channel_max(&self) -> u16 {
+        match self.link().negotiated.channel_max {
+            0 => u16::MAX,
+            channel_max => channel_max,
+        }
+    }
+
+    /// The heartbeat interval, as negotiated; zero means none.
+    pub fn heartbeat(&self) -> Duration {
+        self.link().heartbeat.interval()
+    }
+
+    /// What the server says of itself: product, version, capabilities (specification, `connection.start`).
+    pub fn server_properties(&self) -> &FieldTable {
+        &self.link().negotiated.server_properties
+    }
+
+    fn supports(&self, name: &str) -> bool {
+        capability(self.server_properties(), name)
+    }
+
+    /// Whether the server knows `basic.nack` (pika: `basic_nack_supported`).
+    pub fn basic_nack_supported(&self) -> bool {
+        self.supports("basic.nack")
+    }
+
+    /// Whether the server tells when it cancels a consumer (pika: `consumer_cancel_notify_supported`).
+    pub fn consumer_cancel_notify_supported(&self) -> bool {
+        self.supports("consumer_cancel_notify")
+    }
+
+    /// Whether exchanges can be bound to exchanges (pika: `exchange_exchange_bindings_supported`).
+    pub fn exchange_exchange_bindings_supported(&self) -> bool {
+        self.supports("exchange_exchange_bindings")
+    }
+
+    /// Whether the server confirms what is published (pika: `publisher_confirms_supported`).
+    pub fn publisher_confirms_supported(&self) -> bool {
+        self.supports("publisher_confirms")
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("address", &self.link().address)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Connection {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+}
+
+impl Eq for Connection {}
+
+impl Hash for Connection {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.handle).hash(state);
+    }
+}

@@ -1,0 +1,367 @@
+//! How to log in.
+
+use std::fmt;
+use std::hint;
+
+/// A user name and a password (pika: `PlainCredentials`).
+///
+/// They go by the mechanism `PLAIN`, or by `AMQPLAIN` if that is all of the two that the server offers. Both send the
+/// password as it is: over an untrusted network use TLS. `Debug` does not show the password.
+///
+/// ```
+/// use haypile::{ConnectionParameters, PlainCredentials};
+///
+/// let parameters = ConnectionParameters::default().credentials(PlainCredentials::new("orders", "secret"));
+/// assert!(!format!("{parameters:?}").contains("secret"));
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct PlainCredentials(Login);
+
+/// A user name and a password for the mechanism `AMQPLAIN` alone, which servers before `PLAIN` had (no counterpart in
+/// pika). `Debug` does not show the password.
+///
+/// ```
+/// use haypile::{AmqPlainCredentials, ConnectionParameters};
+///
+/// let parameters = ConnectionParameters::default().credentials(AmqPlainCredentials::new("guest", "guest"));
+/// # let _ = parameters;
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct AmqPlainCredentials(Login);
+
+macro_rules! login {
+    ($($credentials:ident)*) => {
+        $(
+            impl $credentials {
+                /// This user with this password. Neither may contain a zero byte.
+                pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+                    $credentials(Login {
+                        username: username.into(),
+                        password: password.into(),
+                        erase_on_connect: false,
+                        erased: false,
+                    })
+                }
+
+                /// Whether the connection forgets user name and password once it is logged in, overwriting them in
+                /// memory. Default: no.
+                ///
+                /// This concerns the copy that the connection was opened with. Parameters are given by value, so a
+                /// clone that the program keeps is the program's own to forget, as is the text of a URL. A
+                /// connection that has forgotten its credentials cannot be opened again from its own copy.
+                #[must_use]
+                pub fn erase_on_connect(mut self, erase_on_connect: bool) -> Self {
+                    self.0.erase_on_connect = erase_on_connect;
+                    self
+                }
+            }
+
+            impl fmt::Debug for $credentials {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    self.0.describe(stringify!($credentials), f)
+                }
+            }
+        )*
+    };
+}
+
+login!(PlainCredentials AmqPlainCredentials);
+
+impl Default for PlainCredentials {
+    /// `guest` with the password `guest`, as brokers have it from the start.
+    fn default() -> Self {
+        PlainCredentials::new("guest", "guest")
+    }
+}
+
+/// Whoever the transport says it is, most often by a TLS client certificate (pika: `ExternalCredentials`; mechanism
+/// `EXTERNAL`). The server needs a plugin for it.
+///
+/// ```
+/// use haypile::{ConnectionParameters, ExternalCredentials};
+///
+/// let parameters = ConnectionParameters::default().credentials(ExternalCredentials);
+/// # let _ = parameters;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExternalCredentials;
+
+/// One of the ways to log in; see [`ConnectionParameters::credentials`](crate::ConnectionParameters::credentials).
+///
+/// ```
+/// use haypile::{ConnectionParameters, Credentials, ExternalCredentials, PlainCredentials};
+///
+/// // by certificate where the server offers it, else by password
+/// let either = Credentials::FirstOffered(vec![
+///     ExternalCredentials.into(),
+///     PlainCredentials::new("orders", "secret").into(),
+/// ]);
+/// let parameters = ConnectionParameters::default().credentials(either);
+/// # let _ = parameters;
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Credentials {
+    /// User name and password.
+    Plain(PlainCredentials),
+    /// User name and password, by `AMQPLAIN` alone.
+    AmqPlain(AmqPlainCredentials),
+    /// What the transport says.
+    External(ExternalCredentials),
+    /// The first of these whose mechanism the server offers.
+    FirstOffered(Vec<Credentials>),
+}
+
+impl From<PlainCredentials> for Credentials {
+    fn from(credentials: PlainCredentials) -> Self {
+        Credentials::Plain(credentials)
+    }
+}
+
+impl From<AmqPlainCredentials> for Credentials {
+    fn from(credentials: AmqPlainCredentials) -> Self {
+        Credentials::AmqPlain(credentials)
+    }
+}
+
+impl From<ExternalCredentials> for Credentials {
+    fn from(credentials: ExternalCredentials) -> Self {
+        Credentials::External(credentials)
+    }
+}
+
+impl Default for Credentials {
+    /// `guest` with the password `guest`.
+    fn default() -> Self {
+        PlainCredentials::default().into()
+    }
+}
+
+impl Credentials {
+    /// The mechanism to log in with and the response to send for it, out of what the server offers
+    /// (`connection.start`, `mechanisms`, split at spaces). `None` if nothing fits, or all that would is erased.
+    pub(crate) fn respond(&self, offered: &[&str]) -> Option<(&'static str, Vec<u8>)> {
+        match self {
+            Credentials::Plain(PlainCredentials(login)) if !login.erased => {
+                if offered.contains(&PLAIN) {
+                    Some((PLAIN, login.plain()))
+                } else if offered.contains(&AMQPLAIN) {
+                    Some((AMQPLAIN, login.amqplain()))
+                } else {
+                    None
+                }
+            }
+            Credentials::AmqPlain(AmqPlainCredentials(login)) if !login.erased => offered
+                .contains(&AMQPLAIN)
+                .then(|| (AMQPLAIN, login.amqplain())),
+            Credentials::Plain(_) | Credentials::AmqPlain(_) => None,
+            Credentials::External(_) => offered.contains(&EXTERNAL).then(|| (EXTERNAL, Vec::new())),
+            Credentials::FirstOffered(choices) => {
+                choices.iter().find_map(|choice| choice.respond(offered))
+            }
+        }
+    }
+
+    /// Forgets what was to be forgotten after the login.
+    pub(crate) fn erase(&mut self) {
+        match self {
+            Credentials::Plain(PlainCredentials(login))
+            | Credentials::AmqPlain(AmqPlainCredentials(login)) => {
+                login.erase();
+            }
+            Credentials::External(_) => {}
+            Credentials::FirstOffered(choices) => choices.iter_mut().for_each(Credentials::erase),
+        }
+    }
+
+    /// Whether a login was erased, so that there is nothing left to log in with.
+    /// Whether this is RabbitMQ's default user, whom it lets in from its own host only.
+    pub(crate) fn is_guest(&self) -> bool {
+        match self {
+            Credentials::Plain(PlainCredentials(login)) | Credentials::AmqPlain(AmqPlainCredentials(login)) => {
+                login.username == "guest"
+            }
+            Credentials::External(_) => false,
+            Credentials::FirstOffered(choices) => choices.iter().any(Credentials::is_guest),
+        }
+    }
+
+    pub(crate) fn is_erased(&self) -> bool {
+        match self {
+            Credentials::Plain(PlainCredentials(login))
+            | Credentials::AmqPlain(AmqPlainCredentials(login)) => login.erased,
+            Credentials::External(_) => false,
+            Credentials::FirstOffered(choices) => choices.iter().any(Credentials::is_erased),
+        }
+    }
+
+    /// What is wrong with them, if anything is: which part, and what is expected.
+    pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Credentials::Plain(PlainCredentials(login))
+            | Credentials::AmqPlain(AmqPlainCredentials(login)) => {
+                let zero = "text without a zero byte is expected";
+                if login.username.contains('\0') {
+                    Some(("credentials: user name", zero))
+                } else if login.password.contains('\0') {
+                    Some(("credentials: password", zero))
+                } else {
+                    None
+                }
+            }
+            Credentials::External(_) => None,
+            Credentials::FirstOffered(choices) if choices.is_empty() => {
+                Some(("credentials", "at least one way to log in is expected"))
+            }
+            Credentials::FirstOffered(choices) => choices.iter().find_map(Credentials::problem),
+        }
+    }
+}
+
+const PLAIN: &str = "PLAIN";
+const AMQPLAIN: &str = "AMQPLAIN";
+const EXTERNAL: &str = "EXTERNAL";
+
+#[derive(Clone, PartialEq, Eq)]
+struct Login {
+    username: String,
+    password: String,
+    erase_on_connect: bool,
+    erased: bool,
+}
+
+impl Login {
+    /// RFC 4616, without an identity to act as.
+    fn plain(&self) -> Vec<u8> {
+        let mut response = Vec::with_capacity(self.username.len() + self.password.len() + 2);
+        response.push(0);
+        response.extend_from_slice(self.username.as_bytes());
+        response.push(0);
+        response.extend_from_slice(self.password.as_bytes());
+        response
+    }
+
+    /// A field table without the length that goes before it elsewhere: AMQPLAIN leaves it out.
+    fn amqplain(&self) -> Vec<u8> {
+        let mut response = Vec::with_capacity(self.username.len() + self.password.len() + 25);
+        for (key, value) in [("LOGIN", &self.username), ("PASSWORD", &self.password)] {
+            response.push(key.len() as u8);
+            response.extend_from_slice(key.as_bytes());
+            response.push(b'S');
+            // what does not fit does not fit into a frame either, where it is refused
+            response
+                .extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+            response.extend_from_slice(value.as_bytes());
+        }
+        response
+    }
+
+    fn erase(&mut self) {
+        if !self.erase_on_connect {
+            return;
+        }
+        for secret in [&mut self.username, &mut self.password] {
+            let mut bytes = std::mem::take(secret).into_bytes();
+            bytes.fill(0);
+            // so that the compiler does not leave the overwriting out
+            hint::black_box(&bytes);
+        }
+        self.erased = true;
+    }
+
+    fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("username", &self.username)
+            .field("password", &format_args!("<not shown>"))
+            .field("erase_on_connect", &self.erase_on_connect)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_is_preferred_and_amqplain_will_do() {
+        let credentials = Credentials::from(PlainCredentials::new("user", "pass"));
+        assert_eq!(
+            credentials.respond(&["AMQPLAIN", "PLAIN"]),
+            Some(("PLAIN", b"\0user\0pass".to_vec()))
+        );
+        let (mechanism, response) = credentials.respond(&["AMQPLAIN"]).unwrap();
+        assert_eq!(mechanism, "AMQPLAIN");
+        assert_eq!(
+            response,
+            b"\x05LOGINS\0\0\0\x04user\x08PASSWORDS\0\0\0\x04pass"
+        );
+        assert_eq!(credentials.respond(&["EXTERNAL", "plain"]), None);
+        assert_eq!(credentials.respond(&[]), None);
+    }
+
+    #[test]
+    fn amqplain_alone() {
+        let credentials = Credentials::from(AmqPlainCredentials::new("u", "p"));
+        assert_eq!(
+            credentials.respond(&["PLAIN", "AMQPLAIN"]).unwrap().0,
+            "AMQPLAIN"
+        );
+        assert_eq!(credentials.respond(&["PLAIN"]), None);
+    }
+
+    #[test]
+    fn external_says_nothing() {
+        let credentials = Credentials::from(ExternalCredentials);
+        assert_eq!(
+            credentials.respond(&["PLAIN", "EXTERNAL"]),
+            Some(("EXTERNAL", Vec::new()))
+        );
+        assert_eq!(credentials.respond(&["PLAIN"]), None);
+    }
+
+    #[test]
+    fn the_first_that_is_offered() {
+        let either = Credentials::FirstOffered(vec![
+            ExternalCredentials.into(),
+            PlainCredentials::default().into(),
+        ]);
+        assert_eq!(
+            either.respond(&["PLAIN", "EXTERNAL"]).unwrap().0,
+            "EXTERNAL"
+        );
+        assert_eq!(either.respond(&["PLAIN"]).unwrap().0, "PLAIN");
+    }
+
+    #[test]
+    fn erased_only_when_asked() {
+        let mut kept = Credentials::default();
+        kept.erase();
+        assert!(!kept.is_erased());
+        assert_eq!(kept, Credentials::default());
+
+        let mut forgotten =
+            Credentials::from(PlainCredentials::new("user", "pass").erase_on_connect(true));
+        let clone = forgotten.clone();
+        forgotten.erase();
+        assert!(forgotten.is_erased());
+        assert_eq!(forgotten.respond(&["PLAIN"]), None);
+        assert!(!format!("{forgotten:?}").contains("user\""));
+        assert_eq!(clone.respond(&["PLAIN"]).unwrap().1, b"\0user\0pass");
+    }
+
+    #[test]
+    fn zero_bytes_are_a_problem() {
+        assert_eq!(Credentials::default().problem(), None);
+        assert!(Credentials::from(PlainCredentials::new("a\0b", "c"))
+            .problem()
+            .unwrap()
+            .0
+            .contains("user name"));
+        assert!(Credentials::from(AmqPlainCredentials::new("a", "\0"))
+            .problem()
+            .unwrap()
+            .0
+            .contains("password"));
+        assert!(Credentials::FirstOffered(Vec::new()).problem().is_some());
+    }
+}

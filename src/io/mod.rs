@@ -1,0 +1,7 @@
+//! The only place that touches sockets, threads and clocks, and the only one that waits.
+
+pub(crate) mod connect;
+pub(crate) mod reader;
+pub(crate) mod stream;
+pub(crate) mod wait;
+pub(crate) mod writer;

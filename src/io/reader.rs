@@ -1,0 +1,146 @@
+//! Bytes in: the read half of the stream, and the thread that holds it when nobody else wants it.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::stream::{is_timeout, Stream};
+use super::wait::Link;
+use crate::protocol::connection::Session;
+use crate::Error;
+
+/// How much is read at once. A frame may be larger (up to frame_max): the buffer grows when one is.
+const BUFFER: usize = 128 * 1024;
+
+/// How long whoever waits reads for himself before leaving it to the reader thread; how long the reader thread leaves an
+/// unused read half alone.
+pub(crate) const SLICE: Duration = Duration::from_millis(10);
+
+/// Above this many bytes that nobody has asked for yet, nothing more is read until somebody does.
+const UNDELIVERED_BOUND: usize = 4 << 20;
+
+/// Below this many, it is read on.
+pub(crate) const RESUME_BELOW: usize = UNDELIVERED_BOUND / 2;
+
+/// What one read brought.
+pub(crate) enum Outcome {
+    Bytes,
+    /// The time was up.
+    Nothing,
+    /// The stream ended.
+    End(io::Error),
+}
+
+/// The read half of the stream: the right to read.
+pub(crate) struct Reader {
+    stream: Box<dyn Stream>,
+    timeout: Duration,
+    buffer: Vec<u8>,
+    /// What of the buffer has been read and not handled.
+    start: usize,
+    filled: usize,
+    pub(crate) last_bytes: Instant,
+}
+
+impl Reader {
+    /// `leftover` is what was read beyond the handshake.
+    pub(crate) fn new(stream: Box<dyn Stream>, leftover: &[u8]) -> io::Result<Self> {
+        stream.set_read_timeout(SLICE)?;
+        let mut buffer = vec![0; BUFFER.max(leftover.len())];
+        buffer[..leftover.len()].copy_from_slice(leftover);
+        Ok(Reader { stream, timeout: SLICE, buffer, start: 0, filled: leftover.len(), last_bytes: Instant::now() })
+    }
+
+    /// Reads once, for at most about `timeout`.
+    pub(crate) fn read(&mut self, timeout: Duration) -> Outcome {
+        if timeout != self.timeout {
+            if let Err(error) = self.stream.set_read_timeout(timeout) {
+                return Outcome::End(error);
+            }
+            self.timeout = timeout;
+        }
+        if self.start == self.filled {
+            (self.start, self.filled) = (0, 0);
+        } else if self.filled == self.buffer.len() {
+            if self.start == 0 {
+                self.buffer.resize(self.buffer.len() * 2, 0);
+            } else {
+                self.buffer.copy_within(self.start..self.filled, 0);
+                self.filled -= self.start;
+                self.start = 0;
+            }
+        }
+        loop {
+            return match self.stream.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => Outcome::End(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the stream")),
+                Ok(count) => {
+                    self.filled += count;
+                    self.last_bytes = Instant::now();
+                    Outcome::Bytes
+                }
+                Err(error) if is_timeout(&error) => Outcome::Nothing,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Outcome::End(error),
+            };
+        }
+    }
+
+    /// Lets the session take in what has been read.
+    pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Error> {
+        let used = session.feed(&self.buffer[self.start..self.filled])?;
+        self.start += used;
+        Ok(())
+    }
+}
+
+/// The reader thread: reads whenever nobody else does, and is the connection's clock.
+pub(crate) fn run(link: &Arc<Link>) {
+    let mut seen_turns = 0;
+    loop {
+        thread::park_timeout(SLICE);
+        let mut shared = link.lock();
+        link.check_blocked(&mut shared);
+        if shared.session.end.is_some() {
+            return;
+        }
+        let unused = shared.turns == seen_turns || shared.hand_over;
+        seen_turns = shared.turns;
+        let mut was_paused = false;
+        while shared.session.undelivered > UNDELIVERED_BOUND && !shared.is_waited_for() {
+            shared.paused = true;
+            was_paused = true;
+            let limit = link.blocked_limit(&shared);
+            drop(shared);
+            thread::park_timeout(limit);
+            shared = link.lock();
+            link.check_blocked(&mut shared);
+            if shared.session.end.is_some() {
+                return;
+            }
+        }
+        shared.paused = false;
+        if !unused && !was_paused {
+            continue;
+        }
+        let Some(mut reader) = shared.reader.take() else { continue };
+        shared.hand_over = false;
+        if was_paused {
+            // Nobody listened meanwhile, so silence says nothing about the peer.
+            reader.last_bytes = Instant::now();
+        }
+        loop {
+            let timeout = link.next_limit(&shared, &reader);
+            drop(shared);
+            let outcome = reader.read(timeout);
+            shared = link.lock();
+            link.absorb(&mut shared, &mut reader, outcome);
+            let enough = shared.session.undelivered > UNDELIVERED_BOUND;
+            if shared.session.end.is_some() || shared.is_waited_for() || enough {
+                break;
+            }
+        }
+        seen_turns = shared.turns;
+        shared.reader = Some(reader);
+    }
+}

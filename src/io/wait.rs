@@ -1,0 +1,440 @@
+//! Every wait for the broker: who reads, who sleeps, who is woken.
+//!
+//! There are two locks. `shared` protects the session and the read half at rest; `Outgoing` has its own for the bytes
+//! that go out and the write half at rest. Whoever needs both takes `shared` first. Neither is held during a system call
+//! on the stream or while the program's own code runs.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use super::reader::{self, Outcome, Reader, SLICE};
+use super::stream::Stream;
+use super::writer::{self, Outgoing};
+use crate::error::{Result, StreamLost};
+use crate::protocol::connection::{Dispatcher, Session};
+use crate::protocol::frame;
+use crate::protocol::handshake::Negotiated;
+use crate::protocol::heartbeat::Heartbeat;
+use crate::protocol::method::Method;
+use crate::Error;
+
+/// The moment after this long, or one so far away that it makes no difference.
+pub(crate) fn after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(1 << 32))
+}
+
+/// How long a read may take when nothing limits it.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A thread that sleeps until something changes.
+struct Waiter {
+    id: u64,
+    thread: Thread,
+    interest: Interest,
+}
+
+/// What a waiting thread wants to hear of: one channel and those whose callbacks it registered, or everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interest {
+    pub(crate) channel: Option<usize>,
+    pub(crate) thread: u64,
+}
+
+impl Interest {
+    /// A call on one channel.
+    pub(crate) fn channel(place: usize) -> Self {
+        Interest { channel: Some(place), thread: 0 }
+    }
+}
+
+impl From<Dispatcher> for Interest {
+    fn from(dispatcher: Dispatcher) -> Self {
+        Interest { channel: dispatcher.channel, thread: dispatcher.thread }
+    }
+}
+
+/// What the lock `shared` protects.
+pub(crate) struct Shared {
+    pub(crate) session: Session,
+    /// The read half, when nobody is reading.
+    pub(crate) reader: Option<Box<Reader>>,
+    /// How often callers have read for themselves.
+    pub(crate) turns: u64,
+    /// A caller found nothing to read and leaves reading to the reader thread.
+    pub(crate) hand_over: bool,
+    /// The reader thread does not read, because too much waits for the program.
+    pub(crate) paused: bool,
+    waiters: Vec<Waiter>,
+    next_waiter: u64,
+    blocked_since: Option<Instant>,
+    last_bytes: Instant,
+    write_error: Option<String>,
+    /// Threads that run callbacks now.
+    pub(crate) dispatching: Vec<u64>,
+}
+
+impl Shared {
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+}
+
+/// One open connection, as the handles and the two threads share it.
+pub(crate) struct Link {
+    shared: Mutex<Shared>,
+    pub(crate) outgoing: Outgoing,
+    control: Mutex<Box<dyn Stream>>,
+    reader_thread: OnceLock<Thread>,
+    pub(crate) address: Arc<str>,
+    pub(crate) negotiated: Negotiated,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) rpc_timeout: Duration,
+    blocked_timeout: Option<Duration>,
+}
+
+/// What an open stream becomes a connection with.
+pub(crate) struct Opened {
+    pub(crate) stream: Box<dyn Stream>,
+    /// What came behind the last frame of the handshake.
+    pub(crate) leftover: Vec<u8>,
+    pub(crate) negotiated: Negotiated,
+    pub(crate) address: Arc<str>,
+    pub(crate) rpc_timeout: Duration,
+    pub(crate) blocked_timeout: Option<Duration>,
+}
+
+impl Link {
+    /// Starts the two threads.
+    pub(crate) fn start(opened: Opened) -> io::Result<Arc<Link>> {
+        let Opened { stream, leftover, negotiated, address, rpc_timeout, blocked_timeout } = opened;
+        let reader = Reader::new(stream.try_clone()?, &leftover)?;
+        let outgoing = Outgoing::new(stream.try_clone()?)?;
+        let session = Session::new(negotiated.frame_max, negotiated.channel_max, Arc::clone(&address));
+        let link = Arc::new(Link {
+            shared: Mutex::new(Shared {
+                session,
+                last_bytes: reader.last_bytes,
+                reader: Some(Box::new(reader)),
+                turns: 0,
+                hand_over: false,
+                paused: false,
+                waiters: Vec::new(),
+                next_waiter: 0,
+                blocked_since: None,
+                write_error: None,
+                dispatching: Vec::new(),
+            }),
+            outgoing,
+            control: Mutex::new(stream),
+            reader_thread: OnceLock::new(),
+            address,
+            heartbeat: Heartbeat::new(negotiated.heartbeat),
+            negotiated,
+            rpc_timeout,
+            blocked_timeout,
+        });
+        let for_writer = Arc::clone(&link);
+        thread::Builder::new().name("haypile-writer".into()).spawn(move || writer::run(&for_writer))?;
+        let for_reader = Arc::clone(&link);
+        let spawned =
+            thread::Builder::new().name("haypile-reader".into()).spawn(move || reader::run(&for_reader));
+        match spawned {
+            Ok(handle) => {
+                let _ = link.reader_thread.set(handle.thread().clone());
+            }
+            Err(error) => {
+                link.outgoing.kill();
+                return Err(error);
+            }
+        }
+        Ok(link)
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `check` answers something, or until the deadline has passed (`None`). What has gathered is sent first.
+    ///
+    /// `check` runs under the lock, first at once and then whenever something has changed.
+    pub(crate) fn wait<T>(
+        &self,
+        interest: Interest,
+        deadline: Option<Instant>,
+        mut check: impl FnMut(&mut Shared) -> Option<T>,
+    ) -> Option<T> {
+        self.outgoing.flush_now(self);
+        let mut shared = self.lock();
+        let mut may_read = true;
+        loop {
+            let done = check(&mut shared);
+            let left = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => LONG,
+            };
+            if done.is_none() && left.is_zero() && shared.reader.is_some() {
+                // Whoever only looks in does not read; then somebody else must.
+                self.hand_over(&mut shared);
+            }
+            if done.is_some() || left.is_zero() {
+                self.leave(shared);
+                return done;
+            }
+            if shared.reader.is_some() && may_read && left >= SLICE {
+                let Some(mut reader) = shared.reader.take() else { continue };
+                shared.turns += 1;
+                drop(shared);
+                let outcome = reader.read(SLICE);
+                may_read = matches!(outcome, Outcome::Bytes);
+                shared = self.lock();
+                self.absorb(&mut shared, &mut reader, outcome);
+                shared.reader = Some(reader);
+                continue;
+            }
+            if shared.reader.is_some() {
+                self.hand_over(&mut shared);
+            }
+            let id = shared.next_waiter;
+            shared.next_waiter += 1;
+            shared.waiters.push(Waiter { id, thread: thread::current(), interest });
+            drop(shared);
+            thread::park_timeout(left);
+            shared = self.lock();
+            shared.waiters.retain(|waiter| waiter.id != id);
+            may_read = true;
+        }
+    }
+
+    /// Somebody else who waits must read now, or wait for the reader thread to notice that nobody does.
+    fn leave(&self, shared: MutexGuard<'_, Shared>) {
+        if shared.reader.is_some() {
+            if let Some(waiter) = shared.waiters.first() {
+                waiter.thread.unpark();
+            }
+        }
+    }
+
+    /// Lets the reader thread read, so that nobody has to.
+    pub(crate) fn hand_over(&self, shared: &mut Shared) {
+        shared.hand_over = true;
+        self.wake_reader();
+    }
+
+    fn wake_reader(&self) {
+        if let Some(thread) = self.reader_thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Wakes whoever waits for anything on the connection, because something changed that no frame brought.
+    pub(crate) fn poke(&self) {
+        let shared = self.lock();
+        for waiter in &shared.waiters {
+            waiter.thread.unpark();
+        }
+    }
+
+    /// Whether a thread that took something off the session must let the reader thread go on.
+    pub(crate) fn resume_if_paused(&self, shared: &mut Shared) {
+        if shared.paused && shared.session.undelivered <= reader::RESUME_BELOW {
+            shared.paused = false;
+            self.hand_over(shared);
+        }
+    }
+
+    // ---- what reading brings
+
+    /// Takes in what a read brought.
+    pub(crate) fn absorb(&self, shared: &mut Shared, reader: &mut Reader, outcome: Outcome) {
+        match outcome {
+            Outcome::Bytes => {
+                shared.last_bytes = reader.last_bytes;
+                if let Err(error) = reader.handle(&mut shared.session) {
+                    self.violated(shared, error);
+                }
+            }
+            Outcome::Nothing => self.check_silence(shared, reader),
+            Outcome::End(error) => self.lost(shared, &error),
+        }
+        self.settle(shared);
+    }
+
+    /// Sends what the protocol itself must answer and wakes those whom the changes concern.
+    fn settle(&self, shared: &mut Shared) {
+        let session = &mut shared.session;
+        if !session.replies.is_empty() || !session.closed_gates.is_empty() {
+            let replies = std::mem::take(&mut session.replies);
+            let gates = std::mem::take(&mut session.closed_gates);
+            let _ = self.outgoing.append_now(|out| {
+                for gate in &gates {
+                    gate.open.store(false, std::sync::atomic::Ordering::Release);
+                }
+                out.extend_from_slice(&replies);
+                Ok(())
+            });
+        }
+        match (&session.blocked, shared.blocked_since) {
+            (Some(_), None) => shared.blocked_since = Some(Instant::now()),
+            (None, Some(_)) => shared.blocked_since = None,
+            _ => {}
+        }
+        if session.end.is_some() {
+            self.outgoing.finish();
+            self.wake_reader();
+        }
+        let changed = std::mem::take(&mut session.changed);
+        let everything = std::mem::take(&mut session.connection_changed);
+        if !shared.waiters.is_empty() {
+            let homes: Vec<u64> =
+                changed.iter().filter_map(|place| Some(shared.session.channel(*place)?.home)).collect();
+            for Waiter { thread, interest, .. } in &shared.waiters {
+                let concerned = match interest.channel {
+                    None => everything || !changed.is_empty(),
+                    Some(place) => everything || changed.contains(&place) || homes.contains(&interest.thread),
+                };
+                if concerned {
+                    thread.unpark();
+                }
+            }
+        }
+        shared.session.changed = changed;
+        shared.session.changed.clear();
+    }
+
+    /// The peer broke a rule: it is told, and the connection ends.
+    fn violated(&self, shared: &mut Shared, error: Error) {
+        log::error!("{}: {error}", self.address);
+        let (reply_code, text) = match &error {
+            Error::UnexpectedFrame { .. } => (505, "UNEXPECTED_FRAME"),
+            _ => (501, "FRAME_ERROR"),
+        };
+        let close = Method::ConnectionClose { reply_code, reply_text: text.into(), class_id: 0, method_id: 0 };
+        let _ = frame::write_method(&mut shared.session.replies, 0, &close);
+        shared.session.end_all(error);
+    }
+
+    fn lost(&self, shared: &mut Shared, error: &io::Error) {
+        if shared.session.closing.is_some() {
+            // The peer may hang up in place of close-ok.
+            shared.session.end_by_client();
+            return;
+        }
+        let cause = shared.write_error.take().unwrap_or_else(|| error.to_string());
+        let lost = StreamLost {
+            address: Arc::clone(&self.address),
+            cause,
+            silent_for: shared.last_bytes.elapsed(),
+        };
+        if shared.session.end.is_none() {
+            log::warn!("{lost}");
+        }
+        shared.session.end_all(Error::StreamLost(Box::new(lost)));
+        self.outgoing.kill();
+    }
+
+    fn check_silence(&self, shared: &mut Shared, reader: &Reader) {
+        let silent_for = reader.last_bytes.elapsed();
+        if self.heartbeat.silence_limit().is_some_and(|limit| silent_for >= limit) {
+            let address = Arc::clone(&self.address);
+            let error = Error::HeartbeatTimeout { address, heartbeat: self.heartbeat.interval(), silent_for };
+            log::warn!("{error}");
+            shared.session.end_all(error);
+            self.outgoing.kill();
+        }
+        self.check_blocked(shared);
+    }
+
+    /// Ends a connection that the broker has blocked for too long.
+    pub(crate) fn check_blocked(&self, shared: &mut Shared) {
+        let (Some(since), Some(timeout)) = (shared.blocked_since, self.blocked_timeout) else { return };
+        if since.elapsed() >= timeout && shared.session.end.is_none() {
+            let reason = shared.session.blocked.clone().unwrap_or_else(|| "".into());
+            let error = Error::ConnectionBlockedTimeout { address: Arc::clone(&self.address), timeout, reason };
+            log::warn!("{error}");
+            shared.session.end_all(error);
+            self.outgoing.kill();
+            self.settle(shared);
+        }
+    }
+
+    /// How long the reader thread may block until it must look at a limit.
+    pub(crate) fn next_limit(&self, shared: &Shared, reader: &Reader) -> Duration {
+        let silence = self.heartbeat.silence_limit().map(|limit| limit.saturating_sub(reader.last_bytes.elapsed()));
+        let limit = silence.unwrap_or(LONG).min(self.blocked_limit(shared));
+        limit.max(Duration::from_millis(1))
+    }
+
+    /// How long the connection may still be blocked.
+    pub(crate) fn blocked_limit(&self, shared: &Shared) -> Duration {
+        match (shared.blocked_since, self.blocked_timeout) {
+            (Some(since), Some(timeout)) => timeout.saturating_sub(since.elapsed()),
+            _ => LONG,
+        }
+    }
+
+    // ---- the end
+
+    /// A write failed. The broker may have said why before it hung up, so what it sent is read to the end first.
+    pub(crate) fn write_failed(&self, error: &io::Error) {
+        let mut shared = self.lock();
+        shared.write_error.get_or_insert_with(|| error.to_string());
+        self.hand_over(&mut shared);
+        drop(shared);
+        self.shutdown_stream();
+    }
+
+    pub(crate) fn shutdown_stream(&self) {
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = control.shutdown() {
+            log::trace!("{}: shutdown: {error}", self.address);
+        }
+    }
+
+    /// Closes the connection: says so, waits for the broker to confirm, and ends it in any case.
+    pub(crate) fn close(&self, reply_code: u16, reply_text: &str, timeout: Duration) -> Result<()> {
+        let mut shared = self.lock();
+        if let Some(end) = &shared.session.end {
+            return Err(Error::ConnectionWrongState { reason: end.to_string().into() });
+        }
+        if shared.session.closing.is_some() {
+            return Err(Error::ConnectionWrongState { reason: "it is being closed by another thread".into() });
+        }
+        let close = Method::ConnectionClose { reply_code, reply_text: reply_text.into(), class_id: 0, method_id: 0 };
+        self.outgoing.append_quietly(|out| Ok(frame::write_method(out, 0, &close)?))?;
+        shared.session.closing = Some((reply_code, reply_text.to_owned()));
+        drop(shared);
+        let deadline = after(timeout);
+        let interest = Interest { channel: None, thread: 0 };
+        let ended = self.wait(interest, Some(deadline), |shared| shared.session.end.clone());
+        if ended.is_none() {
+            let mut shared = self.lock();
+            shared.session.end_by_client();
+            self.settle(&mut shared);
+            self.outgoing.kill();
+            drop(shared);
+            self.shutdown_stream();
+            return Err(Error::Timeout { waiting_for: "the broker's connection.close-ok", after: timeout });
+        }
+        Ok(())
+    }
+
+    /// Ends a channel from this side without waiting; its number is free when the broker has confirmed.
+    pub(crate) fn end_channel(&self, shared: &mut Shared, place: usize, code: u16, text: &str, why: Error) {
+        use crate::protocol::channel::Phase;
+        let Some(channel) = shared.session.channel(place) else { return };
+        if !matches!(channel.phase, Phase::Open | Phase::Opening) {
+            return;
+        }
+        channel.phase = Phase::Closing;
+        let number = channel.number;
+        let close = Method::ChannelClose { reply_code: code, reply_text: text.into(), class_id: 0, method_id: 0 };
+        if let Err(error) = frame::write_method(&mut shared.session.replies, number, &close) {
+            log::error!("channel {number}: {error}");
+        }
+        shared.session.end_channel(place, why);
+        self.settle(shared);
+    }
+}

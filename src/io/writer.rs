@@ -1,0 +1,396 @@
+//! Bytes out: what nobody waits for is gathered here; the write half of the stream; the writer thread and its heartbeats.
+
+use std::io::{self, IoSlice, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::stream::{is_timeout, Stream};
+use super::wait::{after, Link};
+use crate::error::Result;
+use crate::protocol::frame;
+use crate::Error;
+
+/// A publisher that has gathered this much writes it himself, if nobody is writing.
+const WRITE_AT: usize = 64 * 1024;
+
+/// Above this much, publishers wait for room.
+const HIGH_WATER: usize = 512 * 1024;
+
+/// Bodies of this size and more are written from where they lie.
+pub(crate) const DIRECT_BODY: usize = 32 * 1024;
+
+/// Under load, how long the writer thread lets bytes gather between two writes.
+const GATHER: Duration = Duration::from_micros(150);
+
+/// The bound of one system call, so that whoever writes can look at his deadline.
+const WRITE_SLICE: Duration = Duration::from_secs(1);
+
+/// How long the last bytes may take when the connection ends.
+const FINISH: Duration = Duration::from_secs(2);
+
+/// The write half of the stream: the right to write.
+struct Writer {
+    stream: Box<dyn Stream>,
+    /// What this half has taken to write; what of it is written.
+    batch: Vec<u8>,
+    done: usize,
+}
+
+enum Outcome {
+    Done,
+    /// The peer takes nothing at present; the rest stays in the batch.
+    Stuck,
+    Failed(io::Error),
+}
+
+impl Writer {
+    fn is_clear(&self) -> bool {
+        self.done == self.batch.len()
+    }
+
+    fn write(&mut self) -> Outcome {
+        while self.done < self.batch.len() {
+            match self.stream.write(&self.batch[self.done..]) {
+                Ok(0) => return Outcome::Failed(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => return Outcome::Stuck,
+                Err(error) => return Outcome::Failed(error),
+            }
+        }
+        self.batch.clear();
+        self.done = 0;
+        Outcome::Done
+    }
+
+    /// Writes the batch and after it the frames of a body, without copying the body.
+    fn write_body(&mut self, channel: u16, body: &[u8], chunk: usize) -> Outcome {
+        let head = std::mem::take(&mut self.batch);
+        let mut outcome = Outcome::Done;
+        let mut first = Some(&head[self.done..]);
+        self.done = 0;
+        // Groups bound the list of slices; 64 frames are 8 MiB at the usual frame size.
+        for group in body.chunks(chunk * 64) {
+            let prefixes: Vec<[u8; 7]> =
+                group.chunks(chunk).map(|part| frame::body_prefix(channel, part.len() as u32)).collect();
+            let mut slices: Vec<IoSlice<'_>> = first.take().into_iter().map(IoSlice::new).collect();
+            for (part, prefix) in group.chunks(chunk).zip(&prefixes) {
+                slices.extend([IoSlice::new(prefix), IoSlice::new(part), IoSlice::new(&[frame::FRAME_END])]);
+            }
+            let mut rest = &mut slices[..];
+            while matches!(outcome, Outcome::Done) && !rest.is_empty() {
+                match self.stream.write_vectored(rest) {
+                    Ok(0) => outcome = Outcome::Failed(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if is_timeout(&error) => outcome = Outcome::Stuck,
+                    Err(error) => outcome = Outcome::Failed(error),
+                }
+            }
+            match outcome {
+                Outcome::Done => {}
+                // A message that has begun must be finished; the rest is kept for whoever writes next.
+                Outcome::Stuck => rest.iter().for_each(|slice| self.batch.extend_from_slice(slice)),
+                Outcome::Failed(_) => return outcome,
+            }
+        }
+        if self.batch.is_empty() {
+            self.batch = head;
+            self.batch.clear();
+        }
+        outcome
+    }
+}
+
+struct State {
+    bytes: Vec<u8>,
+    /// The write half, when nobody is writing.
+    half: Option<Box<Writer>>,
+    appended: u64,
+    written: u64,
+    last_write: Instant,
+    /// The writer thread waits to be woken.
+    asleep: bool,
+    /// Threads that wait for room, for the write half, or for the end of a flush.
+    waiting: usize,
+    /// When the connection came to its end: write the rest and shut down.
+    finishing: Option<Instant>,
+    dead: bool,
+}
+
+/// What is to be sent.
+pub(crate) struct Outgoing {
+    state: Mutex<State>,
+    work: Condvar,
+    progress: Condvar,
+}
+
+impl Outgoing {
+    pub(crate) fn new(stream: Box<dyn Stream>) -> io::Result<Self> {
+        stream.set_write_timeout(WRITE_SLICE)?;
+        let half = Some(Box::new(Writer { stream, batch: Vec::new(), done: 0 }));
+        Ok(Outgoing {
+            state: Mutex::new(State {
+                bytes: Vec::new(),
+                half,
+                appended: 0,
+                written: 0,
+                last_write: Instant::now(),
+                asleep: false,
+                waiting: 0,
+                finishing: None,
+                dead: false,
+            }),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_progress<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        deadline: Instant,
+    ) -> (MutexGuard<'a, State>, bool) {
+        let now = Instant::now();
+        if now >= deadline {
+            return (state, false);
+        }
+        state.waiting += 1;
+        let (mut state, _) =
+            self.progress.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        (state, true)
+    }
+
+    /// Bytes that must go out whatever the room: the protocol's own answers, and calls that somebody waits for.
+    pub(crate) fn append_now(&self, write: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+        let mut state = self.lock();
+        let before = state.bytes.len();
+        let result = write(&mut state.bytes);
+        state.appended += (state.bytes.len() - before) as u64;
+        self.wake_writer(state);
+        result
+    }
+
+    /// The same, for whoever goes on to flush: the writer thread is not woken.
+    pub(crate) fn append_quietly(&self, write: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+        let mut state = self.lock();
+        let before = state.bytes.len();
+        let result = write(&mut state.bytes);
+        state.appended += (state.bytes.len() - before) as u64;
+        result
+    }
+
+    fn wake_writer(&self, mut state: MutexGuard<'_, State>) {
+        if state.asleep && !state.bytes.is_empty() {
+            state.asleep = false;
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    /// Gathers what nobody waits for. Waits for room, until `timeout` has passed.
+    #[inline]
+    pub(crate) fn append(
+        &self,
+        link: &Link,
+        timeout: Duration,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        if state.bytes.len() >= HIGH_WATER {
+            let deadline = after(timeout);
+            while state.bytes.len() >= HIGH_WATER && !state.dead {
+                let in_time;
+                (state, in_time) = self.wait_for_progress(state, deadline);
+                if !in_time {
+                    return Err(Error::Timeout { waiting_for: "room in the output buffer", after: timeout });
+                }
+            }
+        }
+        let before = state.bytes.len();
+        write(&mut state.bytes)?;
+        state.appended += (state.bytes.len() - before) as u64;
+        if state.bytes.len() >= WRITE_AT && state.half.as_ref().is_some_and(|half| half.is_clear()) {
+            self.write_out(link, state);
+        } else {
+            self.wake_writer(state);
+        }
+        Ok(())
+    }
+
+    /// Sends one large message: `write` gives what comes before the body; the body goes from where it lies.
+    pub(crate) fn append_body(
+        &self,
+        link: &Link,
+        timeout: Duration,
+        channel: u16,
+        body: &[u8],
+        chunk: usize,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        if !state.half.as_ref().is_some_and(|half| half.is_clear()) {
+            let deadline = after(timeout);
+            while !state.half.as_ref().is_some_and(|half| half.is_clear()) && !state.dead {
+                let in_time;
+                (state, in_time) = self.wait_for_progress(state, deadline);
+                if !in_time {
+                    return Err(Error::Timeout { waiting_for: "room in the output buffer", after: timeout });
+                }
+            }
+        }
+        let before = state.bytes.len();
+        write(&mut state.bytes)?;
+        let Some(mut half) = state.half.take() else { return Ok(()) };
+        let framed = body.len() + body.len().div_ceil(chunk) * frame::FRAME_OVERHEAD;
+        state.appended += (state.bytes.len() - before + framed) as u64;
+        std::mem::swap(&mut half.batch, &mut state.bytes);
+        drop(state);
+        let outcome = half.write_body(channel, body, chunk);
+        self.give_back(link, half, outcome);
+        Ok(())
+    }
+
+    /// Writes what has gathered, if nobody else is writing; who is will take this too.
+    pub(crate) fn flush_now(&self, link: &Link) {
+        let state = self.lock();
+        if state.bytes.is_empty() {
+            return;
+        }
+        if state.half.as_ref().is_some_and(|half| half.is_clear()) {
+            self.write_out(link, state);
+        } else {
+            self.wake_writer(state);
+        }
+    }
+
+    /// Waits until everything appended so far is written. Answers whether it was, in time.
+    pub(crate) fn flush(&self, link: &Link, timeout: Duration) -> bool {
+        self.flush_now(link);
+        let mut state = self.lock();
+        let target = state.appended;
+        let deadline = after(timeout);
+        while state.written < target && !state.dead {
+            let in_time;
+            (state, in_time) = self.wait_for_progress(state, deadline);
+            if !in_time {
+                return false;
+            }
+        }
+        state.written >= target
+    }
+
+    fn write_out(&self, link: &Link, mut state: MutexGuard<'_, State>) {
+        let Some(mut half) = state.half.take() else { return };
+        if half.is_clear() {
+            std::mem::swap(&mut half.batch, &mut state.bytes);
+        }
+        drop(state);
+        let outcome = half.write();
+        self.give_back(link, half, outcome);
+    }
+
+    fn give_back(&self, link: &Link, half: Box<Writer>, outcome: Outcome) {
+        let mut state = self.lock();
+        state.last_write = Instant::now();
+        let left = (half.batch.len() - half.done + state.bytes.len()) as u64;
+        match outcome {
+            Outcome::Failed(error) => {
+                state.dead = true;
+                state.asleep = false;
+                drop(state);
+                self.work.notify_all();
+                self.progress.notify_all();
+                link.write_failed(&error);
+                return;
+            }
+            Outcome::Done | Outcome::Stuck => {
+                state.written = state.appended - left;
+                let stuck = !half.is_clear();
+                state.half = Some(half);
+                if state.waiting > 0 {
+                    self.progress.notify_all();
+                }
+                if state.asleep && (stuck || !state.bytes.is_empty()) {
+                    state.asleep = false;
+                    drop(state);
+                    self.work.notify_one();
+                }
+            }
+        }
+    }
+
+    /// The connection is over: the rest is written, for a bounded time, and the stream shut down.
+    pub(crate) fn finish(&self) {
+        let mut state = self.lock();
+        state.finishing.get_or_insert_with(Instant::now);
+        state.asleep = false;
+        drop(state);
+        self.work.notify_all();
+        self.progress.notify_all();
+    }
+
+    /// The stream is lost: nothing more can be written.
+    pub(crate) fn kill(&self) {
+        let mut state = self.lock();
+        state.dead = true;
+        state.bytes.clear();
+        state.asleep = false;
+        drop(state);
+        self.work.notify_all();
+        self.progress.notify_all();
+    }
+}
+
+/// The writer thread.
+pub(crate) fn run(link: &Arc<Link>) {
+    let outgoing = &link.outgoing;
+    let send_after = link.heartbeat.send_after();
+    let mut state = outgoing.lock();
+    loop {
+        if state.dead {
+            break;
+        }
+        let stuck = state.half.as_ref().is_some_and(|half| !half.is_clear());
+        let idle = state.bytes.is_empty() && !stuck;
+        let since = state.last_write.elapsed();
+        if let Some(began) = state.finishing {
+            if (idle && state.half.is_some()) || began.elapsed() >= FINISH {
+                state.dead = true;
+                break;
+            }
+        }
+        let nap = if state.half.is_none() {
+            // Somebody else writes; he wakes this thread if something is left.
+            FINISH
+        } else if idle {
+            match send_after {
+                Some(after) if since >= after => {
+                    state.bytes.extend_from_slice(&frame::HEARTBEAT);
+                    state.appended += frame::HEARTBEAT.len() as u64;
+                    continue;
+                }
+                Some(after) => after - since,
+                None => Duration::from_secs(3600),
+            }
+        } else if !stuck && since < GATHER && state.bytes.len() < WRITE_AT && state.finishing.is_none() {
+            state = outgoing.work.wait_timeout(state, GATHER - since).unwrap_or_else(PoisonError::into_inner).0;
+            continue;
+        } else {
+            outgoing.write_out(link, state);
+            state = outgoing.lock();
+            continue;
+        };
+        state.asleep = true;
+        state = outgoing.work.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner).0;
+        state.asleep = false;
+    }
+    drop(state);
+    outgoing.progress.notify_all();
+    link.shutdown_stream();
+}

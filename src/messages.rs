@@ -1,0 +1,183 @@
+//! What the broker sends, as plain values with pika's field names.
+
+use std::fmt;
+
+use crate::BasicProperties;
+
+/// A delivered message: what `consume` yields and `basic_cancel` gives back.
+pub type Message = (Deliver, BasicProperties, Vec<u8>);
+
+/// How a message came to a consumer: `basic.deliver` (pika: `spec.Basic.Deliver`; AMQP 0-9-1, class `basic`, method 60).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct Deliver {
+    /// The consumer it is for.
+    pub consumer_tag: String,
+    /// The number to acknowledge it with, counted from 1 on each channel.
+    pub delivery_tag: u64,
+    /// Whether it was delivered before, to this consumer or another one.
+    pub redelivered: bool,
+    /// The exchange it was published to; empty for the default exchange.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+}
+
+/// How a message was fetched: `basic.get-ok` (pika: `spec.Basic.GetOk`; AMQP 0-9-1, class `basic`, method 71).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct GetOk {
+    /// The number to acknowledge it with, counted from 1 on each channel.
+    pub delivery_tag: u64,
+    /// Whether it was delivered before.
+    pub redelivered: bool,
+    /// The exchange it was published to; empty for the default exchange.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// How many messages were ready in the queue after this one.
+    pub message_count: u32,
+}
+
+/// Why a message came back: `basic.return` (pika: `spec.Basic.Return`; AMQP 0-9-1, class `basic`, method 50).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct Return {
+    /// The AMQP reply code, such as 312 (`NO_ROUTE`).
+    pub reply_code: u16,
+    /// What the server said.
+    pub reply_text: String,
+    /// The exchange it was published to; empty for the default exchange.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+}
+
+/// A message that the broker gave back, because it was mandatory and no queue took it (pika:
+/// `blocking_connection.ReturnedMessage`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReturnedMessage {
+    /// Why it came back.
+    pub method: Return,
+    /// The properties it was published with.
+    pub properties: BasicProperties,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// What became of a declared queue: `queue.declare-ok` (pika: `spec.Queue.DeclareOk`; AMQP 0-9-1, class `queue`,
+/// method 11).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct QueueDeclareOk {
+    /// The queue's name, which is the server's invention if the name asked for was empty.
+    pub queue: String,
+    /// How many messages are ready in it.
+    pub message_count: u32,
+    /// How many consumers it has.
+    pub consumer_count: u32,
+}
+
+/// Why `start_consuming` came to an end (pika returns nothing).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConsumingEnded {
+    /// This program cancelled the last consumer.
+    Cancelled,
+    /// The broker cancelled the last consumer, most often because its queue was deleted.
+    CancelledByBroker {
+        /// The consumer it cancelled.
+        consumer_tag: String,
+    },
+    /// There was no consumer to begin with.
+    NoConsumers,
+    /// This program closed the channel or the connection.
+    Closed,
+}
+
+/// What a publisher's messages came to, when not all of them were confirmed; see
+/// [`Error::Unconfirmed`](crate::Error::Unconfirmed).
+///
+/// The numbers are those that `publish` answered. Each loss is reported once.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct UnconfirmedReport {
+    /// Mandatory messages that no queue took, with their sequence numbers.
+    pub returned: Vec<(u64, ReturnedMessage)>,
+    /// Sequence numbers of those that the broker refused.
+    pub nacked: Vec<u64>,
+    /// Sequence numbers of those that had no answer when the time was up.
+    pub pending: Vec<u64>,
+}
+
+impl fmt::Display for UnconfirmedReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.returned.len() + self.nacked.len() + self.pending.len();
+        write!(f, "{total} not confirmed")?;
+        let returned: Vec<u64> = self
+            .returned
+            .iter()
+            .take(SHOWN)
+            .map(|(number, _)| *number)
+            .collect();
+        let groups = [
+            (self.returned.len(), &returned[..], "returned"),
+            (self.nacked.len(), &self.nacked[..], "refused"),
+            (self.pending.len(), &self.pending[..], "pending"),
+        ];
+        let mut separator = ": ";
+        for (count, numbers, what) in groups {
+            if count == 0 {
+                continue;
+            }
+            write!(f, "{separator}{count} {what} (")?;
+            for (n, number) in numbers.iter().take(SHOWN).enumerate() {
+                write!(f, "{}{number}", if n == 0 { "" } else { ", " })?;
+            }
+            f.write_str(if count > SHOWN { ", ...)" } else { ")" })?;
+            separator = "; ";
+        }
+        if let Some((_, ReturnedMessage { method, .. })) = self.returned.first() {
+            write!(
+                f,
+                "; first return: {} {}",
+                method.reply_code, method.reply_text
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// How many sequence numbers of a kind an error text shows; the report itself has them all.
+const SHOWN: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_counts_and_shows_the_first_numbers() {
+        let returned = ReturnedMessage {
+            method: Return {
+                reply_code: 312,
+                reply_text: "NO_ROUTE".into(),
+                ..Return::default()
+            },
+            properties: BasicProperties::new(),
+            body: Vec::new(),
+        };
+        let report = UnconfirmedReport {
+            returned: vec![(3, returned)],
+            nacked: (10..20).collect(),
+            pending: vec![4, 5],
+        };
+        assert_eq!(
+            report.to_string(),
+            "13 not confirmed: 1 returned (3); 10 refused (10, 11, 12, 13, 14, ...); 2 pending (4, 5); \
+             first return: 312 NO_ROUTE"
+        );
+        assert_eq!(
+            UnconfirmedReport {
+                pending: vec![1],
+                ..Default::default()
+            }
+            .to_string(),
+            "1 not confirmed: 1 pending (1)"
+        );
+    }
+}

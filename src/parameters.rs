@@ -1,0 +1,919 @@
+//! What a connection is opened with.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::credentials::Credentials;
+use crate::error::{Error, Result};
+use crate::{FieldTable, FieldValue};
+
+/// The port for plain connections, unless another is given (AMQP 0-9-1, section 4.2.1).
+const PORT: u16 = 5672;
+/// The port for TLS, unless another is given.
+const TLS_PORT: u16 = 5671;
+/// The smallest `frame_max` that can be asked for; RabbitMQ 4 refuses less.
+const FRAME_MAX_LEAST: u32 = 8192;
+/// The largest `frame_max` that can be asked for, and the default.
+const FRAME_MAX_MOST: u32 = 131_072;
+/// The most bytes that a short string has room for (AMQP 0-9-1, section 4.2.5.3).
+const SHORT_STRING: usize = 255;
+
+/// Where the broker is, how to log in, and what to agree on (pika: `ConnectionParameters`, `URLParameters`).
+///
+/// Each of pika's fields has a setter of the same name. Nothing is checked until the connection is opened: then what is
+/// out of range fails with [`Error::InvalidParameter`], which names the field, the value and what is allowed.
+/// `Debug` does not show the password.
+///
+/// ```
+/// use haypile::{ConnectionParameters, PlainCredentials};
+/// use std::time::Duration;
+///
+/// let parameters = ConnectionParameters::new("rabbit.example")
+///     .virtual_host("shop")
+///     .credentials(PlainCredentials::new("orders", "secret"))
+///     .heartbeat(30)
+///     .connection_attempts(5)
+///     .retry_delay(Duration::from_secs(1))
+///     .client_property("connection_name", "orders");
+/// # let _ = parameters;
+/// ```
+///
+/// The defaults are pika's: `localhost`, port 5672 (5671 with TLS), virtual host `/`, user `guest` with password
+/// `guest`, the heartbeat that the server proposes, `channel_max` 65535, `frame_max` 131072, one connection attempt,
+/// `retry_delay` 2 s, `socket_timeout` 10 s, `stack_timeout` 15 s, no `blocked_connection_timeout`, locale `en_US`. The
+/// `rpc_timeout` of 60 s is haypile's own.
+#[derive(Debug, Clone)]
+pub struct ConnectionParameters {
+    pub(crate) host: String,
+    /// `None`: the scheme's own; see `effective_port`.
+    pub(crate) port: Option<u16>,
+    pub(crate) virtual_host: String,
+    pub(crate) credentials: Credentials,
+    pub(crate) channel_max: u16,
+    pub(crate) frame_max: u32,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) connection_attempts: u32,
+    pub(crate) retry_delay: Duration,
+    pub(crate) socket_timeout: Option<Duration>,
+    pub(crate) stack_timeout: Option<Duration>,
+    pub(crate) blocked_connection_timeout: Option<Duration>,
+    pub(crate) rpc_timeout: Duration,
+    pub(crate) locale: String,
+    /// What the program adds to the defaults; see `merged_client_properties`.
+    pub(crate) client_properties: FieldTable,
+    pub(crate) tcp_options: TcpOptions,
+    // TLS: the one place where the options are kept. What a URL says; TlsOptions takes its place.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::url::UrlTls>,
+}
+
+impl ConnectionParameters {
+    /// This host (a name or an address, IPv6 with or without brackets), and the defaults for everything else.
+    pub fn new(host: impl Into<String>) -> Self {
+        ConnectionParameters {
+            host: without_brackets(host.into()),
+            ..Self::default()
+        }
+    }
+
+    /// The parameters that an AMQP URL stands for (pika: `URLParameters`).
+    ///
+    /// `amqp://user:password@host:port/virtual-host?option=value&…`, as the RabbitMQ URI specification has it. Every
+    /// part may be left out, and takes its default. `amqps://` is TLS (feature `tls`).
+    ///
+    /// - Every part is percent-decoded, and must be UTF-8 then. In user name and password, `/` is written `%2f`, `?`
+    ///   `%3f`, `#` `%23`, `%` `%25`, `@` `%40` and, in the user name, `:` `%3a`.
+    /// - An IPv6 address stands in brackets: `amqp://[::1]:5672`.
+    /// - The virtual host is what follows the slash: none at all in `amqp://host` gives `/`; `amqp://host/` gives the one
+    ///   with the **empty name**, as the specification says (pika reads it as `/`); `/` itself is written
+    ///   `amqp://host/%2f`. A second slash is an error.
+    /// - A user name needs a password, which may be empty: `amqp://user:@host`. (Not with `auth_mechanism=external`.)
+    ///
+    /// Options, each at most once:
+    ///
+    /// | option | meaning |
+    /// | --- | --- |
+    /// | `heartbeat` | seconds, 0 is off |
+    /// | `channel_max`, `frame_max`, `connection_attempts` | whole numbers |
+    /// | `retry_delay`, `socket_timeout`, `stack_timeout`, `blocked_connection_timeout`, `rpc_timeout` | seconds; fractions are allowed |
+    /// | `connection_timeout` | RabbitMQ's name for `socket_timeout`, in milliseconds |
+    /// | `locale` | text |
+    /// | `auth_mechanism` | `plain`, `amqplain` or `external`; may be repeated, the first that the server offers is used |
+    /// | `client_properties` | `{'connection_name': 'orders'}`: a Python or JSON dictionary, percent-encoded |
+    /// | `tcp_options` | the same: `TCP_KEEPIDLE`, `TCP_KEEPINTVL` (seconds), `TCP_KEEPCNT`, `TCP_USER_TIMEOUT` (milliseconds) |
+    /// | `cacertfile`, `certfile`, `keyfile` | paths to PEM files (`amqps`) |
+    /// | `verify` | `verify_peer` (the default) or `verify_none` (`amqps`) |
+    /// | `server_name_indication` | the name that the server's certificate must bear (`amqps`) |
+    /// | `ssl_options` | pika's dictionary: `ca_certs` or `cafile`, `certfile`, `keyfile`, `server_hostname`, `verify` (`amqps`) |
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParameter`], naming the part or option, the value (never a password) and what is expected, if
+    /// the text is no such URL or asks for what is out of range; [`Error::ShortStringTooLong`] for a virtual host or
+    /// locale over 255 bytes.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, PlainCredentials};
+    ///
+    /// let parameters = ConnectionParameters::from_url("amqp://orders:secret@rabbit.example/shop?heartbeat=30")?;
+    /// assert_eq!(
+    ///     parameters,
+    ///     ConnectionParameters::new("rabbit.example")
+    ///         .virtual_host("shop")
+    ///         .credentials(PlainCredentials::new("orders", "secret"))
+    ///         .heartbeat(30)
+    /// );
+    /// let error = ConnectionParameters::from_url("amqp://localhost?heartbeet=30").unwrap_err();
+    /// assert!(error.to_string().contains("heartbeet"));
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
+    pub fn from_url(url: impl AsRef<str>) -> Result<Self> {
+        crate::url::parse(url.as_ref())
+    }
+
+    /// The broker's host: a name or an address, IPv6 with or without brackets. Default: `localhost`.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = without_brackets(host.into());
+        self
+    }
+
+    /// The broker's port. Default: 5672, or 5671 with TLS.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// The virtual host, at most 255 bytes, as it is (not percent-encoded). Default: `/`.
+    #[must_use]
+    pub fn virtual_host(mut self, virtual_host: impl Into<String>) -> Self {
+        self.virtual_host = virtual_host.into();
+        self
+    }
+
+    /// How to log in: [`PlainCredentials`](crate::PlainCredentials),
+    /// [`AmqPlainCredentials`](crate::AmqPlainCredentials) or [`ExternalCredentials`](crate::ExternalCredentials).
+    /// Default: `guest` with the password `guest`.
+    #[must_use]
+    pub fn credentials(mut self, credentials: impl Into<Credentials>) -> Self {
+        self.credentials = credentials.into();
+        self
+    }
+
+    /// The most channels to ask for, 1 to 65535; the server may allow fewer. Default: 65535.
+    #[must_use]
+    pub fn channel_max(mut self, channel_max: u16) -> Self {
+        self.channel_max = channel_max;
+        self
+    }
+
+    /// The largest frame to ask for, 8192 to 131072 bytes; the server may allow less. Default: 131072.
+    #[must_use]
+    pub fn frame_max(mut self, frame_max: u32) -> Self {
+        self.frame_max = frame_max;
+        self
+    }
+
+    /// The heartbeat timeout in seconds, which overrides what the server proposes; 0 turns heartbeats off; `None` (the
+    /// default) takes the server's; [`Heartbeat::negotiate`] asks a function.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, Heartbeat};
+    ///
+    /// let off = ConnectionParameters::default().heartbeat(0);
+    /// let the_servers = ConnectionParameters::default().heartbeat(None);
+    /// let at_most_a_minute = ConnectionParameters::default().heartbeat(Heartbeat::negotiate(|server| server.min(60)));
+    /// # let _ = (off, the_servers, at_most_a_minute);
+    /// ```
+    #[must_use]
+    pub fn heartbeat(mut self, heartbeat: impl Into<Heartbeat>) -> Self {
+        self.heartbeat = heartbeat.into();
+        self
+    }
+
+    /// How often to go through all addresses before giving up, at least once. Default: 1.
+    #[must_use]
+    pub fn connection_attempts(mut self, connection_attempts: u32) -> Self {
+        self.connection_attempts = connection_attempts;
+        self
+    }
+
+    /// How long to wait between attempts. Default: 2 s.
+    #[must_use]
+    pub fn retry_delay(mut self, retry_delay: Duration) -> Self {
+        self.retry_delay = retry_delay;
+        self
+    }
+
+    /// How long to wait for one address to accept the connection; more than zero, `None` for as long as the operating
+    /// system does. Default: 10 s.
+    #[must_use]
+    pub fn socket_timeout(mut self, socket_timeout: impl Into<Option<Duration>>) -> Self {
+        self.socket_timeout = socket_timeout.into();
+        self
+    }
+
+    /// How long to wait for one address until the connection is open, TLS and login included; more than zero, `None`
+    /// for ever. Should be more than `socket_timeout`. Default: 15 s.
+    #[must_use]
+    pub fn stack_timeout(mut self, stack_timeout: impl Into<Option<Duration>>) -> Self {
+        self.stack_timeout = stack_timeout.into();
+        self
+    }
+
+    /// How long the broker may block the connection (for want of memory or disk) before it is given up with
+    /// [`Error::ConnectionBlockedTimeout`]; `None` (the default) is for ever.
+    #[must_use]
+    pub fn blocked_connection_timeout(
+        mut self,
+        blocked_connection_timeout: impl Into<Option<Duration>>,
+    ) -> Self {
+        self.blocked_connection_timeout = blocked_connection_timeout.into();
+        self
+    }
+
+    /// How long a call waits for the broker's answer before it fails with [`Error::Timeout`] and its channel is closed;
+    /// more than zero. Default: 60 s. (pika waits for ever.)
+    #[must_use]
+    pub fn rpc_timeout(mut self, rpc_timeout: Duration) -> Self {
+        self.rpc_timeout = rpc_timeout;
+        self
+    }
+
+    /// The language of the server's texts, at most 255 bytes. Default: `en_US`, the only one there is.
+    #[must_use]
+    pub fn locale(mut self, locale: impl Into<String>) -> Self {
+        self.locale = locale.into();
+        self
+    }
+
+    /// Adds something that the broker is told about this program, or replaces it. `connection_name` is what RabbitMQ's
+    /// management page shows.
+    ///
+    /// A table given as `capabilities` is merged into the library's own, so that single ones can be turned off:
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, FieldTable};
+    ///
+    /// let mut capabilities = FieldTable::new();
+    /// capabilities.insert("connection.blocked", false);
+    /// let parameters = ConnectionParameters::default()
+    ///     .client_property("connection_name", "orders")
+    ///     .client_property("capabilities", capabilities);
+    /// # let _ = parameters;
+    /// ```
+    #[must_use]
+    pub fn client_property(mut self, key: impl Into<String>, value: impl Into<FieldValue>) -> Self {
+        self.client_properties.insert(key.into(), value.into());
+        self
+    }
+
+    /// Gives all that the broker is told beside the defaults, in place of what was given before (see
+    /// [`client_property`](Self::client_property)).
+    #[must_use]
+    pub fn client_properties(mut self, client_properties: FieldTable) -> Self {
+        self.client_properties = client_properties;
+        self
+    }
+
+    /// Options of the TCP socket. Default: none set.
+    #[must_use]
+    pub fn tcp_options(mut self, tcp_options: TcpOptions) -> Self {
+        self.tcp_options = tcp_options;
+        self
+    }
+
+    /// Whether the connection is to be inside TLS.
+    pub(crate) fn uses_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// The port given, or else the usual one.
+    pub(crate) fn effective_port(&self) -> u16 {
+        self.port
+            .unwrap_or(if self.uses_tls() { TLS_PORT } else { PORT })
+    }
+
+    /// Host and port, as errors name them.
+    pub(crate) fn address(&self) -> String {
+        let port = self.effective_port();
+        if self.host.contains(':') {
+            format!("[{}]:{port}", self.host)
+        } else {
+            format!("{}:{port}", self.host)
+        }
+    }
+
+    /// What `connection.start-ok` tells the server: the defaults, and what the program adds to them or puts in their
+    /// place.
+    pub(crate) fn merged_client_properties(&self) -> FieldTable {
+        let mut capabilities = FieldTable::new();
+        for capability in [
+            "authentication_failure_close",
+            "basic.nack",
+            "connection.blocked",
+            "consumer_cancel_notify",
+            "exchange_exchange_bindings",
+            "publisher_confirms",
+        ] {
+            capabilities.insert(capability, true);
+        }
+        let mut merged = FieldTable::new();
+        merged.insert("product", env!("CARGO_PKG_NAME"));
+        merged.insert("version", env!("CARGO_PKG_VERSION"));
+        merged.insert("platform", "Rust");
+        merged.insert("information", env!("CARGO_PKG_DESCRIPTION"));
+        for (key, value) in self.client_properties.iter() {
+            match value.as_table() {
+                Some(table) if key == CAPABILITIES => {
+                    for (capability, value) in table.iter() {
+                        capabilities.insert(capability, value.clone());
+                    }
+                }
+                _ => {
+                    merged.insert(key, value.clone());
+                }
+            }
+        }
+        merged.insert(CAPABILITIES, capabilities);
+        merged
+    }
+
+    /// Refuses what is out of range or cannot be sent.
+    pub(crate) fn validate(&self) -> Result<()> {
+        // Whoever gives a URL where a host belongs may have put a password in it: it is not repeated.
+        if self.host.contains(['/', '@']) {
+            return Err(Error::invalid(
+                "host",
+                "a text with '/' or '@'",
+                "a host name or an address is expected; a URL goes through from_url",
+            ));
+        }
+        if self.host.is_empty()
+            || self
+                .host
+                .contains(|c: char| c.is_control() || c.is_whitespace())
+        {
+            return Err(Error::invalid(
+                "host",
+                format_args!("{:?}", self.host),
+                "a host name or an address is expected, without spaces or control characters",
+            ));
+        }
+        if self.port == Some(0) {
+            return Err(Error::invalid("port", 0, "1 to 65535 is expected"));
+        }
+        for (field, value) in [
+            ("virtual_host", &self.virtual_host),
+            ("locale", &self.locale),
+        ] {
+            if value.len() > SHORT_STRING {
+                return Err(Error::ShortStringTooLong {
+                    field,
+                    length: value.len(),
+                });
+            }
+        }
+        if let Some((field, expected)) = self.credentials.problem() {
+            return Err(Error::invalid(
+                field,
+                "the value given (not shown)",
+                expected,
+            ));
+        }
+        if self.channel_max == 0 {
+            return Err(Error::invalid("channel_max", 0, "1 to 65535 is expected"));
+        }
+        if !(FRAME_MAX_LEAST..=FRAME_MAX_MOST).contains(&self.frame_max) {
+            return Err(Error::invalid(
+                "frame_max",
+                self.frame_max,
+                "8192 to 131072 bytes is expected",
+            ));
+        }
+        if self.connection_attempts == 0 {
+            return Err(Error::invalid(
+                "connection_attempts",
+                0,
+                "at least 1 is expected",
+            ));
+        }
+        for (field, value) in [
+            ("socket_timeout", self.socket_timeout),
+            ("stack_timeout", self.stack_timeout),
+            ("rpc_timeout", Some(self.rpc_timeout)),
+        ] {
+            if value == Some(Duration::ZERO) {
+                return Err(Error::invalid(field, "0 s", "more than zero is expected"));
+            }
+        }
+        if self
+            .client_properties
+            .get(CAPABILITIES)
+            .is_some_and(|value| value.as_table().is_none())
+        {
+            return Err(Error::invalid(
+                "client property capabilities",
+                "something else",
+                "a table is expected",
+            ));
+        }
+        self.tcp_options.validate()
+    }
+}
+
+const CAPABILITIES: &str = "capabilities";
+
+impl Default for ConnectionParameters {
+    /// `localhost`, and the defaults of [`ConnectionParameters`] for the rest.
+    fn default() -> Self {
+        ConnectionParameters {
+            host: "localhost".to_owned(),
+            port: None,
+            virtual_host: "/".to_owned(),
+            credentials: Credentials::default(),
+            channel_max: u16::MAX,
+            frame_max: FRAME_MAX_MOST,
+            heartbeat: Heartbeat::default(),
+            connection_attempts: 1,
+            retry_delay: Duration::from_secs(2),
+            socket_timeout: Some(Duration::from_secs(10)),
+            stack_timeout: Some(Duration::from_secs(15)),
+            blocked_connection_timeout: None,
+            rpc_timeout: Duration::from_secs(60),
+            locale: "en_US".to_owned(),
+            client_properties: FieldTable::new(),
+            tcp_options: TcpOptions::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+/// Field by field, except that the default port equals the same port given; taken apart, so that a new field cannot be
+/// forgotten.
+impl PartialEq for ConnectionParameters {
+    fn eq(&self, other: &Self) -> bool {
+        let ConnectionParameters {
+            host,
+            port: _,
+            virtual_host,
+            credentials,
+            channel_max,
+            frame_max,
+            heartbeat,
+            connection_attempts,
+            retry_delay,
+            socket_timeout,
+            stack_timeout,
+            blocked_connection_timeout,
+            rpc_timeout,
+            locale,
+            client_properties,
+            tcp_options,
+            #[cfg(feature = "tls")]
+            tls,
+        } = self;
+        #[cfg(feature = "tls")]
+        if *tls != other.tls {
+            return false;
+        }
+        *host == other.host
+            && self.effective_port() == other.effective_port()
+            && *virtual_host == other.virtual_host
+            && *credentials == other.credentials
+            && *channel_max == other.channel_max
+            && *frame_max == other.frame_max
+            && *heartbeat == other.heartbeat
+            && *connection_attempts == other.connection_attempts
+            && *retry_delay == other.retry_delay
+            && *socket_timeout == other.socket_timeout
+            && *stack_timeout == other.stack_timeout
+            && *blocked_connection_timeout == other.blocked_connection_timeout
+            && *rpc_timeout == other.rpc_timeout
+            && *locale == other.locale
+            && *client_properties == other.client_properties
+            && *tcp_options == other.tcp_options
+    }
+}
+
+impl FromStr for ConnectionParameters {
+    type Err = Error;
+
+    /// As [`ConnectionParameters::from_url`].
+    fn from_str(url: &str) -> Result<Self> {
+        Self::from_url(url)
+    }
+}
+
+/// Names have no brackets: they are how URLs keep an IPv6 address apart from the port.
+fn without_brackets(host: String) -> String {
+    match host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
+        Some(inner) => inner.to_owned(),
+        None => host,
+    }
+}
+
+/// Which heartbeat timeout to ask for (pika: `heartbeat`, a number, `None` or a callable).
+///
+/// A `u16` converts: so many seconds, whatever the server proposes, 0 for none. So does an `Option<u16>`: `None` takes
+/// what the server proposes, and is the default.
+#[derive(Clone, Default)]
+pub struct Heartbeat(Choice);
+
+#[derive(Clone, Default)]
+enum Choice {
+    #[default]
+    Servers,
+    Seconds(u16),
+    Function(Arc<dyn Fn(u16) -> u16 + Send + Sync>),
+}
+
+impl Heartbeat {
+    /// Asks a function, which is given what the server proposes and answers what to use, both in seconds, 0 for none.
+    ///
+    /// It runs on the thread that opens the connection, and must not wait for it. (pika's callable is given the
+    /// connection as well, which can do nothing at that point.)
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, Heartbeat};
+    ///
+    /// let at_least_ten = Heartbeat::negotiate(|server| server.max(10));
+    /// let parameters = ConnectionParameters::default().heartbeat(at_least_ten);
+    /// # let _ = parameters;
+    /// ```
+    pub fn negotiate(function: impl Fn(u16) -> u16 + Send + Sync + 'static) -> Self {
+        Heartbeat(Choice::Function(Arc::new(function)))
+    }
+
+    /// What to send in `connection.tune-ok`, given what `connection.tune` proposed.
+    pub(crate) fn choose(&self, servers: u16) -> u16 {
+        match &self.0 {
+            Choice::Servers => servers,
+            Choice::Seconds(seconds) => *seconds,
+            Choice::Function(function) => function(servers),
+        }
+    }
+}
+
+impl From<u16> for Heartbeat {
+    fn from(seconds: u16) -> Self {
+        Heartbeat(Choice::Seconds(seconds))
+    }
+}
+
+impl From<Option<u16>> for Heartbeat {
+    fn from(seconds: Option<u16>) -> Self {
+        Heartbeat(seconds.map_or(Choice::Servers, Choice::Seconds))
+    }
+}
+
+impl fmt::Debug for Heartbeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Choice::Servers => f.write_str("as the server proposes"),
+            Choice::Seconds(seconds) => write!(f, "{seconds} s"),
+            Choice::Function(_) => f.write_str("as a function says"),
+        }
+    }
+}
+
+/// A function equals only itself and its clones.
+impl PartialEq for Heartbeat {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Choice::Servers, Choice::Servers) => true,
+            (Choice::Seconds(one), Choice::Seconds(another)) => one == another,
+            (Choice::Function(one), Choice::Function(another)) => {
+                std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(another))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Heartbeat {}
+
+/// Options of the TCP socket (pika: `tcp_options`, a dictionary).
+///
+/// Any of the three `keep…` turns keepalive on. What is not set stays as the operating system has it. Where the
+/// operating system has no such option, it is left out with a warning in the log.
+///
+/// ```
+/// use haypile::{ConnectionParameters, TcpOptions};
+/// use std::time::Duration;
+///
+/// let options = TcpOptions::new()
+///     .keepidle(Duration::from_secs(60))
+///     .keepintvl(Duration::from_secs(10))
+///     .keepcnt(3)
+///     .user_timeout(Duration::from_secs(30));
+/// let parameters = ConnectionParameters::default().tcp_options(options);
+/// # let _ = parameters;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpOptions {
+    pub(crate) keepidle: Option<Duration>,
+    pub(crate) keepintvl: Option<Duration>,
+    pub(crate) keepcnt: Option<u32>,
+    pub(crate) user_timeout: Option<Duration>,
+}
+
+impl TcpOptions {
+    /// None set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// After how long without traffic to probe the peer, in whole seconds, 1 to 32767 (`TCP_KEEPIDLE`).
+    #[must_use]
+    pub fn keepidle(mut self, keepidle: Duration) -> Self {
+        self.keepidle = Some(keepidle);
+        self
+    }
+
+    /// How long to wait between probes, in whole seconds, 1 to 32767 (`TCP_KEEPINTVL`).
+    #[must_use]
+    pub fn keepintvl(mut self, keepintvl: Duration) -> Self {
+        self.keepintvl = Some(keepintvl);
+        self
+    }
+
+    /// After how many unanswered probes to give up, 1 to 127 (`TCP_KEEPCNT`).
+    #[must_use]
+    pub fn keepcnt(mut self, keepcnt: u32) -> Self {
+        self.keepcnt = Some(keepcnt);
+        self
+    }
+
+    /// How long what was sent may stay unacknowledged, in whole milliseconds, at most 24 days; 0 is the operating
+    /// system's default (`TCP_USER_TIMEOUT`).
+    #[must_use]
+    pub fn user_timeout(mut self, user_timeout: Duration) -> Self {
+        self.user_timeout = Some(user_timeout);
+        self
+    }
+
+    /// Whether keepalive is to be turned on.
+    pub(crate) fn needs_keepalive(&self) -> bool {
+        self.keepidle.is_some() || self.keepintvl.is_some() || self.keepcnt.is_some()
+    }
+
+    fn validate(&self) -> Result<()> {
+        for (field, value) in [
+            ("tcp_options: keepidle", self.keepidle),
+            ("tcp_options: keepintvl", self.keepintvl),
+        ] {
+            if let Some(value) = value.filter(|value| !(1..=32767).contains(&value.as_secs())) {
+                return Err(Error::invalid(
+                    field,
+                    format_args!("{value:?}"),
+                    "1 to 32767 s is expected",
+                ));
+            }
+        }
+        if let Some(value) = self.keepcnt.filter(|value| !(1..=127).contains(value)) {
+            return Err(Error::invalid(
+                "tcp_options: keepcnt",
+                value,
+                "1 to 127 is expected",
+            ));
+        }
+        if let Some(value) = self
+            .user_timeout
+            .filter(|value| value.as_millis() > i32::MAX as u128)
+        {
+            let expected = "at most 2147483647 ms is expected";
+            return Err(Error::invalid(
+                "tcp_options: user_timeout",
+                format_args!("{value:?}"),
+                expected,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a connection can be opened with: parameters, an AMQP URL, or several of either, which are tried in order.
+///
+/// ```
+/// use haypile::{ConnectionParameters, IntoParameters};
+///
+/// let one = "amqp://localhost".into_parameters()?;
+/// assert_eq!(one, [ConnectionParameters::default()]);
+/// let two = ["amqp://first", "amqp://second"].into_parameters()?;
+/// assert_eq!(two.len(), 2);
+/// # Ok::<(), haypile::Error>(())
+/// ```
+pub trait IntoParameters {
+    /// The parameters, at least one, each of them checked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParameter`] or [`Error::ShortStringTooLong`] for a URL that is none, a value out of range, or
+    /// an empty list.
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>>;
+}
+
+impl IntoParameters for ConnectionParameters {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        self.validate()?;
+        Ok(vec![self])
+    }
+}
+
+impl IntoParameters for &ConnectionParameters {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        self.clone().into_parameters()
+    }
+}
+
+impl IntoParameters for &str {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        ConnectionParameters::from_url(self)?.into_parameters()
+    }
+}
+
+impl IntoParameters for String {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        self.as_str().into_parameters()
+    }
+}
+
+impl IntoParameters for &String {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        self.as_str().into_parameters()
+    }
+}
+
+impl IntoParameters for Cow<'_, str> {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        (*self).into_parameters()
+    }
+}
+
+impl<T: IntoParameters, const N: usize> IntoParameters for [T; N] {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        collect(self)
+    }
+}
+
+impl<T: IntoParameters> IntoParameters for Vec<T> {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        collect(self)
+    }
+}
+
+impl<T: IntoParameters + Clone> IntoParameters for &[T] {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        collect(self.iter().cloned())
+    }
+}
+
+impl<T: IntoParameters + Clone, const N: usize> IntoParameters for &[T; N] {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        collect(self.iter().cloned())
+    }
+}
+
+impl<T: IntoParameters + Clone> IntoParameters for &Vec<T> {
+    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
+        collect(self.iter().cloned())
+    }
+}
+
+fn collect<T: IntoParameters>(
+    several: impl IntoIterator<Item = T>,
+) -> Result<Vec<ConnectionParameters>> {
+    let mut all = Vec::new();
+    for one in several {
+        all.append(&mut one.into_parameters()?);
+    }
+    if all.is_empty() {
+        return Err(Error::invalid(
+            "parameters",
+            "an empty list",
+            "at least one is expected",
+        ));
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_pikas() {
+        let parameters = ConnectionParameters::default();
+        assert_eq!(parameters.address(), "localhost:5672");
+        assert_eq!(parameters.virtual_host, "/");
+        assert_eq!(
+            parameters.credentials.respond(&["PLAIN"]).unwrap().1,
+            b"\0guest\0guest"
+        );
+        assert_eq!(
+            (parameters.channel_max, parameters.frame_max),
+            (65535, 131_072)
+        );
+        assert_eq!(parameters.heartbeat.choose(60), 60);
+        assert_eq!(
+            (parameters.connection_attempts, parameters.retry_delay),
+            (1, Duration::from_secs(2))
+        );
+        assert_eq!(parameters.socket_timeout, Some(Duration::from_secs(10)));
+        assert_eq!(parameters.stack_timeout, Some(Duration::from_secs(15)));
+        assert_eq!(parameters.blocked_connection_timeout, None);
+        assert_eq!(parameters.rpc_timeout, Duration::from_secs(60));
+        assert_eq!(parameters.locale, "en_US");
+        assert_eq!(parameters.tcp_options, TcpOptions::default());
+        assert!(!parameters.tcp_options.needs_keepalive());
+        parameters.validate().unwrap();
+    }
+
+    #[test]
+    fn a_heartbeat_given_overrides_the_servers() {
+        assert_eq!(Heartbeat::from(30).choose(60), 30);
+        assert_eq!(Heartbeat::from(90).choose(60), 90);
+        assert_eq!(Heartbeat::from(0).choose(60), 0);
+        assert_eq!(Heartbeat::from(None).choose(60), 60);
+        assert_eq!(Heartbeat::from(Some(7)).choose(60), 7);
+        assert_eq!(Heartbeat::negotiate(|server| server / 2).choose(60), 30);
+    }
+
+    #[test]
+    fn addresses_bracket_ipv6() {
+        assert_eq!(ConnectionParameters::new("[::1]").host, "::1");
+        assert_eq!(
+            ConnectionParameters::new("::1").port(1).address(),
+            "[::1]:1"
+        );
+        assert_eq!(
+            ConnectionParameters::new("127.0.0.1").address(),
+            "127.0.0.1:5672"
+        );
+    }
+
+    #[test]
+    fn client_properties_are_merged_over_the_defaults() {
+        let plain = ConnectionParameters::default().merged_client_properties();
+        let text = |table: &FieldTable, key: &str| {
+            table
+                .get(key)
+                .and_then(FieldValue::as_str)
+                .map(str::to_owned)
+        };
+        assert_eq!(text(&plain, "product").as_deref(), Some("haypile"));
+        assert_eq!(
+            text(&plain, "version").as_deref(),
+            Some(env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(text(&plain, "platform").as_deref(), Some("Rust"));
+        assert!(text(&plain, "information").is_some());
+        let capabilities = plain
+            .get("capabilities")
+            .and_then(FieldValue::as_table)
+            .unwrap();
+        assert_eq!(capabilities.len(), 6);
+        assert!(capabilities
+            .iter()
+            .all(|(_, value)| value.as_bool() == Some(true)));
+
+        let mut own = FieldTable::new();
+        own.insert("connection.blocked", false);
+        own.insert("mine", true);
+        let merged = ConnectionParameters::default()
+            .client_property("product", "orders")
+            .client_property("connection_name", "one")
+            .client_property("capabilities", own)
+            .merged_client_properties();
+        assert_eq!(text(&merged, "product").as_deref(), Some("orders"));
+        assert_eq!(text(&merged, "connection_name").as_deref(), Some("one"));
+        assert_eq!(merged.len(), plain.len() + 1);
+        let capabilities = merged
+            .get("capabilities")
+            .and_then(FieldValue::as_table)
+            .unwrap();
+        assert_eq!(capabilities.len(), 7);
+        assert_eq!(
+            capabilities
+                .get("connection.blocked")
+                .and_then(FieldValue::as_bool),
+            Some(false)
+        );
+        assert_eq!(
+            capabilities.get("basic.nack").and_then(FieldValue::as_bool),
+            Some(true)
+        );
+    }
+}

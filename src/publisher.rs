@@ -1,0 +1,159 @@
+//! Many messages with confirms.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use crate::channel::Channel;
+use crate::error::Result;
+use crate::io::wait::{after, Interest};
+use crate::{Error, Publish, UnconfirmedReport};
+
+/// Publishes with confirms, many at a time; made by [`Channel::publisher`]. Has no counterpart in pika, which waits for
+/// each confirmation.
+///
+/// [`publish`](Publisher::publish) waits only while the window is full. What the broker returned or refused is reported by
+/// [`wait_for_confirms`](Publisher::wait_for_confirms), under the sequence number that `publish` answered. A message that
+/// is in no report, and was published before a `wait_for_confirms` that returned, is the broker's responsibility.
+///
+/// Dropping a publisher waits for nothing: call `wait_for_confirms` first.
+///
+/// ```no_run
+/// # fn main() -> haypile::Result<()> {
+/// # use haypile::{Connection, Error};
+/// # use std::time::Duration;
+/// # let channel = Connection::open("amqp://localhost")?.channel()?;
+/// let mut publisher = channel.publisher(1000)?;
+/// for n in 0..10_000 {
+///     publisher.publish("", "numbers", n.to_string())?;
+/// }
+/// match publisher.wait_for_confirms(Duration::from_secs(30)) {
+///     Err(Error::Unconfirmed(report)) => eprintln!("publish again: {:?} {:?}", report.nacked, report.pending),
+///     other => other?,
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Publisher {
+    channel: Channel,
+    window: u64,
+    /// Runs of sequence numbers that are this publisher's and not reported, oldest first.
+    own: VecDeque<(u64, u64)>,
+}
+
+impl Publisher {
+    pub(crate) fn new(channel: Channel, window: u64) -> Self {
+        Publisher { channel, window, own: VecDeque::new() }
+    }
+
+    /// Publishes a message without properties; answers its sequence number on the channel, from 1.
+    ///
+    /// # Errors
+    /// As [`Channel::basic_publish`], but for what the broker does with the message, which
+    /// [`wait_for_confirms`](Publisher::wait_for_confirms) reports. [`Error::Timeout`] if the window stayed full for
+    /// `rpc_timeout`; this message was not sent then, and the publisher goes on.
+    pub fn publish(&mut self, exchange: &str, routing_key: &str, body: impl AsRef<[u8]>) -> Result<u64> {
+        self.publish_with(exchange, routing_key, body, Publish::new())
+    }
+
+    /// Publishes a message with properties, or as mandatory; answers its sequence number on the channel, from 1.
+    ///
+    /// # Errors
+    /// As [`publish`](Publisher::publish).
+    pub fn publish_with<'p>(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+        publish: impl Into<Publish<'p>>,
+    ) -> Result<u64> {
+        if self.channel.gate().unsettled() >= self.window {
+            self.wait_for_room()?;
+        }
+        let sequence = self.channel.send_message(exchange, routing_key, body.as_ref(), &publish.into(), false)?;
+        match self.own.back_mut() {
+            Some((_, last)) if *last + 1 == sequence => *last = sequence,
+            _ => self.own.push_back((sequence, sequence)),
+        }
+        Ok(sequence)
+    }
+
+    fn wait_for_room(&self) -> Result<()> {
+        let link = self.channel.link();
+        let place = self.channel.place();
+        let room = link.wait(Interest::channel(place), Some(after(link.rpc_timeout)), |shared| {
+            let channel = shared.session.channel(place)?;
+            if channel.gate.end.get().is_some() {
+                return Some(false);
+            }
+            (channel.gate.unsettled() < self.window).then_some(true)
+        });
+        match room {
+            Some(true) => Ok(()),
+            Some(false) => Err(self.channel.ended()),
+            None => Err(Error::Timeout { waiting_for: "room in the publisher's window", after: link.rpc_timeout }),
+        }
+    }
+
+    /// How many of this publisher's messages are neither confirmed nor refused nor returned yet.
+    pub fn unconfirmed(&self) -> usize {
+        let mut shared = self.channel.link().lock();
+        let Some(channel) = shared.session.channel(self.channel.place()) else { return 0 };
+        self.own.iter().map(|(first, last)| channel.confirms.unsettled(*first, *last)).sum()
+    }
+
+    /// Waits until every message published so far is settled, or the time is up.
+    ///
+    /// # Errors
+    /// [`Error::Unconfirmed`] with what was returned, refused, or pending when the time was up. Each loss is reported once,
+    /// the pending ones are forgotten by this publisher, and it can go on. What closed the channel or the connection: then
+    /// nothing is known of what was unconfirmed.
+    pub fn wait_for_confirms(&mut self, timeout: impl Into<Option<Duration>>) -> Result<()> {
+        let timeout = timeout.into();
+        let link = self.channel.link();
+        let place = self.channel.place();
+        let own = &self.own;
+        let settled = link.wait(Interest::channel(place), timeout.map(after), |shared| {
+            let channel = shared.session.channel(place)?;
+            // The oldest come first, so the newest tell soonest that something is open.
+            if own.iter().rev().all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0) {
+                return Some(true);
+            }
+            channel.gate.end.get().map(|_| false)
+        });
+        if settled == Some(false) {
+            return Err(self.channel.ended());
+        }
+        let mut report = UnconfirmedReport::default();
+        if let Some(channel) = link.lock().session.channel(place) {
+            for (first, last) in std::mem::take(&mut self.own) {
+                channel.confirms.take_losses(first, last, &mut report.returned, &mut report.nacked);
+                report.pending.extend(channel.confirms.pending(first, last));
+            }
+        }
+        if report == UnconfirmedReport::default() {
+            Ok(())
+        } else {
+            Err(Error::Unconfirmed(Box::new(report)))
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        let unconfirmed = self.unconfirmed();
+        if unconfirmed > 0 {
+            log::warn!("a publisher was dropped with {unconfirmed} messages unconfirmed; call wait_for_confirms first");
+        }
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("channel", &self.channel)
+            .field("window", &self.window)
+            .field("unconfirmed", &self.unconfirmed())
+            .finish_non_exhaustive()
+    }
+}
