@@ -21,9 +21,9 @@ use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::publisher::Publisher;
 use crate::{
-    BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume, ConsumingEnded,
-    Deliver, Error, ExchangeDeclare, ExchangeDelete, FieldTable, GetOk, Message, Publish, QueueDeclare, QueueDeclareOk,
-    QueueDelete, Return, ReturnedMessage,
+    BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume,
+    ConsumingEnded, Deliver, Error, ExchangeDeclare, ExchangeDelete, FieldTable, GetOk, Message,
+    Publish, QueueDeclare, QueueDeclareOk, QueueDelete, Return, ReturnedMessage,
 };
 
 /// A channel (pika: `BlockingChannel`; specification 1.5).
@@ -47,7 +47,8 @@ pub struct Channel {
     handle: Arc<ChannelHandle>,
 }
 
-pub(crate) type MessageCallback = dyn FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> Result<()> + Send;
+pub(crate) type MessageCallback =
+    dyn FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> Result<()> + Send;
 type ReturnCallback = dyn FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> Result<()> + Send;
 type CancelCallback = dyn FnMut(&Channel, String) -> Result<()> + Send;
 
@@ -70,7 +71,9 @@ impl Drop for ChannelHandle {
     fn drop(&mut self) {
         let link = self.connection.link();
         let mut shared = link.lock();
-        let Some(channel) = shared.session.channel(self.place) else { return };
+        let Some(channel) = shared.session.channel(self.place) else {
+            return;
+        };
         if channel.phase == Phase::Open && !channel.consumers.is_empty() {
             log::warn!(
                 "channel {}: the last handle was dropped while {} consumers were registered; the channel is closed",
@@ -109,7 +112,9 @@ impl Channel {
             return Err(connection.end_error(end.clone()));
         }
         if shared.session.closing.is_some() {
-            return Err(Error::ConnectionWrongState { reason: "it is being closed".into() });
+            return Err(Error::ConnectionWrongState {
+                reason: "it is being closed".into(),
+            });
         }
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);
@@ -157,13 +162,18 @@ impl Channel {
     pub(crate) fn closure(&self) -> Error {
         let number = self.handle.number;
         match self.ended() {
-            Error::ChannelClosedByClient { reply_code, reply_text, .. } => Error::ChannelWrongState {
+            Error::ChannelClosedByClient {
+                reply_code,
+                reply_text,
+                ..
+            } => Error::ChannelWrongState {
                 channel: number,
                 reason: format!("closed by this program: {reply_code} {reply_text}").into(),
             },
-            end @ Error::ConnectionClosedByClient { .. } => {
-                Error::ChannelWrongState { channel: number, reason: end.to_string().into() }
-            }
+            end @ Error::ConnectionClosedByClient { .. } => Error::ChannelWrongState {
+                channel: number,
+                reason: end.to_string().into(),
+            },
             end => end,
         }
     }
@@ -175,10 +185,15 @@ impl Channel {
         link.outgoing.flush(link, CLOSE_OK_LIMIT);
         // Nothing will come for the consumers any more; they may hold clones of this channel.
         self.forget_callbacks();
-        self.handle.gate.end.get().cloned().unwrap_or_else(|| Error::ChannelWrongState {
-            channel: self.handle.number,
-            reason: "it is being closed".into(),
-        })
+        self.handle
+            .gate
+            .end
+            .get()
+            .cloned()
+            .unwrap_or_else(|| Error::ChannelWrongState {
+                channel: self.handle.number,
+                reason: "it is being closed".into(),
+            })
     }
 
     pub(crate) fn forget_callbacks(&self) {
@@ -192,7 +207,12 @@ impl Channel {
 
     // ---- calls that wait for the broker
 
-    fn begin_call(&self, shared: &mut Shared, method: &Method<'_>, expects: (u16, u16)) -> Result<u64> {
+    fn begin_call(
+        &self,
+        shared: &mut Shared,
+        method: &Method<'_>,
+        expects: (u16, u16),
+    ) -> Result<u64> {
         let number = self.handle.number;
         let link = self.link();
         let frame_max = link.negotiated.frame_max as usize;
@@ -205,7 +225,9 @@ impl Channel {
                 return Err(Error::invalid(
                     method.name(),
                     format_args!("a frame of {size} bytes"),
-                    &format!("with all its arguments it must fit into one frame of {frame_max} bytes"),
+                    &format!(
+                        "with all its arguments it must fit into one frame of {frame_max} bytes"
+                    ),
                 ));
             }
             if matches!(method, Method::ConfirmSelect { .. }) {
@@ -220,14 +242,18 @@ impl Channel {
     fn finish_call(&self, call: u64, name: &'static str) -> Result<Reply> {
         let link = self.link();
         let place = self.handle.place;
-        let answer = link.wait(Interest::channel(place), Some(after(link.rpc_timeout)), |shared| {
-            let channel = shared.session.channel(place)?;
-            match channel.take_answer(call) {
-                Some(reply) => Some(Some(reply)),
-                None if channel.gate.end.get().is_some() => Some(None),
-                None => None,
-            }
-        });
+        let answer = link.wait(
+            Interest::channel(place),
+            Some(after(link.rpc_timeout)),
+            |shared| {
+                let channel = shared.session.channel(place)?;
+                match channel.take_answer(call) {
+                    Some(reply) => Some(Some(reply)),
+                    None if channel.gate.end.get().is_some() => Some(None),
+                    None => None,
+                }
+            },
+        );
         match answer {
             Some(Some(reply)) => Ok(reply),
             Some(None) => Err(self.ended()),
@@ -238,9 +264,18 @@ impl Channel {
     /// A call was not answered in time: answers can no longer be told apart, so the channel is closed.
     pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Error {
         let link = self.link();
-        let error = Error::Timeout { waiting_for, after: link.rpc_timeout };
+        let error = Error::Timeout {
+            waiting_for,
+            after: link.rpc_timeout,
+        };
         let mut shared = link.lock();
-        link.end_channel(&mut shared, self.handle.place, 0, "no answer in time", error.clone());
+        link.end_channel(
+            &mut shared,
+            self.handle.place,
+            0,
+            "no answer in time",
+            error.clone(),
+        );
         error
     }
 
@@ -310,7 +345,9 @@ impl Channel {
             };
             frame::write_method(out, handle.number, &method)?;
             let header = out.len();
-            if let Err(error) = frame::write_header(out, handle.number, body.len() as u64, &publish.properties) {
+            if let Err(error) =
+                frame::write_header(out, handle.number, body.len() as u64, &publish.properties)
+            {
                 out.truncate(start);
                 return Err(error.into());
             }
@@ -320,7 +357,9 @@ impl Channel {
                 return Err(Error::invalid(
                     "properties",
                     format_args!("a frame of {size} bytes"),
-                    &format!("all properties and headers must fit into one frame of {frame_max} bytes"),
+                    &format!(
+                        "all properties and headers must fit into one frame of {frame_max} bytes"
+                    ),
                 ));
             }
             if !direct && !body.is_empty() {
@@ -338,7 +377,8 @@ impl Channel {
             Ok(())
         };
         let sent = if direct {
-            link.outgoing.append_body(link, link.rpc_timeout, handle.number, body, chunk, write)
+            link.outgoing
+                .append_body(link, link.rpc_timeout, handle.number, body, chunk, write)
         } else if waits {
             link.outgoing.append_quietly(write)
         } else {
@@ -364,7 +404,12 @@ impl Channel {
     /// [`Error::ShortStringTooLong`] for a name over 255 bytes (nothing is sent then); [`Error::Nack`] and
     /// [`Error::Unroutable`] in confirm mode; [`Error::Timeout`] if there was no room to send, or no confirmation, within
     /// `rpc_timeout`; what closed the channel or the connection.
-    pub fn basic_publish(&self, exchange: &str, routing_key: &str, body: impl AsRef<[u8]>) -> Result<()> {
+    pub fn basic_publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Result<()> {
         self.basic_publish_with(exchange, routing_key, body, Publish::new())
     }
 
@@ -392,7 +437,8 @@ impl Channel {
         publish: impl Into<Publish<'p>>,
     ) -> Result<()> {
         let waits = self.handle.gate.confirming.load(Ordering::Acquire);
-        let sequence = self.send_message(exchange, routing_key, body.as_ref(), &publish.into(), waits)?;
+        let sequence =
+            self.send_message(exchange, routing_key, body.as_ref(), &publish.into(), waits)?;
         match sequence {
             0 => Ok(()),
             sequence => self.wait_for_confirm(sequence),
@@ -402,14 +448,18 @@ impl Channel {
     fn wait_for_confirm(&self, sequence: u64) -> Result<()> {
         let link = self.link();
         let place = self.handle.place;
-        let outcome = link.wait(Interest::channel(place), Some(after(link.rpc_timeout)), |shared| {
-            let channel = shared.session.channel(place)?;
-            match channel.confirms.take(sequence) {
-                Some(outcome) => Some(Some(outcome)),
-                None if channel.gate.end.get().is_some() => Some(None),
-                None => None,
-            }
-        });
+        let outcome = link.wait(
+            Interest::channel(place),
+            Some(after(link.rpc_timeout)),
+            |shared| {
+                let channel = shared.session.channel(place)?;
+                match channel.confirms.take(sequence) {
+                    Some(outcome) => Some(Some(outcome)),
+                    None if channel.gate.end.get().is_some() => Some(None),
+                    None => None,
+                }
+            },
+        );
         match outcome {
             Some(Some(Outcome::Acked)) => Ok(()),
             Some(Some(Outcome::Returned(messages))) => Err(Error::Unroutable(messages)),
@@ -427,7 +477,10 @@ impl Channel {
     /// [`Error::MethodNotImplemented`] if the server has no confirms, and as every call.
     pub fn confirm_delivery(&self) -> Result<()> {
         if self.handle.gate.confirming.load(Ordering::Acquire) {
-            log::error!("channel {}: confirm_delivery was called before", self.handle.number);
+            log::error!(
+                "channel {}: confirm_delivery was called before",
+                self.handle.number
+            );
             return Ok(());
         }
         self.start_confirming()
@@ -435,9 +488,12 @@ impl Channel {
 
     pub(crate) fn start_confirming(&self) -> Result<()> {
         if !self.handle.connection.publisher_confirms_supported() {
-            return Err(Error::MethodNotImplemented { capability: "publisher confirms" });
+            return Err(Error::MethodNotImplemented {
+                capability: "publisher confirms",
+            });
         }
-        self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)).map(done)
+        self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11))
+            .map(done)
     }
 
     /// Publishes many messages with confirms: waits only while `window` of them are unconfirmed. Turns confirms on if they
@@ -462,9 +518,12 @@ impl Channel {
         &self,
         mut callback: impl FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> R + Send + 'static,
     ) {
-        let callback: Box<ReturnCallback> =
-            Box::new(move |channel, method, properties, body| callback(channel, method, properties, body).into_result());
-        lock(&self.handle.callbacks).returned.push(Arc::new(Mutex::new(callback)));
+        let callback: Box<ReturnCallback> = Box::new(move |channel, method, properties, body| {
+            callback(channel, method, properties, body).into_result()
+        });
+        lock(&self.handle.callbacks)
+            .returned
+            .push(Arc::new(Mutex::new(callback)));
         let mut shared = self.link().lock();
         if let Some(channel) = shared.session.channel(self.handle.place) {
             channel.wants_returns = true;
@@ -475,7 +534,11 @@ impl Channel {
     pub(crate) fn tell_returned(&self, returned: &ReturnedMessage) -> Result<()> {
         let callbacks = lock(&self.handle.callbacks).returned.clone();
         callbacks.iter().try_for_each(|callback| {
-            let ReturnedMessage { method, properties, body } = returned.clone();
+            let ReturnedMessage {
+                method,
+                properties,
+                body,
+            } = returned.clone();
             lock(callback)(self, method, properties, body)
         })
     }
@@ -509,9 +572,16 @@ impl Channel {
         request: impl Into<BasicConsume>,
         mut callback: impl FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> R + Send + 'static,
     ) -> Result<String> {
-        let BasicConsume { queue, auto_ack, exclusive, consumer_tag, arguments } = request.into();
-        let callback: Box<MessageCallback> =
-            Box::new(move |channel, method, properties, body| callback(channel, method, properties, body).into_result());
+        let BasicConsume {
+            queue,
+            auto_ack,
+            exclusive,
+            consumer_tag,
+            arguments,
+        } = request.into();
+        let callback: Box<MessageCallback> = Box::new(move |channel, method, properties, body| {
+            callback(channel, method, properties, body).into_result()
+        });
         let consumer_tag = consumer_tag.unwrap_or_else(|| self.new_consumer_tag());
         let place = self.handle.place;
         {
@@ -521,15 +591,23 @@ impl Channel {
                 return Err(self.closure());
             }
             if let Some(channel) = shared.session.channel(place) {
-                let pulled = channel.puller.as_ref().is_some_and(|puller| puller.consumer_tag == consumer_tag);
+                let pulled = channel
+                    .puller
+                    .as_ref()
+                    .is_some_and(|puller| puller.consumer_tag == consumer_tag);
                 if pulled || channel.consumer(&consumer_tag).is_some() {
                     return Err(Error::DuplicateConsumerTag { consumer_tag });
                 }
-                channel.consumers.push(Consumer { consumer_tag: consumer_tag.clone(), auto_ack });
+                channel.consumers.push(Consumer {
+                    consumer_tag: consumer_tag.clone(),
+                    auto_ack,
+                });
                 channel.home = dispatch::thread_number();
             }
             // Before the broker knows of it, so that no message can come too early.
-            lock(&self.handle.callbacks).messages.insert(consumer_tag.clone(), Arc::new(Mutex::new(callback)));
+            lock(&self.handle.callbacks)
+                .messages
+                .insert(consumer_tag.clone(), Arc::new(Mutex::new(callback)));
         }
         let result = self.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments);
         if let Err(error) = result {
@@ -543,7 +621,11 @@ impl Channel {
     }
 
     pub(crate) fn new_consumer_tag(&self) -> String {
-        format!("ctag{}.{}", self.handle.number, uuid::Uuid::new_v4().simple())
+        format!(
+            "ctag{}.{}",
+            self.handle.number,
+            uuid::Uuid::new_v4().simple()
+        )
     }
 
     pub(crate) fn subscribe(
@@ -566,8 +648,14 @@ impl Channel {
         self.call(&method, (60, 21)).map(done)
     }
 
-    pub(crate) fn callback_of(&self, consumer_tag: &str) -> Option<Arc<Mutex<Box<MessageCallback>>>> {
-        lock(&self.handle.callbacks).messages.get(consumer_tag).cloned()
+    pub(crate) fn callback_of(
+        &self,
+        consumer_tag: &str,
+    ) -> Option<Arc<Mutex<Box<MessageCallback>>>> {
+        lock(&self.handle.callbacks)
+            .messages
+            .get(consumer_tag)
+            .cloned()
     }
 
     fn forget_callback(&self, consumer_tag: &str) {
@@ -589,7 +677,10 @@ impl Channel {
             let channel = shared.session.channel(place);
             let puller = channel.as_ref().and_then(|channel| channel.puller.as_ref());
             let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
-            (channel.and_then(|channel| channel.consumer(consumer_tag).cloned()), pulled)
+            (
+                channel.and_then(|channel| channel.consumer(consumer_tag).cloned()),
+                pulled,
+            )
         };
         if self.is_ended() {
             return Err(self.closure());
@@ -599,7 +690,10 @@ impl Channel {
             return Ok(Vec::new());
         }
         let Some(consumer) = consumer else {
-            log::warn!("channel {}: there is no consumer {consumer_tag:?} to cancel", self.handle.number);
+            log::warn!(
+                "channel {}: there is no consumer {consumer_tag:?} to cancel",
+                self.handle.number
+            );
             return Ok(Vec::new());
         };
         self.unsubscribe(consumer_tag)?;
@@ -624,7 +718,14 @@ impl Channel {
     }
 
     pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
-        self.call(&Method::BasicCancel { consumer_tag: consumer_tag.into(), no_wait: false }, (60, 31)).map(done)
+        self.call(
+            &Method::BasicCancel {
+                consumer_tag: consumer_tag.into(),
+                no_wait: false,
+            },
+            (60, 31),
+        )
+        .map(done)
     }
 
     /// Runs callbacks until no consumer is left on this channel, and says why it ended (pika: `start_consuming`).
@@ -638,29 +739,41 @@ impl Channel {
         {
             let mut shared = link.lock();
             if dispatch::is_nested(&shared) {
-                return Err(Error::Reentrancy { call: "start_consuming" });
+                return Err(Error::Reentrancy {
+                    call: "start_consuming",
+                });
             }
             if self.is_ended() {
                 drop(shared);
                 return Err(self.closure());
             }
-            let Some(channel) = shared.session.channel(self.handle.place) else { return Ok(ConsumingEnded::Closed) };
+            let Some(channel) = shared.session.channel(self.handle.place) else {
+                return Ok(ConsumingEnded::Closed);
+            };
             if channel.consumers.is_empty() {
                 return Ok(ConsumingEnded::NoConsumers);
             }
             channel.claims.push(thread);
         }
-        let _claim = Claim { channel: self, thread };
+        let _claim = Claim {
+            channel: self,
+            thread,
+        };
         let place = self.handle.place;
         let is_over = |shared: &mut Shared| {
-            let Some(channel) = shared.session.channel(place) else { return true };
+            let Some(channel) = shared.session.channel(place) else {
+                return true;
+            };
             channel.gate.end.get().is_some() || channel.consumers.is_empty()
         };
         loop {
             let over = {
                 let mut shared = link.lock();
                 // What came before the end is told first, so that nothing is lost.
-                let told = shared.session.channel(place).is_none_or(|channel| channel.inbox.is_empty());
+                let told = shared
+                    .session
+                    .channel(place)
+                    .is_none_or(|channel| channel.inbox.is_empty());
                 is_over(&mut shared) && told
             };
             if over {
@@ -676,8 +789,11 @@ impl Channel {
                 _ => Err(self.ended()),
             };
         }
-        let by_broker =
-            link.lock().session.channel(place).and_then(|channel| channel.cancelled_by_broker.take());
+        let by_broker = link
+            .lock()
+            .session
+            .channel(place)
+            .and_then(|channel| channel.cancelled_by_broker.take());
         Ok(match by_broker {
             Some(consumer_tag) => ConsumingEnded::CancelledByBroker { consumer_tag },
             None => ConsumingEnded::Cancelled,
@@ -701,7 +817,11 @@ impl Channel {
             let mut shared = self.link().lock();
             match shared.session.channel(self.handle.place) {
                 Some(channel) => (
-                    channel.consumers.iter().map(|consumer| consumer.consumer_tag.clone()).collect(),
+                    channel
+                        .consumers
+                        .iter()
+                        .map(|consumer| consumer.consumer_tag.clone())
+                        .collect(),
                     channel.puller.is_some(),
                 ),
                 None => (Vec::new(), false),
@@ -713,7 +833,10 @@ impl Channel {
         for tag in tags {
             let lost = self.basic_cancel(&tag)?;
             if !lost.is_empty() {
-                log::warn!("consumer {tag:?} was stopped with {} acknowledged messages not told", lost.len());
+                log::warn!(
+                    "consumer {tag:?} was stopped with {} acknowledged messages not told",
+                    lost.len()
+                );
             }
         }
         Ok(())
@@ -725,8 +848,11 @@ impl Channel {
         &self,
         mut callback: impl FnMut(&Channel, String) -> R + Send + 'static,
     ) {
-        let callback: Box<CancelCallback> = Box::new(move |channel, tag| callback(channel, tag).into_result());
-        lock(&self.handle.callbacks).cancelled.push(Arc::new(Mutex::new(callback)));
+        let callback: Box<CancelCallback> =
+            Box::new(move |channel, tag| callback(channel, tag).into_result());
+        lock(&self.handle.callbacks)
+            .cancelled
+            .push(Arc::new(Mutex::new(callback)));
         if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
             channel.home = dispatch::thread_number();
         }
@@ -740,7 +866,9 @@ impl Channel {
         }
         self.forget_callback(consumer_tag);
         let callbacks = lock(&self.handle.callbacks).cancelled.clone();
-        callbacks.iter().try_for_each(|callback| lock(callback)(self, consumer_tag.to_owned()))
+        callbacks
+            .iter()
+            .try_for_each(|callback| lock(callback)(self, consumer_tag.to_owned()))
     }
 
     /// The messages of a queue as an iterator (pika: `consume`).
@@ -787,24 +915,45 @@ impl Channel {
     pub fn get_waiting_message_count(&self) -> usize {
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.handle.place);
-        channel.and_then(|channel| channel.puller.as_ref()).map_or(0, |puller| puller.buffered.len())
+        channel
+            .and_then(|channel| channel.puller.as_ref())
+            .map_or(0, |puller| puller.buffered.len())
     }
 
     /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`).
     pub fn consumer_tags(&self) -> Vec<String> {
         let mut shared = self.link().lock();
-        let Some(channel) = shared.session.channel(self.handle.place) else { return Vec::new() };
-        let pulled = channel.puller.iter().map(|puller| puller.consumer_tag.clone());
-        channel.consumers.iter().map(|consumer| consumer.consumer_tag.clone()).chain(pulled).collect()
+        let Some(channel) = shared.session.channel(self.handle.place) else {
+            return Vec::new();
+        };
+        let pulled = channel
+            .puller
+            .iter()
+            .map(|puller| puller.consumer_tag.clone());
+        channel
+            .consumers
+            .iter()
+            .map(|consumer| consumer.consumer_tag.clone())
+            .chain(pulled)
+            .collect()
     }
 
     /// Fetches one message, if there is one (pika: `basic_get`; specification 1.8.3.10).
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] if there is no such queue, and as every call.
-    pub fn basic_get(&self, request: impl Into<BasicGet>) -> Result<Option<(GetOk, BasicProperties, Vec<u8>)>> {
+    pub fn basic_get(
+        &self,
+        request: impl Into<BasicGet>,
+    ) -> Result<Option<(GetOk, BasicProperties, Vec<u8>)>> {
         let BasicGet { queue, auto_ack } = request.into();
-        match self.call(&Method::BasicGet { queue: queue.into(), no_ack: auto_ack }, (60, 71))? {
+        match self.call(
+            &Method::BasicGet {
+                queue: queue.into(),
+                no_ack: auto_ack,
+            },
+            (60, 71),
+        )? {
             Reply::Got(got) => Ok(got.map(|message| *message)),
             _ => Ok(None),
         }
@@ -819,8 +968,14 @@ impl Channel {
     /// # Errors
     /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`.
     pub fn basic_ack(&self, request: impl Into<BasicAck>) -> Result<()> {
-        let BasicAck { delivery_tag, multiple } = request.into();
-        self.send(&Method::BasicAck { delivery_tag, multiple })
+        let BasicAck {
+            delivery_tag,
+            multiple,
+        } = request.into();
+        self.send(&Method::BasicAck {
+            delivery_tag,
+            multiple,
+        })
     }
 
     /// Refuses a message, or all up to it, which goes back to the queue unless [`requeue`](BasicNack::requeue) is turned
@@ -829,8 +984,16 @@ impl Channel {
     /// # Errors
     /// As [`basic_ack`](Channel::basic_ack).
     pub fn basic_nack(&self, request: impl Into<BasicNack>) -> Result<()> {
-        let BasicNack { delivery_tag, multiple, requeue } = request.into();
-        self.send(&Method::BasicNack { delivery_tag, multiple, requeue })
+        let BasicNack {
+            delivery_tag,
+            multiple,
+            requeue,
+        } = request.into();
+        self.send(&Method::BasicNack {
+            delivery_tag,
+            multiple,
+            requeue,
+        })
     }
 
     /// Refuses one message, which goes back to the queue unless [`requeue`](BasicReject::requeue) is turned off
@@ -839,8 +1002,14 @@ impl Channel {
     /// # Errors
     /// As [`basic_ack`](Channel::basic_ack).
     pub fn basic_reject(&self, request: impl Into<BasicReject>) -> Result<()> {
-        let BasicReject { delivery_tag, requeue } = request.into();
-        self.send(&Method::BasicReject { delivery_tag, requeue })
+        let BasicReject {
+            delivery_tag,
+            requeue,
+        } = request.into();
+        self.send(&Method::BasicReject {
+            delivery_tag,
+            requeue,
+        })
     }
 
     /// Makes the broker deliver again what this channel has not acknowledged, to any consumer if `requeue`
@@ -849,7 +1018,8 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn basic_recover(&self, requeue: bool) -> Result<()> {
-        self.call(&Method::BasicRecover { requeue }, (60, 111)).map(done)
+        self.call(&Method::BasicRecover { requeue }, (60, 111))
+            .map(done)
     }
 
     /// Limits how many unacknowledged messages the broker sends ahead (pika: `basic_qos`; specification 1.8.3.1).
@@ -859,8 +1029,20 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn basic_qos(&self, request: impl Into<BasicQos>) -> Result<()> {
-        let BasicQos { prefetch_size, prefetch_count, global } = request.into();
-        self.call(&Method::BasicQos { prefetch_size, prefetch_count, global }, (60, 11)).map(done)
+        let BasicQos {
+            prefetch_size,
+            prefetch_count,
+            global,
+        } = request.into();
+        self.call(
+            &Method::BasicQos {
+                prefetch_size,
+                prefetch_count,
+                global,
+            },
+            (60, 11),
+        )
+        .map(done)
     }
 
     // ---- queues
@@ -871,7 +1053,14 @@ impl Channel {
     /// [`Error::ChannelClosedByBroker`]: 406 if the queue exists with other properties, 404 if a passive declaration finds
     /// none, 405 if it is another connection's exclusive queue; and as every call.
     pub fn queue_declare(&self, request: impl Into<QueueDeclare>) -> Result<QueueDeclareOk> {
-        let QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments } = request.into();
+        let QueueDeclare {
+            queue,
+            passive,
+            durable,
+            exclusive,
+            auto_delete,
+            arguments,
+        } = request.into();
         let method = Method::QueueDeclare {
             queue: queue.into(),
             passive,
@@ -883,7 +1072,11 @@ impl Channel {
         };
         match self.call(&method, (50, 11))? {
             Reply::Declared(declared) => Ok(declared),
-            _ => Ok(QueueDeclareOk { queue: String::new(), message_count: 0, consumer_count: 0 }),
+            _ => Ok(QueueDeclareOk {
+                queue: String::new(),
+                message_count: 0,
+                consumer_count: 0,
+            }),
         }
     }
 
@@ -949,7 +1142,13 @@ impl Channel {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] (404) if it is missing, and as every call.
     pub fn queue_purge(&self, queue: &str) -> Result<u32> {
-        self.counted(&Method::QueuePurge { queue: queue.into(), no_wait: false }, (50, 31))
+        self.counted(
+            &Method::QueuePurge {
+                queue: queue.into(),
+                no_wait: false,
+            },
+            (50, 31),
+        )
     }
 
     /// Deletes a queue; answers how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
@@ -957,8 +1156,20 @@ impl Channel {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused or empty and is not; and as every call.
     pub fn queue_delete(&self, request: impl Into<QueueDelete>) -> Result<u32> {
-        let QueueDelete { queue, if_unused, if_empty } = request.into();
-        self.counted(&Method::QueueDelete { queue: queue.into(), if_unused, if_empty, no_wait: false }, (50, 41))
+        let QueueDelete {
+            queue,
+            if_unused,
+            if_empty,
+        } = request.into();
+        self.counted(
+            &Method::QueueDelete {
+                queue: queue.into(),
+                if_unused,
+                if_empty,
+                no_wait: false,
+            },
+            (50, 41),
+        )
     }
 
     fn counted(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<u32> {
@@ -975,8 +1186,15 @@ impl Channel {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] (406) if it exists with other properties, and as every call.
     pub fn exchange_declare(&self, request: impl Into<ExchangeDeclare>) -> Result<()> {
-        let ExchangeDeclare { exchange, exchange_type, passive, durable, auto_delete, internal, arguments } =
-            request.into();
+        let ExchangeDeclare {
+            exchange,
+            exchange_type,
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+        } = request.into();
         let method = Method::ExchangeDeclare {
             exchange: exchange.into(),
             exchange_type: exchange_type.as_str().into(),
@@ -995,8 +1213,19 @@ impl Channel {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused and is not, and as every call.
     pub fn exchange_delete(&self, request: impl Into<ExchangeDelete>) -> Result<()> {
-        let ExchangeDelete { exchange, if_unused } = request.into();
-        self.call(&Method::ExchangeDelete { exchange: exchange.into(), if_unused, no_wait: false }, (40, 21)).map(done)
+        let ExchangeDelete {
+            exchange,
+            if_unused,
+        } = request.into();
+        self.call(
+            &Method::ExchangeDelete {
+                exchange: exchange.into(),
+                if_unused,
+                no_wait: false,
+            },
+            (40, 21),
+        )
+        .map(done)
     }
 
     /// Binds an exchange to another, from which it receives (pika: `exchange_bind`; RabbitMQ's `exchange.bind`).
@@ -1032,7 +1261,12 @@ impl Channel {
     ///
     /// # Errors
     /// As every call.
-    pub fn exchange_unbind(&self, destination: &str, source: &str, routing_key: &str) -> Result<()> {
+    pub fn exchange_unbind(
+        &self,
+        destination: &str,
+        source: &str,
+        routing_key: &str,
+    ) -> Result<()> {
         self.exchange_unbind_with(destination, source, routing_key, FieldTable::new())
     }
 
@@ -1111,7 +1345,10 @@ impl Channel {
     /// As [`close`](Channel::close); [`Error::ShortStringTooLong`] for a text over 255 bytes.
     pub fn close_with(&self, reply_code: u16, reply_text: &str) -> Result<()> {
         if reply_text.len() > 255 {
-            return Err(Error::ShortStringTooLong { field: "reply_text", length: reply_text.len() });
+            return Err(Error::ShortStringTooLong {
+                field: "reply_text",
+                length: reply_text.len(),
+            });
         }
         let link = self.link();
         let place = self.handle.place;
@@ -1120,19 +1357,26 @@ impl Channel {
             drop(shared);
             return Err(self.closure());
         }
-        let why =
-            Error::ChannelClosedByClient { reply_code, reply_text: reply_text.into(), channel: self.handle.number };
+        let why = Error::ChannelClosedByClient {
+            reply_code,
+            reply_text: reply_text.into(),
+            channel: self.handle.number,
+        };
         link.end_channel(&mut shared, place, reply_code, reply_text, why);
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
         let closed = link.wait(Interest::channel(place), Some(after(limit)), |shared| {
             let phase = shared.session.channel(place).map(|channel| channel.phase);
-            phase.is_none_or(|phase| phase == Phase::Closed).then_some(())
+            phase
+                .is_none_or(|phase| phase == Phase::Closed)
+                .then_some(())
         });
         self.forget_callbacks();
-        link.lock().session.clear_channel(place);
         // A connection that is lost meanwhile has taken the channel with it.
-        closed.ok_or(Error::Timeout { waiting_for: "the broker's channel.close-ok", after: limit })
+        closed.ok_or(Error::Timeout {
+            waiting_for: "the broker's channel.close-ok",
+            after: limit,
+        })
     }
 
     /// Whether the channel is open (pika: `is_open`).
@@ -1164,8 +1408,18 @@ pub(crate) struct Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if let Some(channel) = self.channel.link().lock().session.channel(self.channel.place()) {
-            if let Some(at) = channel.claims.iter().position(|thread| *thread == self.thread) {
+        if let Some(channel) = self
+            .channel
+            .link()
+            .lock()
+            .session
+            .channel(self.channel.place())
+        {
+            if let Some(at) = channel
+                .claims
+                .iter()
+                .position(|thread| *thread == self.thread)
+            {
                 channel.claims.swap_remove(at);
             }
         }

@@ -118,7 +118,10 @@ impl Connection {
     ///
     /// # Errors
     /// As [`open`](Connection::open).
-    pub fn open_stream(mut parameters: ConnectionParameters, stream: impl Stream + 'static) -> Result<Connection> {
+    pub fn open_stream(
+        mut parameters: ConnectionParameters,
+        stream: impl Stream + 'static,
+    ) -> Result<Connection> {
         Self::start(connect::open_over(&mut parameters, Box::new(stream))?)
     }
 
@@ -141,9 +144,9 @@ impl Connection {
     /// The error that a call gives when the connection has ended.
     pub(crate) fn end_error(&self, end: Error) -> Error {
         match end {
-            end @ Error::ConnectionClosedByClient { .. } => {
-                Error::ConnectionWrongState { reason: end.to_string().into() }
-            }
+            end @ Error::ConnectionClosedByClient { .. } => Error::ConnectionWrongState {
+                reason: end.to_string().into(),
+            },
             end => end,
         }
     }
@@ -152,7 +155,9 @@ impl Connection {
         let shared = self.link().lock();
         match (&shared.session.end, &shared.session.closing) {
             (Some(end), _) => Err(self.end_error(end.clone())),
-            (None, Some(_)) => Err(Error::ConnectionWrongState { reason: "it is being closed".into() }),
+            (None, Some(_)) => Err(Error::ConnectionWrongState {
+                reason: "it is being closed".into(),
+            }),
             (None, None) => Ok(()),
         }
     }
@@ -197,7 +202,11 @@ impl Connection {
     /// # Errors
     /// As [`close`](Connection::close); [`Error::ShortStringTooLong`] for a text over 255 bytes.
     pub fn close_with(&self, reply_code: u16, reply_text: &str) -> Result<()> {
-        let result = self.link().close(reply_code, reply_text, CLOSE_TIMEOUT.min(self.link().rpc_timeout));
+        let result = self.link().close(
+            reply_code,
+            reply_text,
+            CLOSE_TIMEOUT.min(self.link().rpc_timeout),
+        );
         // Callbacks often hold clones of their channel, which would keep everything alive for ever.
         let owners: Vec<Arc<dyn Any + Send + Sync>> = self.link().lock().session.owners();
         for owner in owners {
@@ -266,12 +275,21 @@ impl Connection {
         self.check_open()?;
         let now = Instant::now();
         let Some(due) = now.checked_add(delay) else {
-            return Err(Error::invalid("delay", format_args!("{delay:?}"), "less than the clock can count"));
+            return Err(Error::invalid(
+                "delay",
+                format_args!("{delay:?}"),
+                "less than the clock can count",
+            ));
         };
         let mut timers = lock(&self.handle.timers);
         timers.next += 1;
-        let id = TimerId { due, number: timers.next };
-        timers.waiting.insert(id, Box::new(move || callback().into_result()));
+        let id = TimerId {
+            due,
+            number: timers.next,
+        };
+        timers
+            .waiting
+            .insert(id, Box::new(move || callback().into_result()));
         drop(timers);
         self.link().poke();
         Ok(id)
@@ -317,27 +335,41 @@ impl Connection {
         &self,
         mut callback: impl FnMut(&Connection) -> R + Send + 'static,
     ) {
-        let callback: Box<EventCallback<()>> = Box::new(move |connection, ()| callback(connection).into_result());
+        let callback: Box<EventCallback<()>> =
+            Box::new(move |connection, ()| callback(connection).into_result());
         lock(&self.handle.unblocked).push(Arc::new(Mutex::new(callback)));
     }
 
     pub(crate) fn tell_blocked(&self, reason: &str) -> Result<()> {
         let callbacks = lock(&self.handle.blocked).clone();
-        callbacks.iter().try_for_each(|callback| lock(callback)(self, reason.to_owned()))
+        callbacks
+            .iter()
+            .try_for_each(|callback| lock(callback)(self, reason.to_owned()))
     }
 
     pub(crate) fn tell_unblocked(&self) -> Result<()> {
         let callbacks = lock(&self.handle.unblocked).clone();
-        callbacks.iter().try_for_each(|callback| lock(callback)(self, ()))
+        callbacks
+            .iter()
+            .try_for_each(|callback| lock(callback)(self, ()))
     }
 
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        lock(&self.handle.timers).waiting.keys().next().map(|timer| timer.due)
+        lock(&self.handle.timers)
+            .waiting
+            .keys()
+            .next()
+            .map(|timer| timer.due)
     }
 
     pub(crate) fn due_timers(&self) -> Vec<TimerId> {
         let now = Instant::now();
-        lock(&self.handle.timers).waiting.keys().take_while(|timer| timer.due <= now).copied().collect()
+        lock(&self.handle.timers)
+            .waiting
+            .keys()
+            .take_while(|timer| timer.due <= now)
+            .copied()
+            .collect()
     }
 
     pub(crate) fn take_timer(&self, timer: TimerId) -> Option<TimerCallback> {
@@ -352,12 +384,16 @@ impl Connection {
     /// # Errors
     /// [`Error::ConnectionClosedByBroker`] if it is refused, [`Error::Timeout`], [`Error::ConnectionWrongState`].
     pub fn update_secret(&self, new_secret: &str, reason: &str) -> Result<()> {
-        let method = Method::ConnectionUpdateSecret { new_secret: new_secret.as_bytes().into(), reason: reason.into() };
+        let method = Method::ConnectionUpdateSecret {
+            new_secret: new_secret.as_bytes().into(),
+            reason: reason.into(),
+        };
         let link = self.link();
         let call = {
             self.check_open()?;
             let mut shared = link.lock();
-            link.outgoing.append_quietly(|out| Ok(frame::write_method(out, 0, &method)?))?;
+            link.outgoing
+                .append_quietly(|out| Ok(frame::write_method(out, 0, &method)?))?;
             shared.session.add_call(0, (10, 71))
         };
         let deadline = after(link.rpc_timeout);

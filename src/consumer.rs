@@ -20,7 +20,13 @@ pub struct Messages {
 
 impl Messages {
     pub(crate) fn start(channel: &Channel, request: Consume) -> Result<Messages> {
-        let Consume { queue, auto_ack, exclusive, arguments, inactivity_timeout } = request;
+        let Consume {
+            queue,
+            auto_ack,
+            exclusive,
+            arguments,
+            inactivity_timeout,
+        } = request;
         let place = channel.place();
         let consumer_tag = channel.new_consumer_tag();
         {
@@ -29,9 +35,13 @@ impl Messages {
                 drop(shared);
                 return Err(channel.closure());
             }
-            let Some(state) = shared.session.channel(place) else { return Err(channel.closure()) };
+            let Some(state) = shared.session.channel(place) else {
+                return Err(channel.closure());
+            };
             if let Some(puller) = &state.puller {
-                if (puller.queue.as_str(), puller.auto_ack, puller.exclusive) != (queue.as_str(), auto_ack, exclusive) {
+                if (puller.queue.as_str(), puller.auto_ack, puller.exclusive)
+                    != (queue.as_str(), auto_ack, exclusive)
+                {
                     return Err(Error::invalid(
                         "consume",
                         format_args!("queue {queue:?}, auto_ack {auto_ack}, exclusive {exclusive}"),
@@ -42,7 +52,12 @@ impl Messages {
                     ));
                 }
                 let consumer_tag = puller.consumer_tag.clone();
-                return Ok(Messages { channel: channel.clone(), consumer_tag, inactivity_timeout, failed: false });
+                return Ok(Messages {
+                    channel: channel.clone(),
+                    consumer_tag,
+                    inactivity_timeout,
+                    failed: false,
+                });
             }
             // Before the broker knows of it, so that no message can come too early.
             state.puller = Some(Puller {
@@ -54,13 +69,20 @@ impl Messages {
                 cancelled: false,
             });
         }
-        if let Err(error) = channel.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments) {
+        if let Err(error) =
+            channel.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments)
+        {
             if let Some(state) = channel.link().lock().session.channel(place) {
                 state.puller = None;
             }
             return Err(error);
         }
-        Ok(Messages { channel: channel.clone(), consumer_tag, inactivity_timeout, failed: false })
+        Ok(Messages {
+            channel: channel.clone(),
+            consumer_tag,
+            inactivity_timeout,
+            failed: false,
+        })
     }
 
     /// Whether the consumer behind this iterator was cancelled, by [`Channel::cancel`] or by the broker, so that nothing
@@ -69,7 +91,10 @@ impl Messages {
         let mut shared = self.channel.link().lock();
         let state = shared.session.channel(self.channel.place());
         match state.and_then(|state| state.puller.as_ref()) {
-            Some(puller) => puller.consumer_tag != self.consumer_tag || (puller.cancelled && puller.buffered.is_empty()),
+            Some(puller) => {
+                puller.consumer_tag != self.consumer_tag
+                    || (puller.cancelled && puller.buffered.is_empty())
+            }
             None => true,
         }
     }
@@ -79,7 +104,9 @@ impl Messages {
         let link = self.channel.link();
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.place());
-        let Some(puller) = state.and_then(|state| state.puller.as_ref()) else { return Some(None) };
+        let Some(puller) = state.and_then(|state| state.puller.as_ref()) else {
+            return Some(None);
+        };
         if puller.consumer_tag != self.consumer_tag {
             return Some(None);
         }
@@ -93,7 +120,9 @@ impl Messages {
     }
 
     fn advance(&self) -> Result<Option<Message>> {
-        let deadline = self.inactivity_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = self
+            .inactivity_timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         let place = self.channel.place();
         loop {
             if let Some(found) = self.look() {
@@ -101,7 +130,8 @@ impl Messages {
             }
             if self.channel.is_ended() {
                 return match self.channel.ended() {
-                    Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => Ok(None),
+                    Error::ChannelClosedByClient { .. }
+                    | Error::ConnectionClosedByClient { .. } => Ok(None),
                     end => Err(end),
                 };
             }
@@ -109,11 +139,21 @@ impl Messages {
             if left == Some(Duration::ZERO) {
                 return Ok(None);
             }
-            dispatch::process(&self.channel.connection(), Some(&self.channel), left, |shared| {
-                let Some(state) = shared.session.channel(place) else { return true };
-                let waiting = state.puller.as_ref().map(|puller| !puller.buffered.is_empty() || puller.cancelled);
-                waiting.unwrap_or(true) || state.gate.end.get().is_some()
-            })?;
+            dispatch::process(
+                &self.channel.connection(),
+                Some(&self.channel),
+                left,
+                |shared| {
+                    let Some(state) = shared.session.channel(place) else {
+                        return true;
+                    };
+                    let waiting = state
+                        .puller
+                        .as_ref()
+                        .map(|puller| !puller.buffered.is_empty() || puller.cancelled);
+                    waiting.unwrap_or(true) || state.gate.end.get().is_some()
+                },
+            )?;
         }
     }
 }
@@ -146,14 +186,20 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
     let place = channel.place();
     let found = {
         let mut shared = channel.link().lock();
-        let puller = shared.session.channel(place).and_then(|state| state.puller.as_ref());
+        let puller = shared
+            .session
+            .channel(place)
+            .and_then(|state| state.puller.as_ref());
         puller.map(|puller| (puller.consumer_tag.clone(), puller.cancelled))
     };
     if channel.is_ended() {
         return Err(channel.closure());
     }
     let Some((consumer_tag, cancelled)) = found else {
-        log::warn!("channel {}: there is no iterator to cancel", channel.channel_number());
+        log::warn!(
+            "channel {}: there is no iterator to cancel",
+            channel.channel_number()
+        );
         return Ok(0);
     };
     if !cancelled {
@@ -164,7 +210,10 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
     let Some(puller) = puller else { return Ok(0) };
     if puller.auto_ack {
         if !puller.buffered.is_empty() {
-            log::warn!("the iterator was cancelled with {} acknowledged messages not yielded", puller.buffered.len());
+            log::warn!(
+                "the iterator was cancelled with {} acknowledged messages not yielded",
+                puller.buffered.len()
+            );
         }
         return Ok(0);
     }

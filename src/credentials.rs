@@ -178,14 +178,14 @@ impl Credentials {
     /// Whether this is RabbitMQ's default user, whom it lets in from its own host only.
     pub(crate) fn is_guest(&self) -> bool {
         match self {
-            Credentials::Plain(PlainCredentials(login)) | Credentials::AmqPlain(AmqPlainCredentials(login)) => {
-                login.username == "guest"
-            }
+            Credentials::Plain(PlainCredentials(login))
+            | Credentials::AmqPlain(AmqPlainCredentials(login)) => login.username == "guest",
             Credentials::External(_) => false,
             Credentials::FirstOffered(choices) => choices.iter().any(Credentials::is_guest),
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn is_erased(&self) -> bool {
         match self {
             Credentials::Plain(PlainCredentials(login))

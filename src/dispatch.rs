@@ -85,7 +85,11 @@ struct Dispatching<'a> {
 impl<'a> Dispatching<'a> {
     fn new(link: &'a Link, thread: u64) -> Self {
         link.lock().dispatching.push(thread);
-        Dispatching { link, thread, running: None }
+        Dispatching {
+            link,
+            thread,
+            running: None,
+        }
     }
 }
 
@@ -112,7 +116,10 @@ pub(crate) fn process(
     ready: impl Fn(&mut Shared) -> bool,
 ) -> Result<()> {
     let link = connection.link();
-    let dispatcher = Dispatcher { thread: thread_number(), channel: channel.map(Channel::place) };
+    let dispatcher = Dispatcher {
+        thread: thread_number(),
+        channel: channel.map(Channel::place),
+    };
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     if is_nested(&link.lock()) {
         return process_nested(connection, channel, limit, deadline, ready);
@@ -173,13 +180,20 @@ fn process_nested(
     ready: impl Fn(&mut Shared) -> bool,
 ) -> Result<()> {
     if limit.is_none() && channel.is_none() {
-        return Err(Error::Reentrancy { call: "process_data_events without a time limit" });
+        return Err(Error::Reentrancy {
+            call: "process_data_events without a time limit",
+        });
     }
     let link = connection.link();
-    let dispatcher = Dispatcher { thread: thread_number(), channel: channel.map(Channel::place) };
-    let end = link.wait(dispatcher.into(), deadline, |shared| match shared.session.end.clone() {
-        Some(end) => Some(Some(end)),
-        None => ready(shared).then_some(None),
+    let dispatcher = Dispatcher {
+        thread: thread_number(),
+        channel: channel.map(Channel::place),
+    };
+    let end = link.wait(dispatcher.into(), deadline, |shared| {
+        match shared.session.end.clone() {
+            Some(end) => Some(Some(end)),
+            None => ready(shared).then_some(None),
+        }
     });
     match end.flatten() {
         Some(end) if channel.is_none() => Err(connection.end_error(end)),
@@ -198,7 +212,9 @@ fn run_connection_events(connection: &Connection) -> Result<usize> {
     }
     let waiting = connection.link().lock().session.events.len();
     for _ in 0..waiting {
-        let Some(event) = connection.link().lock().session.events.pop_front() else { break };
+        let Some(event) = connection.link().lock().session.events.pop_front() else {
+            break;
+        };
         told += 1;
         match event {
             ConnectionEvent::Blocked(reason) => connection.tell_blocked(&reason)?,
@@ -209,7 +225,11 @@ fn run_connection_events(connection: &Connection) -> Result<usize> {
 }
 
 /// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends.
-fn run_channel_events(link: &Link, dispatcher: &Dispatcher, dispatching: &mut Dispatching<'_>) -> Result<usize> {
+fn run_channel_events(
+    link: &Link,
+    dispatcher: &Dispatcher,
+    dispatching: &mut Dispatching<'_>,
+) -> Result<usize> {
     let mut left = link.lock().session.count_events(dispatcher);
     let mut told = 0;
     let mut current: Option<(usize, Channel)> = None;
@@ -218,11 +238,16 @@ fn run_channel_events(link: &Link, dispatcher: &Dispatcher, dispatching: &mut Di
         if let Some(place) = dispatching.running.take() {
             shared.session.event_done(place);
         }
-        let Some((place, incoming)) = shared.session.next_event(dispatcher) else { break };
+        let Some((place, incoming)) = shared.session.next_event(dispatcher) else {
+            break;
+        };
         dispatching.running = Some(place);
         link.resume_if_paused(&mut shared);
         if current.as_ref().is_none_or(|(at, _)| *at != place) {
-            let owner = shared.session.channel(place).and_then(|channel| channel.owner.upgrade());
+            let owner = shared
+                .session
+                .channel(place)
+                .and_then(|channel| channel.owner.upgrade());
             drop(shared);
             // The handle that this replaces may be the last one, and closes its channel then; hence no lock.
             let handle = owner.and_then(|owner| owner.downcast::<ChannelHandle>().ok());
@@ -243,10 +268,15 @@ fn tell(channel: &Channel, incoming: Incoming) -> Result<()> {
     match incoming {
         Incoming::Message((method, properties, body)) => {
             let Some(callback) = channel.callback_of(&method.consumer_tag) else {
-                log::warn!("a message came for {:?}, which is no consumer any more", method.consumer_tag);
+                log::warn!(
+                    "a message came for {:?}, which is no consumer any more",
+                    method.consumer_tag
+                );
                 return Ok(());
             };
-            let mut callback = callback.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut callback = callback
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             callback(channel, method, properties, body)
         }
         Incoming::Returned(returned) => channel.tell_returned(&returned),

@@ -278,7 +278,9 @@ impl Error {
             Error::Unroutable(returned) | Error::Nack(returned) => {
                 returned.first().map(|message| message.method.reply_code)
             }
-            _ => self.connect_failure().and_then(|failure| failure.reply_code),
+            _ => self
+                .connect_failure()
+                .and_then(|failure| failure.reply_code),
         }
     }
 
@@ -308,7 +310,11 @@ impl Error {
     }
 
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
-        Error::InvalidParameter { field: field.into(), value: value.to_string().into(), expected: expected.into() }
+        Error::InvalidParameter {
+            field: field.into(),
+            value: value.to_string().into(),
+            expected: expected.into(),
+        }
     }
 }
 
@@ -321,7 +327,9 @@ impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
 impl From<SyntaxError> for Error {
     fn from(error: SyntaxError) -> Self {
         match error {
-            SyntaxError::ShortStringTooLong { field, length } => Error::ShortStringTooLong { field, length },
+            SyntaxError::ShortStringTooLong { field, length } => {
+                Error::ShortStringTooLong { field, length }
+            }
             other => Error::InvalidFrame(other),
         }
     }
@@ -396,7 +404,11 @@ pub struct ConnectFailure {
 
 impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot connect to {} (stage: {}): {}", self.address, self.stage, self.cause)?;
+        write!(
+            f,
+            "cannot connect to {} (stage: {}): {}",
+            self.address, self.stage, self.cause
+        )?;
         if let Some(hint) = self.hint {
             write!(f, "; {hint}")?;
         }

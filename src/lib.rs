@@ -17,17 +17,18 @@ mod url;
 pub use channel::Channel;
 pub use connection::{Connection, TimerId};
 pub use consumer::Messages;
-pub use dispatch::CallbackResult;
 pub use credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
+pub use dispatch::CallbackResult;
 pub use error::{Attempt, ConnectFailure, Error, Result, Stage, StreamLost};
 pub use io::stream::Stream;
 pub use messages::{
-    ConsumingEnded, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage, UnconfirmedReport,
+    ConsumingEnded, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage,
+    UnconfirmedReport,
 };
 pub use parameters::{ConnectionParameters, Heartbeat, IntoParameters, TcpOptions};
 pub use protocol::{BasicProperties, DeliveryMode, FieldTable, FieldValue, SyntaxError};
 pub use publisher::Publisher;
 pub use requests::{
-    BasicAck, BasicConsume, BasicGet, BasicNack, BasicQos, BasicReject, Consume, ExchangeDeclare, ExchangeDelete,
-    ExchangeType, Publish, QueueDeclare, QueueDelete,
+    BasicAck, BasicConsume, BasicGet, BasicNack, BasicQos, BasicReject, Consume, ExchangeDeclare,
+    ExchangeDelete, ExchangeType, Publish, QueueDeclare, QueueDelete,
 };

@@ -43,7 +43,11 @@ pub struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(channel: Channel, window: u64) -> Self {
-        Publisher { channel, window, own: VecDeque::new() }
+        Publisher {
+            channel,
+            window,
+            own: VecDeque::new(),
+        }
     }
 
     /// Publishes a message without properties; answers its sequence number on the channel, from 1.
@@ -52,7 +56,12 @@ impl Publisher {
     /// As [`Channel::basic_publish`], but for what the broker does with the message, which
     /// [`wait_for_confirms`](Publisher::wait_for_confirms) reports. [`Error::Timeout`] if the window stayed full for
     /// `rpc_timeout`; this message was not sent then, and the publisher goes on.
-    pub fn publish(&mut self, exchange: &str, routing_key: &str, body: impl AsRef<[u8]>) -> Result<u64> {
+    pub fn publish(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Result<u64> {
         self.publish_with(exchange, routing_key, body, Publish::new())
     }
 
@@ -70,7 +79,13 @@ impl Publisher {
         if self.channel.gate().unsettled() >= self.window {
             self.wait_for_room()?;
         }
-        let sequence = self.channel.send_message(exchange, routing_key, body.as_ref(), &publish.into(), false)?;
+        let sequence = self.channel.send_message(
+            exchange,
+            routing_key,
+            body.as_ref(),
+            &publish.into(),
+            false,
+        )?;
         match self.own.back_mut() {
             Some((_, last)) if *last + 1 == sequence => *last = sequence,
             _ => self.own.push_back((sequence, sequence)),
@@ -81,25 +96,37 @@ impl Publisher {
     fn wait_for_room(&self) -> Result<()> {
         let link = self.channel.link();
         let place = self.channel.place();
-        let room = link.wait(Interest::channel(place), Some(after(link.rpc_timeout)), |shared| {
-            let channel = shared.session.channel(place)?;
-            if channel.gate.end.get().is_some() {
-                return Some(false);
-            }
-            (channel.gate.unsettled() < self.window).then_some(true)
-        });
+        let room = link.wait(
+            Interest::channel(place),
+            Some(after(link.rpc_timeout)),
+            |shared| {
+                let channel = shared.session.channel(place)?;
+                if channel.gate.end.get().is_some() {
+                    return Some(false);
+                }
+                (channel.gate.unsettled() < self.window).then_some(true)
+            },
+        );
         match room {
             Some(true) => Ok(()),
             Some(false) => Err(self.channel.ended()),
-            None => Err(Error::Timeout { waiting_for: "room in the publisher's window", after: link.rpc_timeout }),
+            None => Err(Error::Timeout {
+                waiting_for: "room in the publisher's window",
+                after: link.rpc_timeout,
+            }),
         }
     }
 
     /// How many of this publisher's messages are neither confirmed nor refused nor returned yet.
     pub fn unconfirmed(&self) -> usize {
         let mut shared = self.channel.link().lock();
-        let Some(channel) = shared.session.channel(self.channel.place()) else { return 0 };
-        self.own.iter().map(|(first, last)| channel.confirms.unsettled(*first, *last)).sum()
+        let Some(channel) = shared.session.channel(self.channel.place()) else {
+            return 0;
+        };
+        self.own
+            .iter()
+            .map(|(first, last)| channel.confirms.unsettled(*first, *last))
+            .sum()
     }
 
     /// Waits until every message published so far is settled, or the time is up.
@@ -116,7 +143,11 @@ impl Publisher {
         let settled = link.wait(Interest::channel(place), timeout.map(after), |shared| {
             let channel = shared.session.channel(place)?;
             // The oldest come first, so the newest tell soonest that something is open.
-            if own.iter().rev().all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0) {
+            if own
+                .iter()
+                .rev()
+                .all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0)
+            {
                 return Some(true);
             }
             channel.gate.end.get().map(|_| false)
@@ -127,7 +158,9 @@ impl Publisher {
         let mut report = UnconfirmedReport::default();
         if let Some(channel) = link.lock().session.channel(place) {
             for (first, last) in std::mem::take(&mut self.own) {
-                channel.confirms.take_losses(first, last, &mut report.returned, &mut report.nacked);
+                channel
+                    .confirms
+                    .take_losses(first, last, &mut report.returned, &mut report.nacked);
                 report.pending.extend(channel.confirms.pending(first, last));
             }
         }

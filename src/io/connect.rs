@@ -38,7 +38,13 @@ struct Failure {
 
 impl Failure {
     fn new(kind: Kind, stage: Stage, cause: impl Into<String>) -> Self {
-        Failure { kind, stage, cause: cause.into(), reply_code: None, hint: None }
+        Failure {
+            kind,
+            stage,
+            cause: cause.into(),
+            reply_code: None,
+            hint: None,
+        }
     }
 
     fn hint(mut self, hint: Option<&'static str>) -> Self {
@@ -50,7 +56,11 @@ impl Failure {
 /// Tries every address of every host in order, as often as the last parameters say, with their delay in between.
 pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
     let Some(last) = candidates.last() else {
-        return Err(Error::invalid("parameters", "an empty list", "at least one set of parameters"));
+        return Err(Error::invalid(
+            "parameters",
+            "an empty list",
+            "at least one set of parameters",
+        ));
     };
     let (cycles, delay) = (last.connection_attempts, last.retry_delay);
     let mut failures = Failures::default();
@@ -82,14 +92,19 @@ pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
 }
 
 /// Opens over a stream that the caller made.
-pub(crate) fn open_over(parameters: &mut ConnectionParameters, stream: Box<dyn Stream>) -> Result<Opened> {
+pub(crate) fn open_over(
+    parameters: &mut ConnectionParameters,
+    stream: Box<dyn Stream>,
+) -> Result<Opened> {
     parameters.validate()?;
     let deadline = parameters.stack_timeout.map(after);
-    secure_and_shake(parameters, stream, deadline).inspect(|_| ()).map_err(|failure| {
-        let mut failures = Failures::default();
-        failures.add(parameters, None, failure);
-        failures.into_error()
-    })
+    secure_and_shake(parameters, stream, deadline)
+        .inspect(|_| ())
+        .map_err(|failure| {
+            let mut failures = Failures::default();
+            failures.add(parameters, None, failure);
+            failures.into_error()
+        })
 }
 
 fn resolve(parameters: &ConnectionParameters) -> Result<Vec<SocketAddr>, Failure> {
@@ -106,7 +121,11 @@ fn resolve(parameters: &ConnectionParameters) -> Result<Vec<SocketAddr>, Failure
                 }
             }
             if distinct.is_empty() {
-                return Err(Failure::new(Kind::Dns, Stage::Dns, "the name has no address"));
+                return Err(Failure::new(
+                    Kind::Dns,
+                    Stage::Dns,
+                    "the name has no address",
+                ));
             }
             Ok(distinct)
         }
@@ -138,11 +157,18 @@ fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
     match error.kind() {
         io::ErrorKind::TimedOut => {
             let limit = limit.unwrap_or_default().as_secs_f32();
-            Failure::new(Kind::Connection, Stage::Tcp, format!("no answer within {limit} s"))
-                .hint(Some("a firewall may swallow what is sent there"))
+            Failure::new(
+                Kind::Connection,
+                Stage::Tcp,
+                format!("no answer within {limit} s"),
+            )
+            .hint(Some("a firewall may swallow what is sent there"))
         }
-        io::ErrorKind::ConnectionRefused => Failure::new(Kind::Connection, Stage::Tcp, error.to_string())
-            .hint(Some("nothing listens on that port: is the broker running, and is the port right?")),
+        io::ErrorKind::ConnectionRefused => {
+            Failure::new(Kind::Connection, Stage::Tcp, error.to_string()).hint(Some(
+                "nothing listens on that port: is the broker running, and is the port right?",
+            ))
+        }
         _ => Failure::new(Kind::Connection, Stage::Tcp, error.to_string()),
     }
 }
@@ -158,7 +184,12 @@ fn set_options(stream: &TcpStream, options: &TcpOptions) -> io::Result<()> {
         if let Some(interval) = options.keepintvl {
             keepalive = keepalive.with_interval(interval);
         }
-        #[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris", windows)))]
+        #[cfg(not(any(
+            target_os = "openbsd",
+            target_os = "redox",
+            target_os = "solaris",
+            windows
+        )))]
         if let Some(count) = options.keepcnt {
             keepalive = keepalive.with_retries(count);
         }
@@ -220,7 +251,9 @@ fn shake_hands(
     loop {
         let stage = handshake.stage();
         let remaining = |deadline: Option<Instant>| match deadline {
-            Some(deadline) => deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)),
+            Some(deadline) => deadline
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(1)),
             None => Duration::from_secs(3600),
         };
         let sent = stream
@@ -234,18 +267,38 @@ fn shake_hands(
                 Ok(Some((Frame::Method { channel: 0, .. }, length))) => break length,
                 Ok(Some((Frame::Heartbeat, length))) => drop(received.drain(..length)),
                 Ok(Some(_)) => {
-                    return Err(Failure::new(Kind::IncompatibleProtocol, stage, "a frame that has no place here"))
+                    return Err(Failure::new(
+                        Kind::IncompatibleProtocol,
+                        stage,
+                        "a frame that has no place here",
+                    ))
                 }
-                Err(error) => return Err(strange(parameters, stage, &received, answered, &error.to_string())),
+                Err(error) => {
+                    return Err(strange(
+                        parameters,
+                        stage,
+                        &received,
+                        answered,
+                        &error.to_string(),
+                    ))
+                }
                 Ok(None) => {
                     if !answered && received.starts_with(b"AMQP") && received.len() >= 8 {
-                        return Err(strange(parameters, stage, &received, answered, "another protocol version"));
+                        return Err(strange(
+                            parameters,
+                            stage,
+                            &received,
+                            answered,
+                            "another protocol version",
+                        ));
                     }
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(too_slow(parameters, stage));
                     }
                     let mut chunk = [0; 4096];
-                    let read = stream.set_read_timeout(remaining(deadline)).and_then(|()| stream.read(&mut chunk));
+                    let read = stream
+                        .set_read_timeout(remaining(deadline))
+                        .and_then(|()| stream.read(&mut chunk));
                     match read {
                         Ok(0) => {
                             let cause = match &sent {
@@ -262,7 +315,13 @@ fn shake_hands(
                             }
                         }
                         Err(error) => {
-                            return Err(hung_up(parameters, stage, &received, answered, error.to_string()));
+                            return Err(hung_up(
+                                parameters,
+                                stage,
+                                &received,
+                                answered,
+                                error.to_string(),
+                            ));
                         }
                     }
                 }
@@ -270,7 +329,9 @@ fn shake_hands(
         };
         answered = true;
         let payload = &received[7..method - 1];
-        let step = Method::decode(payload).map_err(Refusal::from).and_then(|m| handshake.handle(m, &mut out));
+        let step = Method::decode(payload)
+            .map_err(Refusal::from)
+            .and_then(|m| handshake.handle(m, &mut out));
         received.drain(..method);
         match step {
             Ok(Some(negotiated)) => return Ok((negotiated, received)),
@@ -285,14 +346,20 @@ fn shake_hands(
 
 fn too_slow(parameters: &ConnectionParameters, stage: Stage) -> Failure {
     let limit = parameters.stack_timeout.unwrap_or_default().as_secs_f32();
-    Failure::new(Kind::Connection, stage, format!("the peer did not answer within {limit} s"))
-        .hint(port_hint(parameters))
+    Failure::new(
+        Kind::Connection,
+        stage,
+        format!("the peer did not answer within {limit} s"),
+    )
+    .hint(port_hint(parameters))
 }
 
 fn port_hint(parameters: &ConnectionParameters) -> Option<&'static str> {
     match parameters.effective_port() {
         15672 => Some("15672 is the port of RabbitMQ's management pages; AMQP is on 5672"),
-        5671 if !parameters.uses_tls() => Some("5671 is the port for AMQP over TLS: use an amqps:// URL"),
+        5671 if !parameters.uses_tls() => {
+            Some("5671 is the port for AMQP over TLS: use an amqps:// URL")
+        }
         _ => None,
     }
 }
@@ -309,31 +376,47 @@ fn hung_up(
         return strange(parameters, stage, received, answered, &cause);
     }
     let (kind, hint) = match stage {
-        Stage::Authentication => (Kind::ProbableAuthentication, Some("most often the user or the password is wrong")),
-        Stage::VirtualHost => {
-            (Kind::ProbableAccessDenied, Some("most often the virtual host does not exist or the user may not use it"))
-        }
-        _ => (Kind::IncompatibleProtocol, port_hint(parameters).or(Some("the peer may not speak AMQP 0-9-1"))),
+        Stage::Authentication => (
+            Kind::ProbableAuthentication,
+            Some("most often the user or the password is wrong"),
+        ),
+        Stage::VirtualHost => (
+            Kind::ProbableAccessDenied,
+            Some("most often the virtual host does not exist or the user may not use it"),
+        ),
+        _ => (
+            Kind::IncompatibleProtocol,
+            port_hint(parameters).or(Some("the peer may not speak AMQP 0-9-1")),
+        ),
     };
     Failure::new(kind, stage, cause).hint(hint)
 }
 
 /// What came is not AMQP 0-9-1: perhaps it is something that can be named.
-fn strange(parameters: &ConnectionParameters, stage: Stage, received: &[u8], answered: bool, error: &str) -> Failure {
+fn strange(
+    parameters: &ConnectionParameters,
+    stage: Stage,
+    received: &[u8],
+    answered: bool,
+    error: &str,
+) -> Failure {
     let failure = |cause: String| Failure::new(Kind::IncompatibleProtocol, stage, cause);
     if answered {
         return failure(error.to_owned());
     }
     match received {
-        [b'A', b'M', b'Q', b'P', id, major, minor, revision, ..] => {
-            failure(format!("the peer speaks AMQP {id}-{major}-{minor}-{revision}, not 0-9-1"))
+        [b'A', b'M', b'Q', b'P', id, major, minor, revision, ..] => failure(format!(
+            "the peer speaks AMQP {id}-{major}-{minor}-{revision}, not 0-9-1"
+        )),
+        _ if received.starts_with(b"HTTP") => {
+            failure("the peer answered with HTTP".into()).hint(port_hint(parameters).or(Some(
+                "this may be RabbitMQ's management port (15672); AMQP is on 5672",
+            )))
         }
-        _ if received.starts_with(b"HTTP") => failure("the peer answered with HTTP".into()).hint(
-            port_hint(parameters).or(Some("this may be RabbitMQ's management port (15672); AMQP is on 5672")),
-        ),
         // A TLS record: alert (21) or handshake (22), version 3.x.
-        [21 | 22, 3, ..] => failure("the peer answered with TLS".into())
-            .hint(Some("this port expects TLS: use an amqps:// URL (port 5671)")),
+        [21 | 22, 3, ..] => failure("the peer answered with TLS".into()).hint(Some(
+            "this port expects TLS: use an amqps:// URL (port 5671)",
+        )),
         _ => failure(error.to_owned()).hint(port_hint(parameters)),
     }
 }
@@ -341,9 +424,15 @@ fn strange(parameters: &ConnectionParameters, stage: Stage, received: &[u8], ans
 /// The server said no.
 fn refused(parameters: &ConnectionParameters, stage: Stage, refusal: Refusal) -> Failure {
     match refusal {
-        Refusal::Closed { reply_code, reply_text } => {
+        Refusal::Closed {
+            reply_code,
+            reply_text,
+        } => {
             let local = parameters.host == "localhost"
-                || parameters.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+                || parameters
+                    .host
+                    .parse::<IpAddr>()
+                    .is_ok_and(|address| address.is_loopback());
             let (kind, hint) = match stage {
                 Stage::Authentication if parameters.credentials.is_guest() && !local => (
                     Kind::ProbableAuthentication,
@@ -356,7 +445,8 @@ fn refused(parameters: &ConnectionParameters, stage: Stage, refusal: Refusal) ->
                 ),
                 _ => (Kind::Connection, None),
             };
-            let mut failure = Failure::new(kind, stage, format!("{reply_code} {reply_text}")).hint(hint);
+            let mut failure =
+                Failure::new(kind, stage, format!("{reply_code} {reply_text}")).hint(hint);
             failure.reply_code = Some(reply_code);
             failure
         }
@@ -365,11 +455,17 @@ fn refused(parameters: &ConnectionParameters, stage: Stage, refusal: Refusal) ->
             Stage::Authentication,
             format!("no mechanism in common; the server offers: {offered}"),
         )
-        .hint(Some("PlainCredentials need PLAIN or AMQPLAIN, ExternalCredentials need EXTERNAL")),
-        Refusal::Version(major, minor) => {
-            Failure::new(Kind::IncompatibleProtocol, stage, format!("the server speaks AMQP {major}-{minor}, not 0-9"))
+        .hint(Some(
+            "PlainCredentials need PLAIN or AMQPLAIN, ExternalCredentials need EXTERNAL",
+        )),
+        Refusal::Version(major, minor) => Failure::new(
+            Kind::IncompatibleProtocol,
+            stage,
+            format!("the server speaks AMQP {major}-{minor}, not 0-9"),
+        ),
+        Refusal::Violation(error) => {
+            Failure::new(Kind::IncompatibleProtocol, stage, error.to_string())
         }
-        Refusal::Violation(error) => Failure::new(Kind::IncompatibleProtocol, stage, error.to_string()),
     }
 }
 
@@ -381,26 +477,59 @@ struct Failures {
 }
 
 impl Failures {
-    fn add(&mut self, parameters: &ConnectionParameters, address: Option<SocketAddr>, failure: Failure) {
+    fn add(
+        &mut self,
+        parameters: &ConnectionParameters,
+        address: Option<SocketAddr>,
+        failure: Failure,
+    ) {
         let given = parameters.address();
         let shown = match address {
             Some(address) if address.to_string() != given => format!("{given} [{}]", address.ip()),
             _ => given.clone(),
         };
-        log::debug!("cannot connect to {shown} ({}): {}", failure.stage, failure.cause);
-        self.attempts.push(Attempt { address: shown, stage: failure.stage, cause: failure.cause.clone() });
-        if self.furthest.as_ref().is_none_or(|(_, furthest)| failure.stage >= furthest.stage) {
+        log::debug!(
+            "cannot connect to {shown} ({}): {}",
+            failure.stage,
+            failure.cause
+        );
+        self.attempts.push(Attempt {
+            address: shown,
+            stage: failure.stage,
+            cause: failure.cause.clone(),
+        });
+        if self
+            .furthest
+            .as_ref()
+            .is_none_or(|(_, furthest)| failure.stage >= furthest.stage)
+        {
             self.furthest = Some((given.into(), failure));
         }
     }
 
     fn into_error(self) -> Error {
         let Some((address, failure)) = self.furthest else {
-            return Error::invalid("parameters", "an empty list", "at least one set of parameters");
+            return Error::invalid(
+                "parameters",
+                "an empty list",
+                "at least one set of parameters",
+            );
         };
-        let Failure { kind, stage, cause, reply_code, hint } = failure;
-        let failure =
-            Box::new(ConnectFailure { address, stage, cause, reply_code, hint, attempts: self.attempts });
+        let Failure {
+            kind,
+            stage,
+            cause,
+            reply_code,
+            hint,
+        } = failure;
+        let failure = Box::new(ConnectFailure {
+            address,
+            stage,
+            cause,
+            reply_code,
+            hint,
+            attempts: self.attempts,
+        });
         match kind {
             Kind::Connection => Error::Connection(failure),
             Kind::Dns => Error::Dns(failure),

@@ -49,7 +49,14 @@ impl Reader {
         stream.set_read_timeout(SLICE)?;
         let mut buffer = vec![0; BUFFER.max(leftover.len())];
         buffer[..leftover.len()].copy_from_slice(leftover);
-        Ok(Reader { stream, timeout: SLICE, buffer, start: 0, filled: leftover.len(), last_bytes: Instant::now() })
+        Ok(Reader {
+            stream,
+            timeout: SLICE,
+            buffer,
+            start: 0,
+            filled: leftover.len(),
+            last_bytes: Instant::now(),
+        })
     }
 
     /// Reads once, for at most about `timeout`.
@@ -73,7 +80,10 @@ impl Reader {
         }
         loop {
             return match self.stream.read(&mut self.buffer[self.filled..]) {
-                Ok(0) => Outcome::End(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the stream")),
+                Ok(0) => Outcome::End(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the peer closed the stream",
+                )),
                 Ok(count) => {
                     self.filled += count;
                     self.last_bytes = Instant::now();
@@ -123,7 +133,9 @@ pub(crate) fn run(link: &Arc<Link>) {
         if !unused && !was_paused {
             continue;
         }
-        let Some(mut reader) = shared.reader.take() else { continue };
+        let Some(mut reader) = shared.reader.take() else {
+            continue;
+        };
         shared.hand_over = false;
         if was_paused {
             // Nobody listened meanwhile, so silence says nothing about the peer.

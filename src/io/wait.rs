@@ -23,7 +23,8 @@ use crate::Error;
 /// The moment after this long, or one so far away that it makes no difference.
 pub(crate) fn after(timeout: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(1 << 32))
+    now.checked_add(timeout)
+        .unwrap_or_else(|| now + Duration::from_secs(1 << 32))
 }
 
 /// How long a read may take when nothing limits it.
@@ -46,13 +47,19 @@ pub(crate) struct Interest {
 impl Interest {
     /// A call on one channel.
     pub(crate) fn channel(place: usize) -> Self {
-        Interest { channel: Some(place), thread: 0 }
+        Interest {
+            channel: Some(place),
+            thread: 0,
+        }
     }
 }
 
 impl From<Dispatcher> for Interest {
     fn from(dispatcher: Dispatcher) -> Self {
-        Interest { channel: dispatcher.channel, thread: dispatcher.thread }
+        Interest {
+            channel: dispatcher.channel,
+            thread: dispatcher.thread,
+        }
     }
 }
 
@@ -109,10 +116,21 @@ pub(crate) struct Opened {
 impl Link {
     /// Starts the two threads.
     pub(crate) fn start(opened: Opened) -> io::Result<Arc<Link>> {
-        let Opened { stream, leftover, negotiated, address, rpc_timeout, blocked_timeout } = opened;
+        let Opened {
+            stream,
+            leftover,
+            negotiated,
+            address,
+            rpc_timeout,
+            blocked_timeout,
+        } = opened;
         let reader = Reader::new(stream.try_clone()?, &leftover)?;
         let outgoing = Outgoing::new(stream.try_clone()?)?;
-        let session = Session::new(negotiated.frame_max, negotiated.channel_max, Arc::clone(&address));
+        let session = Session::new(
+            negotiated.frame_max,
+            negotiated.channel_max,
+            Arc::clone(&address),
+        );
         let link = Arc::new(Link {
             shared: Mutex::new(Shared {
                 session,
@@ -137,10 +155,13 @@ impl Link {
             blocked_timeout,
         });
         let for_writer = Arc::clone(&link);
-        thread::Builder::new().name("haypile-writer".into()).spawn(move || writer::run(&for_writer))?;
+        thread::Builder::new()
+            .name("haypile-writer".into())
+            .spawn(move || writer::run(&for_writer))?;
         let for_reader = Arc::clone(&link);
-        let spawned =
-            thread::Builder::new().name("haypile-reader".into()).spawn(move || reader::run(&for_reader));
+        let spawned = thread::Builder::new()
+            .name("haypile-reader".into())
+            .spawn(move || reader::run(&for_reader));
         match spawned {
             Ok(handle) => {
                 let _ = link.reader_thread.set(handle.thread().clone());
@@ -184,7 +205,9 @@ impl Link {
                 return done;
             }
             if shared.reader.is_some() && may_read && left >= SLICE {
-                let Some(mut reader) = shared.reader.take() else { continue };
+                let Some(mut reader) = shared.reader.take() else {
+                    continue;
+                };
                 shared.turns += 1;
                 drop(shared);
                 let outcome = reader.read(SLICE);
@@ -199,7 +222,11 @@ impl Link {
             }
             let id = shared.next_waiter;
             shared.next_waiter += 1;
-            shared.waiters.push(Waiter { id, thread: thread::current(), interest });
+            shared.waiters.push(Waiter {
+                id,
+                thread: thread::current(),
+                interest,
+            });
             drop(shared);
             thread::park_timeout(left);
             shared = self.lock();
@@ -288,12 +315,19 @@ impl Link {
         let changed = std::mem::take(&mut session.changed);
         let everything = std::mem::take(&mut session.connection_changed);
         if !shared.waiters.is_empty() {
-            let homes: Vec<u64> =
-                changed.iter().filter_map(|place| Some(shared.session.channel(*place)?.home)).collect();
-            for Waiter { thread, interest, .. } in &shared.waiters {
+            let homes: Vec<u64> = changed
+                .iter()
+                .filter_map(|place| Some(shared.session.channel(*place)?.home))
+                .collect();
+            for Waiter {
+                thread, interest, ..
+            } in &shared.waiters
+            {
                 let concerned = match interest.channel {
                     None => everything || !changed.is_empty(),
-                    Some(place) => everything || changed.contains(&place) || homes.contains(&interest.thread),
+                    Some(place) => {
+                        everything || changed.contains(&place) || homes.contains(&interest.thread)
+                    }
                 };
                 if concerned {
                     thread.unpark();
@@ -311,7 +345,12 @@ impl Link {
             Error::UnexpectedFrame { .. } => (505, "UNEXPECTED_FRAME"),
             _ => (501, "FRAME_ERROR"),
         };
-        let close = Method::ConnectionClose { reply_code, reply_text: text.into(), class_id: 0, method_id: 0 };
+        let close = Method::ConnectionClose {
+            reply_code,
+            reply_text: text.into(),
+            class_id: 0,
+            method_id: 0,
+        };
         let _ = frame::write_method(&mut shared.session.replies, 0, &close);
         shared.session.end_all(error);
     }
@@ -322,7 +361,10 @@ impl Link {
             shared.session.end_by_client();
             return;
         }
-        let cause = shared.write_error.take().unwrap_or_else(|| error.to_string());
+        let cause = shared
+            .write_error
+            .take()
+            .unwrap_or_else(|| error.to_string());
         let lost = StreamLost {
             address: Arc::clone(&self.address),
             cause,
@@ -337,9 +379,17 @@ impl Link {
 
     fn check_silence(&self, shared: &mut Shared, reader: &Reader) {
         let silent_for = reader.last_bytes.elapsed();
-        if self.heartbeat.silence_limit().is_some_and(|limit| silent_for >= limit) {
+        if self
+            .heartbeat
+            .silence_limit()
+            .is_some_and(|limit| silent_for >= limit)
+        {
             let address = Arc::clone(&self.address);
-            let error = Error::HeartbeatTimeout { address, heartbeat: self.heartbeat.interval(), silent_for };
+            let error = Error::HeartbeatTimeout {
+                address,
+                heartbeat: self.heartbeat.interval(),
+                silent_for,
+            };
             log::warn!("{error}");
             shared.session.end_all(error);
             self.outgoing.kill();
@@ -349,10 +399,16 @@ impl Link {
 
     /// Ends a connection that the broker has blocked for too long.
     pub(crate) fn check_blocked(&self, shared: &mut Shared) {
-        let (Some(since), Some(timeout)) = (shared.blocked_since, self.blocked_timeout) else { return };
+        let (Some(since), Some(timeout)) = (shared.blocked_since, self.blocked_timeout) else {
+            return;
+        };
         if since.elapsed() >= timeout && shared.session.end.is_none() {
             let reason = shared.session.blocked.clone().unwrap_or_else(|| "".into());
-            let error = Error::ConnectionBlockedTimeout { address: Arc::clone(&self.address), timeout, reason };
+            let error = Error::ConnectionBlockedTimeout {
+                address: Arc::clone(&self.address),
+                timeout,
+                reason,
+            };
             log::warn!("{error}");
             shared.session.end_all(error);
             self.outgoing.kill();
@@ -362,7 +418,10 @@ impl Link {
 
     /// How long the reader thread may block until it must look at a limit.
     pub(crate) fn next_limit(&self, shared: &Shared, reader: &Reader) -> Duration {
-        let silence = self.heartbeat.silence_limit().map(|limit| limit.saturating_sub(reader.last_bytes.elapsed()));
+        let silence = self
+            .heartbeat
+            .silence_limit()
+            .map(|limit| limit.saturating_sub(reader.last_bytes.elapsed()));
         let limit = silence.unwrap_or(LONG).min(self.blocked_limit(shared));
         limit.max(Duration::from_millis(1))
     }
@@ -397,18 +456,37 @@ impl Link {
     pub(crate) fn close(&self, reply_code: u16, reply_text: &str, timeout: Duration) -> Result<()> {
         let mut shared = self.lock();
         if let Some(end) = &shared.session.end {
-            return Err(Error::ConnectionWrongState { reason: end.to_string().into() });
+            return Err(Error::ConnectionWrongState {
+                reason: end.to_string().into(),
+            });
         }
         if shared.session.closing.is_some() {
-            return Err(Error::ConnectionWrongState { reason: "it is being closed by another thread".into() });
+            return Err(Error::ConnectionWrongState {
+                reason: "it is being closed by another thread".into(),
+            });
         }
-        let close = Method::ConnectionClose { reply_code, reply_text: reply_text.into(), class_id: 0, method_id: 0 };
-        self.outgoing.append_quietly(|out| Ok(frame::write_method(out, 0, &close)?))?;
+        let close = Method::ConnectionClose {
+            reply_code,
+            reply_text: reply_text.into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        // Encoded first, since a text may be too long; sent after the gates are closed, so that nothing follows it.
+        let mut bytes = Vec::new();
+        frame::write_method(&mut bytes, 0, &close)?;
         shared.session.closing = Some((reply_code, reply_text.to_owned()));
+        shared.session.end_channels_by_client();
+        shared.session.replies.extend_from_slice(&bytes);
+        self.settle(&mut shared);
         drop(shared);
         let deadline = after(timeout);
-        let interest = Interest { channel: None, thread: 0 };
-        let ended = self.wait(interest, Some(deadline), |shared| shared.session.end.clone());
+        let interest = Interest {
+            channel: None,
+            thread: 0,
+        };
+        let ended = self.wait(interest, Some(deadline), |shared| {
+            shared.session.end.clone()
+        });
         if ended.is_none() {
             let mut shared = self.lock();
             shared.session.end_by_client();
@@ -416,25 +494,43 @@ impl Link {
             self.outgoing.kill();
             drop(shared);
             self.shutdown_stream();
-            return Err(Error::Timeout { waiting_for: "the broker's connection.close-ok", after: timeout });
+            return Err(Error::Timeout {
+                waiting_for: "the broker's connection.close-ok",
+                after: timeout,
+            });
         }
         Ok(())
     }
 
     /// Ends a channel from this side without waiting; its number is free when the broker has confirmed.
-    pub(crate) fn end_channel(&self, shared: &mut Shared, place: usize, code: u16, text: &str, why: Error) {
+    pub(crate) fn end_channel(
+        &self,
+        shared: &mut Shared,
+        place: usize,
+        code: u16,
+        text: &str,
+        why: Error,
+    ) {
         use crate::protocol::channel::Phase;
-        let Some(channel) = shared.session.channel(place) else { return };
+        let Some(channel) = shared.session.channel(place) else {
+            return;
+        };
         if !matches!(channel.phase, Phase::Open | Phase::Opening) {
             return;
         }
         channel.phase = Phase::Closing;
         let number = channel.number;
-        let close = Method::ChannelClose { reply_code: code, reply_text: text.into(), class_id: 0, method_id: 0 };
+        let close = Method::ChannelClose {
+            reply_code: code,
+            reply_text: text.into(),
+            class_id: 0,
+            method_id: 0,
+        };
         if let Err(error) = frame::write_method(&mut shared.session.replies, number, &close) {
             log::error!("channel {number}: {error}");
         }
         shared.session.end_channel(place, why);
+        shared.session.clear_channel(place);
         self.settle(shared);
     }
 }

@@ -71,11 +71,17 @@ impl Writer {
         self.done = 0;
         // Groups bound the list of slices; 64 frames are 8 MiB at the usual frame size.
         for group in body.chunks(chunk * 64) {
-            let prefixes: Vec<[u8; 7]> =
-                group.chunks(chunk).map(|part| frame::body_prefix(channel, part.len() as u32)).collect();
+            let prefixes: Vec<[u8; 7]> = group
+                .chunks(chunk)
+                .map(|part| frame::body_prefix(channel, part.len() as u32))
+                .collect();
             let mut slices: Vec<IoSlice<'_>> = first.take().into_iter().map(IoSlice::new).collect();
             for (part, prefix) in group.chunks(chunk).zip(&prefixes) {
-                slices.extend([IoSlice::new(prefix), IoSlice::new(part), IoSlice::new(&[frame::FRAME_END])]);
+                slices.extend([
+                    IoSlice::new(prefix),
+                    IoSlice::new(part),
+                    IoSlice::new(&[frame::FRAME_END]),
+                ]);
             }
             let mut rest = &mut slices[..];
             while matches!(outcome, Outcome::Done) && !rest.is_empty() {
@@ -90,7 +96,9 @@ impl Writer {
             match outcome {
                 Outcome::Done => {}
                 // A message that has begun must be finished; the rest is kept for whoever writes next.
-                Outcome::Stuck => rest.iter().for_each(|slice| self.batch.extend_from_slice(slice)),
+                Outcome::Stuck => rest
+                    .iter()
+                    .for_each(|slice| self.batch.extend_from_slice(slice)),
                 Outcome::Failed(_) => return outcome,
             }
         }
@@ -128,7 +136,11 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     pub(crate) fn new(stream: Box<dyn Stream>) -> io::Result<Self> {
         stream.set_write_timeout(WRITE_SLICE)?;
-        let half = Some(Box::new(Writer { stream, batch: Vec::new(), done: 0 }));
+        let half = Some(Box::new(Writer {
+            stream,
+            batch: Vec::new(),
+            done: 0,
+        }));
         Ok(Outgoing {
             state: Mutex::new(State {
                 bytes: Vec::new(),
@@ -160,8 +172,10 @@ impl Outgoing {
             return (state, false);
         }
         state.waiting += 1;
-        let (mut state, _) =
-            self.progress.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) = self
+            .progress
+            .wait_timeout(state, deadline - now)
+            .unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
         (state, true)
     }
@@ -177,7 +191,10 @@ impl Outgoing {
     }
 
     /// The same, for whoever goes on to flush: the writer thread is not woken.
-    pub(crate) fn append_quietly(&self, write: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    pub(crate) fn append_quietly(
+        &self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         let mut state = self.lock();
         let before = state.bytes.len();
         let result = write(&mut state.bytes);
@@ -208,14 +225,18 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Error::Timeout { waiting_for: "room in the output buffer", after: timeout });
+                    return Err(Error::Timeout {
+                        waiting_for: "room in the output buffer",
+                        after: timeout,
+                    });
                 }
             }
         }
         let before = state.bytes.len();
         write(&mut state.bytes)?;
         state.appended += (state.bytes.len() - before) as u64;
-        if state.bytes.len() >= WRITE_AT && state.half.as_ref().is_some_and(|half| half.is_clear()) {
+        if state.bytes.len() >= WRITE_AT && state.half.as_ref().is_some_and(|half| half.is_clear())
+        {
             self.write_out(link, state);
         } else {
             self.wake_writer(state);
@@ -240,13 +261,18 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Error::Timeout { waiting_for: "room in the output buffer", after: timeout });
+                    return Err(Error::Timeout {
+                        waiting_for: "room in the output buffer",
+                        after: timeout,
+                    });
                 }
             }
         }
         let before = state.bytes.len();
         write(&mut state.bytes)?;
-        let Some(mut half) = state.half.take() else { return Ok(()) };
+        let Some(mut half) = state.half.take() else {
+            return Ok(());
+        };
         let framed = body.len() + body.len().div_ceil(chunk) * frame::FRAME_OVERHEAD;
         state.appended += (state.bytes.len() - before + framed) as u64;
         std::mem::swap(&mut half.batch, &mut state.bytes);
@@ -286,7 +312,9 @@ impl Outgoing {
     }
 
     fn write_out(&self, link: &Link, mut state: MutexGuard<'_, State>) {
-        let Some(mut half) = state.half.take() else { return };
+        let Some(mut half) = state.half.take() else {
+            return;
+        };
         if half.is_clear() {
             std::mem::swap(&mut half.batch, &mut state.bytes);
         }
@@ -307,7 +335,6 @@ impl Outgoing {
                 self.work.notify_all();
                 self.progress.notify_all();
                 link.write_failed(&error);
-                return;
             }
             Outcome::Done | Outcome::Stuck => {
                 state.written = state.appended - left;
@@ -378,8 +405,16 @@ pub(crate) fn run(link: &Arc<Link>) {
                 Some(after) => after - since,
                 None => Duration::from_secs(3600),
             }
-        } else if !stuck && since < GATHER && state.bytes.len() < WRITE_AT && state.finishing.is_none() {
-            state = outgoing.work.wait_timeout(state, GATHER - since).unwrap_or_else(PoisonError::into_inner).0;
+        } else if !stuck
+            && since < GATHER
+            && state.bytes.len() < WRITE_AT
+            && state.finishing.is_none()
+        {
+            state = outgoing
+                .work
+                .wait_timeout(state, GATHER - since)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
             continue;
         } else {
             outgoing.write_out(link, state);
@@ -387,7 +422,11 @@ pub(crate) fn run(link: &Arc<Link>) {
             continue;
         };
         state.asleep = true;
-        state = outgoing.work.wait_timeout(state, nap).unwrap_or_else(PoisonError::into_inner).0;
+        state = outgoing
+            .work
+            .wait_timeout(state, nap)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
         state.asleep = false;
     }
     drop(state);

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::confirms::Confirms;
-use crate::{BasicProperties, Deliver, Error, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage};
+use crate::{
+    BasicProperties, Deliver, Error, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage,
+};
 
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,9 @@ impl Gate {
 
     /// How many messages published in confirm mode are not settled.
     pub(crate) fn unsettled(&self) -> u64 {
-        self.published.load(Ordering::Acquire).saturating_sub(self.settled.load(Ordering::Acquire))
+        self.published
+            .load(Ordering::Acquire)
+            .saturating_sub(self.settled.load(Ordering::Acquire))
     }
 }
 
@@ -89,8 +93,10 @@ pub(crate) enum Carrier {
     Return(Return),
 }
 
-/// The message that is coming in: method, then header, then body.
+/// The message that is coming in: method, then header, then body. There is one for each channel, so its size does not
+/// matter, while a box would cost an allocation for each message.
 #[derive(Debug, Default)]
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Content {
     #[default]
     None,
@@ -173,18 +179,26 @@ impl ChannelState {
     }
 
     pub(crate) fn consumer(&self, consumer_tag: &str) -> Option<&Consumer> {
-        self.consumers.iter().find(|consumer| consumer.consumer_tag == consumer_tag)
+        self.consumers
+            .iter()
+            .find(|consumer| consumer.consumer_tag == consumer_tag)
     }
 
     /// Forgets a consumer; answers it if it was there.
     pub(crate) fn remove_consumer(&mut self, consumer_tag: &str) -> Option<Consumer> {
-        let at = self.consumers.iter().position(|consumer| consumer.consumer_tag == consumer_tag)?;
+        let at = self
+            .consumers
+            .iter()
+            .position(|consumer| consumer.consumer_tag == consumer_tag)?;
         Some(self.consumers.remove(at))
     }
 
     /// Takes the answer to a call, if it has come.
     pub(crate) fn take_answer(&mut self, id: u64) -> Option<Reply> {
-        let at = self.answers.iter().position(|(answered, _)| *answered == id)?;
+        let at = self
+            .answers
+            .iter()
+            .position(|(answered, _)| *answered == id)?;
         Some(self.answers.swap_remove(at).1)
     }
 }

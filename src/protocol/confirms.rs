@@ -26,7 +26,13 @@ pub(crate) enum Outcome {
 impl Confirms {
     /// The broker's ack or nack. Answers how many messages this settled, or `None` if one of them was never published.
     /// A tag of 0 with `multiple` stands for all messages published so far (specification, `basic.ack`).
-    pub(crate) fn settle(&mut self, tag: u64, multiple: bool, nack: bool, published: u64) -> Option<u64> {
+    pub(crate) fn settle(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        nack: bool,
+        published: u64,
+    ) -> Option<u64> {
         let last = if tag == 0 && multiple { published } else { tag };
         if last > published || (last == 0 && !multiple) {
             return None;
@@ -99,8 +105,16 @@ impl Confirms {
             self.nacked.remove(&sequence);
             nacked.push(sequence);
         }
-        let back: Vec<u64> = self.returned.range(first..=last).map(|(sequence, _)| *sequence).collect();
-        for sequence in back.into_iter().filter(|sequence| self.is_settled(*sequence)).collect::<Vec<_>>() {
+        let back: Vec<u64> = self
+            .returned
+            .range(first..=last)
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in back
+            .into_iter()
+            .filter(|sequence| self.is_settled(*sequence))
+            .collect::<Vec<_>>()
+        {
             for message in self.returned.remove(&sequence).unwrap_or_default() {
                 returned.push((sequence, message));
             }

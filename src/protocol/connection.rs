@@ -6,7 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::channel::{Carrier, ChannelState, Content, Gate, Incoming, Mandatory, Phase, Puller, Reply};
+use super::channel::{
+    Carrier, ChannelState, Content, Gate, Incoming, Mandatory, Phase, Puller, Reply,
+};
 use super::frame::{self, Frame};
 use super::method::Method;
 use crate::error::Result;
@@ -86,22 +88,29 @@ pub(crate) struct Session {
 fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
     const BODY: u8 = 3;
     match bytes {
-        [BODY, c0, c1, s0, s1, s2, s3, ..] => {
-            Some((u16::from_be_bytes([*c0, *c1]), u32::from_be_bytes([*s0, *s1, *s2, *s3]) as usize))
-        }
+        [BODY, c0, c1, s0, s1, s2, s3, ..] => Some((
+            u16::from_be_bytes([*c0, *c1]),
+            u32::from_be_bytes([*s0, *s1, *s2, *s3]) as usize,
+        )),
         _ => None,
     }
 }
 
 fn unexpected(detail: impl Into<String>) -> Error {
-    Error::UnexpectedFrame { detail: detail.into().into() }
+    Error::UnexpectedFrame {
+        detail: detail.into().into(),
+    }
 }
 
 impl Session {
     pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
         let mut session = Session {
             frame_max,
-            channel_max: if channel_max == 0 { u16::MAX } else { channel_max },
+            channel_max: if channel_max == 0 {
+                u16::MAX
+            } else {
+                channel_max
+            },
             address,
             channels: Vec::new(),
             vacant: Vec::new(),
@@ -144,17 +153,38 @@ impl Session {
     ) -> Result<usize> {
         let number = match number {
             Some(number) if number == 0 || number > self.channel_max => {
-                return Err(Error::InvalidChannelNumber { number, problem: "outside of what was negotiated" });
+                return Err(Error::InvalidChannelNumber {
+                    number,
+                    problem: "outside of what was negotiated",
+                });
             }
-            Some(number) if self.numbers.get(number as usize).copied().flatten().is_some() => {
-                return Err(Error::InvalidChannelNumber { number, problem: "in use" });
+            Some(number)
+                if self
+                    .numbers
+                    .get(number as usize)
+                    .copied()
+                    .flatten()
+                    .is_some() =>
+            {
+                return Err(Error::InvalidChannelNumber {
+                    number,
+                    problem: "in use",
+                });
             }
             Some(number) => number,
             None => {
-                let free = self.numbers.iter().position(Option::is_none).unwrap_or(self.numbers.len());
+                let free = self
+                    .numbers
+                    .iter()
+                    .position(Option::is_none)
+                    .unwrap_or(self.numbers.len());
                 match u16::try_from(free) {
                     Ok(number) if number <= self.channel_max => number,
-                    _ => return Err(Error::NoFreeChannels { channel_max: self.channel_max }),
+                    _ => {
+                        return Err(Error::NoFreeChannels {
+                            channel_max: self.channel_max,
+                        })
+                    }
                 }
             }
         };
@@ -172,7 +202,9 @@ impl Session {
 
     /// The handle is gone. A closed channel is forgotten now, another one when its closure is confirmed.
     pub(crate) fn abandon(&mut self, place: usize) {
-        let Some(channel) = self.channel(place) else { return };
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
         channel.abandoned = true;
         let closed = channel.phase == Phase::Closed;
         self.clear_channel(place);
@@ -191,7 +223,9 @@ impl Session {
 
     /// The number is free again.
     fn release(&mut self, place: usize) {
-        let Some(channel) = self.channel(place) else { return };
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
         channel.phase = Phase::Closed;
         channel.content = Content::None;
         let (number, abandoned) = (channel.number, channel.abandoned);
@@ -211,7 +245,9 @@ impl Session {
 
     /// Notes why a channel ends; the gate closes when the replies are sent.
     pub(crate) fn end_channel(&mut self, place: usize, why: Error) {
-        let Some(channel) = self.channel(place) else { return };
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
         if channel.gate.end.set(why).is_ok() {
             let gate = Arc::clone(&channel.gate);
             self.closed_gates.push(gate);
@@ -239,7 +275,9 @@ impl Session {
         self.next_call += 1;
         let id = self.next_call;
         if let Some(channel) = self.channel(place) {
-            channel.calls.push_back(super::channel::Call { id, expects });
+            channel
+                .calls
+                .push_back(super::channel::Call { id, expects });
         }
         id
     }
@@ -248,13 +286,17 @@ impl Session {
 
     fn push(&mut self, place: usize, incoming: Incoming) {
         let held = weight(&incoming);
-        let Some(channel) = self.channels.get_mut(place).and_then(Option::as_deref_mut) else { return };
+        let Some(channel) = self.channels.get_mut(place).and_then(Option::as_deref_mut) else {
+            return;
+        };
         if channel.abandoned {
             return;
         }
         self.undelivered += held;
         match (&mut channel.puller, incoming) {
-            (Some(puller), Incoming::Message(message)) if message.0.consumer_tag == puller.consumer_tag => {
+            (Some(puller), Incoming::Message(message))
+                if message.0.consumer_tag == puller.consumer_tag =>
+            {
                 puller.buffered.push_back(message);
             }
             (_, incoming) => {
@@ -271,14 +313,22 @@ impl Session {
     /// Whether `next_event` would answer something.
     pub(crate) fn has_event(&self, dispatcher: &Dispatcher) -> bool {
         self.ready.iter().any(|place| {
-            self.channels[*place].as_deref().is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
+            self.channels[*place]
+                .as_deref()
+                .is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
         })
     }
 
     /// How many events wait for this dispatcher now.
     pub(crate) fn count_events(&self, dispatcher: &Dispatcher) -> usize {
-        let channels = self.ready.iter().filter_map(|place| self.channels[*place].as_deref());
-        channels.filter(|channel| dispatcher.may_run(channel)).map(|channel| channel.inbox.len()).sum()
+        let channels = self
+            .ready
+            .iter()
+            .filter_map(|place| self.channels[*place].as_deref());
+        channels
+            .filter(|channel| dispatcher.may_run(channel))
+            .map(|channel| channel.inbox.len())
+            .sum()
     }
 
     /// Takes the oldest event of the first channel that this dispatcher may run; that channel runs nothing else until
@@ -286,7 +336,9 @@ impl Session {
     pub(crate) fn next_event(&mut self, dispatcher: &Dispatcher) -> Option<(usize, Incoming)> {
         for at in 0..self.ready.len() {
             let place = self.ready[at];
-            let Some(channel) = self.channels[place].as_deref_mut() else { continue };
+            let Some(channel) = self.channels[place].as_deref_mut() else {
+                continue;
+            };
             if channel.running || !dispatcher.may_run(channel) {
                 continue;
             }
@@ -310,13 +362,21 @@ impl Session {
     }
 
     /// Takes what came for one consumer and was not told to the program.
-    pub(crate) fn take_undelivered(&mut self, place: usize, consumer_tag: &str) -> Vec<crate::Message> {
-        let Some(channel) = self.channel(place) else { return Vec::new() };
+    pub(crate) fn take_undelivered(
+        &mut self,
+        place: usize,
+        consumer_tag: &str,
+    ) -> Vec<crate::Message> {
+        let Some(channel) = self.channel(place) else {
+            return Vec::new();
+        };
         let mut taken = Vec::new();
         let mut kept = VecDeque::with_capacity(channel.inbox.len());
         for incoming in channel.inbox.drain(..) {
             match incoming {
-                Incoming::Message(message) if message.0.consumer_tag == consumer_tag => taken.push(message),
+                Incoming::Message(message) if message.0.consumer_tag == consumer_tag => {
+                    taken.push(message)
+                }
                 other => kept.push_back(other),
             }
         }
@@ -325,7 +385,9 @@ impl Session {
             channel.ready = false;
             self.ready.retain(|ready| *ready != place);
         }
-        self.undelivered = self.undelivered.saturating_sub(taken.iter().map(message_weight).sum());
+        self.undelivered = self
+            .undelivered
+            .saturating_sub(taken.iter().map(message_weight).sum());
         taken
     }
 
@@ -346,7 +408,11 @@ impl Session {
 
     fn unreported(&self, dispatcher: &Dispatcher) -> Option<usize> {
         let mut closed = self.closures.iter().copied();
-        closed.find(|place| self.channels[*place].as_deref().is_some_and(|channel| dispatcher.may_run(channel)))
+        closed.find(|place| {
+            self.channels[*place]
+                .as_deref()
+                .is_some_and(|channel| dispatcher.may_run(channel))
+        })
     }
 
     /// Whether the broker closed a channel that this dispatcher looks after, and nobody was told.
@@ -368,13 +434,23 @@ impl Session {
 
     /// Everybody who owns a channel, to be told of the end.
     pub(crate) fn owners(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
-        self.channels.iter().flatten().filter_map(|channel| channel.owner.upgrade()).collect()
+        self.channels
+            .iter()
+            .flatten()
+            .filter_map(|channel| channel.owner.upgrade())
+            .collect()
     }
 
     /// Drops what waits for the program on a channel that the program closed.
     pub(crate) fn clear_channel(&mut self, place: usize) {
-        let Some(channel) = self.channel(place) else { return };
-        let mut held: usize = channel.inbox.drain(..).map(|incoming| weight(&incoming)).sum();
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
+        let mut held: usize = channel
+            .inbox
+            .drain(..)
+            .map(|incoming| weight(&incoming))
+            .sum();
         channel.consumers.clear();
         if let Some(puller) = channel.puller.take() {
             held += puller.buffered.iter().map(message_weight).sum::<usize>();
@@ -397,7 +473,10 @@ impl Session {
                     self.body(channel, chunk)?;
                     at += chunk.len();
                 }
-                self.partial = Some(PartialBody { channel, left: left - chunk.len() });
+                self.partial = Some(PartialBody {
+                    channel,
+                    left: left - chunk.len(),
+                });
                 match bytes.get(at) {
                     None => break,
                     Some(&frame::FRAME_END) => {
@@ -433,12 +512,15 @@ impl Session {
     fn place_of(&self, number: u16) -> Result<usize> {
         match self.numbers.get(number as usize).copied().flatten() {
             Some(place) => Ok(place),
-            None => Err(unexpected(format!("a frame on channel {number}, which is not open"))),
+            None => Err(unexpected(format!(
+                "a frame on channel {number}, which is not open"
+            ))),
         }
     }
 
     fn at(&mut self, place: usize) -> Result<&mut ChannelState> {
-        self.channel(place).ok_or_else(|| unexpected("a frame on a channel that is not open"))
+        self.channel(place)
+            .ok_or_else(|| unexpected("a frame on a channel that is not open"))
     }
 
     fn method(&mut self, number: u16, payload: &[u8]) -> Result<()> {
@@ -446,10 +528,19 @@ impl Session {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         if !matches!(channel.content, Content::None) {
-            return Err(unexpected(format!("{} in the middle of a message on channel {number}", method.name())));
+            return Err(unexpected(format!(
+                "{} in the middle of a message on channel {number}",
+                method.name()
+            )));
         }
         match method {
-            Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
+            Method::BasicDeliver {
+                consumer_tag,
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+            } => {
                 channel.content = Content::Header(Carrier::Deliver(Deliver {
                     consumer_tag: consumer_tag.into_owned(),
                     delivery_tag,
@@ -459,9 +550,21 @@ impl Session {
                 }));
                 Ok(())
             }
-            Method::BasicAck { delivery_tag, multiple } => self.confirm(place, delivery_tag, multiple, false),
-            Method::BasicNack { delivery_tag, multiple, .. } => self.confirm(place, delivery_tag, multiple, true),
-            Method::BasicReturn { reply_code, reply_text, exchange, routing_key } => {
+            Method::BasicAck {
+                delivery_tag,
+                multiple,
+            } => self.confirm(place, delivery_tag, multiple, false),
+            Method::BasicNack {
+                delivery_tag,
+                multiple,
+                ..
+            } => self.confirm(place, delivery_tag, multiple, true),
+            Method::BasicReturn {
+                reply_code,
+                reply_text,
+                exchange,
+                routing_key,
+            } => {
                 channel.content = Content::Header(Carrier::Return(Return {
                     reply_code,
                     reply_text: reply_text.into_owned(),
@@ -470,7 +573,13 @@ impl Session {
                 }));
                 Ok(())
             }
-            Method::BasicGetOk { delivery_tag, redelivered, exchange, routing_key, message_count } => {
+            Method::BasicGetOk {
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+                message_count,
+            } => {
                 channel.content = Content::Header(Carrier::Get(GetOk {
                     delivery_tag,
                     redelivered,
@@ -481,9 +590,14 @@ impl Session {
                 Ok(())
             }
             Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
-            Method::BasicCancel { consumer_tag, no_wait } => {
+            Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            } => {
                 if !no_wait {
-                    let answer = Method::BasicCancelOk { consumer_tag: consumer_tag.clone() };
+                    let answer = Method::BasicCancelOk {
+                        consumer_tag: consumer_tag.clone(),
+                    };
                     frame::write_method(&mut self.replies, number, &answer)?;
                 }
                 self.cancelled(place, consumer_tag.into_owned())
@@ -492,7 +606,12 @@ impl Session {
                 frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })?;
                 Ok(())
             }
-            Method::ChannelClose { reply_code, reply_text, class_id, method_id } if number != 0 => {
+            Method::ChannelClose {
+                reply_code,
+                reply_text,
+                class_id,
+                method_id,
+            } if number != 0 => {
                 frame::write_method(&mut self.replies, number, &Method::ChannelCloseOk {})?;
                 let channel = self.at(place)?;
                 if channel.phase == Phase::Closing {
@@ -516,12 +635,24 @@ impl Session {
                 self.release(place);
                 Ok(())
             }
-            Method::QueueDeclareOk { queue, message_count, consumer_count } => {
-                let declared = QueueDeclareOk { queue: queue.into_owned(), message_count, consumer_count };
+            Method::QueueDeclareOk {
+                queue,
+                message_count,
+                consumer_count,
+            } => {
+                let declared = QueueDeclareOk {
+                    queue: queue.into_owned(),
+                    message_count,
+                    consumer_count,
+                };
                 self.answer(place, (50, 11), Reply::Declared(declared))
             }
-            Method::QueuePurgeOk { message_count } => self.answer(place, (50, 31), Reply::Count(message_count)),
-            Method::QueueDeleteOk { message_count } => self.answer(place, (50, 41), Reply::Count(message_count)),
+            Method::QueuePurgeOk { message_count } => {
+                self.answer(place, (50, 31), Reply::Count(message_count))
+            }
+            Method::QueueDeleteOk { message_count } => {
+                self.answer(place, (50, 41), Reply::Count(message_count))
+            }
             Method::ChannelFlowOk { active } => self.answer(place, (20, 21), Reply::Active(active)),
             Method::ChannelOpenOk { .. } => {
                 if channel.phase == Phase::Opening {
@@ -529,7 +660,12 @@ impl Session {
                 }
                 self.answer(place, (20, 11), Reply::Done)
             }
-            Method::ConnectionClose { reply_code, reply_text, class_id, method_id } if number == 0 => {
+            Method::ConnectionClose {
+                reply_code,
+                reply_text,
+                class_id,
+                method_id,
+            } if number == 0 => {
                 frame::write_method(&mut self.replies, 0, &Method::ConnectionCloseOk {})?;
                 let address = Arc::clone(&self.address);
                 self.end_all(Error::ConnectionClosedByBroker {
@@ -546,7 +682,8 @@ impl Session {
             }
             Method::ConnectionBlocked { reason } if number == 0 => {
                 self.blocked = Some(reason.as_ref().into());
-                self.events.push_back(ConnectionEvent::Blocked(reason.into_owned()));
+                self.events
+                    .push_back(ConnectionEvent::Blocked(reason.into_owned()));
                 self.connection_changed = true;
                 Ok(())
             }
@@ -563,10 +700,32 @@ impl Session {
         }
     }
 
+    /// This program closes the connection: its channels end at once, and nothing more is told.
+    pub(crate) fn end_channels_by_client(&mut self) {
+        let (reply_code, reply_text) = self.closing.clone().unwrap_or((200, String::new()));
+        self.connection_changed = true;
+        for place in 1..self.channels.len() {
+            if self.channels[place].is_some() {
+                let reply_text = reply_text.clone();
+                self.end_channel(
+                    place,
+                    Error::ConnectionClosedByClient {
+                        reply_code,
+                        reply_text,
+                    },
+                );
+                self.clear_channel(place);
+            }
+        }
+    }
+
     /// This program's own closing came to its end.
     pub(crate) fn end_by_client(&mut self) {
         let (reply_code, reply_text) = self.closing.clone().unwrap_or((200, String::new()));
-        self.end_all(Error::ConnectionClosedByClient { reply_code, reply_text });
+        self.end_all(Error::ConnectionClosedByClient {
+            reply_code,
+            reply_text,
+        });
     }
 
     /// Hands an answer to the oldest call of a channel, which must be the one that this answers.
@@ -580,14 +739,21 @@ impl Session {
             }
             _ => {
                 let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
-                Err(unexpected(format!("{name} on channel {}, which did not ask for it", channel.number)))
+                Err(unexpected(format!(
+                    "{name} on channel {}, which did not ask for it",
+                    channel.number
+                )))
             }
         }
     }
 
     fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<()> {
         let channel = self.at(place)?;
-        if let Some(puller) = channel.puller.as_mut().filter(|puller| puller.consumer_tag == consumer_tag) {
+        if let Some(puller) = channel
+            .puller
+            .as_mut()
+            .filter(|puller| puller.consumer_tag == consumer_tag)
+        {
             puller.cancelled = true;
         }
         // The consumer itself goes when this is told to the program, after the messages that came before it.
@@ -602,11 +768,19 @@ impl Session {
         let settled = channel.confirms.settle(tag, multiple, nack, published);
         let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
             let number = channel.number;
-            return Err(unexpected(format!("a confirmation on channel {number} of message {tag}, never published")));
+            return Err(unexpected(format!(
+                "a confirmation on channel {number} of message {tag}, never published"
+            )));
         };
         gate.settled.fetch_add(settled, Ordering::AcqRel);
-        let mut mandatory = gate.mandatory.lock().unwrap_or_else(PoisonError::into_inner);
-        while mandatory.front().is_some_and(|message| channel.confirms.is_settled(message.sequence)) {
+        let mut mandatory = gate
+            .mandatory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while mandatory
+            .front()
+            .is_some_and(|message| channel.confirms.is_settled(message.sequence))
+        {
             mandatory.pop_front();
         }
         drop(mandatory);
@@ -619,24 +793,38 @@ impl Session {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         let Content::Header(carrier) = std::mem::take(&mut channel.content) else {
-            return Err(unexpected(format!("a content header on channel {number} that nothing announced")));
+            return Err(unexpected(format!(
+                "a content header on channel {number} that nothing announced"
+            )));
         };
         let body = Vec::with_capacity(size.min(TRUSTED_BODY) as usize);
         if size == 0 {
             return self.complete(place, carrier, properties, body);
         }
-        channel.content = Content::Body { carrier, properties, body, remaining: size };
+        channel.content = Content::Body {
+            carrier,
+            properties,
+            body,
+            remaining: size,
+        };
         Ok(())
     }
 
     fn body(&mut self, number: u16, chunk: &[u8]) -> Result<()> {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
-        let Content::Body { body, remaining, .. } = &mut channel.content else {
-            return Err(unexpected(format!("a content body on channel {number} that nothing announced")));
+        let Content::Body {
+            body, remaining, ..
+        } = &mut channel.content
+        else {
+            return Err(unexpected(format!(
+                "a content body on channel {number} that nothing announced"
+            )));
         };
         let Some(left) = remaining.checked_sub(chunk.len() as u64) else {
-            return Err(unexpected(format!("more body than its header announced on channel {number}")));
+            return Err(unexpected(format!(
+                "more body than its header announced on channel {number}"
+            )));
         };
         if body.capacity() - body.len() < chunk.len() {
             // Grow in steps that what has come justifies, and never beyond the end.
@@ -645,7 +833,13 @@ impl Session {
         body.extend_from_slice(chunk);
         *remaining = left;
         if left == 0 {
-            if let Content::Body { carrier, properties, body, .. } = std::mem::take(&mut channel.content) {
+            if let Content::Body {
+                carrier,
+                properties,
+                body,
+                ..
+            } = std::mem::take(&mut channel.content)
+            {
                 return self.complete(place, carrier, properties, body);
             }
         }
@@ -667,9 +861,20 @@ impl Session {
                 }
             }
             Carrier::Get(method) => {
-                return self.answer(place, (60, 71), Reply::Got(Some(Box::new((method, properties, body)))));
+                return self.answer(
+                    place,
+                    (60, 71),
+                    Reply::Got(Some(Box::new((method, properties, body)))),
+                );
             }
-            Carrier::Return(method) => self.returned(place, ReturnedMessage { method, properties, body })?,
+            Carrier::Return(method) => self.returned(
+                place,
+                ReturnedMessage {
+                    method,
+                    properties,
+                    body,
+                },
+            )?,
         }
         Ok(())
     }
@@ -677,12 +882,21 @@ impl Session {
     fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<()> {
         let channel = self.at(place)?;
         if channel.gate.confirming.load(Ordering::Acquire) {
-            let content =
-                fingerprint(&message.method.exchange, &message.method.routing_key, &message.body);
-            let mut mandatory = channel.gate.mandatory.lock().unwrap_or_else(PoisonError::into_inner);
+            let content = fingerprint(
+                &message.method.exchange,
+                &message.method.routing_key,
+                &message.body,
+            );
+            let mut mandatory = channel
+                .gate
+                .mandatory
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             // Returns come in the order of publishing, so the oldest message of this content is the one. There is none
             // if it was published before the channel confirmed.
-            let at = mandatory.iter().position(|candidate| candidate.content == content);
+            let at = mandatory
+                .iter()
+                .position(|candidate| candidate.content == content);
             let tied = at.and_then(|at| mandatory.remove(at));
             drop(mandatory);
             if let Some(Mandatory { sequence, .. }) = tied {

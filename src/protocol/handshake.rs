@@ -7,11 +7,17 @@ use super::method::Method;
 use crate::error::{Result, Stage};
 use crate::{Error, FieldTable, FieldValue};
 
+/// The least that any peer must accept as frame_max (specification 4.2.3, `frame-min-size`).
+const FRAME_MIN: u32 = 4096;
+
+/// Answers mechanism and response for the mechanisms that a server offers.
+pub(crate) type Respond<'a> = dyn Fn(&[&str]) -> Option<(&'static str, Vec<u8>)> + 'a;
+
 /// What the client brings to the handshake.
 pub(crate) struct Proposal<'a> {
     pub(crate) client_properties: FieldTable,
     /// Answers mechanism and response for the mechanisms that the server offers.
-    pub(crate) respond: &'a dyn Fn(&[&str]) -> Option<(&'static str, Vec<u8>)>,
+    pub(crate) respond: &'a Respond<'a>,
     pub(crate) locale: &'a str,
     pub(crate) virtual_host: &'a str,
     pub(crate) channel_max: u16,
@@ -59,9 +65,17 @@ impl<'a> Handshake<'a> {
     /// Begins; `out` gets the protocol header.
     pub(crate) fn new(proposal: Proposal<'a>, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(&frame::PROTOCOL_HEADER);
-        let negotiated =
-            Negotiated { channel_max: 0, frame_max: 0, heartbeat: 0, server_properties: FieldTable::new() };
-        Handshake { proposal, stage: Stage::ProtocolHeader, negotiated }
+        let negotiated = Negotiated {
+            channel_max: 0,
+            frame_max: 0,
+            heartbeat: 0,
+            server_properties: FieldTable::new(),
+        };
+        Handshake {
+            proposal,
+            stage: Stage::ProtocolHeader,
+            negotiated,
+        }
     }
 
     /// How far it came.
@@ -76,13 +90,29 @@ impl<'a> Handshake<'a> {
         out: &mut Vec<u8>,
     ) -> std::result::Result<Option<Negotiated>, Refusal> {
         match (self.stage, method) {
-            (_, Method::ConnectionClose { reply_code, reply_text, .. }) => {
+            (
+                _,
+                Method::ConnectionClose {
+                    reply_code,
+                    reply_text,
+                    ..
+                },
+            ) => {
                 frame::write_method(out, 0, &Method::ConnectionCloseOk {})?;
-                Err(Refusal::Closed { reply_code, reply_text: reply_text.into_owned() })
+                Err(Refusal::Closed {
+                    reply_code,
+                    reply_text: reply_text.into_owned(),
+                })
             }
             (
                 Stage::ProtocolHeader,
-                Method::ConnectionStart { version_major, version_minor, server_properties, mechanisms, .. },
+                Method::ConnectionStart {
+                    version_major,
+                    version_minor,
+                    server_properties,
+                    mechanisms,
+                    ..
+                },
             ) => {
                 if (version_major, version_minor) != (0, 9) {
                     return Err(Refusal::Version(version_major, version_minor));
@@ -103,9 +133,24 @@ impl<'a> Handshake<'a> {
                 self.stage = Stage::Authentication;
                 Ok(None)
             }
-            (Stage::Authentication, Method::ConnectionTune { channel_max, frame_max, heartbeat }) => {
+            (
+                Stage::Authentication,
+                Method::ConnectionTune {
+                    channel_max,
+                    frame_max,
+                    heartbeat,
+                },
+            ) => {
+                if frame_max != 0 && frame_max < FRAME_MIN {
+                    let detail = format!(
+                        "connection.tune with a frame_max of {frame_max}, below {FRAME_MIN}"
+                    )
+                    .into();
+                    return Err(Refusal::Violation(Error::UnexpectedFrame { detail }));
+                }
                 let agreed = &mut self.negotiated;
-                agreed.channel_max = agree(self.proposal.channel_max.into(), channel_max.into()) as u16;
+                agreed.channel_max =
+                    agree(self.proposal.channel_max.into(), channel_max.into()) as u16;
                 agreed.frame_max = agree(self.proposal.frame_max, frame_max);
                 agreed.heartbeat = (self.proposal.heartbeat)(heartbeat)?;
                 let answer = Method::ConnectionTuneOk {
@@ -114,15 +159,19 @@ impl<'a> Handshake<'a> {
                     heartbeat: agreed.heartbeat,
                 };
                 frame::write_method(out, 0, &answer)?;
-                let open = Method::ConnectionOpen { virtual_host: self.proposal.virtual_host.into() };
+                let open = Method::ConnectionOpen {
+                    virtual_host: self.proposal.virtual_host.into(),
+                };
                 frame::write_method(out, 0, &open)?;
                 self.stage = Stage::VirtualHost;
                 Ok(None)
             }
-            (Stage::VirtualHost, Method::ConnectionOpenOk { .. }) => Ok(Some(self.negotiated.clone())),
-            (_, Method::ConnectionSecure { .. }) => {
-                Err(Refusal::Mechanisms("a mechanism that asks a second time (connection.secure)".into()))
+            (Stage::VirtualHost, Method::ConnectionOpenOk { .. }) => {
+                Ok(Some(self.negotiated.clone()))
             }
+            (_, Method::ConnectionSecure { .. }) => Err(Refusal::Mechanisms(
+                "a mechanism that asks a second time (connection.secure)".into(),
+            )),
             (stage, other) => Err(Refusal::Violation(Error::UnexpectedFrame {
                 detail: format!("{} at the stage {stage} of connecting", other.name()).into(),
             })),

@@ -11,7 +11,9 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// `seconds` as negotiated; 0 is off.
     pub(crate) fn new(seconds: u16) -> Self {
-        Heartbeat { interval: Duration::from_secs(seconds.into()) }
+        Heartbeat {
+            interval: Duration::from_secs(seconds.into()),
+        }
     }
 
     pub(crate) fn interval(self) -> Duration {

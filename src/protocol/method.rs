@@ -196,7 +196,7 @@ methods! {
 
 impl Method<'_> {
     /// Whether a content header, and the body if there is one, follow this method.
-    #[inline]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn has_content(&self) -> bool {
         matches!(
             self,
