@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -58,13 +58,22 @@ pub(crate) struct ChannelHandle {
     number: u16,
     gate: Arc<Gate>,
     callbacks: Mutex<Callbacks>,
+    /// Changes whenever a consumer's callback is added or removed.
+    callbacks_version: AtomicU64,
 }
 
 #[derive(Default)]
 struct Callbacks {
-    messages: HashMap<String, Arc<Mutex<Box<MessageCallback>>>>,
+    messages: HashMap<String, MessageSlot>,
+    next_slot: u64,
     returned: CallbackList<ReturnCallback>,
     cancelled: CallbackList<CancelCallback>,
+}
+
+/// A consumer's callback, unless it is being run.
+struct MessageSlot {
+    id: u64,
+    callback: Option<Box<MessageCallback>>,
 }
 
 impl Drop for ChannelHandle {
@@ -101,6 +110,9 @@ impl From<Arc<ChannelHandle>> for Channel {
     }
 }
 
+/// How long `close` waits for a close-ok that may have got lost because the broker closed the channel at the same time.
+const CROSSED_CLOSE_OK: Duration = Duration::from_millis(50);
+
 /// What takes no answer with it.
 fn done(_: Reply) {}
 
@@ -108,14 +120,7 @@ impl Channel {
     pub(crate) fn open(connection: &Connection, number: Option<u16>) -> Result<Channel> {
         let link = connection.link();
         let mut shared = link.lock();
-        if let Some(end) = &shared.session.end {
-            return Err(connection.end_error(end.clone()));
-        }
-        if shared.session.closing.is_some() {
-            return Err(Error::ConnectionWrongState {
-                reason: "it is being closed".into(),
-            });
-        }
+        connection.check_open(&mut shared.session)?;
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);
         let for_channel = Arc::clone(&gate);
@@ -132,6 +137,7 @@ impl Channel {
             number,
             gate,
             callbacks: Mutex::default(),
+            callbacks_version: AtomicU64::new(0),
         });
         if let Some(channel) = shared.session.channel(place) {
             let owner: Arc<dyn Any + Send + Sync> = Arc::clone(&handle) as _;
@@ -181,7 +187,11 @@ impl Channel {
     /// Why the channel ended. The broker's closure counts as reported from now on.
     pub(crate) fn ended(&self) -> Error {
         let link = self.link();
-        link.lock().session.reported(self.handle.place);
+        {
+            let mut shared = link.lock();
+            shared.session.reported(self.handle.place);
+            shared.session.end_told |= shared.session.end.is_some();
+        }
         link.outgoing.flush(link, CLOSE_OK_LIMIT);
         // Nothing will come for the consumers any more; they may hold clones of this channel.
         self.forget_callbacks();
@@ -198,6 +208,7 @@ impl Channel {
 
     pub(crate) fn forget_callbacks(&self) {
         let callbacks = std::mem::take(&mut *lock(&self.handle.callbacks));
+        self.callbacks_changed();
         drop(callbacks);
     }
 
@@ -605,9 +616,13 @@ impl Channel {
                 channel.home = dispatch::thread_number();
             }
             // Before the broker knows of it, so that no message can come too early.
-            lock(&self.handle.callbacks)
-                .messages
-                .insert(consumer_tag.clone(), Arc::new(Mutex::new(callback)));
+            let mut callbacks = lock(&self.handle.callbacks);
+            callbacks.next_slot += 1;
+            let slot = MessageSlot {
+                id: callbacks.next_slot,
+                callback: Some(callback),
+            };
+            callbacks.messages.insert(consumer_tag.clone(), slot);
         }
         let result = self.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments);
         if let Err(error) = result {
@@ -648,18 +663,43 @@ impl Channel {
         self.call(&method, (60, 21)).map(done)
     }
 
-    pub(crate) fn callback_of(
-        &self,
-        consumer_tag: &str,
-    ) -> Option<Arc<Mutex<Box<MessageCallback>>>> {
-        lock(&self.handle.callbacks)
+    pub(crate) fn callbacks_version(&self) -> u64 {
+        self.handle.callbacks_version.load(Ordering::Acquire)
+    }
+
+    fn callbacks_changed(&self) {
+        self.handle.callbacks_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes a consumer's callback to run it; `give_back` puts it in its place again.
+    pub(crate) fn take_callback(&self, consumer_tag: &str) -> Option<(u64, Box<MessageCallback>)> {
+        let mut callbacks = lock(&self.handle.callbacks);
+        let slot = callbacks.messages.get_mut(consumer_tag)?;
+        Some((slot.id, slot.callback.take()?))
+    }
+
+    /// Unless its consumer is gone, or another one by now has its tag.
+    pub(crate) fn give_back(&self, taken: Option<(String, u64, Box<MessageCallback>)>) {
+        let Some((consumer_tag, id, callback)) = taken else {
+            return;
+        };
+        let mut callbacks = lock(&self.handle.callbacks);
+        match callbacks
             .messages
-            .get(consumer_tag)
-            .cloned()
+            .get_mut(&consumer_tag)
+            .filter(|slot| slot.id == id)
+        {
+            Some(slot) => slot.callback = Some(callback),
+            None => {
+                drop(callbacks);
+                drop(callback);
+            }
+        }
     }
 
     fn forget_callback(&self, consumer_tag: &str) {
         let callback = lock(&self.handle.callbacks).messages.remove(consumer_tag);
+        self.callbacks_changed();
         drop(callback);
     }
 
@@ -1365,12 +1405,24 @@ impl Channel {
         link.end_channel(&mut shared, place, reply_code, reply_text, why);
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
-        let closed = link.wait(Interest::channel(place), Some(after(limit)), |shared| {
-            let phase = shared.session.channel(place).map(|channel| channel.phase);
-            phase
-                .is_none_or(|phase| phase == Phase::Closed)
-                .then_some(())
+        let deadline = after(limit);
+        let mut crossed = false;
+        let closed = link.wait(Interest::channel(place), Some(deadline), |shared| {
+            let channel = shared.session.channel(place);
+            crossed = channel.as_ref().is_some_and(|channel| channel.crossed);
+            let closed = channel.is_none_or(|channel| channel.phase == Phase::Closed);
+            (closed || crossed).then_some(())
         });
+        if crossed {
+            let patience = deadline.min(after(CROSSED_CLOSE_OK));
+            link.wait(Interest::channel(place), Some(patience), |shared| {
+                let channel = shared.session.channel(place);
+                channel
+                    .is_none_or(|channel| channel.phase == Phase::Closed)
+                    .then_some(())
+            });
+            link.lock().session.give_up_close_ok(place);
+        }
         self.forget_callbacks();
         // A connection that is lost meanwhile has taken the channel with it.
         closed.ok_or(Error::Timeout {

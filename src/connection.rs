@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::io::connect;
 use crate::io::wait::{after, Interest, Link};
 use crate::parameters::IntoParameters;
+use crate::protocol::connection::Session;
 use crate::protocol::frame;
 use crate::protocol::handshake::capability;
 use crate::protocol::method::Method;
@@ -141,24 +142,26 @@ impl Connection {
         &self.handle.link
     }
 
-    /// The error that a call gives when the connection has ended.
-    pub(crate) fn end_error(&self, end: Error) -> Error {
-        match end {
-            end @ Error::ConnectionClosedByClient { .. } => Error::ConnectionWrongState {
+    /// The error that a call gives if the connection has ended. One that waited meanwhile is told what ended it, and so is
+    /// the first call afterwards; the others are told that it is not open, and why.
+    pub(crate) fn end_error(&self, session: &mut Session, waited: bool) -> Option<Error> {
+        let end = session.end.clone()?;
+        let told = std::mem::replace(&mut session.end_told, true);
+        if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
+            return Some(Error::ConnectionWrongState {
                 reason: end.to_string().into(),
-            },
-            end => end,
+            });
         }
+        Some(end)
     }
 
-    fn check_open(&self) -> Result<()> {
-        let shared = self.link().lock();
-        match (&shared.session.end, &shared.session.closing) {
-            (Some(end), _) => Err(self.end_error(end.clone())),
-            (None, Some(_)) => Err(Error::ConnectionWrongState {
+    pub(crate) fn check_open(&self, session: &mut Session) -> Result<()> {
+        match self.end_error(session, false) {
+            Some(end) => Err(end),
+            None if session.closing.is_some() => Err(Error::ConnectionWrongState {
                 reason: "it is being closed".into(),
             }),
-            (None, None) => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -272,7 +275,7 @@ impl Connection {
         delay: Duration,
         callback: impl FnOnce() -> R + Send + 'static,
     ) -> Result<TimerId> {
-        self.check_open()?;
+        self.check_open(&mut self.link().lock().session)?;
         let now = Instant::now();
         let Some(due) = now.checked_add(delay) else {
             return Err(Error::invalid(
@@ -390,8 +393,8 @@ impl Connection {
         };
         let link = self.link();
         let call = {
-            self.check_open()?;
             let mut shared = link.lock();
+            self.check_open(&mut shared.session)?;
             link.outgoing
                 .append_quietly(|out| Ok(frame::write_method(out, 0, &method)?))?;
             shared.session.add_call(0, (10, 71))
@@ -401,7 +404,7 @@ impl Connection {
             if shared.session.channel(0)?.take_answer(call).is_some() {
                 return Some(Ok(()));
             }
-            shared.session.end.clone().map(Err)
+            self.end_error(&mut shared.session, true).map(Err)
         });
         answer.unwrap_or(Err(Error::Timeout {
             waiting_for: "the answer to connection.update-secret",

@@ -114,8 +114,13 @@ impl Messages {
         let message = shared.session.next_pulled(self.channel.place());
         link.resume_if_paused(&mut shared);
         match message {
-            Some(message) => Some(Some(message)),
-            None => over.then_some(None),
+            Some(delivery) => Some(Some((*delivery).into())),
+            None if over => {
+                // The broker ended it, and all of it has been yielded.
+                shared.session.take_puller(self.channel.place());
+                Some(None)
+            }
+            None => None,
         }
     }
 
@@ -217,8 +222,8 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
         }
         return Ok(0);
     }
-    for (method, ..) in &puller.buffered {
-        channel.basic_reject(method.delivery_tag)?;
+    for delivery in &puller.buffered {
+        channel.basic_reject(delivery.method.delivery_tag)?;
     }
     Ok(puller.buffered.len())
 }

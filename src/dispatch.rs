@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::channel::{Channel, ChannelHandle};
+use crate::channel::{Channel, ChannelHandle, MessageCallback};
 use crate::connection::Connection;
 use crate::error::Result;
 use crate::io::wait::{Link, Shared};
-use crate::protocol::channel::Incoming;
+use crate::protocol::channel::{Delivery, Incoming};
 use crate::protocol::connection::{ConnectionEvent, Dispatcher};
 use crate::Error;
 
@@ -78,27 +78,18 @@ pub(crate) fn is_nested(shared: &Shared) -> bool {
 struct Dispatching<'a> {
     link: &'a Link,
     thread: u64,
-    /// The channel whose callback runs.
-    running: Option<usize>,
 }
 
 impl<'a> Dispatching<'a> {
     fn new(link: &'a Link, thread: u64) -> Self {
         link.lock().dispatching.push(thread);
-        Dispatching {
-            link,
-            thread,
-            running: None,
-        }
+        Dispatching { link, thread }
     }
 }
 
 impl Drop for Dispatching<'_> {
     fn drop(&mut self) {
         let mut shared = self.link.lock();
-        if let Some(place) = self.running {
-            shared.session.event_done(place);
-        }
         let thread = self.thread;
         shared.dispatching.retain(|other| *other != thread);
         drop(shared);
@@ -121,10 +112,13 @@ pub(crate) fn process(
         channel: channel.map(Channel::place),
     };
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    if is_nested(&link.lock()) {
-        return process_nested(connection, channel, limit, deadline, ready);
+    let (nested, waited) = {
+        let shared = link.lock();
+        (is_nested(&shared), shared.session.end.is_none())
+    };
+    if nested {
+        return process_nested(connection, channel, limit, deadline, waited, ready);
     }
-    let mut ended = None;
     loop {
         let next_timer = connection.next_timer();
         let until = match (deadline, next_timer) {
@@ -133,11 +127,10 @@ pub(crate) fn process(
         };
         let woken = link.wait(dispatcher.into(), until, |shared| {
             let session = &mut shared.session;
-            ended = session.end.clone();
             let something = session.has_event(&dispatcher)
                 || !session.events.is_empty()
                 || session.has_unreported(&dispatcher)
-                || ended.is_some()
+                || session.end.is_some()
                 || ready(shared);
             // A timer that was set meanwhile changes how long to wait.
             (something || connection.next_timer() != next_timer).then_some(something)
@@ -149,23 +142,26 @@ pub(crate) fn process(
         }
     }
     let told = {
-        let mut dispatching = Dispatching::new(link, dispatcher.thread);
+        let _dispatching = Dispatching::new(link, dispatcher.thread);
         let events = run_connection_events(connection)?;
-        events + run_channel_events(link, &dispatcher, &mut dispatching)?
+        events + run_channel_events(link, &dispatcher)?
     };
     if told > 0 {
         return Ok(());
     }
-    let closed = link.lock().session.take_unreported(&dispatcher);
-    match (closed, ended) {
-        (Some(closed), _) => {
-            link.outgoing.flush(link, CLOSE_OK_LIMIT);
-            Err(closed)
-        }
-        (None, Some(_)) if channel.is_some() => Ok(()),
-        (None, Some(end)) => Err(connection.end_error(end)),
-        (None, None) => Ok(()),
+    let mut shared = link.lock();
+    if let Some(closed) = shared.session.take_unreported(&dispatcher) {
+        drop(shared);
+        link.outgoing.flush(link, CLOSE_OK_LIMIT);
+        return Err(closed);
     }
+    // Whoever consumes on a channel learns of the end from the channel.
+    if channel.is_some() {
+        return Ok(());
+    }
+    connection
+        .end_error(&mut shared.session, waited)
+        .map_or(Ok(()), Err)
 }
 
 /// How long the report of a closure waits for its answer to be on the wire.
@@ -177,6 +173,7 @@ fn process_nested(
     channel: Option<&Channel>,
     limit: Option<Duration>,
     deadline: Option<Instant>,
+    waited: bool,
     ready: impl Fn(&mut Shared) -> bool,
 ) -> Result<()> {
     if limit.is_none() && channel.is_none() {
@@ -189,16 +186,15 @@ fn process_nested(
         thread: thread_number(),
         channel: channel.map(Channel::place),
     };
-    let end = link.wait(dispatcher.into(), deadline, |shared| {
-        match shared.session.end.clone() {
-            Some(end) => Some(Some(end)),
-            None => ready(shared).then_some(None),
-        }
+    link.wait(dispatcher.into(), deadline, |shared| {
+        (shared.session.end.is_some() || ready(shared)).then_some(())
     });
-    match end.flatten() {
-        Some(end) if channel.is_none() => Err(connection.end_error(end)),
-        _ => Ok(()),
+    if channel.is_some() {
+        return Ok(());
     }
+    connection
+        .end_error(&mut link.lock().session, waited)
+        .map_or(Ok(()), Err)
 }
 
 /// Timers and thread-safe callbacks that are due now, then what the broker said about the connection by now.
@@ -225,64 +221,122 @@ fn run_connection_events(connection: &Connection) -> Result<usize> {
 }
 
 /// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends.
-fn run_channel_events(
-    link: &Link,
-    dispatcher: &Dispatcher,
-    dispatching: &mut Dispatching<'_>,
-) -> Result<usize> {
+fn run_channel_events(link: &Link, dispatcher: &Dispatcher) -> Result<usize> {
     let mut left = link.lock().session.count_events(dispatcher);
     let mut told = 0;
-    let mut current: Option<(usize, Channel)> = None;
     while left > 0 {
-        let mut shared = link.lock();
-        if let Some(place) = dispatching.running.take() {
-            shared.session.event_done(place);
-        }
-        let Some((place, incoming)) = shared.session.next_event(dispatcher) else {
+        let Some(mut turn) = Turn::begin(link, dispatcher) else {
             break;
         };
-        dispatching.running = Some(place);
-        link.resume_if_paused(&mut shared);
-        if current.as_ref().is_none_or(|(at, _)| *at != place) {
-            let owner = shared
-                .session
-                .channel(place)
-                .and_then(|channel| channel.owner.upgrade());
-            drop(shared);
-            // The handle that this replaces may be the last one, and closes its channel then; hence no lock.
-            let handle = owner.and_then(|owner| owner.downcast::<ChannelHandle>().ok());
-            current = handle.map(|handle| (place, Channel::from(handle)));
-        } else {
-            drop(shared);
-        }
-        left -= 1;
-        if let Some((_, channel)) = &current {
+        while left > 0 {
+            let Some(incoming) = turn.next() else { break };
+            left -= 1;
             told += 1;
-            tell(channel, incoming)?;
+            turn.tell(incoming)?;
         }
     }
     Ok(told)
 }
 
-fn tell(channel: &Channel, incoming: Incoming) -> Result<()> {
-    match incoming {
-        Incoming::Message((method, properties, body)) => {
-            let Some(callback) = channel.callback_of(&method.consumer_tag) else {
-                log::warn!(
-                    "a message came for {:?}, which is no consumer any more",
-                    method.consumer_tag
-                );
-                return Ok(());
-            };
-            let mut callback = callback
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            callback(channel, method, properties, body)
+/// One channel's events are being told; nobody else tells any of that channel meanwhile.
+struct Turn<'a> {
+    link: &'a Link,
+    place: usize,
+    /// `None` if the last handle is gone.
+    channel: Option<Channel>,
+    taken: Option<Taken>,
+}
+
+/// The callback of the consumer that was told last, taken from its place for as long as the messages are for it.
+struct Taken {
+    consumer_tag: String,
+    version: u64,
+    id: u64,
+    callback: Box<MessageCallback>,
+}
+
+impl<'a> Turn<'a> {
+    fn begin(link: &'a Link, dispatcher: &Dispatcher) -> Option<Self> {
+        let mut shared = link.lock();
+        let place = shared.session.begin_turn(dispatcher)?;
+        let owner = shared
+            .session
+            .channel(place)
+            .and_then(|channel| channel.owner.upgrade());
+        drop(shared);
+        let handle = owner.and_then(|owner| owner.downcast::<ChannelHandle>().ok());
+        Some(Turn {
+            link,
+            place,
+            channel: handle.map(Channel::from),
+            taken: None,
+        })
+    }
+
+    fn next(&self) -> Option<Incoming> {
+        let mut shared = self.link.lock();
+        let incoming = shared.session.next_event(self.place);
+        self.link.resume_if_paused(&mut shared);
+        incoming
+    }
+
+    fn tell(&mut self, incoming: Incoming) -> Result<()> {
+        let Some(channel) = &self.channel else {
+            return Ok(());
+        };
+        match incoming {
+            Incoming::Message(delivery) => {
+                let Delivery {
+                    method,
+                    properties,
+                    body,
+                } = *delivery;
+                let version = channel.callbacks_version();
+                let fits = |taken: &Taken| {
+                    taken.version == version && taken.consumer_tag == method.consumer_tag
+                };
+                if !self.taken.as_ref().is_some_and(fits) {
+                    channel.give_back(
+                        self.taken
+                            .take()
+                            .map(|taken| (taken.consumer_tag, taken.id, taken.callback)),
+                    );
+                    let found = channel.take_callback(&method.consumer_tag);
+                    self.taken = found.map(|(id, callback)| Taken {
+                        consumer_tag: method.consumer_tag.clone(),
+                        version,
+                        id,
+                        callback,
+                    });
+                }
+                match &mut self.taken {
+                    Some(taken) => (taken.callback)(channel, method, properties.into(), body),
+                    None => {
+                        log::warn!(
+                            "a message came for {:?}, which is no consumer any more",
+                            method.consumer_tag
+                        );
+                        Ok(())
+                    }
+                }
+            }
+            Incoming::Returned(returned) => channel.tell_returned(&returned),
+            Incoming::Cancelled(consumer_tag) => channel.tell_cancelled(&consumer_tag),
         }
-        Incoming::Returned(returned) => channel.tell_returned(&returned),
-        Incoming::Cancelled(consumer_tag) => channel.tell_cancelled(&consumer_tag),
+    }
+}
+
+/// Also when a callback panics.
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let (Some(channel), Some(taken)) = (&self.channel, self.taken.take()) {
+            channel.give_back(Some((taken.consumer_tag, taken.id, taken.callback)));
+        }
+        self.link.lock().session.end_turn(self.place);
+        // The handle may be the last one, and close the channel as it goes: after the turn, and without a lock.
+        self.channel = None;
     }
 }
 
 /// A list of callbacks of one kind. They run one after another, without the list's lock.
-pub(crate) type CallbackList<F> = Vec<Arc<std::sync::Mutex<Box<F>>>>;
+pub(crate) type CallbackList<F> = Vec<Arc<Mutex<Box<F>>>>;

@@ -6,12 +6,17 @@ mod consumer;
 mod credentials;
 mod dispatch;
 mod error;
+#[cfg(feature = "unstable-internals")]
+#[doc(hidden)]
+pub mod internals;
 mod io;
 mod messages;
 mod parameters;
 mod protocol;
 mod publisher;
 mod requests;
+#[cfg(feature = "tls")]
+mod tls;
 mod url;
 
 pub use channel::Channel;
@@ -32,3 +37,5 @@ pub use requests::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicQos, BasicReject, Consume, ExchangeDeclare,
     ExchangeDelete, ExchangeType, Publish, QueueDeclare, QueueDelete,
 };
+#[cfg(feature = "tls")]
+pub use tls::TlsOptions;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::credentials::Credentials;
 use crate::error::{Error, Result};
+#[cfg(feature = "tls")]
+use crate::TlsOptions;
 use crate::{FieldTable, FieldValue};
 
 /// The port for plain connections, unless another is given (AMQP 0-9-1, section 4.2.1).
@@ -65,9 +67,8 @@ pub struct ConnectionParameters {
     /// What the program adds to the defaults; see `merged_client_properties`.
     pub(crate) client_properties: FieldTable,
     pub(crate) tcp_options: TcpOptions,
-    // TLS: the one place where the options are kept. What a URL says; TlsOptions takes its place.
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<crate::url::UrlTls>,
+    pub(crate) tls: Option<TlsOptions>,
 }
 
 impl ConnectionParameters {
@@ -104,8 +105,9 @@ impl ConnectionParameters {
     /// | `auth_mechanism` | `plain`, `amqplain` or `external`; may be repeated, the first that the server offers is used |
     /// | `client_properties` | `{'connection_name': 'orders'}`: a Python or JSON dictionary, percent-encoded |
     /// | `tcp_options` | the same: `TCP_KEEPIDLE`, `TCP_KEEPINTVL` (seconds), `TCP_KEEPCNT`, `TCP_USER_TIMEOUT` (milliseconds) |
-    /// | `cacertfile`, `certfile`, `keyfile` | paths to PEM files (`amqps`) |
-    /// | `verify` | `verify_peer` (the default) or `verify_none` (`amqps`) |
+    /// | `cacertfile` | path to a PEM file with the authorities to trust, in place of the platform's (`amqps`) |
+    /// | `certfile`, `keyfile` | paths to the client's certificate and key, PEM; without `keyfile`, both are in one file (`amqps`) |
+    /// | `verify` | `verify_peer` (the default), or `verify_none`, which **switches verification off** (`amqps`) |
     /// | `server_name_indication` | the name that the server's certificate must bear (`amqps`) |
     /// | `ssl_options` | pika's dictionary: `ca_certs` or `cafile`, `certfile`, `keyfile`, `server_hostname`, `verify` (`amqps`) |
     ///
@@ -284,6 +286,23 @@ impl ConnectionParameters {
     #[must_use]
     pub fn tcp_options(mut self, tcp_options: TcpOptions) -> Self {
         self.tcp_options = tcp_options;
+        self
+    }
+
+    /// Puts the connection inside TLS (pika: `ssl_options`; feature `tls`). Default: none, or what an `amqps://` URL says.
+    /// Takes a [`TlsOptions`], or `None` to leave TLS out. It also sets the default port.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TlsOptions};
+    ///
+    /// let parameters = ConnectionParameters::new("rabbit.example").tls(TlsOptions::new());
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqps://rabbit.example")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: impl Into<Option<TlsOptions>>) -> Self {
+        self.tls = tls.into();
         self
     }
 

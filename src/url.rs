@@ -9,22 +9,19 @@ use std::time::Duration;
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 use crate::error::{Error, Result};
 use crate::parameters::{ConnectionParameters, TcpOptions};
+#[cfg(feature = "tls")]
+use crate::TlsOptions;
 use crate::{FieldTable, FieldValue};
 
 /// What an `amqps` URL says about TLS.
 #[cfg(feature = "tls")]
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct UrlTls {
-    /// Path to the trusted certificates, PEM.
-    pub(crate) cacertfile: Option<String>,
-    /// Path to the client's certificate, PEM.
-    pub(crate) certfile: Option<String>,
-    /// Path to the client's key, PEM.
-    pub(crate) keyfile: Option<String>,
-    /// Whether to verify the server's certificate; `None` is yes.
-    pub(crate) verify: Option<bool>,
-    /// The name that the server's certificate must bear; `None` is the host's.
-    pub(crate) server_name_indication: Option<String>,
+#[derive(Default)]
+struct UrlTls {
+    cacertfile: Option<String>,
+    certfile: Option<String>,
+    keyfile: Option<String>,
+    verify: Option<bool>,
+    server_name_indication: Option<String>,
 }
 
 /// Every option, in the order in which an error lists them.
@@ -122,10 +119,6 @@ pub(crate) fn parse(url: &str) -> Result<ConnectionParameters> {
     };
 
     let mut parameters = ConnectionParameters::default();
-    #[cfg(feature = "tls")]
-    if tls {
-        parameters.tls = Some(UrlTls::default());
-    }
 
     let (host, port) = split_host_and_port(host_and_port)?;
     if !host.is_empty() {
@@ -161,6 +154,8 @@ pub(crate) fn parse(url: &str) -> Result<ConnectionParameters> {
     let mut options = Options {
         parameters,
         tls,
+        #[cfg(feature = "tls")]
+        tls_options: UrlTls::default(),
         seen: Vec::new(),
         mechanisms: Vec::new(),
     };
@@ -170,9 +165,15 @@ pub(crate) fn parse(url: &str) -> Result<ConnectionParameters> {
     }
     let Options {
         mut parameters,
+        #[cfg(feature = "tls")]
+        tls_options,
         mechanisms,
         ..
     } = options;
+    #[cfg(feature = "tls")]
+    if tls {
+        parameters.tls = Some(tls_options.finish()?);
+    }
     if let Some(credentials) = credentials(user_info, &mechanisms)? {
         parameters.credentials = credentials;
     }
@@ -267,6 +268,8 @@ enum Mechanism {
 struct Options {
     parameters: ConnectionParameters,
     tls: bool,
+    #[cfg(feature = "tls")]
+    tls_options: UrlTls,
     /// What has been set, so that nothing is set twice.
     seen: Vec<&'static str>,
     mechanisms: Vec<Mechanism>,
@@ -425,7 +428,7 @@ impl Options {
         }
         #[cfg(feature = "tls")]
         {
-            let tls = self.parameters.tls.get_or_insert_with(UrlTls::default);
+            let tls = &mut self.tls_options;
             if name == "ssl_options" {
                 let Literal::Dictionary(entries) = literal(name, value)? else {
                     return Err(invalid_literal(name, "a dictionary is expected"));
@@ -443,6 +446,30 @@ impl Options {
 
 #[cfg(feature = "tls")]
 impl UrlTls {
+    fn finish(self) -> Result<TlsOptions> {
+        let mut options = TlsOptions::new();
+        if let Some(path) = self.cacertfile {
+            options = options.ca_certificates_file(path);
+        }
+        options = match (self.certfile, self.keyfile) {
+            (Some(certificate), Some(key)) => options.client_certificate_files(certificate, key),
+            // as in Python: both are in one file
+            (Some(both), None) => options.client_certificate_files(&both, &both),
+            (None, Some(_)) => {
+                let expected = "certfile is expected with it";
+                return Err(invalid("keyfile", "a key without a certificate", expected));
+            }
+            (None, None) => options,
+        };
+        if let Some(name) = self.server_name_indication {
+            options = options.server_hostname(name);
+        }
+        if self.verify == Some(false) {
+            options = options.danger_accept_any_certificate();
+        }
+        Ok(options)
+    }
+
     fn set(&mut self, name: &'static str, value: &str) -> Result<()> {
         if value.is_empty() {
             return Err(invalid(name, "an empty value", "something is expected"));
@@ -1083,19 +1110,24 @@ mod tests {
     fn tls_options() {
         assert_eq!(place("amqps://host"), ("host".into(), 5671, "/".into()));
         assert_eq!(parse("amqp://host").unwrap().tls, None);
-        assert_eq!(parse("amqps://host").unwrap().tls, Some(UrlTls::default()));
-        let expected = UrlTls {
-            cacertfile: Some("/a/ca.pem".into()),
-            certfile: Some("c.pem".into()),
-            keyfile: Some("k+k.pem".into()),
-            verify: Some(false),
-            server_name_indication: Some("name".into()),
-        };
+        assert_eq!(parse("amqps://host").unwrap().tls, Some(TlsOptions::new()));
+        let verifying = TlsOptions::new()
+            .ca_certificates_file("/a/ca.pem")
+            .client_certificate_files("c.pem", "k+k.pem")
+            .server_hostname("name");
+        let expected = verifying.clone().danger_accept_any_certificate();
         let url = "amqps://host?cacertfile=%2Fa/ca.pem&certfile=c.pem&keyfile=k+k.pem&verify=verify_none&server_name_indication=name";
         assert_eq!(parse(url).unwrap().tls.as_ref(), Some(&expected));
         let url = "amqps://host?ssl_options={'ca_certs':'/a/ca.pem','certfile':'c.pem',+'keyfile':'k%2Bk.pem','verify':False,'server_hostname':'name'}";
         assert_eq!(parse(url).unwrap().tls.as_ref(), Some(&expected));
+        let url = "amqps://host?cacertfile=/a/ca.pem&certfile=c.pem&keyfile=k+k.pem&verify=verify_peer&server_name_indication=name";
+        assert_eq!(parse(url).unwrap().tls, Some(verifying));
+        assert_eq!(
+            parse("amqps://host?certfile=both.pem").unwrap().tls,
+            Some(TlsOptions::new().client_certificate_files("both.pem", "both.pem"))
+        );
         for wrong in [
+            "amqps://h?keyfile=k.pem",
             "amqps://h?verify=no",
             "amqps://h?cacertfile=",
             "amqps://h?ssl_options=None",

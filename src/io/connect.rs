@@ -7,6 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::stream::{is_timeout, Stream};
+#[cfg(feature = "tls")]
+use super::tls;
 use super::wait::{after, Opened};
 use crate::error::{Attempt, ConnectFailure, Result, Stage};
 use crate::protocol::frame::{self, Frame};
@@ -70,6 +72,7 @@ pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
         }
         for parameters in candidates.iter_mut() {
             parameters.validate()?;
+            let security = Security::prepare(parameters)?;
             let addresses = match resolve(parameters) {
                 Ok(addresses) => addresses,
                 Err(failure) => {
@@ -78,9 +81,12 @@ pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
                 }
             };
             for address in addresses {
-                match open_address(parameters, address) {
+                match open_address(parameters, &security, address) {
                     Ok(opened) => {
-                        parameters.credentials.erase();
+                        // The parameters that were not needed are forgotten as well.
+                        candidates
+                            .iter_mut()
+                            .for_each(|parameters| parameters.credentials.erase());
                         return Ok(opened);
                     }
                     Err(failure) => failures.add(parameters, Some(address), failure),
@@ -97,14 +103,19 @@ pub(crate) fn open_over(
     stream: Box<dyn Stream>,
 ) -> Result<Opened> {
     parameters.validate()?;
+    let security = Security::prepare(parameters)?;
     let deadline = parameters.stack_timeout.map(after);
-    secure_and_shake(parameters, stream, deadline)
-        .inspect(|_| ())
-        .map_err(|failure| {
+    match secure_and_shake(parameters, &security, stream, deadline) {
+        Ok(opened) => {
+            parameters.credentials.erase();
+            Ok(opened)
+        }
+        Err(failure) => {
             let mut failures = Failures::default();
             failures.add(parameters, None, failure);
-            failures.into_error()
-        })
+            Err(failures.into_error())
+        }
+    }
 }
 
 fn resolve(parameters: &ConnectionParameters) -> Result<Vec<SocketAddr>, Failure> {
@@ -133,7 +144,11 @@ fn resolve(parameters: &ConnectionParameters) -> Result<Vec<SocketAddr>, Failure
     }
 }
 
-fn open_address(parameters: &ConnectionParameters, address: SocketAddr) -> Result<Opened, Failure> {
+fn open_address(
+    parameters: &ConnectionParameters,
+    security: &Security,
+    address: SocketAddr,
+) -> Result<Opened, Failure> {
     let deadline = parameters.stack_timeout.map(after);
     let limit = match (parameters.socket_timeout, parameters.stack_timeout) {
         (Some(socket), Some(stack)) => Some(socket.min(stack)),
@@ -150,7 +165,7 @@ fn open_address(parameters: &ConnectionParameters, address: SocketAddr) -> Resul
             Ok(stream)
         })
         .map_err(|error| tcp_failure(&error, limit))?;
-    secure_and_shake(parameters, Box::new(stream), deadline)
+    secure_and_shake(parameters, security, Box::new(stream), deadline)
 }
 
 fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
@@ -204,13 +219,18 @@ fn set_options(stream: &TcpStream, options: &TcpOptions) -> io::Result<()> {
 
 fn secure_and_shake(
     parameters: &ConnectionParameters,
+    security: &Security,
     stream: Box<dyn Stream>,
     deadline: Option<Instant>,
 ) -> Result<Opened, Failure> {
-    let mut stream = secure(parameters, stream, deadline)?;
-    let (negotiated, leftover) = shake_hands(parameters, &mut *stream, deadline)?;
+    let mut secured = security.secure(parameters, stream, deadline)?;
+    let (negotiated, leftover) =
+        shake_hands(parameters, &mut secured, deadline).inspect_err(|_| {
+            // Dropping it need not end a stream that the caller made.
+            let _ = secured.stream.shutdown();
+        })?;
     Ok(Opened {
-        stream,
+        stream: secured.stream,
         leftover,
         negotiated,
         address: parameters.address().into(),
@@ -219,18 +239,100 @@ fn secure_and_shake(
     })
 }
 
-fn secure(
-    _parameters: &ConnectionParameters,
+/// What is needed for TLS, if the connection is to be inside TLS.
+struct Security {
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::Prepared>,
+}
+
+/// A stream that AMQP can be spoken over.
+struct Secured {
     stream: Box<dyn Stream>,
-    _deadline: Option<Instant>,
-) -> Result<Box<dyn Stream>, Failure> {
-    Ok(stream)
+    #[cfg(feature = "tls")]
+    certificate_missing: bool,
+}
+
+#[cfg(not(feature = "tls"))]
+impl Security {
+    fn prepare(_: &ConnectionParameters) -> Result<Self> {
+        Ok(Security {})
+    }
+
+    fn secure(
+        &self,
+        _: &ConnectionParameters,
+        stream: Box<dyn Stream>,
+        _: Option<Instant>,
+    ) -> Result<Secured, Failure> {
+        Ok(Secured { stream })
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl Secured {
+    fn tls_failure(&self, _: &io::Error, _: bool) -> Option<Failure> {
+        None
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Security {
+    fn prepare(parameters: &ConnectionParameters) -> Result<Self> {
+        let tls = parameters.tls.as_ref();
+        let tls = tls.map(|options| options.prepare(&parameters.host));
+        Ok(Security {
+            tls: tls.transpose()?,
+        })
+    }
+
+    fn secure(
+        &self,
+        parameters: &ConnectionParameters,
+        stream: Box<dyn Stream>,
+        deadline: Option<Instant>,
+    ) -> Result<Secured, Failure> {
+        let Some(prepared) = &self.tls else {
+            return Ok(Secured {
+                stream,
+                certificate_missing: false,
+            });
+        };
+        match tls::connect(prepared, stream, deadline) {
+            Ok(secured) => Ok(Secured {
+                stream: secured.stream,
+                certificate_missing: secured.certificate_missing,
+            }),
+            Err(tls::Failure::TimeUp) => Err(too_slow(parameters, Stage::Tls)
+                .hint(Some("perhaps this port does not expect TLS"))),
+            Err(tls::Failure::Other { cause, hint }) => {
+                Err(Failure::new(Kind::Tls, Stage::Tls, cause).hint(hint))
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Secured {
+    /// Whether the end of the stream is TLS's doing. With TLS 1.3 a server refuses the client's certificate, or the lack
+    /// of one, only after the client has gone on to AMQP.
+    fn tls_failure(&self, error: &io::Error, nothing_came: bool) -> Option<Failure> {
+        match tls::described(error, self.certificate_missing) {
+            Some(tls::Failure::Other { cause, hint }) => {
+                Some(Failure::new(Kind::Tls, Stage::Tls, cause).hint(hint))
+            }
+            _ if nothing_came && self.certificate_missing => Some(
+                Failure::new(Kind::Tls, Stage::Tls, error.to_string())
+                    .hint(Some(tls::MISSING_CERTIFICATE)),
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// Drives the handshake until the connection is open.
 fn shake_hands(
     parameters: &ConnectionParameters,
-    stream: &mut dyn Stream,
+    secured: &mut Secured,
     deadline: Option<Instant>,
 ) -> Result<(Negotiated, Vec<u8>), Failure> {
     let respond = |offered: &[&str]| parameters.credentials.respond(offered);
@@ -256,6 +358,7 @@ fn shake_hands(
                 .max(Duration::from_millis(1)),
             None => Duration::from_secs(3600),
         };
+        let stream = &mut secured.stream;
         let sent = stream
             .set_write_timeout(remaining(deadline))
             .and_then(|()| stream.write_all(&out))
@@ -296,16 +399,21 @@ fn shake_hands(
                         return Err(too_slow(parameters, stage));
                     }
                     let mut chunk = [0; 4096];
+                    let stream = &mut secured.stream;
                     let read = stream
                         .set_read_timeout(remaining(deadline))
                         .and_then(|()| stream.read(&mut chunk));
+                    let ended = |error: &io::Error| {
+                        let nothing_came = !answered && received.is_empty();
+                        secured.tls_failure(error, nothing_came).unwrap_or_else(|| {
+                            let cause = error.to_string();
+                            hung_up(parameters, stage, &received, answered, cause)
+                        })
+                    };
                     match read {
                         Ok(0) => {
-                            let cause = match &sent {
-                                Ok(()) => "the peer closed the stream".to_owned(),
-                                Err(error) => error.to_string(),
-                            };
-                            return Err(hung_up(parameters, stage, &received, answered, cause));
+                            let closed = || io::Error::other("the peer closed the stream");
+                            return Err(ended(&sent.err().unwrap_or_else(closed)));
                         }
                         Ok(count) => received.extend_from_slice(&chunk[..count]),
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -314,15 +422,7 @@ fn shake_hands(
                                 return Err(too_slow(parameters, stage));
                             }
                         }
-                        Err(error) => {
-                            return Err(hung_up(
-                                parameters,
-                                stage,
-                                &received,
-                                answered,
-                                error.to_string(),
-                            ));
-                        }
+                        Err(error) => return Err(ended(&error)),
                     }
                 }
             }
@@ -337,7 +437,7 @@ fn shake_hands(
             Ok(Some(negotiated)) => return Ok((negotiated, received)),
             Ok(None) => {}
             Err(refusal) => {
-                let _ = stream.write_all(&out);
+                let _ = secured.stream.write_all(&out);
                 return Err(refused(parameters, stage, refusal));
             }
         }

@@ -3,5 +3,7 @@
 pub(crate) mod connect;
 pub(crate) mod reader;
 pub(crate) mod stream;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod wait;
 pub(crate) mod writer;

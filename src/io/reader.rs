@@ -40,6 +40,8 @@ pub(crate) struct Reader {
     /// What of the buffer has been read and not handled.
     start: usize,
     filled: usize,
+    /// What has been read holds more that can be handled without reading.
+    pub(crate) more: bool,
     pub(crate) last_bytes: Instant,
 }
 
@@ -55,6 +57,7 @@ impl Reader {
             buffer,
             start: 0,
             filled: leftover.len(),
+            more: !leftover.is_empty(),
             last_bytes: Instant::now(),
         })
     }
@@ -98,8 +101,9 @@ impl Reader {
 
     /// Lets the session take in what has been read.
     pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Error> {
-        let used = session.feed(&self.buffer[self.start..self.filled])?;
-        self.start += used;
+        let fed = session.feed(&self.buffer[self.start..self.filled])?;
+        self.start += fed.used;
+        self.more = fed.more;
         Ok(())
     }
 }
@@ -142,17 +146,23 @@ pub(crate) fn run(link: &Arc<Link>) {
             reader.last_bytes = Instant::now();
         }
         loop {
-            let timeout = link.next_limit(&shared, &reader);
-            drop(shared);
-            let outcome = reader.read(timeout);
-            shared = link.lock();
+            let outcome = if reader.more {
+                Outcome::Bytes
+            } else {
+                let timeout = link.next_limit(&shared, &reader);
+                drop(shared);
+                let outcome = reader.read(timeout);
+                shared = link.lock();
+                outcome
+            };
             link.absorb(&mut shared, &mut reader, outcome);
             let enough = shared.session.undelivered > UNDELIVERED_BOUND;
-            if shared.session.end.is_some() || shared.is_waited_for() || enough {
+            if shared.session.end.is_some() || shared.is_wanted() || enough {
                 break;
             }
         }
         seen_turns = shared.turns;
         shared.reader = Some(reader);
+        link.leave(shared);
     }
 }

@@ -87,6 +87,11 @@ impl Shared {
     pub(crate) fn is_waited_for(&self) -> bool {
         !self.waiters.is_empty()
     }
+
+    /// Whether somebody will soon want to read for himself: he waits, or runs callbacks and looks for more afterwards.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_waited_for() || !self.dispatching.is_empty()
+    }
 }
 
 /// One open connection, as the handles and the two threads share it.
@@ -178,7 +183,8 @@ impl Link {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `check` answers something, or until the deadline has passed (`None`). What has gathered is sent first.
+    /// Waits until `check` answers something, or until the deadline has passed (`None`). What has gathered is sent before
+    /// this thread reads or sleeps.
     ///
     /// `check` runs under the lock, first at once and then whenever something has changed.
     pub(crate) fn wait<T>(
@@ -187,11 +193,18 @@ impl Link {
         deadline: Option<Instant>,
         mut check: impl FnMut(&mut Shared) -> Option<T>,
     ) -> Option<T> {
-        self.outgoing.flush_now(self);
         let mut shared = self.lock();
         let mut may_read = true;
         loop {
             let done = check(&mut shared);
+            if done.is_none() && shared.reader.as_ref().is_some_and(|reader| reader.more) {
+                let Some(mut reader) = shared.reader.take() else {
+                    continue;
+                };
+                self.absorb(&mut shared, &mut reader, Outcome::Bytes);
+                shared.reader = Some(reader);
+                continue;
+            }
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => LONG,
@@ -210,6 +223,7 @@ impl Link {
                 };
                 shared.turns += 1;
                 drop(shared);
+                self.outgoing.flush_now(self);
                 let outcome = reader.read(SLICE);
                 may_read = matches!(outcome, Outcome::Bytes);
                 shared = self.lock();
@@ -228,6 +242,7 @@ impl Link {
                 interest,
             });
             drop(shared);
+            self.outgoing.flush_now(self);
             thread::park_timeout(left);
             shared = self.lock();
             shared.waiters.retain(|waiter| waiter.id != id);
@@ -236,7 +251,7 @@ impl Link {
     }
 
     /// Somebody else who waits must read now, or wait for the reader thread to notice that nobody does.
-    fn leave(&self, shared: MutexGuard<'_, Shared>) {
+    pub(crate) fn leave(&self, shared: MutexGuard<'_, Shared>) {
         if shared.reader.is_some() {
             if let Some(waiter) = shared.waiters.first() {
                 waiter.thread.unpark();
@@ -475,7 +490,7 @@ impl Link {
         let mut bytes = Vec::new();
         frame::write_method(&mut bytes, 0, &close)?;
         shared.session.closing = Some((reply_code, reply_text.to_owned()));
-        shared.session.end_channels_by_client();
+        shared.session.close_channels(reply_code, reply_text)?;
         shared.session.replies.extend_from_slice(&bytes);
         self.settle(&mut shared);
         drop(shared);

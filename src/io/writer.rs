@@ -270,6 +270,10 @@ impl Outgoing {
         }
         let before = state.bytes.len();
         write(&mut state.bytes)?;
+        if state.bytes.len() == before {
+            // The channel is closed: the body must not go out without what announces it.
+            return Ok(());
+        }
         let Some(mut half) = state.half.take() else {
             return Ok(());
         };

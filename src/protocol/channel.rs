@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::confirms::Confirms;
+use super::properties::Arrived;
 use crate::{
     BasicProperties, Deliver, Error, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage,
 };
@@ -76,11 +77,25 @@ pub(crate) struct Call {
     pub(crate) expects: (u16, u16),
 }
 
+/// A message that came for a consumer.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) method: Deliver,
+    pub(crate) properties: Arrived,
+    pub(crate) body: Vec<u8>,
+}
+
+impl From<Delivery> for Message {
+    fn from(delivery: Delivery) -> Self {
+        (delivery.method, delivery.properties.into(), delivery.body)
+    }
+}
+
 /// What waits to be told to the program, in the order it came.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    Message(Message),
-    Returned(ReturnedMessage),
+    Message(Box<Delivery>),
+    Returned(Box<ReturnedMessage>),
     /// The broker cancelled this consumer.
     Cancelled(String),
 }
@@ -103,7 +118,7 @@ pub(crate) enum Content {
     Header(Carrier),
     Body {
         carrier: Carrier,
-        properties: BasicProperties,
+        properties: Arrived,
         body: Vec<u8>,
         remaining: u64,
     },
@@ -116,7 +131,7 @@ pub(crate) struct Puller {
     pub(crate) queue: String,
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
-    pub(crate) buffered: VecDeque<Message>,
+    pub(crate) buffered: VecDeque<Box<Delivery>>,
     pub(crate) cancelled: bool,
 }
 
@@ -150,6 +165,8 @@ pub(crate) struct ChannelState {
     pub(crate) running: bool,
     /// It stands in the session's list of channels that have something to tell.
     pub(crate) ready: bool,
+    /// The broker closed it as well, after this end had.
+    pub(crate) crossed: bool,
     /// Nobody holds a handle any more: forget it when it is closed.
     pub(crate) abandoned: bool,
 }
@@ -174,6 +191,7 @@ impl ChannelState {
             claims: Vec::new(),
             running: false,
             ready: false,
+            crossed: false,
             abandoned: false,
         }
     }

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::channel::{
-    Carrier, ChannelState, Content, Gate, Incoming, Mandatory, Phase, Puller, Reply,
+    Carrier, ChannelState, Content, Delivery, Gate, Incoming, Mandatory, Phase, Puller, Reply,
 };
 use super::frame::{self, Frame};
 use super::method::Method;
+use super::properties::Arrived;
 use crate::error::Result;
 use crate::{Deliver, Error, GetOk, QueueDeclareOk, Return, ReturnedMessage};
 
@@ -31,6 +32,18 @@ pub(crate) enum ConnectionEvent {
 struct PartialBody {
     channel: u16,
     left: usize,
+}
+
+/// After this many messages `feed` leaves the rest for later.
+const BATCH: u64 = 16;
+
+/// What `feed` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fed {
+    /// Bytes used.
+    pub(crate) used: usize,
+    /// It stopped with bytes left that may be whole frames.
+    pub(crate) more: bool,
 }
 
 /// Who asks for something to run: a thread, and the channel it consumes on, if any.
@@ -65,6 +78,8 @@ pub(crate) struct Session {
     partial: Option<PartialBody>,
     /// Why the connection ended.
     pub(crate) end: Option<Error>,
+    /// Some call failed with it.
+    pub(crate) end_told: bool,
     /// This end sent `connection.close` with this code and text.
     pub(crate) closing: Option<(u16, String)>,
     pub(crate) events: VecDeque<ConnectionEvent>,
@@ -74,11 +89,14 @@ pub(crate) struct Session {
     ready: VecDeque<usize>,
     /// Bytes held for the program.
     pub(crate) undelivered: usize,
+    /// How many messages have come for the program, ever.
+    arrived: u64,
     /// What the protocol itself must answer, and the gates that close with it.
     pub(crate) replies: Vec<u8>,
     pub(crate) closed_gates: Vec<Arc<Gate>>,
     /// Channels that the broker closed and nobody was told of.
     closures: Vec<usize>,
+
     /// What changed since whoever waits was last woken.
     pub(crate) changed: Vec<usize>,
     pub(crate) connection_changed: bool,
@@ -118,13 +136,16 @@ impl Session {
             next_call: 0,
             partial: None,
             end: None,
+            end_told: false,
             closing: None,
             events: VecDeque::new(),
             blocked: None,
             ready: VecDeque::new(),
             undelivered: 0,
+            arrived: 0,
             replies: Vec::new(),
             closures: Vec::new(),
+
             closed_gates: Vec::new(),
             changed: Vec::new(),
             connection_changed: false,
@@ -172,21 +193,7 @@ impl Session {
                 });
             }
             Some(number) => number,
-            None => {
-                let free = self
-                    .numbers
-                    .iter()
-                    .position(Option::is_none)
-                    .unwrap_or(self.numbers.len());
-                match u16::try_from(free) {
-                    Ok(number) if number <= self.channel_max => number,
-                    _ => {
-                        return Err(Error::NoFreeChannels {
-                            channel_max: self.channel_max,
-                        })
-                    }
-                }
-            }
+            None => self.free_number()?,
         };
         let place = self.vacant.pop().unwrap_or(self.channels.len());
         if place == self.channels.len() {
@@ -198,6 +205,30 @@ impl Session {
         self.channels[place] = Some(Box::new(new(place, number)));
         self.numbers[number as usize] = Some(place);
         Ok(place)
+    }
+
+    /// The lowest free number.
+    fn free_number(&mut self) -> Result<u16> {
+        let channel_max = self.channel_max;
+        let lowest = |numbers: &[Option<usize>]| {
+            let free = numbers
+                .iter()
+                .position(Option::is_none)
+                .unwrap_or(numbers.len());
+            u16::try_from(free)
+                .ok()
+                .filter(|number| *number <= channel_max)
+        };
+        if let Some(number) = lowest(&self.numbers) {
+            return Ok(number);
+        }
+        // Rather than none at all, one whose close-ok is probably lost.
+        for place in 1..self.channels.len() {
+            if self.channel(place).is_some_and(|channel| channel.abandoned) {
+                self.give_up_close_ok(place);
+            }
+        }
+        lowest(&self.numbers).ok_or(Error::NoFreeChannels { channel_max })
     }
 
     /// The handle is gone. A closed channel is forgotten now, another one when its closure is confirmed.
@@ -293,9 +324,10 @@ impl Session {
             return;
         }
         self.undelivered += held;
+        self.arrived += 1;
         match (&mut channel.puller, incoming) {
             (Some(puller), Incoming::Message(message))
-                if message.0.consumer_tag == puller.consumer_tag =>
+                if message.method.consumer_tag == puller.consumer_tag =>
             {
                 puller.buffered.push_back(message);
             }
@@ -331,31 +363,30 @@ impl Session {
             .sum()
     }
 
-    /// Takes the oldest event of the first channel that this dispatcher may run; that channel runs nothing else until
-    /// `event_done`.
-    pub(crate) fn next_event(&mut self, dispatcher: &Dispatcher) -> Option<(usize, Incoming)> {
-        for at in 0..self.ready.len() {
-            let place = self.ready[at];
-            let Some(channel) = self.channels[place].as_deref_mut() else {
-                continue;
-            };
-            if channel.running || !dispatcher.may_run(channel) {
-                continue;
-            }
-            let incoming = channel.inbox.pop_front();
-            if channel.inbox.is_empty() {
-                channel.ready = false;
-                self.ready.remove(at);
-            }
-            let incoming = incoming?;
-            self.undelivered = self.undelivered.saturating_sub(weight(&incoming));
-            channel.running = true;
-            return Some((place, incoming));
-        }
-        None
+    /// Chooses the first channel that has events this dispatcher may run. It is this dispatcher's alone until `end_turn`.
+    pub(crate) fn begin_turn(&mut self, dispatcher: &Dispatcher) -> Option<usize> {
+        let mut ready = self.ready.iter().copied();
+        let place = ready.find(|place| {
+            let channel = self.channels[*place].as_deref();
+            channel.is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
+        })?;
+        self.channel(place)?.running = true;
+        Some(place)
     }
 
-    pub(crate) fn event_done(&mut self, place: usize) {
+    /// Takes the oldest event of a channel.
+    #[inline]
+    pub(crate) fn next_event(&mut self, place: usize) -> Option<Incoming> {
+        let channel = self.channels.get_mut(place)?.as_deref_mut()?;
+        let incoming = channel.inbox.pop_front()?;
+        self.undelivered = self.undelivered.saturating_sub(weight(&incoming));
+        if channel.inbox.is_empty() && std::mem::take(&mut channel.ready) {
+            self.ready.retain(|ready| *ready != place);
+        }
+        Some(incoming)
+    }
+
+    pub(crate) fn end_turn(&mut self, place: usize) {
         if let Some(channel) = self.channel(place) {
             channel.running = false;
         }
@@ -371,12 +402,15 @@ impl Session {
             return Vec::new();
         };
         let mut taken = Vec::new();
+        let mut held = 0;
         let mut kept = VecDeque::with_capacity(channel.inbox.len());
         for incoming in channel.inbox.drain(..) {
             match incoming {
-                Incoming::Message(message) if message.0.consumer_tag == consumer_tag => {
-                    taken.push(message)
+                Incoming::Message(message) if message.method.consumer_tag == consumer_tag => {
+                    held += message_weight(&message);
+                    taken.push((*message).into());
                 }
+                Incoming::Cancelled(tag) if tag == consumer_tag => {}
                 other => kept.push_back(other),
             }
         }
@@ -385,14 +419,12 @@ impl Session {
             channel.ready = false;
             self.ready.retain(|ready| *ready != place);
         }
-        self.undelivered = self
-            .undelivered
-            .saturating_sub(taken.iter().map(message_weight).sum());
+        self.undelivered = self.undelivered.saturating_sub(held);
         taken
     }
 
     /// Takes the next message that the iterator of a channel is to yield.
-    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<crate::Message> {
+    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Box<Delivery>> {
         let message = self.channel(place)?.puller.as_mut()?.buffered.pop_front()?;
         self.undelivered = self.undelivered.saturating_sub(message_weight(&message));
         Some(message)
@@ -401,7 +433,11 @@ impl Session {
     /// Takes the iterator of a channel, with what it had not yielded.
     pub(crate) fn take_puller(&mut self, place: usize) -> Option<Puller> {
         let puller = self.channel(place)?.puller.take()?;
-        let held: usize = puller.buffered.iter().map(message_weight).sum();
+        let held: usize = puller
+            .buffered
+            .iter()
+            .map(|message| message_weight(message))
+            .sum();
         self.undelivered = self.undelivered.saturating_sub(held);
         Some(puller)
     }
@@ -453,7 +489,11 @@ impl Session {
             .sum();
         channel.consumers.clear();
         if let Some(puller) = channel.puller.take() {
-            held += puller.buffered.iter().map(message_weight).sum::<usize>();
+            held += puller
+                .buffered
+                .iter()
+                .map(|message| message_weight(message))
+                .sum::<usize>();
         }
         if std::mem::take(&mut channel.ready) {
             self.ready.retain(|ready| *ready != place);
@@ -463,10 +503,18 @@ impl Session {
 
     // ---- what comes from the broker
 
-    /// Takes in what has come and answers how many bytes of it were used; the rest is to be offered again with more.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize> {
+    /// Takes in what has come; what it did not use is to be offered again with more. It stops after a few messages for
+    /// the program, because a message that is told soon is still in the processor's cache and its memory is used again.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed> {
         let mut at = 0;
+        let enough = self.arrived + BATCH;
         while self.end.is_none() {
+            if self.arrived >= enough {
+                return Ok(Fed {
+                    used: at,
+                    more: at < bytes.len(),
+                });
+            }
             if let Some(PartialBody { channel, left }) = self.partial {
                 let chunk = &bytes[at..bytes.len().min(at + left)];
                 if !chunk.is_empty() {
@@ -489,13 +537,15 @@ impl Session {
             }
             match frame::parse(&bytes[at..], self.frame_max)? {
                 Some((frame, length)) => {
+                    at += length;
                     match frame {
-                        Frame::Method { channel, payload } => self.method(channel, payload)?,
+                        Frame::Method { channel, payload } => {
+                            at += self.method(channel, payload, &bytes[at..])?;
+                        }
                         Frame::Header { channel, payload } => self.header(channel, payload)?,
                         Frame::Body { channel, payload } => self.body(channel, payload)?,
                         Frame::Heartbeat => {}
                     }
-                    at += length;
                 }
                 None => match partial_body(&bytes[at..]) {
                     Some((channel, left)) => {
@@ -506,7 +556,10 @@ impl Session {
                 },
             }
         }
-        Ok(at)
+        Ok(Fed {
+            used: at,
+            more: false,
+        })
     }
 
     fn place_of(&self, number: u16) -> Result<usize> {
@@ -523,8 +576,15 @@ impl Session {
             .ok_or_else(|| unexpected("a frame on a channel that is not open"))
     }
 
-    fn method(&mut self, number: u16, payload: &[u8]) -> Result<()> {
+    /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and answers how many
+    /// bytes of `rest` it was.
+    fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize> {
         let method = Method::decode(payload)?;
+        if method == Method::ChannelCloseOk && !self.is_closing(number) {
+            // See `give_up_close_ok`.
+            log::debug!("channel {number}: a close-ok came late");
+            return Ok(0);
+        }
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         if !matches!(channel.content, Content::None) {
@@ -533,23 +593,107 @@ impl Session {
                 method.name()
             )));
         }
-        match method {
+        let carrier = match method {
             Method::BasicDeliver {
                 consumer_tag,
                 delivery_tag,
                 redelivered,
                 exchange,
                 routing_key,
-            } => {
-                channel.content = Content::Header(Carrier::Deliver(Deliver {
-                    consumer_tag: consumer_tag.into_owned(),
-                    delivery_tag,
-                    redelivered,
-                    exchange: exchange.into_owned(),
-                    routing_key: routing_key.into_owned(),
-                }));
-                Ok(())
+            } => Carrier::Deliver(Deliver {
+                consumer_tag: consumer_tag.into_owned(),
+                delivery_tag,
+                redelivered,
+                exchange: exchange.into_owned(),
+                routing_key: routing_key.into_owned(),
+            }),
+            Method::BasicReturn {
+                reply_code,
+                reply_text,
+                exchange,
+                routing_key,
+            } => Carrier::Return(Return {
+                reply_code,
+                reply_text: reply_text.into_owned(),
+                exchange: exchange.into_owned(),
+                routing_key: routing_key.into_owned(),
+            }),
+            Method::BasicGetOk {
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+                message_count,
+            } => Carrier::Get(GetOk {
+                delivery_tag,
+                redelivered,
+                exchange: exchange.into_owned(),
+                routing_key: routing_key.into_owned(),
+                message_count,
+            }),
+            other => {
+                self.plain_method(place, number, other)?;
+                return Ok(0);
             }
+        };
+        match self.whole_content(number, rest)? {
+            Some((properties, body, used)) => {
+                self.complete(place, carrier, properties, body)?;
+                Ok(used)
+            }
+            None => {
+                self.at(place)?.content = Content::Header(carrier);
+                Ok(0)
+            }
+        }
+    }
+
+    fn is_closing(&mut self, number: u16) -> bool {
+        let place = self.numbers.get(number as usize).copied().flatten();
+        place
+            .and_then(|place| self.channel(place))
+            .is_some_and(|channel| channel.phase == Phase::Closing)
+    }
+
+    /// Waits no longer for the close-ok of a channel that both ends closed at once. RabbitMQ may lose it: it ends the
+    /// channel's process when it gets the other end's close-ok, perhaps before that process has sent its own.
+    pub(crate) fn give_up_close_ok(&mut self, place: usize) {
+        if self
+            .channel(place)
+            .is_some_and(|channel| channel.crossed && channel.phase == Phase::Closing)
+        {
+            self.release(place);
+        }
+    }
+
+    /// The header and the one body frame of a message, if both are at hand: most messages are small, and go the short way.
+    fn whole_content(&self, number: u16, rest: &[u8]) -> Result<Option<(Arrived, Vec<u8>, usize)>> {
+        let Some((Frame::Header { channel, payload }, header)) =
+            frame::parse(rest, self.frame_max)?
+        else {
+            return Ok(None);
+        };
+        if channel != number {
+            return Ok(None);
+        }
+        let (size, properties) = frame::read_header(payload)?;
+        if size == 0 {
+            return Ok(Some((properties, Vec::new(), header)));
+        }
+        match frame::parse(&rest[header..], self.frame_max)? {
+            Some((Frame::Body { channel, payload }, body))
+                if channel == number && payload.len() as u64 == size =>
+            {
+                Ok(Some((properties, payload.to_vec(), header + body)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A method that no message follows.
+    fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<()> {
+        let channel = self.at(place)?;
+        match method {
             Method::BasicAck {
                 delivery_tag,
                 multiple,
@@ -559,36 +703,6 @@ impl Session {
                 multiple,
                 ..
             } => self.confirm(place, delivery_tag, multiple, true),
-            Method::BasicReturn {
-                reply_code,
-                reply_text,
-                exchange,
-                routing_key,
-            } => {
-                channel.content = Content::Header(Carrier::Return(Return {
-                    reply_code,
-                    reply_text: reply_text.into_owned(),
-                    exchange: exchange.into_owned(),
-                    routing_key: routing_key.into_owned(),
-                }));
-                Ok(())
-            }
-            Method::BasicGetOk {
-                delivery_tag,
-                redelivered,
-                exchange,
-                routing_key,
-                message_count,
-            } => {
-                channel.content = Content::Header(Carrier::Get(GetOk {
-                    delivery_tag,
-                    redelivered,
-                    exchange: exchange.into_owned(),
-                    routing_key: routing_key.into_owned(),
-                    message_count,
-                }));
-                Ok(())
-            }
             Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
             Method::BasicCancel {
                 consumer_tag,
@@ -615,7 +729,9 @@ impl Session {
                 frame::write_method(&mut self.replies, number, &Method::ChannelCloseOk {})?;
                 let channel = self.at(place)?;
                 if channel.phase == Phase::Closing {
-                    // Both ends closed at once: this end's close-ok is still to come, and the number is taken until then.
+                    // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
+                    channel.crossed = true;
+                    self.touch(place);
                     return Ok(());
                 }
                 self.closures.push(place);
@@ -700,23 +816,35 @@ impl Session {
         }
     }
 
-    /// This program closes the connection: its channels end at once, and nothing more is told.
-    pub(crate) fn end_channels_by_client(&mut self) {
-        let (reply_code, reply_text) = self.closing.clone().unwrap_or((200, String::new()));
+    /// This program closes the connection: its channels are closed first, as pika does, and nothing more is told.
+    pub(crate) fn close_channels(&mut self, reply_code: u16, reply_text: &str) -> Result<()> {
         self.connection_changed = true;
         for place in 1..self.channels.len() {
-            if self.channels[place].is_some() {
-                let reply_text = reply_text.clone();
-                self.end_channel(
-                    place,
-                    Error::ConnectionClosedByClient {
-                        reply_code,
-                        reply_text,
-                    },
-                );
-                self.clear_channel(place);
+            let Some(channel) = self.channel(place) else {
+                continue;
+            };
+            if !matches!(channel.phase, Phase::Open | Phase::Opening) {
+                continue;
             }
+            channel.phase = Phase::Closing;
+            let number = channel.number;
+            let close = Method::ChannelClose {
+                reply_code,
+                reply_text: reply_text.into(),
+                class_id: 0,
+                method_id: 0,
+            };
+            frame::write_method(&mut self.replies, number, &close)?;
+            self.end_channel(
+                place,
+                Error::ConnectionClosedByClient {
+                    reply_code,
+                    reply_text: reply_text.to_owned(),
+                },
+            );
+            self.clear_channel(place);
         }
+        Ok(())
     }
 
     /// This program's own closing came to its end.
@@ -850,28 +978,35 @@ impl Session {
         &mut self,
         place: usize,
         carrier: Carrier,
-        properties: crate::BasicProperties,
+        properties: Arrived,
         body: Vec<u8>,
     ) -> Result<()> {
         match carrier {
             Carrier::Deliver(method) => {
                 // After channel.close has been sent the broker takes back what it still delivers.
                 if self.at(place)?.phase == Phase::Open {
-                    self.push(place, Incoming::Message((method, properties, body)));
+                    self.push(
+                        place,
+                        Incoming::Message(Box::new(Delivery {
+                            method,
+                            properties,
+                            body,
+                        })),
+                    );
                 }
             }
             Carrier::Get(method) => {
                 return self.answer(
                     place,
                     (60, 71),
-                    Reply::Got(Some(Box::new((method, properties, body)))),
+                    Reply::Got(Some(Box::new((method, properties.into(), body)))),
                 );
             }
             Carrier::Return(method) => self.returned(
                 place,
                 ReturnedMessage {
                     method,
-                    properties,
+                    properties: properties.into(),
                     body,
                 },
             )?,
@@ -904,7 +1039,7 @@ impl Session {
             }
         }
         if channel.wants_returns {
-            self.push(place, Incoming::Returned(message));
+            self.push(place, Incoming::Returned(Box::new(message)));
         }
         Ok(())
     }
@@ -925,6 +1060,6 @@ fn weight(incoming: &Incoming) -> usize {
     }
 }
 
-fn message_weight(message: &crate::Message) -> usize {
-    message.2.len() + MESSAGE_OVERHEAD
+fn message_weight(message: &Delivery) -> usize {
+    message.body.len() + MESSAGE_OVERHEAD
 }

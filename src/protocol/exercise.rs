@@ -1,9 +1,18 @@
 //! Feeds arbitrary bytes to everything that reads from the network, and holds the rules that no input may break.
 //! For the fuzzer, and for a test that runs it over pseudo-random bytes.
 
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use super::channel::{Call, ChannelState, Consumer, Gate, Incoming, Mandatory, Phase, Puller};
+use super::connection::{fingerprint, Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
 use super::method::Method;
 use super::wire::SyntaxError;
+use crate::{BasicProperties, ConnectionParameters, Error, Message};
+
+/// The largest frame that the fuzz targets let pass, small enough that they find the bound.
+pub(crate) const FRAME_MAX: u32 = 4096;
 
 /// Reads frames off `bytes` to their end or first error, and checks that whatever can be read, written and read again is
 /// the same both times. Answers how many methods and headers were read.
@@ -52,13 +61,15 @@ pub(crate) fn header(channel: u16, payload: &[u8]) -> bool {
     let Ok((size, properties)) = read_header(payload) else {
         return false;
     };
+    let properties = BasicProperties::from(properties);
     let mut out = b"before".to_vec();
     match write_header(&mut out, channel, size, &properties) {
         Ok(()) => {
             let Ok(Some((Frame::Header { payload, .. }, _))) = parse(&out[6..], 0) else {
                 panic!("{properties:?} was written as {out:x?}");
             };
-            assert_eq!(read_header(payload), Ok((size, properties)));
+            let again = read_header(payload).map(|(size, properties)| (size, properties.into()));
+            assert_eq!(again, Ok((size, properties)));
         }
         Err(error) => refused(error, &out),
     }
@@ -75,4 +86,181 @@ fn refused(error: SyntaxError, out: &[u8]) {
         "{error}"
     );
     assert_eq!(out, b"before");
+}
+
+/// What a broker may say on an open connection. Answers whether all of it was understood.
+///
+/// However the bytes are cut, the program must be told the same.
+pub(crate) fn session(bytes: &[u8]) -> bool {
+    let whole = told([bytes]);
+    if whole.error.is_none() {
+        for piece in [1, 7, 1000] {
+            let cut = told(bytes.chunks(piece));
+            assert_eq!(cut, whole, "cut into pieces of {piece} bytes");
+        }
+    }
+    whole.error.is_none()
+}
+
+/// Everything that a program, and the broker, can see of what came.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Told {
+    /// By channel, in order.
+    pub(crate) incoming: [Vec<String>; 5],
+    /// What the iterator on channel 3 yields.
+    pub(crate) pulled: Vec<String>,
+    pub(crate) answers: [Vec<String>; 5],
+    pub(crate) confirms: Vec<String>,
+    pub(crate) connection: Vec<String>,
+    pub(crate) replies: Vec<u8>,
+    pub(crate) closures: Vec<String>,
+    /// How many bytes could not be used yet.
+    pub(crate) left: usize,
+    pub(crate) error: Option<String>,
+}
+
+/// Hands bytes piece by piece to a session that has a channel of each kind, as a connection would.
+pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
+    let mut session = busy_session();
+    let mut told = Told::default();
+    let mut buffer = Vec::new();
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        let mut more = true;
+        while std::mem::take(&mut more) {
+            match session.feed(&buffer) {
+                Ok(fed) => {
+                    assert!(fed.used <= buffer.len());
+                    assert!(fed.used > 0 || !fed.more, "no progress");
+                    buffer.drain(..fed.used);
+                    more = fed.more;
+                }
+                Err(error) => {
+                    told.error = Some(error.to_string());
+                    session.end_all(error);
+                }
+            }
+            take_all(&mut session, &mut told);
+        }
+        if told.error.is_some() {
+            break;
+        }
+    }
+    told.left = buffer.len();
+    if let Some(channel) = session.channel(1) {
+        let settled = (1..=10).map(|sequence| channel.confirms.take(sequence));
+        told.confirms = settled.map(|outcome| format!("{outcome:?}")).collect();
+    }
+    assert_eq!(session.undelivered, 0, "bytes counted and not held");
+    told
+}
+
+/// Channel 1 has consumers, confirms and calls that wait; 2 is being opened, 3 has an iterator, 4 is being closed.
+fn busy_session() -> Session {
+    let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
+    for number in 1..=4 {
+        let gate = Arc::new(Gate::default());
+        gate.open.store(true, Ordering::Release);
+        let mut channel = ChannelState::new(number, gate, Weak::<()>::new());
+        channel.phase = Phase::Open;
+        let consumer = |consumer_tag: &str| Consumer {
+            consumer_tag: consumer_tag.into(),
+            auto_ack: false,
+        };
+        let mut calls = Vec::new();
+        match number {
+            1 => {
+                channel.consumers.extend([consumer("a"), consumer("b")]);
+                channel.wants_returns = true;
+                channel.gate.confirming.store(true, Ordering::Release);
+                channel.gate.published.store(10, Ordering::Release);
+                let mut mandatory = channel.gate.mandatory.lock().expect("not poisoned");
+                mandatory.extend([3, 7].map(|sequence| Mandatory {
+                    sequence,
+                    content: fingerprint("x", "k", b"body"),
+                }));
+                calls.extend([(50, 11), (60, 71), (60, 71), (50, 31), (60, 21)]);
+            }
+            2 => {
+                channel.phase = Phase::Opening;
+                calls.push((20, 11));
+            }
+            3 => {
+                channel.puller = Some(Puller {
+                    consumer_tag: "p".into(),
+                    queue: "q".into(),
+                    auto_ack: true,
+                    exclusive: false,
+                    buffered: Default::default(),
+                    cancelled: false,
+                });
+            }
+            _ => channel.phase = Phase::Closing,
+        }
+        let calls = calls.into_iter().zip(0..);
+        channel
+            .calls
+            .extend(calls.map(|(expects, id)| Call { id, expects }));
+        let added = session.add_channel(Some(number), |_, _| channel);
+        assert_eq!(added.ok(), Some(usize::from(number)));
+    }
+    session
+}
+
+fn take_all(session: &mut Session, told: &mut Told) {
+    let dispatcher = Dispatcher {
+        thread: 0,
+        channel: None,
+    };
+    while let Some(place) = session.begin_turn(&dispatcher) {
+        while let Some(incoming) = session.next_event(place) {
+            told.incoming[place].push(match incoming {
+                Incoming::Message(message) => describe(Message::from(*message)),
+                other => format!("{other:?}"),
+            });
+        }
+        session.end_turn(place);
+    }
+    assert!(!session.has_event(&dispatcher));
+    while let Some(message) = session.next_pulled(3) {
+        told.pulled.push(describe(Message::from(*message)));
+    }
+    for (place, told) in told.answers.iter_mut().enumerate() {
+        if let Some(channel) = session.channel(place) {
+            let answers = channel.answers.drain(..);
+            told.extend(answers.map(|(id, reply)| format!("{id}: {reply:?}")));
+        }
+    }
+    let events = session.events.drain(..);
+    told.connection
+        .extend(events.map(|event| format!("{event:?}")));
+    while let Some(closure) = session.take_unreported(&dispatcher) {
+        told.closures.push(closure.to_string());
+    }
+    for gate in session.closed_gates.drain(..) {
+        told.closures.extend(gate.end.get().map(Error::to_string));
+    }
+    told.replies.append(&mut session.replies);
+    session.changed.clear();
+}
+
+fn describe((method, properties, body): Message) -> String {
+    let body = String::from_utf8_lossy(&body);
+    format!("{method:?} {properties:?} {body}")
+}
+
+/// Text as an AMQP URL. Answers whether it is one.
+pub(crate) fn url(text: &str) -> bool {
+    match ConnectionParameters::from_url(text) {
+        Ok(parameters) => {
+            // Neither of these may fail in another way than by an error.
+            let _ = format!("{parameters:?}");
+            let _ = parameters.validate();
+            true
+        }
+        Err(error) => {
+            let _ = error.to_string();
+            false
+        }
+    }
 }

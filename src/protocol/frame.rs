@@ -3,7 +3,7 @@
 use byteorder::{BigEndian, ByteOrder};
 
 use super::method::Method;
-use super::properties::BasicProperties;
+use super::properties::{Arrived, BasicProperties};
 use super::wire::{Reader, SyntaxError};
 
 /// What a client sends first (specification 4.2.2).
@@ -131,7 +131,7 @@ pub(crate) fn body_prefix(channel: u16, length: u32) -> [u8; PREFIX] {
 
 /// Reads the payload of a header frame: the size of the body that follows, and the properties.
 #[inline]
-pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, BasicProperties), SyntaxError> {
+pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError> {
     let mut reader = Reader::new(payload);
     let class = reader.short("the class id of a content header")?;
     if class != BASIC {
@@ -139,7 +139,7 @@ pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, BasicProperties), Synt
     }
     reader.short("the weight of a content header")?;
     let body_size = reader.longlong("the body size of a content header")?;
-    let properties = BasicProperties::decode(&mut reader)?;
+    let properties = Arrived::decode(&mut reader)?;
     reader.finish("a content header")?;
     Ok((body_size, properties))
 }

@@ -14,7 +14,7 @@ pub(crate) mod method;
 pub(crate) mod properties;
 pub(crate) mod wire;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "unstable-internals"))]
 pub(crate) mod exercise;
 #[cfg(test)]
 mod tests;

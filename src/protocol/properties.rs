@@ -188,3 +188,55 @@ fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
         DeliveryMode::Other(value) => value,
     }
 }
+
+/// Properties as they wait for the program: most messages carry none, or only a delivery mode and a priority, and are kept
+/// small for it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Arrived {
+    Few {
+        delivery_mode: Option<DeliveryMode>,
+        priority: Option<u8>,
+    },
+    Many(Box<BasicProperties>),
+}
+
+impl Arrived {
+    #[inline]
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, SyntaxError> {
+        const DELIVERY_MODE: u16 = 1 << 12;
+        const PRIORITY: u16 = 1 << 11;
+        let flags = reader.clone().short("property flags")?;
+        if flags & !(DELIVERY_MODE | PRIORITY) != 0 {
+            return Ok(Arrived::Many(Box::new(BasicProperties::decode(reader)?)));
+        }
+        reader.short("property flags")?;
+        let (mut delivery_mode, mut priority) = (None, None);
+        if flags & DELIVERY_MODE != 0 {
+            delivery_mode = Some(DeliveryMode::from(reader.octet("delivery_mode")?));
+        }
+        if flags & PRIORITY != 0 {
+            priority = Some(reader.octet("priority")?);
+        }
+        Ok(Arrived::Few {
+            delivery_mode,
+            priority,
+        })
+    }
+}
+
+impl From<Arrived> for BasicProperties {
+    #[inline]
+    fn from(arrived: Arrived) -> Self {
+        match arrived {
+            Arrived::Few {
+                delivery_mode,
+                priority,
+            } => BasicProperties {
+                delivery_mode,
+                priority,
+                ..BasicProperties::default()
+            },
+            Arrived::Many(properties) => *properties,
+        }
+    }
+}

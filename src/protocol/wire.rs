@@ -98,7 +98,7 @@ pub enum SyntaxError {
 /// Reads wire types off the front of a byte slice.
 ///
 /// Every method takes the name of what is read, for the error.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     /// The octet that the next bit is in, if consecutive bits have begun one.

@@ -5,6 +5,8 @@ mod frames;
 mod golden;
 mod properties;
 mod random;
+mod seeds;
+mod session;
 mod spec;
 
 use super::wire::SyntaxError;

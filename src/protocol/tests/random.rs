@@ -4,21 +4,21 @@ use super::golden_lines;
 use crate::protocol::exercise;
 
 /// A small generator of pseudo-random numbers (xorshift), so that each run tries the same.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    fn byte(&mut self) -> u8 {
+    pub(super) fn byte(&mut self) -> u8 {
         // Small numbers are likelier, as they are on the wire; they lead deeper into the decoder.
         match self.below(3) {
             0 => self.below(4) as u8,

@@ -1,0 +1,38 @@
+//! Prints what is sent to the durable exchange `hello2` while this runs.
+
+mod common;
+
+use common::python;
+use haypile::{Connection, ExchangeDeclare, ExchangeType, QueueDeclare};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Prints what is sent to the exchange `hello2` while this runs.")
+        .count()
+        .parse();
+    let mut countdown = args.countdown();
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.exchange_declare(ExchangeDeclare::new("hello2", ExchangeType::Fanout).durable(true))?;
+    // Exclusive wins over durable: the queue goes with this connection.
+    let queue = channel
+        .queue_declare(QueueDeclare::new("").durable(true).exclusive(true))?
+        .queue;
+    channel.queue_bind(&queue, "hello2", &queue)?;
+
+    channel.basic_consume(&queue, move |channel, method, _properties, body| {
+        println!(
+            "{}:{}",
+            python::repr_str(&method.routing_key),
+            python::repr_bytes(&body)
+        );
+        channel.basic_ack(method.delivery_tag)?;
+        if countdown.last() {
+            channel.stop_consuming()?;
+        }
+        Ok(())
+    })?;
+    println!("Waiting for messages. To exit press CTRL+C");
+    channel.start_consuming()?;
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! A compute node: takes numbers from the queue `compute_queue`, adds 1, and sends the result back.
+//! Start as many as you like.
+
+mod common;
+
+use haypile::{BasicProperties, Connection, Error};
+
+fn increase(n: i64) -> i64 {
+    n + 1
+}
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new(
+        "Takes numbers from the queue `compute_queue` and answers each with its successor.",
+    )
+    .count()
+    .parse();
+    let mut countdown = args.countdown();
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.queue_declare("compute_queue")?;
+    println!(" [*] Waiting for n");
+
+    channel.basic_qos(1)?;
+    channel.basic_consume("compute_queue", move |channel, method, properties, body| {
+        let body = String::from_utf8(body).map_err(Error::other)?;
+        println!(" [.] increase({body})");
+        let response = increase(body.trim().parse().map_err(Error::other)?);
+
+        // The id tells the centre which of its requests this answers. Without one in the request there is none here.
+        match &properties.reply_to {
+            Some(queue) => {
+                let mut same_id = BasicProperties::new();
+                same_id.correlation_id = properties.correlation_id.clone();
+                channel.basic_publish_with("", queue, response.to_string(), same_id)?;
+            }
+            // Acknowledged all the same, or the request would come back at every start.
+            None => eprintln!("the request does not say where to send the result"),
+        }
+        channel.basic_ack(method.delivery_tag)?;
+        if countdown.last() {
+            channel.stop_consuming()?;
+        }
+        Ok(())
+    })?;
+    channel.start_consuming()?;
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Prints what the exchange `aoto_test` sends to everybody, from a queue of its own.
+
+mod common;
+
+use common::python;
+use haypile::{Connection, ExchangeDeclare, ExchangeType};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Prints what arrives at the exchange `aoto_test`.")
+        .count()
+        .option(
+            "queue",
+            "NAME",
+            "the queue to bind; each name gets every message (default queue_aoto_1)",
+        )
+        .parse();
+    let mut countdown = args.countdown();
+    let queue = args.get("queue").unwrap_or("queue_aoto_1");
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    // The original gives the exchange an argument that only queues know. Brokers ignore it there, so this still agrees
+    // with the producer's declaration, and messages do not expire.
+    channel.exchange_declare(
+        ExchangeDeclare::new("aoto_test", ExchangeType::Fanout)
+            .argument("x-message-ttl", 100 * 1000),
+    )?;
+    channel.queue_declare(queue)?;
+    // Where no routing key is given, pika uses the queue's name. A fanout exchange does not look at it.
+    channel.queue_bind(queue, "aoto_test", queue)?;
+
+    channel.basic_consume(queue, move |channel, method, _properties, body| {
+        channel.basic_ack(method.delivery_tag)?;
+        println!("{}", python::repr_bytes(&body));
+        if countdown.last() {
+            channel.stop_consuming()?;
+        }
+        Ok(())
+    })?;
+    channel.start_consuming()?;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Sends a message with headers to the exchange `my_headers`, which routes by them instead of by a routing key.
+
+mod common;
+
+use common::python;
+use haypile::{BasicProperties, Connection, DeliveryMode, ExchangeDeclare, ExchangeType};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Sends a message with headers to the exchange `my_headers`.")
+        .words(
+            "KEY=VALUE...",
+            "the headers (default: format=pdf type=report)",
+        )
+        .parse();
+    let headers = args.pairs(&[("format", "pdf"), ("type", "report")]);
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.exchange_declare(
+        ExchangeDeclare::new("my_headers", ExchangeType::Headers).durable(true),
+    )?;
+    let message = "Hello World!";
+    let mut properties = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+    for (key, value) in headers {
+        properties = properties.header(key, value);
+    }
+    channel.basic_publish_with("my_headers", "", message, properties)?;
+    println!("Sent {}", python::repr_str(message));
+    connection.close()?;
+    Ok(())
+}

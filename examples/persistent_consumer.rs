@@ -1,0 +1,36 @@
+//! Works through the queue `my_queue`, a second for each dot in a message, and acknowledges when the work is done.
+
+mod common;
+
+use std::time::Duration;
+
+use haypile::{Connection, QueueDeclare};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Works through the durable queue `my_queue`.")
+        .count()
+        .parse();
+    let mut countdown = args.countdown();
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.queue_declare(QueueDeclare::new("my_queue").durable(true))?;
+    println!(" [*] Waiting for messages. To exit press CTRL+C");
+
+    channel.basic_qos(1)?;
+    channel.basic_consume("my_queue", move |channel, method, _properties, body| {
+        println!(" [x] Received '{}'", String::from_utf8_lossy(&body));
+        // However long this takes, heartbeats go on.
+        let dots = body.iter().filter(|&&byte| byte == b'.').count();
+        std::thread::sleep(Duration::from_secs(dots as u64));
+        // Until here the broker keeps the message, and gives it to somebody else if this program ends.
+        channel.basic_ack(method.delivery_tag)?;
+        println!(" [x] Done");
+        if countdown.last() {
+            channel.stop_consuming()?;
+        }
+        Ok(())
+    })?;
+    channel.start_consuming()?;
+    Ok(())
+}

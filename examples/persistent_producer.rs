@@ -1,0 +1,27 @@
+//! Leaves five messages in the queue `my_queue`. Queue and messages survive a restart of the broker.
+
+mod common;
+
+use haypile::{BasicProperties, Connection, DeliveryMode, QueueDeclare};
+
+fn main() -> Result<(), common::Failure> {
+    let args =
+        common::Usage::new("Leaves five persistent messages in the durable queue `my_queue`.")
+            .option("interval", "SECONDS", "time after each message (default 1)")
+            .parse();
+    let interval = args.seconds("interval", 1.0);
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.queue_declare(QueueDeclare::new("my_queue").durable(true))?;
+
+    let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+    for number in 0..5 {
+        let message = format!("Hello World! Message number {number}");
+        channel.basic_publish_with("", "my_queue", &message, &persistent)?;
+        println!(" [x] Sent '{message}'");
+        std::thread::sleep(interval);
+    }
+    connection.close()?;
+    Ok(())
+}

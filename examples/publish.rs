@@ -1,0 +1,18 @@
+//! Sends a message to everybody who listens to the exchange `logs` right now.
+
+mod common;
+
+use haypile::{Connection, ExchangeDeclare, ExchangeType};
+
+fn main() -> Result<(), common::Failure> {
+    let args =
+        common::Usage::new("Sends a message to all subscribers of the exchange `logs`.").parse();
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.exchange_declare(ExchangeDeclare::new("logs", ExchangeType::Fanout))?;
+    channel.basic_publish("logs", "", "i am jabbok")?;
+    // The original closes the channel only. The connection closes when its last handle is dropped.
+    channel.close()?;
+    Ok(())
+}

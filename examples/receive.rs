@@ -1,0 +1,36 @@
+//! Prints what arrives in the queue `hello`: the shortest program that receives.
+
+mod common;
+
+use common::python;
+use haypile::{BasicConsume, Connection, QueueDeclare};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Prints what arrives in the queue `hello`.")
+        .count()
+        .flag(
+            "durable",
+            "let the queue survive a restart of the broker (give it to send too)",
+        )
+        .parse();
+    let mut countdown = args.countdown();
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.queue_declare(QueueDeclare::new("hello").durable(args.given("durable")))?;
+
+    // With auto_ack the broker forgets a message as soon as it is sent here, whatever becomes of it.
+    channel.basic_consume(
+        BasicConsume::new("hello").auto_ack(true),
+        move |channel, _method, _properties, body| {
+            println!("Received {}", python::repr_bytes(&body));
+            if countdown.last() {
+                channel.stop_consuming()?;
+            }
+            Ok(())
+        },
+    )?;
+    println!("waiting for maeeage"); // spelt as in the original
+    channel.start_consuming()?;
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! Answers the requests in the queue `rpc_queue`.
+
+mod common;
+
+use common::python;
+use haypile::{BasicConsume, BasicProperties, Connection, Error};
+
+/// What the server does for its clients.
+fn answer_to(request: String) -> String {
+    format!("return {request}")
+}
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Answers the requests in the queue `rpc_queue`.")
+        .count()
+        .parse();
+    let mut countdown = args.countdown();
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    channel.queue_declare("rpc_queue")?;
+    channel.basic_consume(
+        BasicConsume::new("rpc_queue").auto_ack(true),
+        move |channel, _method, properties, body| {
+            println!("Request content {}", python::repr_bytes(&body));
+            let answer = answer_to(String::from_utf8(body).map_err(Error::other)?);
+
+            // The client said where it listens, and by which id it will know the answer.
+            match &properties.reply_to {
+                Some(queue) => {
+                    let mut same_id = BasicProperties::new();
+                    same_id.correlation_id = properties.correlation_id.clone();
+                    channel.basic_publish_with("", queue, answer, same_id)?;
+                }
+                None => eprintln!("the request does not say where to send the answer"),
+            }
+            if countdown.last() {
+                channel.stop_consuming()?;
+            }
+            Ok(())
+        },
+    )?;
+    println!("Waiting RPC requests");
+    channel.start_consuming()?;
+    Ok(())
+}

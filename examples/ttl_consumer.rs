@@ -1,0 +1,38 @@
+//! Prints what arrives in the queue `test`. The queue goes when its last consumer goes.
+
+mod common;
+
+use haypile::{BasicConsume, Connection, QueueDeclare};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Prints what arrives in the queue `test`.")
+        .count()
+        .option(
+            "auto-delete",
+            "yes|no",
+            "whether the queue goes with its last consumer (default yes)",
+        )
+        .parse();
+    let mut countdown = args.countdown();
+
+    let connection = Connection::open(args.connection().heartbeat(0))?;
+
+    // The producer declares the same queue without auto_delete. Whoever comes second uses the queue as it is.
+    let queue = QueueDeclare::new("test")
+        .auto_delete(args.yes("auto-delete", true))
+        .argument("x-message-ttl", 100 * 1000);
+    let channel = common::declare_or_use(&connection, "test", queue)?;
+
+    channel.basic_consume(
+        BasicConsume::new("test").auto_ack(true),
+        move |channel, _method, _properties, body| {
+            println!("Receive: {}", String::from_utf8_lossy(&body));
+            if countdown.last() {
+                channel.stop_consuming()?;
+            }
+            Ok(())
+        },
+    )?;
+    channel.start_consuming()?;
+    Ok(())
+}

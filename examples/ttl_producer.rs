@@ -1,0 +1,41 @@
+//! Sends a JSON message to the queue `test` every 1.5 seconds. What nobody fetches is dropped after 100 seconds.
+
+mod common;
+
+use common::python;
+use haypile::{Connection, QueueDeclare};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Sends a JSON message to the queue `test` every 1.5 seconds.")
+        .count()
+        .option("interval", "SECONDS", "time between messages (default 1.5)")
+        .option(
+            "auto-delete",
+            "yes|no",
+            "whether the queue goes with its last consumer (default no)",
+        )
+        .parse();
+    let interval = args.seconds("interval", 1.5);
+    let mut countdown = args.countdown();
+
+    // A heartbeat of 0 means none: neither side notices when the other is gone.
+    let connection = Connection::open(args.connection().heartbeat(0))?;
+
+    // x-message-ttl is in milliseconds.
+    let queue = QueueDeclare::new("test")
+        .auto_delete(args.yes("auto-delete", false))
+        .argument("x-message-ttl", 100 * 1000);
+    let channel = common::declare_or_use(&connection, "test", queue)?;
+
+    loop {
+        let message = format!(r#"{{"msg": "hello world {}"}}"#, python::now());
+        channel.basic_publish("", "test", &message)?;
+        println!(" [x] Sent {message}");
+        if countdown.last() {
+            break;
+        }
+        std::thread::sleep(interval);
+    }
+    connection.close()?;
+    Ok(())
+}

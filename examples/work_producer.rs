@@ -1,0 +1,35 @@
+//! Leaves a task in the durable queue `anheng`.
+
+mod common;
+
+use common::python;
+use haypile::{
+    BasicProperties, Connection, DeliveryMode, ExchangeDeclare, ExchangeType, QueueDeclare,
+};
+
+fn main() -> Result<(), common::Failure> {
+    let args = common::Usage::new("Leaves a task in the durable queue `anheng`.")
+        .words(
+            "MESSAGE...",
+            "what to send; the words are joined with spaces",
+        )
+        .parse();
+    let message = args.words().join(" ");
+
+    let connection = Connection::open(args.connection())?;
+    let channel = connection.channel()?;
+    let queue = channel
+        .queue_declare(QueueDeclare::new("anheng").durable(true))?
+        .queue;
+    // As in the original, the exchange is declared and bound but the message does not go through it.
+    channel.exchange_declare(ExchangeDeclare::new("yanfa", ExchangeType::Direct))?;
+    channel.queue_bind(&queue, "yanfa", "")?;
+    channel.basic_qos(1)?;
+
+    // The durable queue survives a restart of the broker, and so does a persistent message in it.
+    let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+    channel.basic_publish_with("", "anheng", &message, persistent)?;
+    println!("[x] Sent {}", python::repr_str(&message));
+    connection.close()?;
+    Ok(())
+}

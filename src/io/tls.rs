@@ -1,0 +1,980 @@
+//! A stream inside TLS, over any other stream.
+//!
+//! One lock guards what rustls knows of the connection. It is held while records are opened or sealed, never during a system
+//! call. The two directions have a lock each, which belongs to whoever reads or writes; since there is one of either at a
+//! time, nobody waits for them. Sealed records leave rustls only under the lock of the writing direction, so they go out
+//! in the order in which they were sealed. What reading makes rustls want to say (the answer to a key update, an alert)
+//! goes out with the next write, so that a reader never waits for a writer.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use rustls::{AlertDescription, CertificateError, ClientConnection, SignatureScheme};
+
+use super::stream::{is_timeout, Stream};
+use crate::tls::Prepared;
+
+/// How much of what the peer sent is read at once.
+const READ: usize = 64 * 1024;
+
+/// How much is sealed at once, and so may be waiting for the peer to take it.
+const SEAL: usize = 128 * 1024;
+
+/// How long the goodbye may take; the stream is shut down in any case.
+const GOODBYE: Duration = Duration::from_millis(10);
+
+/// How long telling the peer what is wrong with it may take.
+const ALERT: Duration = Duration::from_millis(200);
+
+// ---- the handshake
+
+/// Why TLS did not come about.
+pub(crate) enum Failure {
+    TimeUp,
+    Other {
+        cause: String,
+        hint: Option<&'static str>,
+    },
+}
+
+/// What a handshake came to.
+pub(crate) struct Secured {
+    pub(crate) stream: Box<dyn Stream>,
+    /// The server asked for a client's certificate, and there was none to show. It may say only later, or by hanging up,
+    /// that it insists.
+    pub(crate) certificate_missing: bool,
+}
+
+/// Shakes hands over this stream; shuts it down if that fails.
+pub(crate) fn connect(
+    prepared: &Prepared,
+    mut stream: Box<dyn Stream>,
+    deadline: Option<Instant>,
+) -> Result<Secured, Failure> {
+    let result = shake_hands(prepared, &mut *stream, deadline).and_then(|shaken| {
+        let (session, incoming, certificate_missing) = shaken;
+        match TlsStream::new(session, incoming, &*stream) {
+            Ok(stream) => Ok(Secured {
+                stream: Box::new(stream),
+                certificate_missing,
+            }),
+            Err(error) => Err(lost(&error, &[])),
+        }
+    });
+    if result.is_err() {
+        let _ = stream.shutdown();
+    }
+    result
+}
+
+fn shake_hands(
+    prepared: &Prepared,
+    stream: &mut dyn Stream,
+    deadline: Option<Instant>,
+) -> Result<(ClientConnection, Incoming, bool), Failure> {
+    let shown = Arc::new(Shown {
+        key: prepared.client.clone(),
+        asked: AtomicBool::new(false),
+    });
+    let certificate_missing = || shown.key.is_none() && shown.asked.load(Ordering::Relaxed);
+    let mut config = prepared.config.clone();
+    config.client_auth_cert_resolver = shown.clone();
+    let broken = |error: &rustls::Error| describe(error, certificate_missing());
+    let mut session = ClientConnection::new(Arc::new(config), prepared.server_name.clone())
+        .map_err(|e| broken(&e))?;
+    session.set_buffer_limit(Some(SEAL));
+
+    let remaining = || match deadline {
+        Some(deadline) => deadline
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1)),
+        None => Duration::from_secs(3600),
+    };
+    let mut incoming = Incoming::default();
+    let mut first = Vec::new();
+    loop {
+        let sealed = take_sealed(&mut session).map_err(|error| lost(&error, &first))?;
+        if !sealed.is_empty() {
+            let sent = stream
+                .set_write_timeout(remaining())
+                .and_then(|()| stream.write_all(&sealed))
+                .and_then(|()| stream.flush());
+            match sent {
+                Ok(()) => {}
+                Err(error) if is_timeout(&error) => return Err(Failure::TimeUp),
+                // What the peer said before it hung up tells more; it is read below.
+                Err(error) if session.is_handshaking() => {
+                    log::trace!("TLS handshake: {error}");
+                }
+                Err(error) => return Err(lost(&error, &first)),
+            }
+        }
+        if !session.is_handshaking() {
+            break;
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Failure::TimeUp);
+        }
+        let read = stream
+            .set_read_timeout(remaining())
+            .and_then(|()| incoming.fill(stream));
+        match read {
+            Ok(0) => return Err(lost(&io::ErrorKind::UnexpectedEof.into(), &first)),
+            Ok(_) => {}
+            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {
+                continue
+            }
+            Err(error) => return Err(lost(&error, &first)),
+        }
+        let missing = 8_usize.saturating_sub(first.len());
+        first.extend(incoming.rest().iter().take(missing));
+        // What follows the handshake stays where it is.
+        while !incoming.rest().is_empty() && session.is_handshaking() {
+            let mut rest = incoming.rest();
+            let taken = session
+                .read_tls(&mut rest)
+                .map_err(|error| lost(&error, &first))?;
+            incoming.start += taken;
+            let result = session.process_new_packets();
+            if let Err(error) = result {
+                tell(&mut session, stream);
+                return Err(other_protocol(&first).unwrap_or_else(|| broken(&error)));
+            }
+            if taken == 0 {
+                return Err(lost(&io::ErrorKind::UnexpectedEof.into(), &first));
+            }
+        }
+    }
+    let certificate_missing = certificate_missing();
+    Ok((session, incoming, certificate_missing))
+}
+
+/// Lets the peer know why, if that can be done quickly: its log is where somebody else may look.
+fn tell(session: &mut ClientConnection, stream: &mut dyn Stream) {
+    if let Ok(sealed) = take_sealed(session) {
+        let _ = stream
+            .set_write_timeout(ALERT)
+            .and_then(|()| stream.write_all(&sealed));
+    }
+}
+
+fn take_sealed(session: &mut ClientConnection) -> io::Result<Vec<u8>> {
+    let mut sealed = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut sealed)?;
+    }
+    Ok(sealed)
+}
+
+/// The client's certificate, and whether the server wanted to see one.
+#[derive(Debug)]
+struct Shown {
+    key: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.key.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.key.is_some()
+    }
+}
+
+// ---- what went wrong, in plain words
+
+const PLAIN_PORT: &str =
+    "this port does not expect TLS: use an amqp:// URL, or the port for AMQP over TLS (5671)";
+const CLIENT_CERTIFICATE: &str =
+    "give one with client_certificate_files (in a URL: certfile and keyfile)";
+
+/// What hint there is when a server that asked for a certificate and got none hangs up.
+pub(crate) const MISSING_CERTIFICATE: &str =
+    "the server asked for a client certificate and was given none: give one with client_certificate_files \
+     (in a URL: certfile and keyfile)";
+
+/// A server that does not speak TLS is known by its first bytes.
+fn other_protocol(first: &[u8]) -> Option<Failure> {
+    let (cause, hint) = if first.starts_with(b"AMQP") {
+        ("the peer answered with AMQP, without TLS", PLAIN_PORT)
+    } else if first.starts_with(b"HTTP") {
+        (
+            "the peer answered with HTTP, without TLS",
+            "this may be RabbitMQ's management port (15672); AMQP over TLS is on 5671",
+        )
+    } else if !matches!(first, [20..=23, 3, ..] | [20..=23] | []) {
+        ("what the peer answered is no TLS", PLAIN_PORT)
+    } else {
+        return None;
+    };
+    Some(Failure::Other {
+        cause: cause.to_owned(),
+        hint: Some(hint),
+    })
+}
+
+/// The stream ended within the handshake.
+fn lost(error: &io::Error, first: &[u8]) -> Failure {
+    other_protocol(first).unwrap_or_else(|| Failure::Other {
+        cause: match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                "the peer closed the stream during the TLS handshake".to_owned()
+            }
+            _ => error.to_string(),
+        },
+        hint: first.is_empty().then_some(
+            "perhaps this port does not expect TLS: AMQP is most often on 5672, and over TLS on 5671",
+        ),
+    })
+}
+
+/// A failed read or write of a stream inside TLS, if it was TLS that failed.
+pub(crate) fn described(error: &io::Error, certificate_missing: bool) -> Option<Failure> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(describe(error, certificate_missing))
+}
+
+fn describe(error: &rustls::Error, certificate_missing: bool) -> Failure {
+    use rustls::Error as Tls;
+    let (cause, hint) = match error {
+        Tls::InvalidCertificate(error) => describe_certificate(error),
+        Tls::AlertReceived(AlertDescription::CertificateRequired) => (
+            "the server requires a client certificate, and was given none".to_owned(),
+            Some(CLIENT_CERTIFICATE),
+        ),
+        // So do servers say it that speak no TLS 1.3.
+        Tls::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::BadCertificate)
+            if certificate_missing =>
+        {
+            (
+                "the server refused the handshake, most likely because it requires a client certificate \
+                 and was given none"
+                    .to_owned(),
+                Some(CLIENT_CERTIFICATE),
+            )
+        }
+        Tls::AlertReceived(alert) => match alert {
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => (
+                format!("the server refused the client's certificate ({alert:?})"),
+                Some("the server's log says more; it must trust the authority that issued the certificate"),
+            ),
+            AlertDescription::ProtocolVersion => (
+                "the server speaks no version of TLS that this client does".to_owned(),
+                Some("TLS 1.2 or 1.3 is needed"),
+            ),
+            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => (
+                format!("the server refused the handshake ({alert:?})"),
+                Some("the two have no cipher in common, or the server's certificate is unfit; its log says more"),
+            ),
+            AlertDescription::UnrecognisedName => (
+                "the server does not know the name that it was asked for".to_owned(),
+                Some("give the right one with server_hostname (in a URL: server_name_indication)"),
+            ),
+            alert => (
+                format!("the server refused: {alert:?}"),
+                Some("the server's log says more"),
+            ),
+        },
+        Tls::PeerIncompatible(what) => (
+            format!("the server and this client have too little in common: {what:?}"),
+            Some("TLS 1.2 or 1.3 is needed"),
+        ),
+        Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => {
+            (format!("what the peer sent is no proper TLS: {error}"), None)
+        }
+        error => (error.to_string(), None),
+    };
+    Failure::Other { cause, hint }
+}
+
+fn describe_certificate(error: &CertificateError) -> (String, Option<&'static str>) {
+    const CLOCK: &str =
+        "the server needs a new certificate, unless the clock of this machine is wrong";
+    const NAME: &str = "connect by a name that the certificate bears, or say which it must bear with server_hostname \
+         (in a URL: server_name_indication)";
+    let days = |seconds: u64| match seconds / 86_400 {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    };
+    let (cause, hint) = match error {
+        CertificateError::Expired => ("the server's certificate has expired".to_owned(), CLOCK),
+        CertificateError::ExpiredContext { time, not_after } => {
+            let ago = days(time.as_secs().saturating_sub(not_after.as_secs()));
+            (format!("the server's certificate has expired, {ago} ago"), CLOCK)
+        }
+        CertificateError::NotValidYet => {
+            ("the server's certificate is not valid yet".to_owned(), CLOCK)
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let ahead = days(not_before.as_secs().saturating_sub(time.as_secs()));
+            (
+                format!("the server's certificate is not valid yet, for another {ahead}"),
+                CLOCK,
+            )
+        }
+        CertificateError::UnknownIssuer => (
+            "the server's certificate comes from no authority that is trusted here".to_owned(),
+            "is it self-signed, or is the authority one of your own? give the authority's certificate with \
+             ca_certificates_file (in a URL: cacertfile)",
+        ),
+        CertificateError::NotValidForName => {
+            ("the server's certificate bears another name".to_owned(), NAME)
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let expected = expected.to_str();
+            if presented.is_empty() {
+                (
+                    format!("the server's certificate bears no name, and so not {expected:?}"),
+                    "names are taken from its subjectAltName; the common name does not count",
+                )
+            } else {
+                (
+                    format!(
+                        "the server's certificate is not for {expected:?} but for {}",
+                        presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ")
+                    ),
+                    NAME,
+                )
+            }
+        }
+        CertificateError::Revoked => ("the server's certificate has been revoked".to_owned(), CLOCK),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
+            "the server's certificate is not meant for servers".to_owned(),
+            "its extended key usage must allow server authentication",
+        ),
+        error => {
+            let text = error.to_string();
+            if text.contains("CaUsedAsEndEntity") {
+                (
+                    "the server shows the certificate of an authority as its own".to_owned(),
+                    "openssl req -x509 makes such, unless told otherwise; let the authority issue one for the server",
+                )
+            } else {
+                return (format!("the server's certificate cannot be taken: {text}"), None);
+            }
+        }
+    };
+    (cause, Some(hint))
+}
+
+/// rustls gives names as `DnsName("name")` and `IpAddress(address)`.
+fn bare(name: &str) -> &str {
+    name.split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'))
+        .unwrap_or(name)
+}
+
+// ---- the stream
+
+/// A handle to a stream inside TLS.
+struct TlsStream(Arc<Shared>);
+
+struct Shared {
+    /// The innermost lock.
+    session: Mutex<ClientConnection>,
+    incoming: Mutex<(Incoming, Box<dyn Stream>)>,
+    outgoing: Mutex<(Outgoing, Box<dyn Stream>)>,
+    /// For what concerns both directions; held for a moment only.
+    control: Mutex<Box<dyn Stream>>,
+    /// Nanoseconds; see `expired`.
+    read_timeout: AtomicU64,
+    write_timeout: AtomicU64,
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn expired(began: Instant, timeout: &AtomicU64) -> bool {
+    began.elapsed().as_nanos() >= u128::from(timeout.load(Ordering::Relaxed))
+}
+
+fn store(timeout: &AtomicU64, duration: Duration) {
+    let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    timeout.store(nanos, Ordering::Relaxed);
+}
+
+fn time_up() -> io::Error {
+    io::ErrorKind::WouldBlock.into()
+}
+
+fn broken(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// What came from the peer and has not been opened.
+#[derive(Default)]
+struct Incoming {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Incoming {
+    fn rest(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Reads once. Everything that came before must have been taken.
+    fn fill(&mut self, stream: &mut dyn Stream) -> io::Result<usize> {
+        self.buffer.resize(READ, 0);
+        (self.start, self.end) = (0, 0);
+        self.end = stream.read(&mut self.buffer)?;
+        Ok(self.end)
+    }
+}
+
+/// What is sealed and has not been taken by the peer.
+#[derive(Default)]
+struct Outgoing {
+    sealed: Vec<u8>,
+    sent: usize,
+    /// So many of the caller's bytes are in there. He has not been told, and so brings them again.
+    owed: usize,
+}
+
+impl Outgoing {
+    fn is_clear(&self) -> bool {
+        self.sent == self.sealed.len()
+    }
+
+    /// Takes over what rustls has sealed. Appends, so that the order stays.
+    fn collect(&mut self, session: &mut ClientConnection) -> io::Result<()> {
+        while session.wants_write() {
+            session.write_tls(&mut self.sealed)?;
+        }
+        Ok(())
+    }
+
+    /// Writes until nothing is left or the time is up.
+    fn push(&mut self, stream: &mut dyn Stream, timeout: &AtomicU64) -> io::Result<()> {
+        let mut began = None;
+        while !self.is_clear() {
+            // A peer that takes a little now and then does not prolong the time.
+            if expired(*began.get_or_insert_with(Instant::now), timeout) {
+                return Err(time_up());
+            }
+            match stream.write(&self.sealed[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.sealed.clear();
+        self.sent = 0;
+        Ok(())
+    }
+}
+
+impl TlsStream {
+    fn new(session: ClientConnection, incoming: Incoming, stream: &dyn Stream) -> io::Result<Self> {
+        Ok(TlsStream(Arc::new(Shared {
+            session: Mutex::new(session),
+            incoming: Mutex::new((incoming, stream.try_clone()?)),
+            outgoing: Mutex::new((Outgoing::default(), stream.try_clone()?)),
+            control: Mutex::new(stream.try_clone()?),
+            read_timeout: AtomicU64::new(u64::MAX),
+            write_timeout: AtomicU64::new(u64::MAX),
+        })))
+    }
+}
+
+impl Shared {
+    /// Opens as much as is there and fits. `None` if nothing is, `Some(0)` at the end.
+    fn open(&self, incoming: &mut Incoming, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut session = lock(&self.session);
+        let mut filled = 0;
+        loop {
+            match session.reader().read(&mut buf[filled..]) {
+                Ok(0) => return Ok(Some(filled)),
+                Ok(count) => {
+                    filled += count;
+                    if filled == buf.len() {
+                        return Ok(Some(filled));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) if filled > 0 => return Ok(Some(filled)),
+                Err(error) => return Err(error),
+            }
+            let mut rest = incoming.rest();
+            if !rest.is_empty() {
+                match session.read_tls(&mut rest) {
+                    // The peer has said goodbye, or something impossible; what follows is not for us.
+                    Ok(0) => {
+                        incoming.start = incoming.end;
+                        continue;
+                    }
+                    Ok(count) => incoming.start += count,
+                    Err(error) => return Err(error),
+                }
+            } else if filled > 0 {
+                return Ok(Some(filled));
+            }
+            // An error stays with the session, so what came before it can be handed out first.
+            match session.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() > 0 => {}
+                Ok(state) if state.peer_has_closed() => return Ok(Some(filled)),
+                Ok(_) if incoming.rest().is_empty() && filled == 0 => return Ok(None),
+                Ok(_) => {}
+                Err(_) if filled > 0 => return Ok(Some(filled)),
+                Err(error) => {
+                    return match session.reader().read(buf) {
+                        Ok(count) if count > 0 => Ok(Some(count)),
+                        _ => Err(broken(error)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let brought: usize = bufs.iter().map(|slice| slice.len()).sum();
+        let (outgoing, stream) = &mut *lock(&self.outgoing);
+        if outgoing.owed == 0 {
+            // What is left over from a `flush` that came to nothing goes with it.
+            let mut session = lock(&self.session);
+            let sealed = session.writer().write_vectored(some(bufs))?;
+            outgoing.collect(&mut session)?;
+            drop(session);
+            if outgoing.is_clear() {
+                return match sealed {
+                    0 => Ok(0),
+                    _ => Err(io::Error::other("this TLS session may seal no more")),
+                };
+            }
+            outgoing.owed = sealed;
+        }
+        // If the time is up here, what is sealed stays, and the caller brings the same bytes again. He is told that they
+        // are written when the peer has taken all of it, since he may not come again after that.
+        outgoing.push(&mut **stream, &self.write_timeout)?;
+        let told = outgoing.owed.min(brought);
+        outgoing.owed -= told;
+        Ok(told)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let (outgoing, stream) = &mut *lock(&self.outgoing);
+        outgoing.collect(&mut lock(&self.session))?;
+        outgoing.push(&mut **stream, &self.write_timeout)?;
+        stream.flush()
+    }
+
+    /// Says goodbye, unless somebody is writing, or was stopped within a record.
+    fn say_goodbye(&self) {
+        let Ok(mut guard) = self.outgoing.try_lock() else {
+            return;
+        };
+        let (outgoing, stream) = &mut *guard;
+        if !outgoing.is_clear() {
+            return;
+        }
+        let mut session = lock(&self.session);
+        session.send_close_notify();
+        let collected = outgoing.collect(&mut session);
+        drop(session);
+        if collected.is_ok() && stream.set_write_timeout(GOODBYE).is_ok() {
+            let _ = stream.write(&outgoing.sealed);
+            outgoing.sent = outgoing.sealed.len();
+        }
+    }
+}
+
+/// The first of them, as many as are sealed at once, at least one.
+fn some<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
+    let mut total = 0;
+    let count = bufs
+        .iter()
+        .take_while(|slice| {
+            let room = total < SEAL;
+            total += slice.len();
+            room
+        })
+        .count();
+    &bufs[..count]
+}
+
+impl Read for TlsStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let shared = &*self.0;
+        let (incoming, stream) = &mut *lock(&shared.incoming);
+        let mut began = None;
+        loop {
+            if let Some(count) = shared.open(incoming, buf)? {
+                return Ok(count);
+            }
+            // Parts of records, and records that are no data, do not prolong the time.
+            if expired(
+                *began.get_or_insert_with(Instant::now),
+                &shared.read_timeout,
+            ) {
+                return Err(time_up());
+            }
+            if incoming.fill(&mut **stream)? == 0 {
+                return Ok(0);
+            }
+        }
+    }
+}
+
+impl Write for TlsStream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write(bufs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for TlsStream {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(TlsStream(Arc::clone(&self.0))))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        store(&self.0.read_timeout, timeout);
+        lock(&self.0.control).set_read_timeout(timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        store(&self.0.write_timeout, timeout);
+        lock(&self.0.control).set_write_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        self.0.say_goodbye();
+        lock(&self.0.control).shutdown()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TlsOptions;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection};
+    use std::collections::VecDeque;
+    use std::sync::atomic::AtomicUsize;
+
+    /// The two directions of a stream in memory.
+    #[derive(Default)]
+    struct Wire {
+        to_server: VecDeque<u8>,
+        to_client: VecDeque<u8>,
+        /// How much the client may still send until it is told to wait, if there is a limit.
+        room: Option<usize>,
+    }
+
+    /// The client's end. It never blocks: where another would wait, the time is up.
+    #[derive(Clone)]
+    struct End {
+        wire: Arc<Mutex<Wire>>,
+        server: Arc<Mutex<ServerConnection>>,
+        writes: Arc<AtomicUsize>,
+    }
+
+    impl End {
+        fn new(config: Arc<ServerConfig>) -> Self {
+            let mut server = ServerConnection::new(config).unwrap();
+            server.set_buffer_limit(None);
+            End {
+                wire: Arc::default(),
+                server: Arc::new(Mutex::new(server)),
+                writes: Arc::default(),
+            }
+        }
+
+        /// Lets the server take what has come and answer; gives what of it was data.
+        fn serve(&self) -> Vec<u8> {
+            let wire = &mut *lock(&self.wire);
+            let mut server = lock(&self.server);
+            let mut data = Vec::new();
+            while !wire.to_server.is_empty() {
+                server.read_tls(&mut wire.to_server).unwrap();
+                server.process_new_packets().unwrap();
+                let _ = server.reader().read_to_end(&mut data);
+            }
+            while server.wants_write() {
+                server.write_tls(&mut wire.to_client).unwrap();
+            }
+            data
+        }
+
+        fn say(&self, data: &[u8]) {
+            lock(&self.server).writer().write_all(data).unwrap();
+            self.serve();
+        }
+    }
+
+    impl Read for End {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if lock(&self.server).is_handshaking() {
+                self.serve();
+            }
+            let wire = &mut *lock(&self.wire);
+            match wire.to_client.len() {
+                0 => Err(time_up()),
+                _ => wire.to_client.read(buf),
+            }
+        }
+    }
+
+    impl Write for End {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            let wire = &mut *lock(&self.wire);
+            let count = buf.len().min(wire.room.unwrap_or(usize::MAX));
+            if count == 0 {
+                return Err(time_up());
+            }
+            if let Some(room) = &mut wire.room {
+                *room -= count;
+            }
+            wire.to_server.extend(&buf[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Stream for End {
+        fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+            Ok(Box::new(self.clone()))
+        }
+        fn set_read_timeout(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+        fn set_write_timeout(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+        fn shutdown(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn versions() -> [&'static rustls::SupportedProtocolVersion; 2] {
+        [&rustls::version::TLS13, &rustls::version::TLS12]
+    }
+
+    fn opened(version: &'static rustls::SupportedProtocolVersion) -> (End, Box<dyn Stream>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let pem = made.cert.pem();
+        let key =
+            PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()],
+                key,
+            )
+            .unwrap();
+        let end = End::new(Arc::new(config));
+        let options = TlsOptions::new().ca_certificates_pem(pem);
+        let prepared = options.prepare("localhost").unwrap();
+        match connect(&prepared, Box::new(end.clone()), None) {
+            Ok(secured) => (end, secured.stream),
+            Err(Failure::TimeUp) => panic!("time up"),
+            Err(Failure::Other { cause, .. }) => panic!("{cause}"),
+        }
+    }
+
+    /// The same sequence each time, no two neighbours alike.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) as usize % bound
+        }
+
+        fn bytes(&mut self, count: usize) -> Vec<u8> {
+            (0..count).map(|_| self.below(256) as u8).collect()
+        }
+    }
+
+    #[test]
+    fn a_write_that_is_interrupted_is_resumed() {
+        for version in versions() {
+            let (end, mut stream) = opened(version);
+            end.serve();
+            let mut random = Random(7);
+            let data = random.bytes(1 << 20);
+            let (mut done, mut arrived, mut waits) = (0, Vec::new(), 0);
+            while done < data.len() {
+                // As the writer does: after a wait it brings what it has not been told to be written, perhaps cut in
+                // another way.
+                let rest = &data[done..];
+                let cut = random.below(rest.len().min(300_000)) + 1;
+                let result = match random.below(2) {
+                    0 => stream.write(rest),
+                    _ => {
+                        let (one, two) = rest.split_at(cut);
+                        stream.write_vectored(&[IoSlice::new(one), IoSlice::new(two)])
+                    }
+                };
+                match result {
+                    Ok(count) => {
+                        // Nobody comes again after the last of it, so all of what is called written has gone out.
+                        done += count;
+                        arrived.extend(end.serve());
+                        assert_eq!(arrived.len(), done);
+                    }
+                    Err(error) => {
+                        assert!(is_timeout(&error));
+                        waits += 1;
+                        arrived.extend(end.serve());
+                    }
+                }
+                lock(&end.wire).room = Some(random.below(60_000));
+            }
+            assert!(waits > 5 && arrived == data, "{waits}");
+        }
+    }
+
+    #[test]
+    fn records_are_read_however_they_are_cut() {
+        for version in versions() {
+            let (end, mut stream) = opened(version);
+            end.serve();
+            let mut random = Random(3);
+            let data = random.bytes(1 << 20);
+            let (mut said, mut heard, mut held) = (0, Vec::new(), VecDeque::new());
+            while heard.len() < data.len() {
+                // What the client has not read yet goes before what is held back.
+                let unread = std::mem::take(&mut lock(&end.wire).to_client);
+                if said < data.len() {
+                    let count = (random.below(100_000) + 1).min(data.len() - said);
+                    end.say(&data[said..said + count]);
+                    said += count;
+                }
+                {
+                    let wire = &mut *lock(&end.wire);
+                    held.append(&mut wire.to_client);
+                    let count = random.below(held.len() + 1);
+                    wire.to_client = unread;
+                    wire.to_client.extend(held.drain(..count));
+                }
+                let mut buf = vec![0; random.below(200_000) + 1];
+                match stream.read(&mut buf) {
+                    Ok(0) => panic!("the end"),
+                    Ok(count) => heard.extend_from_slice(&buf[..count]),
+                    Err(error) => assert!(is_timeout(&error), "{error}"),
+                }
+            }
+            assert!(heard == data);
+        }
+    }
+
+    #[test]
+    fn small_slices_share_a_record() {
+        let (end, mut stream) = opened(&rustls::version::TLS13);
+        end.serve();
+        let before = end.writes.load(Ordering::Relaxed);
+        let slices: Vec<_> = (0..100).map(|_| IoSlice::new(b"0123456789")).collect();
+        assert_eq!(stream.write_vectored(&slices).unwrap(), 1000);
+        assert_eq!(end.writes.load(Ordering::Relaxed), before + 1);
+        assert!(lock(&end.wire).to_server.len() < 1050);
+        assert_eq!(end.serve(), b"0123456789".repeat(100));
+    }
+
+    #[test]
+    fn keys_may_change() {
+        let (end, mut stream) = opened(&rustls::version::TLS13);
+        end.serve();
+        let mut buf = [0; 100];
+        for round in 0..5 {
+            lock(&end.server).refresh_traffic_keys().unwrap();
+            end.say(b"to the client");
+            assert_eq!(stream.read(&mut buf).unwrap(), 13, "{round}");
+            // The answer goes before what is written next.
+            assert_eq!(stream.write(b"to the server").unwrap(), 13);
+            assert_eq!(end.serve(), b"to the server");
+        }
+    }
+
+    #[test]
+    fn the_end_is_seen_after_the_last_data() {
+        for version in versions() {
+            let (end, mut stream) = opened(version);
+            end.serve();
+            {
+                let mut server = lock(&end.server);
+                server.writer().write_all(b"bye").unwrap();
+                server.send_close_notify();
+            }
+            end.serve();
+            let mut buf = [0; 100];
+            assert_eq!(stream.read(&mut buf).unwrap(), 3);
+            assert_eq!(stream.read(&mut buf).unwrap(), 0);
+            assert_eq!(stream.read(&mut buf).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn what_was_tampered_with_is_an_error_after_what_was_not() {
+        for version in versions() {
+            let (end, mut stream) = opened(version);
+            end.serve();
+            end.say(b"good");
+            let good = lock(&end.wire).to_client.len();
+            end.say(b"bad");
+            {
+                let wire = &mut *lock(&end.wire);
+                assert!(wire.to_client.len() > good);
+                *wire.to_client.back_mut().unwrap() ^= 1;
+            }
+            let mut buf = [0; 100];
+            assert_eq!(stream.read(&mut buf).unwrap(), 4);
+            for _ in 0..2 {
+                let error = stream.read(&mut buf).unwrap_err();
+                assert!(!is_timeout(&error) && described(&error, false).is_some());
+            }
+            assert!(stream.write(b"more").is_err());
+        }
+    }
+
+    #[test]
+    fn a_goodbye_is_said() {
+        let (end, mut stream) = opened(&rustls::version::TLS13);
+        stream.write_all(b"last").unwrap();
+        stream.shutdown().unwrap();
+        assert_eq!(end.serve(), b"last");
+        let state = lock(&end.server).process_new_packets().unwrap();
+        assert!(state.peer_has_closed());
+        // again, and with nobody to take it
+        lock(&end.wire).room = Some(0);
+        stream.shutdown().unwrap();
+    }
+}

@@ -1,0 +1,283 @@
+//! What a broker may say on an open connection: whole, cut anywhere, spoilt, and made up.
+
+use super::random::Random;
+use crate::protocol::exercise::{self, told};
+use crate::protocol::frame::{self, write_body, write_header, write_method};
+use crate::protocol::method::Method;
+use crate::{BasicProperties, DeliveryMode};
+
+/// What the frames of one stream are to come to.
+#[derive(Default)]
+struct Stream {
+    bytes: Vec<u8>,
+    /// How many things are told, by channel.
+    expected: [usize; 5],
+}
+
+/// One thing after another that a broker may say, from channels that take turns.
+fn stream(random: &mut Random) -> Stream {
+    let mut expected = [0; 5];
+    // The frames of each channel stay in order; those of different channels may be mixed.
+    let mut frames: [Vec<Vec<u8>>; 5] = Default::default();
+    let mut answers = vec![
+        Method::BasicConsumeOk {
+            consumer_tag: "c".into(),
+        },
+        Method::QueuePurgeOk { message_count: 7 },
+        Method::BasicGetEmpty {},
+        Method::BasicGetOk {
+            delivery_tag: 9,
+            redelivered: true,
+            exchange: "x".into(),
+            routing_key: "k".into(),
+            message_count: 3,
+        },
+        Method::QueueDeclareOk {
+            queue: "q".into(),
+            message_count: 1,
+            consumer_count: 2,
+        },
+    ];
+    let (mut opened, mut closed) = (false, false);
+    for n in 0..random.below(24) as u64 {
+        let channel = 1 + random.below(4);
+        let out = &mut frames[channel];
+        match (channel, random.below(8)) {
+            (2, _) if !opened => {
+                opened = true;
+                out.push(method(2, &Method::ChannelOpenOk {}));
+                expected[2] += 1;
+            }
+            (4, _) if closed => {}
+            (4, 0) => {
+                closed = true;
+                out.push(method(4, &Method::ChannelCloseOk {}));
+            }
+            (1, 0 | 1) => {
+                let Some(answer) = answers.pop() else {
+                    continue;
+                };
+                out.push(method(1, &answer));
+                if answer.has_content() {
+                    content(random, out, 1, b"fetched");
+                }
+                expected[1] += 1;
+            }
+            (1, 2) => {
+                let delivery_tag = 1 + n % 10;
+                out.push(method(
+                    1,
+                    &match random.below(3) {
+                        0 => Method::BasicNack {
+                            delivery_tag,
+                            multiple: false,
+                            requeue: false,
+                        },
+                        multiple => Method::BasicAck {
+                            delivery_tag,
+                            multiple: multiple == 1,
+                        },
+                    },
+                ));
+            }
+            (1, 3) => {
+                let returned = Method::BasicReturn {
+                    reply_code: 312,
+                    reply_text: "NO_ROUTE".into(),
+                    exchange: "x".into(),
+                    routing_key: "k".into(),
+                };
+                out.push(method(1, &returned));
+                content(random, out, 1, b"body");
+                expected[1] += 1;
+            }
+            (1, 4) => {
+                let cancel = Method::BasicCancel {
+                    consumer_tag: "b".into(),
+                    no_wait: random.below(2) == 0,
+                };
+                out.push(method(1, &cancel));
+                expected[1] += 1;
+            }
+            (1, 5) => out.push(method(1, &Method::ChannelFlow { active: true })),
+            (3, 0) => frames[0].push(frame::HEARTBEAT.to_vec()),
+            (3, 1) => {
+                let blocked = Method::ConnectionBlocked {
+                    reason: "low on memory".into(),
+                };
+                frames[0].push(method(0, &blocked));
+                frames[0].push(method(0, &Method::ConnectionUnblocked {}));
+            }
+            (channel, _) => {
+                let deliver = Method::BasicDeliver {
+                    consumer_tag: ["", "a", "a", "p", "d"][channel].into(),
+                    delivery_tag: n,
+                    redelivered: false,
+                    exchange: "".into(),
+                    routing_key: "q".into(),
+                };
+                out.push(method(channel as u16, &deliver));
+                let length = [0, 1, 16, 300, 5000][random.below(5)];
+                content(random, out, channel as u16, &vec![b'x'; length]);
+                // What still comes for a channel that is being closed is dropped.
+                expected[channel] += usize::from(channel != 4);
+            }
+        }
+    }
+    let mut bytes = Vec::new();
+    let mut queues = frames.map(|frames| frames.into_iter().peekable());
+    while queues.iter_mut().any(|queue| queue.peek().is_some()) {
+        if let Some(frame) = queues[random.below(5)].next() {
+            bytes.extend(frame);
+        }
+    }
+    if random.below(4) == 0 {
+        let close = Method::ChannelClose {
+            reply_code: 404,
+            reply_text: "NOT_FOUND".into(),
+            class_id: 60,
+            method_id: 40,
+        };
+        bytes.extend(method(1, &close));
+    }
+    if random.below(4) == 0 {
+        let close = Method::ConnectionClose {
+            reply_code: 320,
+            reply_text: "CONNECTION_FORCED".into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        bytes.extend(method(0, &close));
+    }
+    Stream { bytes, expected }
+}
+
+fn method(channel: u16, method: &Method<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_method(&mut out, channel, method).unwrap();
+    out
+}
+
+/// A header and a body in frames of random sizes.
+fn content(random: &mut Random, out: &mut Vec<Vec<u8>>, channel: u16, body: &[u8]) {
+    let properties = match random.below(3) {
+        0 => BasicProperties::new(),
+        1 => BasicProperties::new().delivery_mode(DeliveryMode::Transient),
+        _ => BasicProperties::new()
+            .content_type("text/plain")
+            .header("n", 1)
+            .reply_to("q"),
+    };
+    let mut header = Vec::new();
+    write_header(&mut header, channel, body.len() as u64, &properties).unwrap();
+    out.push(header);
+    let mut rest = body;
+    while !rest.is_empty() {
+        let most = rest.len().min(4096 - frame::FRAME_OVERHEAD);
+        let length = match random.below(3) {
+            0 => 1 + random.below(most),
+            _ => most,
+        };
+        let mut frame = Vec::new();
+        write_body(&mut frame, channel, &rest[..length]);
+        out.push(frame);
+        rest = &rest[length..];
+    }
+}
+
+#[test]
+fn all_that_a_broker_says_is_told() {
+    let mut random = Random(0x5EED_0004);
+    for _ in 0..300 {
+        let Stream { bytes, expected } = stream(&mut random);
+        let told = told([&bytes[..]]);
+        assert_eq!((told.error, told.left), (None, 0));
+        for channel in 0..5 {
+            let mut count = told.incoming[channel].len() + told.answers[channel].len();
+            if channel == 3 {
+                count += told.pulled.len();
+            }
+            assert_eq!(count, expected[channel], "on channel {channel}");
+        }
+    }
+}
+
+/// Every place in a short stream; some 500 in a long one.
+fn places(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    (0..=bytes.len()).step_by(1 + bytes.len() / 500)
+}
+
+#[test]
+fn the_same_is_told_wherever_the_bytes_are_cut() {
+    let mut random = Random(0x5EED_0005);
+    for _ in 0..12 {
+        let Stream { bytes, .. } = stream(&mut random);
+        let whole = told([&bytes[..]]);
+        for cut in places(&bytes) {
+            let (first, second) = bytes.split_at(cut);
+            assert_eq!(told([first, second]), whole, "cut at {cut}");
+        }
+        assert_eq!(told(bytes.chunks(1)), whole);
+    }
+}
+
+#[test]
+fn what_ends_early_waits_for_the_rest() {
+    let mut random = Random(0x5EED_0006);
+    for _ in 0..12 {
+        let Stream { bytes, .. } = stream(&mut random);
+        for cut in places(&bytes) {
+            assert_eq!(told([&bytes[..cut]]).error, None);
+        }
+    }
+}
+
+/// What nearly is right reaches further than what is nothing at all.
+#[test]
+fn spoilt_streams() {
+    let mut random = Random(0x5EED_0007);
+    let (mut understood, mut refused) = (0, 0);
+    for _ in 0..2_000 {
+        let Stream { mut bytes, .. } = stream(&mut random);
+        if bytes.is_empty() {
+            continue;
+        }
+        for _ in 0..=random.below(3) {
+            let place = random.below(bytes.len());
+            match random.below(6) {
+                0 => bytes.truncate(place.max(1)),
+                1 => bytes.insert(place, random.byte()),
+                2 => {
+                    // Something said twice.
+                    let end = place + random.below(bytes.len() - place + 1);
+                    let again = bytes[place..end].to_vec();
+                    bytes.splice(place..place, again);
+                }
+                _ => bytes[place] = random.byte(),
+            }
+        }
+        match exercise::session(&bytes) {
+            true => understood += 1,
+            false => refused += 1,
+        }
+    }
+    let enough = understood > 200 && refused > 200;
+    assert!(enough, "{understood} understood, {refused} refused");
+}
+
+#[test]
+fn random_streams() {
+    let mut random = Random(0x5EED_0008);
+    for _ in 0..10_000 {
+        let mut bytes = Vec::new();
+        for _ in 0..random.below(5) {
+            let payload: Vec<u8> = (0..random.below(40)).map(|_| random.byte()).collect();
+            let kind = [1, 2, 3, 8][random.below(4)];
+            let channel = if kind == 8 { 0 } else { random.below(6) as u8 };
+            bytes.extend([kind, 0, channel, 0, 0, 0, payload.len() as u8]);
+            bytes.extend(payload);
+            bytes.push(frame::FRAME_END);
+        }
+        exercise::session(&bytes);
+    }
+}

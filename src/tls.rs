@@ -1,0 +1,440 @@
+//! What a connection inside TLS trusts and what it shows of itself.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
+};
+
+use crate::error::{Error, Result};
+
+/// How a connection is put inside TLS (pika: `SSLOptions`; feature `tls`).
+///
+/// Given to [`ConnectionParameters::tls`](crate::ConnectionParameters::tls); an `amqps://` URL brings its own. TLS 1.3 and
+/// 1.2 are spoken. Without any setter the server's certificate is verified against the certificates that the platform
+/// trusts, and must bear the host's name (or address) as it is in the parameters.
+///
+/// | setter | URL option | Python's `ssl` |
+/// | --- | --- | --- |
+/// | [`ca_certificates_file`](TlsOptions::ca_certificates_file) | `cacertfile` | `load_verify_locations(cafile)` |
+/// | [`client_certificate_files`](TlsOptions::client_certificate_files) | `certfile`, `keyfile` | `load_cert_chain(certfile, keyfile)` |
+/// | [`server_hostname`](TlsOptions::server_hostname) | `server_name_indication` | `SSLOptions(…, server_hostname)` |
+/// | [`danger_accept_any_certificate`](TlsOptions::danger_accept_any_certificate) | `verify=verify_none` | `verify_mode = CERT_NONE` |
+///
+/// Files are read when a connection is opened, each time anew. What cannot be read or used fails with
+/// [`Error::InvalidParameter`], which names the setter, the URL option and the file. `Debug` shows no key.
+///
+/// ```
+/// use haypile::{ConnectionParameters, ExternalCredentials, TlsOptions};
+///
+/// // an authority of one's own, and a client certificate in place of a password
+/// let tls = TlsOptions::new()
+///     .ca_certificates_file("/etc/orders/ca.pem")
+///     .client_certificate_files("/etc/orders/client.pem", "/etc/orders/client.key");
+/// let parameters = ConnectionParameters::new("rabbit.example")
+///     .tls(tls)
+///     .credentials(ExternalCredentials);
+/// # let _ = parameters;
+/// ```
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct TlsOptions {
+    ca_certificates: Option<Pem>,
+    /// Certificate, key.
+    client: Option<(Pem, Pem)>,
+    server_hostname: Option<String>,
+    accept_any_certificate: bool,
+}
+
+impl TlsOptions {
+    /// Verification against the certificates that the platform trusts, and no client certificate.
+    ///
+    /// On Unix these are OpenSSL's, or what the environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the authorities in this PEM file, **in place of** the platform's.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TlsOptions};
+    ///
+    /// let tls = TlsOptions::new().ca_certificates_file("/etc/orders/ca.pem");
+    /// let parameters = ConnectionParameters::new("rabbit.example").tls(tls);
+    /// # let _ = parameters;
+    /// ```
+    #[must_use]
+    pub fn ca_certificates_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_certificates = Some(Pem::File(path.into()));
+        self
+    }
+
+    /// Trusts the authorities in this PEM text, **in place of** the platform's.
+    #[must_use]
+    pub fn ca_certificates_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca_certificates = Some(Pem::Bytes(pem.into().into()));
+        self
+    }
+
+    /// Shows the server this certificate, if it asks for one (mutual TLS). Both files are PEM; the certificate may be
+    /// followed by those that lead to its authority, and the key must not be encrypted. The key may be in the same file.
+    ///
+    /// Who this is to RabbitMQ is another matter: see [`ExternalCredentials`](crate::ExternalCredentials).
+    #[must_use]
+    pub fn client_certificate_files(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.client = Some((Pem::File(certificate.into()), Pem::File(key.into())));
+        self
+    }
+
+    /// The same from PEM texts.
+    #[must_use]
+    pub fn client_certificate_pem(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.client = Some((
+            Pem::Bytes(certificate.into().into()),
+            Pem::Bytes(key.into().into()),
+        ));
+        self
+    }
+
+    /// The name or address that the server's certificate must bear, and that the server is told (SNI), in place of the
+    /// parameters' host. For a broker behind a tunnel or an address of no name.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TlsOptions};
+    ///
+    /// let tls = TlsOptions::new().server_hostname("rabbit.example");
+    /// let parameters = ConnectionParameters::new("127.0.0.1").port(9000).tls(tls);
+    /// # let _ = parameters;
+    /// ```
+    #[must_use]
+    pub fn server_hostname(mut self, name: impl Into<String>) -> Self {
+        self.server_hostname = Some(name.into());
+        self
+    }
+
+    /// **Switches verification off**: whatever certificate the server shows is taken, so anybody on the way can read and
+    /// change everything, the password included. For tests, and for nothing else; an authority of one's own is trusted
+    /// by [`ca_certificates_file`](TlsOptions::ca_certificates_file).
+    ///
+    /// Nothing but this, and what means the same in a URL (`verify=verify_none`), does so.
+    #[must_use]
+    pub fn danger_accept_any_certificate(mut self) -> Self {
+        self.accept_any_certificate = true;
+        self
+    }
+
+    /// Reads the files and puts together what a handshake with this host needs.
+    pub(crate) fn prepare(&self, host: &str) -> Result<Prepared> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(Error::other)?;
+        let builder = if self.accept_any_certificate {
+            let schemes = provider
+                .signature_verification_algorithms
+                .supported_schemes();
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
+        } else {
+            builder.with_root_certificates(self.roots()?)
+        };
+        let mut config = builder.with_no_client_auth();
+        // Each connection has a configuration of its own, so there is nothing to resume.
+        config.resumption = Resumption::disabled();
+        Ok(Prepared {
+            config,
+            client: self.client_key(&provider)?,
+            server_name: self.server_name(host)?,
+        })
+    }
+
+    fn roots(&self) -> Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        let Some(pem) = &self.ca_certificates else {
+            let found = rustls_native_certs::load_native_certs();
+            let (_, ignored) = roots.add_parsable_certificates(found.certs);
+            for error in &found.errors {
+                log::debug!("the platform's certificates: {error}");
+            }
+            log::trace!("{ignored} of the platform's certificates cannot be used");
+            if roots.is_empty() {
+                let cause = found.errors.first().map(ToString::to_string);
+                let expected = format!(
+                    "none were found{}; install them or give your own with {CA}",
+                    cause.map(|cause| format!(" ({cause})")).unwrap_or_default()
+                );
+                return Err(Error::invalid(
+                    "tls",
+                    "trusting the platform's certificates",
+                    &expected,
+                ));
+            }
+            return Ok(roots);
+        };
+        for certificate in pem.certificates(CA)? {
+            roots
+                .add(certificate)
+                .map_err(|error| pem.refused(CA, &error.to_string()))?;
+        }
+        Ok(roots)
+    }
+
+    fn client_key(&self, provider: &CryptoProvider) -> Result<Option<Arc<CertifiedKey>>> {
+        let Some((certificate, key)) = &self.client else {
+            return Ok(None);
+        };
+        let chain = certificate.certificates(CERTIFICATE)?;
+        let parsed = PrivateKeyDer::from_pem_slice(&key.read(KEY)?).map_err(|error| {
+            let expected = match error {
+                pem::Error::NoItemsFound if key.mentions("ENCRYPTED PRIVATE KEY") => {
+                    "the key in it is encrypted; decrypt it first (openssl pkey)".to_owned()
+                }
+                pem::Error::NoItemsFound => "there is no private key in PEM form in it".to_owned(),
+                error => describe_pem(&error),
+            };
+            key.refused(KEY, &expected)
+        })?;
+        match CertifiedKey::from_der(chain, parsed, provider) {
+            Ok(key) => Ok(Some(Arc::new(key))),
+            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                Err(key.refused(KEY, "it is not the key of the client's certificate"))
+            }
+            Err(error) => Err(key.refused(KEY, &format!("it cannot be used: {error}"))),
+        }
+    }
+
+    fn server_name(&self, host: &str) -> Result<ServerName<'static>> {
+        let (field, name) = match &self.server_hostname {
+            Some(name) => (SERVER_NAME, name.as_str()),
+            // Certificates know nothing of the interface by which an address of one link is reached: fe80::1%eth0
+            None => (
+                "host",
+                host.split_once('%').map_or(host, |(address, _)| address),
+            ),
+        };
+        ServerName::try_from(name.to_owned()).map_err(|_| {
+            let expected = "for TLS, a DNS name in ASCII or an IP address is expected";
+            Error::invalid(field, format_args!("{name:?}"), expected)
+        })
+    }
+}
+
+const CA: &str = "ca_certificates_file (in a URL: cacertfile)";
+const CERTIFICATE: &str = "client_certificate_files (in a URL: certfile)";
+const KEY: &str = "client_certificate_files (in a URL: keyfile)";
+const SERVER_NAME: &str = "server_hostname (in a URL: server_name_indication)";
+
+impl fmt::Debug for TlsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (certificate, key) = self
+            .client
+            .as_ref()
+            .map(|(certificate, key)| (certificate, key))
+            .unzip();
+        f.debug_struct("TlsOptions")
+            .field("ca_certificates", &self.ca_certificates)
+            .field("client_certificate", &certificate)
+            .field("client_key", &key)
+            .field("server_hostname", &self.server_hostname)
+            .field("accept_any_certificate", &self.accept_any_certificate)
+            .finish()
+    }
+}
+
+/// Where PEM comes from.
+#[derive(Clone, PartialEq, Eq)]
+enum Pem {
+    File(PathBuf),
+    Bytes(Arc<[u8]>),
+}
+
+/// Never the content, since it may be a key.
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pem::File(path) => write!(f, "{path:?}"),
+            Pem::Bytes(_) => f.write_str("<PEM, not shown>"),
+        }
+    }
+}
+
+impl Pem {
+    fn read(&self, field: &str) -> Result<Arc<[u8]>> {
+        match self {
+            Pem::File(path) => std::fs::read(path)
+                .map(Arc::from)
+                .map_err(|error| self.refused(field, &format!("it cannot be read: {error}"))),
+            Pem::Bytes(bytes) => Ok(Arc::clone(bytes)),
+        }
+    }
+
+    /// At least one.
+    fn certificates(&self, field: &str) -> Result<Vec<CertificateDer<'static>>> {
+        let bytes = self.read(field)?;
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.refused(field, &describe_pem(&error)))?;
+        if certificates.is_empty() {
+            return Err(self.refused(field, "there is no certificate in PEM form in it"));
+        }
+        Ok(certificates)
+    }
+
+    /// Only used after `read` has succeeded.
+    fn mentions(&self, text: &str) -> bool {
+        self.read("").is_ok_and(|bytes| {
+            bytes
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+        })
+    }
+
+    fn refused(&self, field: &str, expected: &str) -> Error {
+        match self {
+            Pem::File(path) => Error::invalid(field, format_args!("{path:?}"), expected),
+            Pem::Bytes(_) => Error::invalid(field, "the PEM text given (not shown)", expected),
+        }
+    }
+}
+
+/// The library's own texts repeat lines of the file, which may be those of a key.
+fn describe_pem(error: &pem::Error) -> String {
+    let detail = match error {
+        pem::Error::MissingSectionEnd { .. } => "an END line is missing",
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is broken",
+        pem::Error::Base64Decode(_) => "what is between BEGIN and END is no Base64",
+        _ => "it cannot be understood",
+    };
+    format!("PEM is expected: {detail}")
+}
+
+/// What a handshake needs.
+pub(crate) struct Prepared {
+    pub(crate) config: ClientConfig,
+    pub(crate) client: Option<Arc<CertifiedKey>>,
+    pub(crate) server_name: ServerName<'static>,
+}
+
+/// Takes every certificate; see [`TlsOptions::danger_accept_any_certificate`].
+#[derive(Debug)]
+struct AnyCertificate(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    // Who signed says nothing where anybody will do, and certificates that are too odd to be read are taken too.
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(result: Result<Prepared>) -> String {
+        match result {
+            Ok(_) => panic!("it was taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let missing = TlsOptions::new().ca_certificates_file("/no/such/ca.pem");
+        let said = text(missing.prepare("h"));
+        assert!(
+            said.contains("cacertfile") && said.contains("/no/such/ca.pem"),
+            "{said}"
+        );
+        let said = text(
+            TlsOptions::new()
+                .danger_accept_any_certificate()
+                .client_certificate_files("/no/such/c.pem", "/no/such/k.pem")
+                .prepare("h"),
+        );
+        assert!(
+            said.contains("certfile") && said.contains("/no/such/c.pem"),
+            "{said}"
+        );
+        let none = TlsOptions::new().ca_certificates_pem("nothing of the kind");
+        assert!(text(none.prepare("h")).contains("no certificate"));
+        let broken = TlsOptions::new().ca_certificates_pem("-----BEGIN CERTIFICATE-----\nhush");
+        let said = text(broken.prepare("h"));
+        assert!(
+            said.contains("END line") && !said.contains("hush"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn names() {
+        let any = TlsOptions::new().danger_accept_any_certificate();
+        for (host, name) in [
+            ("rabbit.example", "rabbit.example"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "::1"),
+            ("fe80::1%eth0", "fe80::1"),
+        ] {
+            let prepared = any.prepare(host).unwrap();
+            assert_eq!(prepared.server_name.to_str(), name, "{host}");
+        }
+        let other = any.clone().server_hostname("other");
+        assert_eq!(other.prepare("h").unwrap().server_name.to_str(), "other");
+        assert!(text(any.prepare("b\u{fc}cher")).contains("host"));
+        assert!(text(any.server_hostname("a b").prepare("h")).contains("server_hostname"));
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let shown = format!(
+            "{:?}",
+            TlsOptions::new().client_certificate_pem("hush", "hush")
+        );
+        assert!(!shown.contains("hush") && shown.contains("not shown"));
+        assert!(!shown.contains(&format!("{:?}", b"hush")));
+    }
+}
