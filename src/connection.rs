@@ -384,8 +384,26 @@ impl Connection {
     /// Gives the broker a new secret, such as a renewed OAuth 2 token, before the old one expires
     /// (pika: `update_secret`; RabbitMQ's `connection.update-secret`).
     ///
+    /// Waits until the broker has taken it; channels and consumers live on. The reason is a text for the broker's log, of at
+    /// most 255 bytes. The secret is not kept: whoever opens the connection anew gives it with the parameters. It shows in
+    /// no error and no log.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # fn token() -> String { String::new() }
+    /// use haypile::{Connection, ConnectionParameters, PlainCredentials};
+    ///
+    /// let login = PlainCredentials::new("orders", token());
+    /// let connection = Connection::open(ConnectionParameters::new("localhost").credentials(login))?;
+    /// // some time later, from any thread
+    /// connection.update_secret(&token(), "the token expires soon")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::ConnectionClosedByBroker`] if it is refused, [`Error::Timeout`], [`Error::ConnectionWrongState`].
+    /// [`Error::ConnectionClosedByBroker`] if it is refused, [`Error::Timeout`], [`Error::ConnectionWrongState`],
+    /// [`Error::ShortStringTooLong`] for the reason.
     pub fn update_secret(&self, new_secret: &str, reason: &str) -> Result<()> {
         let method = Method::ConnectionUpdateSecret {
             new_secret: new_secret.as_bytes().into(),

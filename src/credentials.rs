@@ -8,6 +8,10 @@ use std::hint;
 /// They go by the mechanism `PLAIN`, or by `AMQPLAIN` if that is all of the two that the server offers. Both send the
 /// password as it is: over an untrusted network use TLS. `Debug` does not show the password.
 ///
+/// An OAuth 2 access token goes in place of the password (RabbitMQ's `rabbitmq_auth_backend_oauth2`, which takes the
+/// user from the token). Before it expires, give the broker a new one with
+/// [`Connection::update_secret`](crate::Connection::update_secret).
+///
 /// ```
 /// use haypile::{ConnectionParameters, PlainCredentials};
 ///
@@ -75,7 +79,12 @@ impl Default for PlainCredentials {
 }
 
 /// Whoever the transport says it is, most often by a TLS client certificate (pika: `ExternalCredentials`; mechanism
-/// `EXTERNAL`). The server needs a plugin for it.
+/// `EXTERNAL`).
+///
+/// RabbitMQ needs its plugin `rabbitmq_auth_mechanism_ssl`, `EXTERNAL` among its `auth_mechanisms`, and takes the user's
+/// name from the certificate: the whole distinguished name, or with `ssl_cert_login_from = common_name` the common name.
+/// The certificate is given with `TlsOptions::client_certificate_files` (feature `tls`). A server that does not offer
+/// `EXTERNAL` makes for [`Error::Authentication`](crate::Error::Authentication), which says what it offers.
 ///
 /// ```
 /// use haypile::{ConnectionParameters, ExternalCredentials};
