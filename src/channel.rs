@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 use crate::consumer::Messages;
-use crate::dispatch::{self, CallbackList, CallbackResult, CLOSE_OK_LIMIT};
+use crate::dispatch::{self, CallbackList, CallbackResult, Round, CLOSE_OK_LIMIT};
 use crate::error::Result;
 use crate::io::wait::{after, Interest, Link, Shared};
 use crate::io::writer::DIRECT_BODY;
@@ -229,7 +229,7 @@ impl Channel {
         let frame_max = link.negotiated.frame_max as usize;
         link.outgoing.append_quietly(|out| {
             let start = out.len();
-            frame::write_method(out, number, method)?;
+            frame::write_method(out, number, method).map_err(Error::unsendable)?;
             let size = out.len() - start;
             if size > frame_max {
                 out.truncate(start);
@@ -311,7 +311,7 @@ impl Channel {
         let sent = link.outgoing.append(link, link.rpc_timeout, |out| {
             closed = !handle.gate.is_open();
             if !closed {
-                frame::write_method(out, handle.number, method)?;
+                frame::write_method(out, handle.number, method).map_err(Error::unsendable)?;
             }
             Ok(())
         });
@@ -354,13 +354,13 @@ impl Channel {
                 mandatory: publish.mandatory,
                 immediate: false,
             };
-            frame::write_method(out, handle.number, &method)?;
+            frame::write_method(out, handle.number, &method).map_err(Error::unsendable)?;
             let header = out.len();
             if let Err(error) =
                 frame::write_header(out, handle.number, body.len() as u64, &publish.properties)
             {
                 out.truncate(start);
-                return Err(error.into());
+                return Err(Error::unsendable(error));
             }
             let size = out.len() - header;
             if size > frame_max {
@@ -775,19 +775,21 @@ impl Channel {
     /// the channel or the connection, unless this program did. [`Error::Reentrancy`] inside a callback.
     pub fn start_consuming(&self) -> Result<ConsumingEnded> {
         let link = self.link();
+        let round = Round::enter(&self.handle.connection, Some(self));
+        if round.is_nested() {
+            return Err(Error::Reentrancy {
+                call: "start_consuming",
+            });
+        }
+        let place = self.handle.place;
         let thread = dispatch::thread_number();
         {
             let mut shared = link.lock();
-            if dispatch::is_nested(&shared) {
-                return Err(Error::Reentrancy {
-                    call: "start_consuming",
-                });
-            }
             if self.is_ended() {
                 drop(shared);
                 return Err(self.closure());
             }
-            let Some(channel) = shared.session.channel(self.handle.place) else {
+            let Some(channel) = shared.session.channel(place) else {
                 return Ok(ConsumingEnded::Closed);
             };
             if channel.consumers.is_empty() {
@@ -799,28 +801,15 @@ impl Channel {
             channel: self,
             thread,
         };
-        let place = self.handle.place;
         let is_over = |shared: &mut Shared| {
             let Some(channel) = shared.session.channel(place) else {
                 return true;
             };
-            channel.gate.end.get().is_some() || channel.consumers.is_empty()
+            // What came before the end is told first, so that nothing is lost.
+            let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
+            over && channel.inbox.is_empty()
         };
-        loop {
-            let over = {
-                let mut shared = link.lock();
-                // What came before the end is told first, so that nothing is lost.
-                let told = shared
-                    .session
-                    .channel(place)
-                    .is_none_or(|channel| channel.inbox.is_empty());
-                is_over(&mut shared) && told
-            };
-            if over {
-                break;
-            }
-            dispatch::process(&self.handle.connection, Some(self), None, is_over)?;
-        }
+        while round.run(None, is_over)? || !is_over(&mut link.lock()) {}
         if let Some(end) = self.handle.gate.end.get() {
             return match end {
                 Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {

@@ -4,11 +4,12 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, ChannelHandle};
-use crate::dispatch::{self, CallbackList, CallbackResult};
+use crate::dispatch::{CallbackList, CallbackResult, Round};
 use crate::error::Result;
 use crate::io::connect;
 use crate::io::wait::{after, Interest, Link};
@@ -69,6 +70,8 @@ struct Timers {
 struct ConnectionHandle {
     link: Arc<Link>,
     timers: Mutex<Timers>,
+    /// How many there are, so that nobody needs the lock to see that there are none.
+    timers_set: AtomicUsize,
     blocked: Mutex<CallbackList<EventCallback<String>>>,
     unblocked: Mutex<CallbackList<EventCallback<()>>>,
 }
@@ -105,7 +108,8 @@ impl Connection {
     }
 
     /// The same over a [`Stream`] that the caller made: a proxy, a tunnel, a Unix socket. Host and port of the parameters
-    /// serve to name the peer in errors (and to check its certificate).
+    /// serve to name the peer in errors, and to check its certificate if they say TLS, which is then put around the
+    /// stream. If opening fails, the stream is shut down.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -132,6 +136,7 @@ impl Connection {
             handle: Arc::new(ConnectionHandle {
                 link,
                 timers: Mutex::default(),
+                timers_set: AtomicUsize::new(0),
                 blocked: Mutex::default(),
                 unblocked: Mutex::default(),
             }),
@@ -244,7 +249,14 @@ impl Connection {
     /// What a callback answered; a closure of a channel or the connection that nobody was told of;
     /// [`Error::Reentrancy`] for `None` inside a callback, which would never return.
     pub fn process_data_events(&self, time_limit: impl Into<Option<Duration>>) -> Result<()> {
-        dispatch::process(self, None, time_limit.into(), |_| false)
+        let time_limit = time_limit.into();
+        let round = Round::enter(self, None);
+        if round.is_nested() && time_limit.is_none() {
+            return Err(Error::Reentrancy {
+                call: "process_data_events without a time limit",
+            });
+        }
+        round.run(time_limit, |_| false).map(|_| ())
     }
 
     /// Runs callbacks, as [`process_data_events`](Connection::process_data_events), for all of this time and at least
@@ -293,6 +305,7 @@ impl Connection {
         timers
             .waiting
             .insert(id, Box::new(move || callback().into_result()));
+        self.handle.timers_set.fetch_add(1, Ordering::AcqRel);
         drop(timers);
         self.link().poke();
         Ok(id)
@@ -300,8 +313,7 @@ impl Connection {
 
     /// Takes back a timer that has not run (pika: `remove_timeout`). One that has run is no error.
     pub fn remove_timeout(&self, timer: TimerId) {
-        let removed = lock(&self.handle.timers).waiting.remove(&timer);
-        drop(removed);
+        drop(self.take_timer(timer));
     }
 
     /// Runs a callback on the thread that runs callbacks, soon (pika: `add_callback_threadsafe`).
@@ -357,7 +369,14 @@ impl Connection {
             .try_for_each(|callback| lock(callback)(self, ()))
     }
 
+    pub(crate) fn has_timers(&self) -> bool {
+        self.handle.timers_set.load(Ordering::Acquire) > 0
+    }
+
     pub(crate) fn next_timer(&self) -> Option<Instant> {
+        if !self.has_timers() {
+            return None;
+        }
         lock(&self.handle.timers)
             .waiting
             .keys()
@@ -376,7 +395,11 @@ impl Connection {
     }
 
     pub(crate) fn take_timer(&self, timer: TimerId) -> Option<TimerCallback> {
-        lock(&self.handle.timers).waiting.remove(&timer)
+        let taken = lock(&self.handle.timers).waiting.remove(&timer);
+        if taken.is_some() {
+            self.handle.timers_set.fetch_sub(1, Ordering::AcqRel);
+        }
+        taken
     }
 
     // ---- the rest
@@ -403,18 +426,30 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::ConnectionClosedByBroker`] if it is refused, [`Error::Timeout`], [`Error::ConnectionWrongState`],
-    /// [`Error::ShortStringTooLong`] for the reason.
+    /// [`Error::ShortStringTooLong`] for the reason, [`Error::InvalidParameter`] for a secret larger than a frame.
     pub fn update_secret(&self, new_secret: &str, reason: &str) -> Result<()> {
         let method = Method::ConnectionUpdateSecret {
             new_secret: new_secret.as_bytes().into(),
             reason: reason.into(),
         };
         let link = self.link();
+        let mut bytes = Vec::new();
+        frame::write_method(&mut bytes, 0, &method).map_err(Error::unsendable)?;
+        let frame_max = link.negotiated.frame_max as usize;
+        if bytes.len() > frame_max {
+            return Err(Error::invalid(
+                "new_secret",
+                format_args!("{} bytes", new_secret.len()),
+                &format!("with the reason it must fit into one frame of {frame_max} bytes"),
+            ));
+        }
         let call = {
             let mut shared = link.lock();
             self.check_open(&mut shared.session)?;
-            link.outgoing
-                .append_quietly(|out| Ok(frame::write_method(out, 0, &method)?))?;
+            link.outgoing.append_quietly(|out| {
+                out.extend_from_slice(&bytes);
+                Ok(())
+            })?;
             shared.session.add_call(0, (10, 71))
         };
         let deadline = after(link.rpc_timeout);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::channel::Channel;
-use crate::dispatch;
+use crate::dispatch::Round;
 use crate::error::Result;
 use crate::protocol::channel::Puller;
 use crate::{Consume, Error, Message};
@@ -129,6 +129,8 @@ impl Messages {
             .inactivity_timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
         let place = self.channel.place();
+        let connection = self.channel.connection();
+        let round = Round::enter(&connection, Some(&self.channel));
         loop {
             if let Some(found) = self.look() {
                 return Ok(found);
@@ -144,21 +146,14 @@ impl Messages {
             if left == Some(Duration::ZERO) {
                 return Ok(None);
             }
-            dispatch::process(
-                &self.channel.connection(),
-                Some(&self.channel),
-                left,
-                |shared| {
-                    let Some(state) = shared.session.channel(place) else {
-                        return true;
-                    };
-                    let waiting = state
-                        .puller
-                        .as_ref()
-                        .map(|puller| !puller.buffered.is_empty() || puller.cancelled);
-                    waiting.unwrap_or(true) || state.gate.end.get().is_some()
-                },
-            )?;
+            round.run(left, |shared| {
+                let Some(state) = shared.session.channel(place) else {
+                    return true;
+                };
+                let puller = state.puller.as_ref();
+                let waiting = puller.map(|puller| !puller.buffered.is_empty() || puller.cancelled);
+                waiting.unwrap_or(true) || state.gate.end.get().is_some()
+            })?;
         }
     }
 }

@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::io::wait::{Link, Shared};
 use crate::protocol::channel::{Delivery, Incoming};
 use crate::protocol::connection::{ConnectionEvent, Dispatcher};
-use crate::Error;
 
 /// What a callback may answer: nothing, or a [`Result`](crate::Result) whose error ends the call that runs the callbacks.
 ///
@@ -69,136 +68,157 @@ pub(crate) fn thread_number() -> u64 {
     })
 }
 
-/// Whether this thread is inside a callback of this connection.
-pub(crate) fn is_nested(shared: &Shared) -> bool {
-    shared.dispatching.contains(&thread_number())
-}
-
-/// Marks this thread as running callbacks, also when one of them panics.
-struct Dispatching<'a> {
-    link: &'a Link,
-    thread: u64,
-}
-
-impl<'a> Dispatching<'a> {
-    fn new(link: &'a Link, thread: u64) -> Self {
-        link.lock().dispatching.push(thread);
-        Dispatching { link, thread }
-    }
-}
-
-impl Drop for Dispatching<'_> {
-    fn drop(&mut self) {
-        let mut shared = self.link.lock();
-        let thread = self.thread;
-        shared.dispatching.retain(|other| *other != thread);
-        drop(shared);
-        // Another thread may have been waiting for the channel that ran.
-        self.link.poke();
-    }
-}
-
-/// What pika's `process_data_events` does: waits until something can be told to the program or the time is up, and tells
-/// it. `channel` is the one that the caller consumes on; `ready` names what else ends the wait.
-pub(crate) fn process(
-    connection: &Connection,
-    channel: Option<&Channel>,
-    limit: Option<Duration>,
-    ready: impl Fn(&mut Shared) -> bool,
-) -> Result<()> {
-    let link = connection.link();
-    let dispatcher = Dispatcher {
-        thread: thread_number(),
-        channel: channel.map(Channel::place),
-    };
-    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let (nested, waited) = {
-        let shared = link.lock();
-        (is_nested(&shared), shared.session.end.is_none())
-    };
-    if nested {
-        return process_nested(connection, channel, limit, deadline, waited, ready);
-    }
-    loop {
-        let next_timer = connection.next_timer();
-        let until = match (deadline, next_timer) {
-            (Some(deadline), Some(timer)) => Some(deadline.min(timer)),
-            (deadline, timer) => deadline.or(timer),
-        };
-        let woken = link.wait(dispatcher.into(), until, |shared| {
-            let session = &mut shared.session;
-            let something = session.has_event(&dispatcher)
-                || !session.events.is_empty()
-                || session.has_unreported(&dispatcher)
-                || session.end.is_some()
-                || ready(shared);
-            // A timer that was set meanwhile changes how long to wait.
-            (something || connection.next_timer() != next_timer).then_some(something)
-        });
-        let now = Instant::now();
-        let timer_due = connection.next_timer().is_some_and(|due| due <= now);
-        if woken == Some(true) || timer_due || deadline.is_some_and(|deadline| deadline <= now) {
-            break;
-        }
-    }
-    let told = {
-        let _dispatching = Dispatching::new(link, dispatcher.thread);
-        let events = run_connection_events(connection)?;
-        events + run_channel_events(link, &dispatcher)?
-    };
-    if told > 0 {
-        return Ok(());
-    }
-    let mut shared = link.lock();
-    if let Some(closed) = shared.session.take_unreported(&dispatcher) {
-        drop(shared);
-        link.outgoing.flush(link, CLOSE_OK_LIMIT);
-        return Err(closed);
-    }
-    // Whoever consumes on a channel learns of the end from the channel.
-    if channel.is_some() {
-        return Ok(());
-    }
-    connection
-        .end_error(&mut shared.session, waited)
-        .map_or(Ok(()), Err)
-}
-
 /// How long the report of a closure waits for its answer to be on the wire.
 pub(crate) const CLOSE_OK_LIMIT: Duration = Duration::from_secs(1);
 
-/// Inside a callback there is only input and output; what comes is told later.
-fn process_nested(
-    connection: &Connection,
-    channel: Option<&Channel>,
-    limit: Option<Duration>,
-    deadline: Option<Instant>,
-    waited: bool,
-    ready: impl Fn(&mut Shared) -> bool,
-) -> Result<()> {
-    if limit.is_none() && channel.is_none() {
-        return Err(Error::Reentrancy {
-            call: "process_data_events without a time limit",
-        });
-    }
-    let link = connection.link();
-    let dispatcher = Dispatcher {
-        thread: thread_number(),
-        channel: channel.map(Channel::place),
-    };
-    link.wait(dispatcher.into(), deadline, |shared| {
-        (shared.session.end.is_some() || ready(shared)).then_some(())
-    });
-    if channel.is_some() {
-        return Ok(());
-    }
-    connection
-        .end_error(&mut link.lock().session, waited)
-        .map_or(Ok(()), Err)
+/// A thread that is inside `process_data_events`, `start_consuming` or the like.
+pub(crate) struct Round<'a> {
+    connection: &'a Connection,
+    dispatcher: Dispatcher,
+    /// It came here from a callback: then there is only input and output, and what comes is told later.
+    nested: bool,
+    /// The connection was open when it came.
+    was_open: bool,
 }
 
-/// Timers and thread-safe callbacks that are due now, then what the broker said about the connection by now.
-fn run_connection_events(connection: &Connection) -> Result<usize> {
+/// What there is to tell.
+#[derive(Default)]
+struct Work {
+    connection_events: usize,
+    channel_events: usize,
+}
+
+impl<'a> Round<'a> {
+    /// `channel` is the one that the caller consumes on.
+    pub(crate) fn enter(connection: &'a Connection, channel: Option<&Channel>) -> Self {
+        let thread = thread_number();
+        let dispatcher = Dispatcher {
+            thread,
+            channel: channel.map(Channel::place),
+        };
+        let mut shared = connection.link().lock();
+        let nested = shared.dispatching.contains(&thread);
+        if !nested {
+            shared.dispatching.push(thread);
+        }
+        let was_open = shared.session.end.is_none();
+        Round {
+            connection,
+            dispatcher,
+            nested,
+            was_open,
+        }
+    }
+
+    /// Whether the caller is inside a callback of this connection.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.nested
+    }
+
+    /// Waits until something can be told to the program or the time is up, and tells it: what pika's
+    /// `process_data_events` does. `ready` names what else ends the wait. Answers whether anything was told.
+    pub(crate) fn run(
+        &self,
+        limit: Option<Duration>,
+        ready: impl Fn(&mut Shared) -> bool,
+    ) -> Result<bool> {
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let work = self.wait(deadline, ready);
+        if self.nested {
+            self.check_end()?;
+            return Ok(false);
+        }
+        let mut told = 0;
+        if self.connection.has_timers() || work.connection_events > 0 {
+            told += run_connection_events(self.connection, work.connection_events)?;
+        }
+        // A timer's callback may have waited for the broker, and more may have come.
+        told += run_channel_events(
+            self.connection.link(),
+            &self.dispatcher,
+            work.channel_events,
+        )?;
+        if told == 0 {
+            self.check_end()?;
+        }
+        Ok(told > 0)
+    }
+
+    fn wait(&self, deadline: Option<Instant>, ready: impl Fn(&mut Shared) -> bool) -> Work {
+        let link = self.connection.link();
+        loop {
+            let next_timer = if self.nested {
+                None
+            } else {
+                self.connection.next_timer()
+            };
+            let until = match (deadline, next_timer) {
+                (Some(deadline), Some(timer)) => Some(deadline.min(timer)),
+                (deadline, timer) => deadline.or(timer),
+            };
+            let mut work = Work::default();
+            let found = link.wait(self.dispatcher.into(), until, |shared| {
+                if !self.nested {
+                    work.channel_events = shared.session.count_events(&self.dispatcher);
+                    work.connection_events = shared.session.events.len();
+                    if work.channel_events + work.connection_events > 0
+                        || shared.session.has_unreported(&self.dispatcher)
+                    {
+                        return Some(true);
+                    }
+                }
+                if shared.session.end.is_some() || ready(shared) {
+                    return Some(true);
+                }
+                // A timer that was set meanwhile changes how long to wait.
+                (!self.nested && self.connection.next_timer() != next_timer).then_some(false)
+            });
+            if found == Some(true) {
+                return work;
+            }
+            let now = Instant::now();
+            let is_due = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+            if is_due(deadline) || (!self.nested && is_due(self.connection.next_timer())) {
+                return work;
+            }
+        }
+    }
+
+    /// A closure that nobody was told of, or the end of the connection.
+    fn check_end(&self) -> Result<()> {
+        let link = self.connection.link();
+        let mut shared = link.lock();
+        if !self.nested {
+            if let Some(closed) = shared.session.take_unreported(&self.dispatcher) {
+                drop(shared);
+                link.outgoing.flush(link, CLOSE_OK_LIMIT);
+                return Err(closed);
+            }
+        }
+        if self.dispatcher.channel.is_some() {
+            // Whoever consumes on a channel learns of the end from the channel.
+            return Ok(());
+        }
+        let end = self
+            .connection
+            .end_error(&mut shared.session, self.was_open);
+        end.map_or(Ok(()), Err)
+    }
+}
+
+/// Also when a callback panics.
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        if !self.nested {
+            let thread = self.dispatcher.thread;
+            let mut shared = self.connection.link().lock();
+            shared.dispatching.retain(|other| *other != thread);
+        }
+    }
+}
+
+/// Timers and thread-safe callbacks that are due now, then what the broker had said about the connection.
+fn run_connection_events(connection: &Connection, waiting: usize) -> Result<usize> {
     let mut told = 0;
     for due in connection.due_timers() {
         if let Some(callback) = connection.take_timer(due) {
@@ -206,7 +226,6 @@ fn run_connection_events(connection: &Connection) -> Result<usize> {
             callback()?;
         }
     }
-    let waiting = connection.link().lock().session.events.len();
     for _ in 0..waiting {
         let Some(event) = connection.link().lock().session.events.pop_front() else {
             break;
@@ -221,8 +240,8 @@ fn run_connection_events(connection: &Connection) -> Result<usize> {
 }
 
 /// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends.
-fn run_channel_events(link: &Link, dispatcher: &Dispatcher) -> Result<usize> {
-    let mut left = link.lock().session.count_events(dispatcher);
+fn run_channel_events(link: &Link, dispatcher: &Dispatcher, waiting: usize) -> Result<usize> {
+    let mut left = waiting;
     let mut told = 0;
     while left > 0 {
         let Some(mut turn) = Turn::begin(link, dispatcher) else {
@@ -332,7 +351,12 @@ impl Drop for Turn<'_> {
         if let (Some(channel), Some(taken)) = (&self.channel, self.taken.take()) {
             channel.give_back(Some((taken.consumer_tag, taken.id, taken.callback)));
         }
-        self.link.lock().session.end_turn(self.place);
+        let mut shared = self.link.lock();
+        if shared.session.end_turn(self.place) {
+            // Somebody else may have been waiting for his turn.
+            shared.wake_all();
+        }
+        drop(shared);
         // The handle may be the last one, and close the channel as it goes: after the turn, and without a lock.
         self.channel = None;
     }

@@ -309,6 +309,20 @@ impl Error {
         }
     }
 
+    /// An argument of the program's own cannot be put on the wire; nothing was sent.
+    pub(crate) fn unsendable(error: SyntaxError) -> Self {
+        match error {
+            SyntaxError::ShortStringTooLong { field, length } => {
+                Error::ShortStringTooLong { field, length }
+            }
+            other => Error::invalid(
+                "argument",
+                other,
+                "something that AMQP can carry is expected",
+            ),
+        }
+    }
+
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
         Error::InvalidParameter {
             field: field.into(),
@@ -324,14 +338,10 @@ impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
     }
 }
 
+/// What came from the peer breaks a rule. For what is to be sent, see `unsendable`.
 impl From<SyntaxError> for Error {
     fn from(error: SyntaxError) -> Self {
-        match error {
-            SyntaxError::ShortStringTooLong { field, length } => {
-                Error::ShortStringTooLong { field, length }
-            }
-            other => Error::InvalidFrame(other),
-        }
+        Error::InvalidFrame(error)
     }
 }
 

@@ -150,6 +150,23 @@ fn a_wrong_password_is_told_by_the_broker() {
     });
 }
 
+#[test]
+fn a_login_that_is_too_large_is_told_apart() {
+    bounded(|| {
+        let token = "x".repeat(5000);
+        let login = PlainCredentials::new("guest", &token);
+        let error = Connection::open(parameters().credentials(login)).unwrap_err();
+        assert!(
+            matches!(error, Error::ProbableAuthentication(_)),
+            "{error:?}"
+        );
+        // A broker may be set to take that much; then it is the wrong password.
+        if error.reply_code() != Some(403) {
+            assert!(error.to_string().contains("4096 bytes"), "{error}");
+        }
+    });
+}
+
 // ---- erase_on_connect
 
 #[test]
@@ -256,6 +273,9 @@ fn a_real_broker_takes_a_new_secret() {
         let connection = Connection::open(parameters()).unwrap();
         let channel = connection.channel().unwrap();
         connection.update_secret("guest", "for a test").unwrap();
+        let large = "x".repeat(connection.frame_max() as usize);
+        let error = connection.update_secret(&large, "for a test").unwrap_err();
+        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
         works(&connection);
         channel.close().unwrap();
         connection.close().unwrap();
@@ -449,9 +469,9 @@ fn no_secret_shows_anywhere() {
                 Err(error) => show(&(error.to_string(), error)),
                 Ok(_) => panic!("it was taken"),
             }
-            match ConnectionParameters::new(url.as_str()).host(url.as_str()) {
-                parameters => show(&Connection::open(parameters).unwrap_err().to_string()),
-            }
+            // where the host belongs
+            let error = Connection::open(ConnectionParameters::new(&*url)).unwrap_err();
+            show(&(error.to_string(), error));
         }
 
         capture::assert_none_of(&secrets, &shown, "Debug and errors");

@@ -7,12 +7,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use haypile::{
-    Connection, ConnectionParameters, Error, ExternalCredentials, FieldTable, Heartbeat,
-    PlainCredentials, Stage, TcpOptions,
+    BasicConsume, Connection, ConnectionParameters, Error, ExternalCredentials, FieldTable,
+    Heartbeat, PlainCredentials, Stage, TcpOptions,
 };
 use support::peer::{m, Args, Frame, Greeting, Handshake, Peer};
 use support::proxy::Proxy;
-use support::{bounded, exclusive_queue, open, url, url_with, Log, RefusedPort};
+use support::{bounded, exclusive_queue, open, pump_until, url, url_with, Log, RefusedPort};
 
 fn to_broker() -> ConnectionParameters {
     ConnectionParameters::from_url(url()).unwrap()
@@ -284,6 +284,41 @@ fn a_long_callback_does_not_cost_the_connection() {
         channel.start_consuming().unwrap();
         assert!(connection.is_open());
         assert_eq!(support::message_count(&channel, &queue), 0);
+    });
+}
+
+// Above a bound of undelivered bytes nothing more is read; neither calls nor the connection suffer from it.
+#[test]
+fn what_nobody_dispatches_costs_neither_answers_nor_the_connection() {
+    const MESSAGES: usize = 200;
+    const SIZE: usize = 100_000;
+    bounded(|| {
+        let connection = Connection::open(to_broker().heartbeat(1)).unwrap();
+        let channel = connection.channel().unwrap();
+        let queue = exclusive_queue(&channel);
+        for _ in 0..MESSAGES {
+            channel.basic_publish("", &queue, vec![0; SIZE]).unwrap();
+        }
+        let came = Log::new();
+        let log = came.clone();
+        channel
+            .basic_consume(
+                BasicConsume::new(&queue).auto_ack(true),
+                move |_, _, _, body| {
+                    log.push(body.len());
+                },
+            )
+            .unwrap();
+        // Replies come behind the messages, on this channel and on others.
+        channel.basic_qos(10).unwrap();
+        exclusive_queue(&connection.channel().unwrap());
+        assert!(came.is_empty());
+        // Longer than a silent peer would be borne.
+        std::thread::sleep(Duration::from_secs(7));
+        assert!(connection.is_open());
+        pump_until(&connection, || came.len() == MESSAGES);
+        assert!(came.all().iter().all(|length| *length == SIZE));
+        exclusive_queue(&channel);
     });
 }
 

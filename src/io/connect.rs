@@ -329,6 +329,12 @@ impl Secured {
     }
 }
 
+/// The frame that servers must take before another size is agreed on (specification 4.2.3: frame-min-size).
+const LOGIN_MOST: usize = 4096;
+
+const LARGE_LOGIN: &str = "password or token, user name and client properties come to more than the 4096 bytes that \
+     brokers must take at this point: use a shorter token, or let the broker take more (RabbitMQ: initial_frame_max)";
+
 /// Drives the handshake until the connection is open.
 fn shake_hands(
     parameters: &ConnectionParameters,
@@ -358,6 +364,7 @@ fn shake_hands(
                 .max(Duration::from_millis(1)),
             None => Duration::from_secs(3600),
         };
+        let length = out.len();
         let stream = &mut secured.stream;
         let sent = stream
             .set_write_timeout(remaining(deadline))
@@ -407,6 +414,10 @@ fn shake_hands(
                         let nothing_came = !answered && received.is_empty();
                         secured.tls_failure(error, nothing_came).unwrap_or_else(|| {
                             let cause = error.to_string();
+                            if stage == Stage::Authentication && length > LOGIN_MOST {
+                                return Failure::new(Kind::ProbableAuthentication, stage, cause)
+                                    .hint(Some(LARGE_LOGIN));
+                            }
                             hung_up(parameters, stage, &received, answered, cause)
                         })
                     };

@@ -88,6 +88,12 @@ impl Shared {
         !self.waiters.is_empty()
     }
 
+    pub(crate) fn wake_all(&self) {
+        for waiter in &self.waiters {
+            waiter.thread.unpark();
+        }
+    }
+
     /// Whether somebody will soon want to read for himself: he waits, or runs callbacks and looks for more afterwards.
     pub(crate) fn is_wanted(&self) -> bool {
         self.is_waited_for() || !self.dispatching.is_empty()
@@ -205,17 +211,21 @@ impl Link {
                 shared.reader = Some(reader);
                 continue;
             }
+            if done.is_some() {
+                self.leave(shared);
+                return done;
+            }
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => LONG,
             };
-            if done.is_none() && left.is_zero() && shared.reader.is_some() {
-                // Whoever only looks in does not read; then somebody else must.
-                self.hand_over(&mut shared);
-            }
-            if done.is_some() || left.is_zero() {
+            if left.is_zero() {
+                if shared.reader.is_some() {
+                    // Whoever only looks in does not read; then somebody else must.
+                    self.hand_over(&mut shared);
+                }
                 self.leave(shared);
-                return done;
+                return None;
             }
             if shared.reader.is_some() && may_read && left >= SLICE {
                 let Some(mut reader) = shared.reader.take() else {
@@ -273,10 +283,7 @@ impl Link {
 
     /// Wakes whoever waits for anything on the connection, because something changed that no frame brought.
     pub(crate) fn poke(&self) {
-        let shared = self.lock();
-        for waiter in &shared.waiters {
-            waiter.thread.unpark();
-        }
+        self.lock().wake_all();
     }
 
     /// Whether a thread that took something off the session must let the reader thread go on.
@@ -488,7 +495,7 @@ impl Link {
         };
         // Encoded first, since a text may be too long; sent after the gates are closed, so that nothing follows it.
         let mut bytes = Vec::new();
-        frame::write_method(&mut bytes, 0, &close)?;
+        frame::write_method(&mut bytes, 0, &close).map_err(Error::unsendable)?;
         shared.session.closing = Some((reply_code, reply_text.to_owned()));
         shared.session.close_channels(reply_code, reply_text)?;
         shared.session.replies.extend_from_slice(&bytes);

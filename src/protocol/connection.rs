@@ -35,7 +35,7 @@ struct PartialBody {
 }
 
 /// After this many messages `feed` leaves the rest for later.
-const BATCH: u64 = 16;
+const BATCH: u64 = 6;
 
 /// What `feed` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -342,15 +342,6 @@ impl Session {
         self.touch(place);
     }
 
-    /// Whether `next_event` would answer something.
-    pub(crate) fn has_event(&self, dispatcher: &Dispatcher) -> bool {
-        self.ready.iter().any(|place| {
-            self.channels[*place]
-                .as_deref()
-                .is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
-        })
-    }
-
     /// How many events wait for this dispatcher now.
     pub(crate) fn count_events(&self, dispatcher: &Dispatcher) -> usize {
         let channels = self
@@ -358,7 +349,7 @@ impl Session {
             .iter()
             .filter_map(|place| self.channels[*place].as_deref());
         channels
-            .filter(|channel| dispatcher.may_run(channel))
+            .filter(|channel| !channel.running && dispatcher.may_run(channel))
             .map(|channel| channel.inbox.len())
             .sum()
     }
@@ -386,10 +377,13 @@ impl Session {
         Some(incoming)
     }
 
-    pub(crate) fn end_turn(&mut self, place: usize) {
-        if let Some(channel) = self.channel(place) {
-            channel.running = false;
-        }
+    /// Answers whether the channel has more to tell.
+    pub(crate) fn end_turn(&mut self, place: usize) -> bool {
+        let Some(channel) = self.channel(place) else {
+            return false;
+        };
+        channel.running = false;
+        !channel.inbox.is_empty()
     }
 
     /// Takes what came for one consumer and was not told to the program.

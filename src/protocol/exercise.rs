@@ -221,7 +221,7 @@ fn take_all(session: &mut Session, told: &mut Told) {
         }
         session.end_turn(place);
     }
-    assert!(!session.has_event(&dispatcher));
+    assert_eq!(session.count_events(&dispatcher), 0);
     while let Some(message) = session.next_pulled(3) {
         told.pulled.push(describe(Message::from(*message)));
     }

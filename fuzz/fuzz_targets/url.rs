@@ -1,0 +1,4 @@
+//! AMQP URLs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| haypile::internals::fuzz::url(text));
