@@ -28,7 +28,7 @@ pub(crate) fn after(timeout: Duration) -> Instant {
 }
 
 /// How long a read may take when nothing limits it.
-const LONG: Duration = Duration::from_secs(3600);
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// A thread that sleeps until something changes.
 struct Waiter {

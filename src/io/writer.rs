@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::stream::{is_timeout, Stream};
-use super::wait::{after, Link};
+use super::wait::{after, Link, LONG};
 use crate::error::Result;
 use crate::protocol::frame;
 use crate::Error;
@@ -19,8 +19,11 @@ const HIGH_WATER: usize = 512 * 1024;
 /// Bodies of this size and more are written from where they lie.
 pub(crate) const DIRECT_BODY: usize = 32 * 1024;
 
-/// Under load, how long the writer thread lets bytes gather between two writes.
-const GATHER: Duration = Duration::from_micros(150);
+/// How long bytes may gather once there is traffic: the writer thread looks for them this often, and nobody has to wake it.
+const GATHER: Duration = Duration::from_micros(500);
+
+/// After this many looks for nothing the writer thread sleeps, and whoever comes next wakes it.
+const IDLE_LOOKS: u32 = 10;
 
 /// The bound of one system call, so that whoever writes can look at his deadline.
 const WRITE_SLICE: Duration = Duration::from_secs(1);
@@ -117,6 +120,8 @@ struct State {
     appended: u64,
     written: u64,
     last_write: Instant,
+    /// Something was gathered that nobody waits for, since the writer thread last looked.
+    gathered: bool,
     /// The writer thread waits to be woken.
     asleep: bool,
     /// Threads that wait for room, for the write half, or for the end of a flush.
@@ -148,6 +153,7 @@ impl Outgoing {
                 appended: 0,
                 written: 0,
                 last_write: Instant::now(),
+                gathered: false,
                 asleep: false,
                 waiting: 0,
                 finishing: None,
@@ -234,6 +240,7 @@ impl Outgoing {
         }
         let before = state.bytes.len();
         write(&mut state.bytes)?;
+        state.gathered = true;
         state.appended += (state.bytes.len() - before) as u64;
         if state.bytes.len() >= WRITE_AT && state.half.as_ref().is_some_and(|half| half.is_clear())
         {
@@ -382,50 +389,46 @@ impl Outgoing {
 pub(crate) fn run(link: &Arc<Link>) {
     let outgoing = &link.outgoing;
     let send_after = link.heartbeat.send_after();
+    let mut idle_looks = IDLE_LOOKS;
     let mut state = outgoing.lock();
-    loop {
-        if state.dead {
-            break;
-        }
+    while !state.dead {
         let stuck = state.half.as_ref().is_some_and(|half| !half.is_clear());
         let idle = state.bytes.is_empty() && !stuck;
         let since = state.last_write.elapsed();
+        if std::mem::take(&mut state.gathered) {
+            // There is traffic that this thread is responsible for, even if others have written it meanwhile.
+            idle_looks = 0;
+        }
         if let Some(began) = state.finishing {
             if (idle && state.half.is_some()) || began.elapsed() >= FINISH {
                 state.dead = true;
                 break;
             }
         }
-        let nap = if state.half.is_none() {
-            // Somebody else writes; he wakes this thread if something is left.
-            FINISH
-        } else if idle {
-            match send_after {
-                Some(after) if since >= after => {
-                    state.bytes.extend_from_slice(&frame::HEARTBEAT);
-                    state.appended += frame::HEARTBEAT.len() as u64;
-                    continue;
-                }
-                Some(after) => after - since,
-                None => Duration::from_secs(3600),
-            }
-        } else if !stuck
-            && since < GATHER
-            && state.bytes.len() < WRITE_AT
-            && state.finishing.is_none()
-        {
-            state = outgoing
-                .work
-                .wait_timeout(state, GATHER - since)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+        if idle && send_after.is_some_and(|after| since >= after) {
+            state.bytes.extend_from_slice(&frame::HEARTBEAT);
+            state.appended += frame::HEARTBEAT.len() as u64;
             continue;
-        } else {
+        }
+        let due = stuck || since >= GATHER || state.finishing.is_some();
+        if !idle && due && state.half.is_some() {
             outgoing.write_out(link, state);
             state = outgoing.lock();
             continue;
+        }
+        let nap = if idle && idle_looks >= IDLE_LOOKS {
+            state.asleep = true;
+            send_after.map_or(LONG, |after| after - since)
+        } else if idle {
+            idle_looks += 1;
+            GATHER
+        } else if state.half.is_some() {
+            GATHER - since
+        } else {
+            // Somebody else writes; he wakes this thread if something is left.
+            state.asleep = true;
+            FINISH
         };
-        state.asleep = true;
         state = outgoing
             .work
             .wait_timeout(state, nap)

@@ -203,7 +203,6 @@ impl fmt::Debug for FieldValue {
 macro_rules! from {
     ($($rust:ty => $variant:ident,)+) => {$(
         impl From<$rust> for FieldValue {
-            #[inline]
             fn from(value: $rust) -> Self {
                 FieldValue::$variant(value.into())
             }

@@ -39,7 +39,6 @@ pub(crate) enum Frame<'a> {
 ///
 /// A type that does not exist and a size beyond `frame_max` (0: no limit) are noticed as soon as they can be read, so
 /// that nobody waits for the rest of what is no frame.
-#[inline]
 pub(crate) fn parse(
     buffer: &[u8],
     frame_max: u32,
@@ -86,7 +85,6 @@ pub(crate) fn parse(
 }
 
 /// Appends a method frame. After an error `out` is as it was.
-#[inline]
 pub(crate) fn write_method(
     out: &mut Vec<u8>,
     channel: u16,
@@ -96,7 +94,6 @@ pub(crate) fn write_method(
 }
 
 /// Appends the content header of a message (specification 4.2.6.1). After an error `out` is as it was.
-#[inline]
 pub(crate) fn write_header(
     out: &mut Vec<u8>,
     channel: u16,
@@ -114,7 +111,6 @@ pub(crate) fn write_header(
 }
 
 /// Appends a body frame. `chunk` must fit in a frame.
-#[inline]
 pub(crate) fn write_body(out: &mut Vec<u8>, channel: u16, chunk: &[u8]) {
     debug_assert!(u32::try_from(chunk.len()).is_ok());
     out.reserve(FRAME_OVERHEAD + chunk.len());
@@ -124,13 +120,11 @@ pub(crate) fn write_body(out: &mut Vec<u8>, channel: u16, chunk: &[u8]) {
 }
 
 /// What stands before the payload of a body frame of `length` bytes, for those who write the payload from where it lies.
-#[inline]
 pub(crate) fn body_prefix(channel: u16, length: u32) -> [u8; PREFIX] {
     prefix(BODY_TYPE, channel, length)
 }
 
 /// Reads the payload of a header frame: the size of the body that follows, and the properties.
-#[inline]
 pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError> {
     let mut reader = Reader::new(payload);
     let class = reader.short("the class id of a content header")?;
@@ -144,7 +138,6 @@ pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError>
     Ok((body_size, properties))
 }
 
-#[inline]
 fn prefix(kind: u8, channel: u16, length: u32) -> [u8; PREFIX] {
     let mut prefix = [kind, 0, 0, 0, 0, 0, 0];
     BigEndian::write_u16(&mut prefix[1..3], channel);
@@ -153,7 +146,6 @@ fn prefix(kind: u8, channel: u16, length: u32) -> [u8; PREFIX] {
 }
 
 /// Appends a frame whose payload `fill` appends: the size is put in afterwards.
-#[inline]
 fn write_frame(
     out: &mut Vec<u8>,
     kind: u8,

@@ -68,7 +68,6 @@ macro_rules! methods {
             }
 
             /// Appends class id, method id and arguments. After an error, part of them may stand in `out`.
-            #[inline]
             pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
                 let mut writer = Writer::new(out);
                 match self {

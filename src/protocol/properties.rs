@@ -80,7 +80,6 @@ macro_rules! properties {
             )+
 
             /// The property flags, and behind them the values of those that are set, in the order of the flags.
-            #[inline]
             pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
                 let mut flags = 0;
                 $(
@@ -102,7 +101,6 @@ macro_rules! properties {
             }
 
             /// Reads what [`encode`](BasicProperties::encode) writes.
-            #[inline]
             pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, SyntaxError> {
                 let flags = reader.short("property flags")?;
                 let mut properties = BasicProperties::default();
@@ -180,7 +178,6 @@ impl BasicProperties {
     }
 }
 
-#[inline]
 fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
     match mode {
         DeliveryMode::Transient => &1,
@@ -201,7 +198,6 @@ pub(crate) enum Arrived {
 }
 
 impl Arrived {
-    #[inline]
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, SyntaxError> {
         const DELIVERY_MODE: u16 = 1 << 12;
         const PRIORITY: u16 = 1 << 11;
@@ -225,7 +221,6 @@ impl Arrived {
 }
 
 impl From<Arrived> for BasicProperties {
-    #[inline]
     fn from(arrived: Arrived) -> Self {
         match arrived {
             Arrived::Few {
