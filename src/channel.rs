@@ -76,6 +76,14 @@ struct MessageSlot {
     callback: Option<Box<MessageCallback>>,
 }
 
+/// A consumer's callback, taken from its place to run it.
+pub(crate) struct TakenCallback {
+    consumer_tag: String,
+    version: u64,
+    id: u64,
+    pub(crate) callback: Box<MessageCallback>,
+}
+
 impl Drop for ChannelHandle {
     fn drop(&mut self) {
         let link = self.connection.link();
@@ -83,13 +91,10 @@ impl Drop for ChannelHandle {
         let Some(channel) = shared.session.channel(self.place) else {
             return;
         };
-        if channel.phase == Phase::Open && !channel.consumers.is_empty() {
-            log::warn!(
-                "channel {}: the last handle was dropped while {} consumers were registered; the channel is closed",
-                self.number,
-                channel.consumers.len()
-            );
-        }
+        let consumers = match channel.phase {
+            Phase::Open => channel.consumers.len(),
+            _ => 0,
+        };
         let why = Error::ChannelClosedByClient {
             reply_code: 0,
             reply_text: "the last handle was dropped".into(),
@@ -97,6 +102,14 @@ impl Drop for ChannelHandle {
         };
         link.end_channel(&mut shared, self.place, 0, "", why);
         shared.session.abandon(self.place);
+        link.resume_if_paused(&mut shared);
+        drop(shared);
+        if consumers > 0 {
+            log::warn!(
+                "channel {}: the last handle was dropped while {consumers} consumers were registered; the channel is closed",
+                self.number,
+            );
+        }
     }
 }
 
@@ -307,6 +320,9 @@ impl Channel {
     fn send(&self, method: &Method<'_>) -> Result<()> {
         let link = self.link();
         let handle = &*self.handle;
+        if !handle.gate.is_open() {
+            return Err(self.closure());
+        }
         let mut closed = false;
         let sent = link.outgoing.append(link, link.rpc_timeout, |out| {
             closed = !handle.gate.is_open();
@@ -336,10 +352,12 @@ impl Channel {
         let frame_max = link.negotiated.frame_max as usize;
         let chunk = frame_max - frame::FRAME_OVERHEAD;
         let direct = body.len() >= DIRECT_BODY;
-        let content = match publish.mandatory && gate.confirming.load(Ordering::Acquire) {
-            true => fingerprint(exchange, routing_key, body),
-            false => 0,
-        };
+        // Before the lock, unless the mode is turned on just now.
+        let expected = publish.mandatory && gate.confirming.load(Ordering::Acquire);
+        let content = expected.then(|| fingerprint(exchange, routing_key, body));
+        if !gate.is_open() {
+            return Err(self.closure());
+        }
         let mut closed = false;
         let mut sequence = 0;
         let write = |out: &mut Vec<u8>| {
@@ -382,6 +400,8 @@ impl Channel {
                 sequence = gate.published.load(Ordering::Relaxed) + 1;
                 gate.published.store(sequence, Ordering::Release);
                 if publish.mandatory {
+                    let content =
+                        content.unwrap_or_else(|| fingerprint(exchange, routing_key, body));
                     lock(&gate.mandatory).push_back(Mandatory { sequence, content });
                 }
             }
@@ -595,41 +615,39 @@ impl Channel {
         });
         let consumer_tag = consumer_tag.unwrap_or_else(|| self.new_consumer_tag());
         let place = self.handle.place;
-        {
+        let id = {
             let mut shared = self.link().lock();
             if self.is_ended() {
                 drop(shared);
                 return Err(self.closure());
             }
+            let mut callbacks = lock(&self.handle.callbacks);
+            callbacks.next_slot += 1;
+            let id = callbacks.next_slot;
             if let Some(channel) = shared.session.channel(place) {
-                let pulled = channel
-                    .puller
-                    .as_ref()
-                    .is_some_and(|puller| puller.consumer_tag == consumer_tag);
+                let puller = channel.puller.as_ref();
+                let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
                 if pulled || channel.consumer(&consumer_tag).is_some() {
                     return Err(Error::DuplicateConsumerTag { consumer_tag });
                 }
                 channel.consumers.push(Consumer {
                     consumer_tag: consumer_tag.clone(),
+                    id,
                     auto_ack,
                 });
                 channel.home = dispatch::thread_number();
             }
             // Before the broker knows of it, so that no message can come too early.
-            let mut callbacks = lock(&self.handle.callbacks);
-            callbacks.next_slot += 1;
             let slot = MessageSlot {
-                id: callbacks.next_slot,
+                id,
                 callback: Some(callback),
             };
             callbacks.messages.insert(consumer_tag.clone(), slot);
-        }
+            id
+        };
         let result = self.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments);
         if let Err(error) = result {
-            if let Some(channel) = self.link().lock().session.channel(place) {
-                channel.remove_consumer(&consumer_tag);
-            }
-            self.forget_callback(&consumer_tag);
+            drop(self.forget_consumer(&consumer_tag, id));
             return Err(error);
         }
         Ok(consumer_tag)
@@ -663,44 +681,66 @@ impl Channel {
         self.call(&method, (60, 21)).map(done)
     }
 
-    pub(crate) fn callbacks_version(&self) -> u64 {
-        self.handle.callbacks_version.load(Ordering::Acquire)
-    }
-
     fn callbacks_changed(&self) {
         self.handle.callbacks_version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Takes a consumer's callback to run it; `give_back` puts it in its place again.
-    pub(crate) fn take_callback(&self, consumer_tag: &str) -> Option<(u64, Box<MessageCallback>)> {
-        let mut callbacks = lock(&self.handle.callbacks);
-        let slot = callbacks.messages.get_mut(consumer_tag)?;
-        Some((slot.id, slot.callback.take()?))
+    /// Whether a callback that was taken is still the one for this consumer.
+    pub(crate) fn is_current(&self, taken: &TakenCallback, consumer_tag: &str) -> bool {
+        taken.version == self.handle.callbacks_version.load(Ordering::Acquire)
+            && taken.consumer_tag == consumer_tag
     }
 
-    /// Unless its consumer is gone, or another one by now has its tag.
-    pub(crate) fn give_back(&self, taken: Option<(String, u64, Box<MessageCallback>)>) {
-        let Some((consumer_tag, id, callback)) = taken else {
-            return;
-        };
+    /// Takes a consumer's callback to run it; `give_back` puts it in its place again.
+    pub(crate) fn take_callback(&self, consumer_tag: &str) -> Option<TakenCallback> {
         let mut callbacks = lock(&self.handle.callbacks);
-        match callbacks
-            .messages
-            .get_mut(&consumer_tag)
-            .filter(|slot| slot.id == id)
-        {
-            Some(slot) => slot.callback = Some(callback),
-            None => {
-                drop(callbacks);
-                drop(callback);
+        let slot = callbacks.messages.get_mut(consumer_tag)?;
+        Some(TakenCallback {
+            consumer_tag: consumer_tag.to_owned(),
+            version: self.handle.callbacks_version.load(Ordering::Acquire),
+            id: slot.id,
+            callback: slot.callback.take()?,
+        })
+    }
+
+    /// Puts a callback in its place again. If its consumer is gone, it is answered, to be dropped without a lock: what it
+    /// captured is the program's own.
+    pub(crate) fn give_back(&self, taken: Option<TakenCallback>) -> Option<Box<MessageCallback>> {
+        let taken = taken?;
+        let mut callbacks = lock(&self.handle.callbacks);
+        let slot = callbacks.messages.get_mut(&taken.consumer_tag);
+        match slot.filter(|slot| slot.id == taken.id) {
+            Some(slot) => {
+                slot.callback = Some(taken.callback);
+                None
             }
+            None => Some(taken.callback),
         }
     }
 
-    fn forget_callback(&self, consumer_tag: &str) {
-        let callback = lock(&self.handle.callbacks).messages.remove(consumer_tag);
+    /// Forgets a consumer; answers its callback, to be dropped without a lock.
+    #[must_use]
+    fn forget_consumer(&self, consumer_tag: &str, id: u64) -> Option<MessageSlot> {
+        let mut shared = self.link().lock();
+        self.forget_consumer_in(&mut shared, consumer_tag, id)
+    }
+
+    fn forget_consumer_in(
+        &self,
+        shared: &mut Shared,
+        consumer_tag: &str,
+        id: u64,
+    ) -> Option<MessageSlot> {
+        if let Some(channel) = shared.session.channel(self.handle.place) {
+            channel.remove_consumer(consumer_tag, id);
+        }
+        let mut callbacks = lock(&self.handle.callbacks);
+        let ours = callbacks.messages.get(consumer_tag)?.id == id;
+        let slot = ours
+            .then(|| callbacks.messages.remove(consumer_tag))
+            .flatten();
         self.callbacks_changed();
-        drop(callback);
+        slot
     }
 
     /// Cancels a consumer (pika: `basic_cancel`; specification 1.8.3.5).
@@ -737,15 +777,17 @@ impl Channel {
             return Ok(Vec::new());
         };
         self.unsubscribe(consumer_tag)?;
-        let undelivered = {
+        let (undelivered, slot) = {
             let mut shared = self.link().lock();
+            let slot = self.forget_consumer_in(&mut shared, consumer_tag, consumer.id);
             if let Some(channel) = shared.session.channel(place) {
-                channel.remove_consumer(consumer_tag);
                 channel.cancelled_by_broker = None;
             }
-            shared.session.take_undelivered(place, consumer_tag)
+            let undelivered = shared.session.take_undelivered(place, consumer_tag);
+            self.link().resume_if_paused(&mut shared);
+            (undelivered, slot)
         };
-        self.forget_callback(consumer_tag);
+        drop(slot);
         // Whoever is inside start_consuming may have nothing left to wait for.
         self.link().poke();
         if consumer.auto_ack {
@@ -888,12 +930,19 @@ impl Channel {
     }
 
     pub(crate) fn tell_cancelled(&self, consumer_tag: &str) -> Result<()> {
-        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
-            if channel.remove_consumer(consumer_tag).is_some() {
-                channel.cancelled_by_broker = Some(consumer_tag.to_owned());
-            }
-        }
-        self.forget_callback(consumer_tag);
+        let slot = {
+            let mut shared = self.link().lock();
+            let channel = shared.session.channel(self.handle.place);
+            let consumer = channel.and_then(|channel| channel.consumer(consumer_tag).cloned());
+            consumer.and_then(|consumer| {
+                let slot = self.forget_consumer_in(&mut shared, consumer_tag, consumer.id);
+                if let Some(channel) = shared.session.channel(self.handle.place) {
+                    channel.cancelled_by_broker = Some(consumer_tag.to_owned());
+                }
+                slot
+            })
+        };
+        drop(slot);
         let callbacks = lock(&self.handle.callbacks).cancelled.clone();
         callbacks
             .iter()
@@ -1464,6 +1513,8 @@ impl Drop for Claim<'_> {
                 channel.claims.swap_remove(at);
             }
         }
+        // What is left there may be told by others now.
+        self.channel.link().poke();
     }
 }
 

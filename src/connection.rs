@@ -342,6 +342,7 @@ impl Connection {
         let callback: Box<EventCallback<String>> =
             Box::new(move |connection, reason| callback(connection, reason).into_result());
         lock(&self.handle.blocked).push(Arc::new(Mutex::new(callback)));
+        self.link().lock().session.wants_blocked = true;
     }
 
     /// Runs a callback whenever the broker takes up this connection again
@@ -353,6 +354,7 @@ impl Connection {
         let callback: Box<EventCallback<()>> =
             Box::new(move |connection, ()| callback(connection).into_result());
         lock(&self.handle.unblocked).push(Arc::new(Mutex::new(callback)));
+        self.link().lock().session.wants_blocked = true;
     }
 
     pub(crate) fn tell_blocked(&self, reason: &str) -> Result<()> {

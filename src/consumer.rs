@@ -205,7 +205,12 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
     if !cancelled {
         channel.unsubscribe(&consumer_tag)?;
     }
-    let puller = channel.link().lock().session.take_puller(place);
+    let puller = {
+        let mut shared = channel.link().lock();
+        let puller = shared.session.take_puller(place);
+        channel.link().resume_if_paused(&mut shared);
+        puller
+    };
     channel.link().poke();
     let Some(puller) = puller else { return Ok(0) };
     if puller.auto_ack {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::channel::{Channel, ChannelHandle, MessageCallback};
+use crate::channel::{Channel, ChannelHandle, TakenCallback};
 use crate::connection::Connection;
 use crate::error::Result;
 use crate::io::wait::{Link, Shared};
@@ -167,7 +167,9 @@ impl<'a> Round<'a> {
                         return Some(true);
                     }
                 }
-                if shared.session.end.is_some() || ready(shared) {
+                // Whoever consumes on a channel looks at that channel's end, when all that came before it has been told.
+                let over = shared.session.end.is_some() && self.dispatcher.channel.is_none();
+                if over || ready(shared) {
                     return Some(true);
                 }
                 // A timer that was set meanwhile changes how long to wait.
@@ -239,17 +241,16 @@ fn run_connection_events(connection: &Connection, waiting: usize) -> Result<usiz
     Ok(told)
 }
 
-/// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends.
+/// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends and no
+/// channel starves another.
 fn run_channel_events(link: &Link, dispatcher: &Dispatcher, waiting: usize) -> Result<usize> {
-    let mut left = waiting;
     let mut told = 0;
-    while left > 0 {
+    while told < waiting {
         let Some(mut turn) = Turn::begin(link, dispatcher) else {
             break;
         };
-        while left > 0 {
+        for _ in 0..turn.waiting.min(waiting - told) {
             let Some(incoming) = turn.next() else { break };
-            left -= 1;
             told += 1;
             turn.tell(incoming)?;
         }
@@ -261,23 +262,17 @@ fn run_channel_events(link: &Link, dispatcher: &Dispatcher, waiting: usize) -> R
 struct Turn<'a> {
     link: &'a Link,
     place: usize,
+    /// How many events waited when the turn began.
+    waiting: usize,
     /// `None` if the last handle is gone.
     channel: Option<Channel>,
-    taken: Option<Taken>,
-}
-
-/// The callback of the consumer that was told last, taken from its place for as long as the messages are for it.
-struct Taken {
-    consumer_tag: String,
-    version: u64,
-    id: u64,
-    callback: Box<MessageCallback>,
+    taken: Option<TakenCallback>,
 }
 
 impl<'a> Turn<'a> {
     fn begin(link: &'a Link, dispatcher: &Dispatcher) -> Option<Self> {
         let mut shared = link.lock();
-        let place = shared.session.begin_turn(dispatcher)?;
+        let (place, waiting) = shared.session.begin_turn(dispatcher)?;
         let owner = shared
             .session
             .channel(place)
@@ -287,15 +282,29 @@ impl<'a> Turn<'a> {
         Some(Turn {
             link,
             place,
+            waiting,
             channel: handle.map(Channel::from),
             taken: None,
         })
     }
 
-    fn next(&self) -> Option<Incoming> {
+    /// Takes the next event, and the callback that it needs in the same breath: a consumer that is cancelled by another
+    /// thread either has its message still there to give back, or its callback still here to tell it.
+    fn next(&mut self) -> Option<Incoming> {
         let mut shared = self.link.lock();
         let incoming = shared.session.next_event(self.place);
         self.link.resume_if_paused(&mut shared);
+        let mut spent = None;
+        if let (Some(channel), Some(Incoming::Message(delivery))) = (&self.channel, &incoming) {
+            let consumer_tag = &delivery.method.consumer_tag;
+            let fits = |taken: &TakenCallback| channel.is_current(taken, consumer_tag);
+            if !self.taken.as_ref().is_some_and(fits) {
+                spent = channel.give_back(self.taken.take());
+                self.taken = channel.take_callback(consumer_tag);
+            }
+        }
+        drop(shared);
+        drop(spent);
         incoming
     }
 
@@ -310,24 +319,6 @@ impl<'a> Turn<'a> {
                     properties,
                     body,
                 } = *delivery;
-                let version = channel.callbacks_version();
-                let fits = |taken: &Taken| {
-                    taken.version == version && taken.consumer_tag == method.consumer_tag
-                };
-                if !self.taken.as_ref().is_some_and(fits) {
-                    channel.give_back(
-                        self.taken
-                            .take()
-                            .map(|taken| (taken.consumer_tag, taken.id, taken.callback)),
-                    );
-                    let found = channel.take_callback(&method.consumer_tag);
-                    self.taken = found.map(|(id, callback)| Taken {
-                        consumer_tag: method.consumer_tag.clone(),
-                        version,
-                        id,
-                        callback,
-                    });
-                }
                 match &mut self.taken {
                     Some(taken) => (taken.callback)(channel, method, properties.into(), body),
                     None => {
@@ -349,7 +340,7 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if let (Some(channel), Some(taken)) = (&self.channel, self.taken.take()) {
-            channel.give_back(Some((taken.consumer_tag, taken.id, taken.callback)));
+            drop(channel.give_back(Some(taken)));
         }
         let mut shared = self.link.lock();
         if shared.session.end_turn(self.place) {

@@ -132,6 +132,7 @@ impl Deliveries {
             let mut channel = ChannelState::new(number, Arc::new(Gate::default()), owner);
             channel.phase = Phase::Open;
             channel.consumers.push(Consumer {
+                id: 0,
                 consumer_tag: CONSUMER_TAG.into(),
                 auto_ack: true,
             });
@@ -152,7 +153,7 @@ impl Deliveries {
         while more {
             let fed = self.0.feed(rest)?;
             (rest, more) = (&rest[fed.used..], fed.more);
-            while let Some(place) = self.0.begin_turn(&dispatcher) {
+            while let Some((place, _)) = self.0.begin_turn(&dispatcher) {
                 while let Some(incoming) = self.0.next_event(place) {
                     if let Incoming::Message(message) = incoming {
                         let (_, _, body) = Message::from(*message);

@@ -110,6 +110,15 @@ impl Reader {
 
 /// The reader thread: reads whenever nobody else does, and is the connection's clock.
 pub(crate) fn run(link: &Arc<Link>) {
+    watch(link);
+    // Here, where no lock is held: a logger is the program's own code.
+    match link.end_reason() {
+        Error::ConnectionClosedByClient { .. } => log::debug!("{}: closed", link.address),
+        end => log::warn!("{end}"),
+    }
+}
+
+fn watch(link: &Arc<Link>) {
     let mut seen_turns = 0;
     loop {
         thread::park_timeout(SLICE);
@@ -121,7 +130,10 @@ pub(crate) fn run(link: &Arc<Link>) {
         let unused = shared.turns == seen_turns || shared.hand_over;
         seen_turns = shared.turns;
         let mut was_paused = false;
-        while shared.session.undelivered > UNDELIVERED_BOUND && !shared.is_waited_for() {
+        while shared.session.undelivered > UNDELIVERED_BOUND
+            && !shared.is_waited_for()
+            && shared.write_error.is_none()
+        {
             shared.paused = true;
             was_paused = true;
             let limit = link.blocked_limit(&shared);
@@ -157,7 +169,10 @@ pub(crate) fn run(link: &Arc<Link>) {
             };
             link.absorb(&mut shared, &mut reader, outcome);
             let enough = shared.session.undelivered > UNDELIVERED_BOUND;
-            if shared.session.end.is_some() || shared.is_wanted() || enough {
+            if shared.session.end.is_some()
+                || shared.is_wanted()
+                || enough && shared.write_error.is_none()
+            {
                 break;
             }
         }

@@ -78,7 +78,7 @@ pub(crate) struct Shared {
     next_waiter: u64,
     blocked_since: Option<Instant>,
     last_bytes: Instant,
-    write_error: Option<String>,
+    pub(crate) write_error: Option<String>,
     /// Threads that run callbacks now.
     pub(crate) dispatching: Vec<u64>,
 }
@@ -317,16 +317,24 @@ impl Link {
         if !session.replies.is_empty() || !session.closed_gates.is_empty() {
             let replies = std::mem::take(&mut session.replies);
             let gates = std::mem::take(&mut session.closed_gates);
-            let _ = self.outgoing.append_now(|out| {
+            let taken = self.outgoing.append_answers(&replies, || {
                 for gate in &gates {
                     gate.open.store(false, std::sync::atomic::Ordering::Release);
                 }
-                out.extend_from_slice(&replies);
-                Ok(())
             });
+            if !taken {
+                let detail = "more that must be answered than the peer reads answers".into();
+                session.end_all(Error::UnexpectedFrame { detail });
+                self.outgoing.kill();
+                return self.settle(shared);
+            }
         }
         match (&session.blocked, shared.blocked_since) {
-            (Some(_), None) => shared.blocked_since = Some(Instant::now()),
+            (Some(_), None) => {
+                shared.blocked_since = Some(Instant::now());
+                // It may be asleep for longer than this may last.
+                self.wake_reader();
+            }
             (None, Some(_)) => shared.blocked_since = None,
             _ => {}
         }
@@ -340,6 +348,7 @@ impl Link {
             let homes: Vec<u64> = changed
                 .iter()
                 .filter_map(|place| Some(shared.session.channel(*place)?.home))
+                .filter(|home| *home != 0)
                 .collect();
             for Waiter {
                 thread, interest, ..
@@ -358,11 +367,11 @@ impl Link {
         }
         shared.session.changed = changed;
         shared.session.changed.clear();
+        self.resume_if_paused(shared);
     }
 
     /// The peer broke a rule: it is told, and the connection ends.
     fn violated(&self, shared: &mut Shared, error: Error) {
-        log::error!("{}: {error}", self.address);
         let (reply_code, text) = match &error {
             Error::UnexpectedFrame { .. } => (505, "UNEXPECTED_FRAME"),
             _ => (501, "FRAME_ERROR"),
@@ -392,9 +401,6 @@ impl Link {
             cause,
             silent_for: shared.last_bytes.elapsed(),
         };
-        if shared.session.end.is_none() {
-            log::warn!("{lost}");
-        }
         shared.session.end_all(Error::StreamLost(Box::new(lost)));
         self.outgoing.kill();
     }
@@ -412,7 +418,6 @@ impl Link {
                 heartbeat: self.heartbeat.interval(),
                 silent_for,
             };
-            log::warn!("{error}");
             shared.session.end_all(error);
             self.outgoing.kill();
         }
@@ -431,7 +436,6 @@ impl Link {
                 timeout,
                 reason,
             };
-            log::warn!("{error}");
             shared.session.end_all(error);
             self.outgoing.kill();
             self.settle(shared);
@@ -465,6 +469,21 @@ impl Link {
         self.hand_over(&mut shared);
         drop(shared);
         self.shutdown_stream();
+    }
+
+    /// What ended the connection, or is about to.
+    pub(crate) fn end_reason(&self) -> Error {
+        let shared = self.lock();
+        let lost = || StreamLost {
+            address: Arc::clone(&self.address),
+            cause: shared
+                .write_error
+                .clone()
+                .unwrap_or_else(|| "it was shut down".into()),
+            silent_for: shared.last_bytes.elapsed(),
+        };
+        let end = shared.session.end.clone();
+        end.unwrap_or_else(|| Error::StreamLost(Box::new(lost())))
     }
 
     pub(crate) fn shutdown_stream(&self) {
@@ -548,9 +567,8 @@ impl Link {
             class_id: 0,
             method_id: 0,
         };
-        if let Err(error) = frame::write_method(&mut shared.session.replies, number, &close) {
-            log::error!("channel {number}: {error}");
-        }
+        // Its text was measured before, so it can be encoded.
+        let _ = frame::write_method(&mut shared.session.replies, number, &close);
         shared.session.end_channel(place, why);
         shared.session.clear_channel(place);
         self.settle(shared);

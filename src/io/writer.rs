@@ -16,6 +16,9 @@ const WRITE_AT: usize = 64 * 1024;
 /// Above this much, publishers wait for room.
 const HIGH_WATER: usize = 512 * 1024;
 
+/// Above this much, a peer that makes this end answer is not answered any more.
+const ANSWERS_BOUND: usize = 16 << 20;
+
 /// Bodies of this size and more are written from where they lie.
 pub(crate) const DIRECT_BODY: usize = 32 * 1024;
 
@@ -186,17 +189,22 @@ impl Outgoing {
         (state, true)
     }
 
-    /// Bytes that must go out whatever the room: the protocol's own answers, and calls that somebody waits for.
-    pub(crate) fn append_now(&self, write: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    /// What the protocol itself must answer, whatever the room. Answers whether the peer takes it at all: one that asks and
+    /// asks and reads nothing must not fill the memory.
+    #[must_use]
+    pub(crate) fn append_answers(&self, answers: &[u8], before: impl FnOnce()) -> bool {
         let mut state = self.lock();
-        let before = state.bytes.len();
-        let result = write(&mut state.bytes);
-        state.appended += (state.bytes.len() - before) as u64;
+        before();
+        if state.bytes.len() > ANSWERS_BOUND {
+            return answers.is_empty();
+        }
+        state.bytes.extend_from_slice(answers);
+        state.appended += answers.len() as u64;
         self.wake_writer(state);
-        result
+        true
     }
 
-    /// The same, for whoever goes on to flush: the writer thread is not woken.
+    /// A call that somebody waits for, and whoever waits goes on to flush: the writer thread is not woken.
     pub(crate) fn append_quietly(
         &self,
         write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
@@ -238,6 +246,10 @@ impl Outgoing {
                 }
             }
         }
+        if state.dead {
+            drop(state);
+            return Err(link.end_reason());
+        }
         let before = state.bytes.len();
         write(&mut state.bytes)?;
         state.gathered = true;
@@ -274,6 +286,10 @@ impl Outgoing {
                     });
                 }
             }
+        }
+        if state.dead {
+            drop(state);
+            return Err(link.end_reason());
         }
         let before = state.bytes.len();
         write(&mut state.bytes)?;

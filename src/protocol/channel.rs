@@ -139,6 +139,8 @@ pub(crate) struct Puller {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Consumer {
     pub(crate) consumer_tag: String,
+    /// Tells it from an earlier consumer with the same tag.
+    pub(crate) id: u64,
     pub(crate) auto_ack: bool,
 }
 
@@ -202,13 +204,12 @@ impl ChannelState {
             .find(|consumer| consumer.consumer_tag == consumer_tag)
     }
 
-    /// Forgets a consumer; answers it if it was there.
-    pub(crate) fn remove_consumer(&mut self, consumer_tag: &str) -> Option<Consumer> {
-        let at = self
-            .consumers
-            .iter()
-            .position(|consumer| consumer.consumer_tag == consumer_tag)?;
-        Some(self.consumers.remove(at))
+    /// Forgets a consumer; answers whether it was there.
+    pub(crate) fn remove_consumer(&mut self, consumer_tag: &str, id: u64) -> bool {
+        let before = self.consumers.len();
+        self.consumers
+            .retain(|consumer| consumer.id != id || consumer.consumer_tag != consumer_tag);
+        self.consumers.len() < before
     }
 
     /// Takes the answer to a call, if it has come.

@@ -1,6 +1,6 @@
 //! Which published messages the broker has confirmed, refused or returned (RabbitMQ's `confirm` extension).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::VecDeque;
 
 use crate::ReturnedMessage;
 
@@ -9,10 +9,20 @@ use crate::ReturnedMessage;
 pub(crate) struct Confirms {
     /// Every message up to this one is settled.
     all_to: u64,
-    /// Settled messages above it.
-    above: BTreeSet<u64>,
-    nacked: BTreeSet<u64>,
-    returned: BTreeMap<u64, Vec<ReturnedMessage>>,
+    /// Those above it, as far as any is settled.
+    above: VecDeque<State>,
+    /// Refused messages up to `all_to`, in order.
+    nacked: VecDeque<u64>,
+    /// In the order of their numbers.
+    returned: VecDeque<(u64, ReturnedMessage)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    Open,
+    Settled,
+    /// And nobody was told.
+    Nacked,
 }
 
 /// What became of one message.
@@ -37,46 +47,72 @@ impl Confirms {
         if last > published || (last == 0 && !multiple) {
             return None;
         }
+        let state = if nack { State::Nacked } else { State::Settled };
         let mut count = 0;
         if multiple {
-            // Refused messages are few; acknowledged runs must cost nothing per message.
-            if nack {
-                for n in self.all_to + 1..=last {
-                    if !self.above.contains(&n) {
-                        self.nacked.insert(n);
-                    }
+            while self.all_to < last {
+                let open = match self.above.front() {
+                    // Acknowledged runs cost nothing per message.
+                    None if !nack => last - self.all_to,
+                    None | Some(State::Open) => 1,
+                    Some(_) => 0,
+                };
+                count += open;
+                if open > 1 {
+                    self.all_to = last;
+                } else {
+                    let known = self.above.pop_front().unwrap_or(State::Open);
+                    self.advance(if open == 1 { state } else { known });
                 }
             }
-            if last > self.all_to {
-                let above = self.above.split_off(&(last + 1));
-                count = last - self.all_to - self.above.len() as u64;
-                self.above = above;
-                self.all_to = last;
-            }
-        } else if last > self.all_to && !self.above.contains(&last) {
-            if nack {
-                self.nacked.insert(last);
-            }
+        } else if last == self.all_to + 1 && self.above.is_empty() {
             count = 1;
-            if last == self.all_to + 1 {
-                self.all_to = last;
-            } else {
-                self.above.insert(last);
+            self.advance(state);
+        } else if let Some(place) = self.place(last) {
+            if self.above.len() <= place {
+                self.above.resize(place + 1, State::Open);
+            }
+            if self.above[place] == State::Open {
+                count = 1;
+                self.above[place] = state;
             }
         }
-        while self.above.first() == Some(&(self.all_to + 1)) {
-            self.above.pop_first();
-            self.all_to += 1;
+        while let Some(state) = self.above.pop_front_if(|state| *state != State::Open) {
+            self.advance(state);
         }
         Some(count)
     }
 
+    /// The next message is settled.
+    fn advance(&mut self, state: State) {
+        self.all_to += 1;
+        if state == State::Nacked {
+            self.nacked.push_back(self.all_to);
+        }
+    }
+
+    /// Where a message is in `above`, or would be.
+    fn place(&self, sequence: u64) -> Option<usize> {
+        sequence
+            .checked_sub(self.all_to + 1)
+            .map(|place| place as usize)
+    }
+
+    fn state(&self, sequence: u64) -> State {
+        match self.place(sequence) {
+            None => State::Settled,
+            Some(place) => self.above.get(place).copied().unwrap_or(State::Open),
+        }
+    }
+
     pub(crate) fn add_returned(&mut self, sequence: u64, message: ReturnedMessage) {
-        self.returned.entry(sequence).or_default().push(message);
+        // They come in order, but for what a broker might invent.
+        let place = self.returned.partition_point(|(at, _)| *at <= sequence);
+        self.returned.insert(place, (sequence, message));
     }
 
     pub(crate) fn is_settled(&self, sequence: u64) -> bool {
-        sequence <= self.all_to || self.above.contains(&sequence)
+        self.state(sequence) != State::Open
     }
 
     /// Takes out what became of a message, once it is settled.
@@ -84,11 +120,16 @@ impl Confirms {
         if !self.is_settled(sequence) {
             return None;
         }
-        let returned = self.returned.remove(&sequence);
-        Some(match (self.nacked.remove(&sequence), returned) {
-            (true, returned) => Outcome::Nacked(returned.unwrap_or_default()),
-            (false, Some(returned)) => Outcome::Returned(returned),
-            (false, None) => Outcome::Acked,
+        let (mut returned, mut nacked) = (Vec::new(), Vec::new());
+        self.take_losses(sequence, sequence, &mut returned, &mut nacked);
+        let returned: Vec<ReturnedMessage> =
+            returned.into_iter().map(|(_, message)| message).collect();
+        Some(if !nacked.is_empty() {
+            Outcome::Nacked(returned)
+        } else if !returned.is_empty() {
+            Outcome::Returned(returned)
+        } else {
+            Outcome::Acked
         })
     }
 
@@ -100,39 +141,38 @@ impl Confirms {
         returned: &mut Vec<(u64, ReturnedMessage)>,
         nacked: &mut Vec<u64>,
     ) {
-        let lost: Vec<u64> = self.nacked.range(first..=last).copied().collect();
-        for sequence in lost {
-            self.nacked.remove(&sequence);
-            nacked.push(sequence);
-        }
-        let back: Vec<u64> = self
-            .returned
-            .range(first..=last)
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in back
-            .into_iter()
-            .filter(|sequence| self.is_settled(*sequence))
-            .collect::<Vec<_>>()
+        let from = self.nacked.partition_point(|at| *at < first);
+        let to = self.nacked.partition_point(|at| *at <= last);
+        nacked.extend(self.nacked.drain(from..to));
+        for sequence in first.max(self.all_to + 1)..=last.min(self.all_to + self.above.len() as u64)
         {
-            for message in self.returned.remove(&sequence).unwrap_or_default() {
-                returned.push((sequence, message));
+            let place = (sequence - self.all_to - 1) as usize;
+            if self.above[place] == State::Nacked {
+                self.above[place] = State::Settled;
+                nacked.push(sequence);
+            }
+        }
+        let mut place = self.returned.partition_point(|(at, _)| *at < first);
+        while let Some((sequence, _)) = self.returned.get(place) {
+            if *sequence > last {
+                break;
+            }
+            if self.is_settled(*sequence) {
+                returned.extend(self.returned.remove(place));
+            } else {
+                place += 1;
             }
         }
     }
 
     /// How many of `first..=last` are not settled.
     pub(crate) fn unsettled(&self, first: u64, last: u64) -> usize {
-        let first = first.max(self.all_to + 1);
-        if first > last {
-            return 0;
-        }
-        (last - first + 1) as usize - self.above.range(first..=last).count()
+        self.pending(first, last).count()
     }
 
     /// Those of `first..=last` that are not settled.
     pub(crate) fn pending(&self, first: u64, last: u64) -> impl Iterator<Item = u64> + '_ {
-        (first.max(self.all_to + 1)..=last).filter(|sequence| !self.above.contains(sequence))
+        (first.max(self.all_to + 1)..=last).filter(|sequence| !self.is_settled(*sequence))
     }
 }
 

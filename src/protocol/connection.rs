@@ -83,6 +83,8 @@ pub(crate) struct Session {
     /// This end sent `connection.close` with this code and text.
     pub(crate) closing: Option<(u16, String)>,
     pub(crate) events: VecDeque<ConnectionEvent>,
+    /// Somebody listens for them.
+    pub(crate) wants_blocked: bool,
     /// The broker's reason, while it blocks the connection.
     pub(crate) blocked: Option<Arc<str>>,
     /// Channels that have something to tell, oldest first.
@@ -139,6 +141,7 @@ impl Session {
             end_told: false,
             closing: None,
             events: VecDeque::new(),
+            wants_blocked: false,
             blocked: None,
             ready: VecDeque::new(),
             undelivered: 0,
@@ -354,15 +357,17 @@ impl Session {
             .sum()
     }
 
-    /// Chooses the first channel that has events this dispatcher may run. It is this dispatcher's alone until `end_turn`.
-    pub(crate) fn begin_turn(&mut self, dispatcher: &Dispatcher) -> Option<usize> {
+    /// Chooses the first channel that has events this dispatcher may run, and answers how many. It is this dispatcher's
+    /// alone until `end_turn`.
+    pub(crate) fn begin_turn(&mut self, dispatcher: &Dispatcher) -> Option<(usize, usize)> {
         let mut ready = self.ready.iter().copied();
         let place = ready.find(|place| {
             let channel = self.channels[*place].as_deref();
             channel.is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
         })?;
-        self.channel(place)?.running = true;
-        Some(place)
+        let channel = self.channel(place)?;
+        channel.running = true;
+        Some((place, channel.inbox.len()))
     }
 
     /// Takes the oldest event of a channel.
@@ -377,13 +382,19 @@ impl Session {
         Some(incoming)
     }
 
-    /// Answers whether the channel has more to tell.
+    /// Answers whether somebody else may have been waiting for this. A channel that has more to tell goes behind the others.
     pub(crate) fn end_turn(&mut self, place: usize) -> bool {
         let Some(channel) = self.channel(place) else {
             return false;
         };
         channel.running = false;
-        !channel.inbox.is_empty()
+        let more = channel.ready;
+        let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
+        if more {
+            self.ready.retain(|ready| *ready != place);
+            self.ready.push_back(place);
+        }
+        more || over
     }
 
     /// Takes what came for one consumer and was not told to the program.
@@ -576,7 +587,6 @@ impl Session {
         let method = Method::decode(payload)?;
         if method == Method::ChannelCloseOk && !self.is_closing(number) {
             // See `give_up_close_ok`.
-            log::debug!("channel {number}: a close-ok came late");
             return Ok(0);
         }
         let place = self.place_of(number)?;
@@ -630,6 +640,9 @@ impl Session {
                 return Ok(0);
             }
         };
+        if number == 0 {
+            return Err(unexpected("a message on channel 0"));
+        }
         match self.whole_content(number, rest)? {
             Some((properties, body, used)) => {
                 self.complete(place, carrier, properties, body)?;
@@ -799,7 +812,9 @@ impl Session {
             }
             Method::ConnectionUnblocked {} if number == 0 => {
                 self.blocked = None;
-                self.events.push_back(ConnectionEvent::Unblocked);
+                if self.wants_blocked {
+                    self.events.push_back(ConnectionEvent::Unblocked);
+                }
                 self.connection_changed = true;
                 Ok(())
             }
@@ -1050,7 +1065,7 @@ fn weight(incoming: &Incoming) -> usize {
     match incoming {
         Incoming::Message(message) => message_weight(message),
         Incoming::Returned(returned) => returned.body.len() + MESSAGE_OVERHEAD,
-        Incoming::Cancelled(_) => 0,
+        Incoming::Cancelled(_) => MESSAGE_OVERHEAD,
     }
 }
 

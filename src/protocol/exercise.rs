@@ -164,6 +164,7 @@ fn busy_session() -> Session {
         let mut channel = ChannelState::new(number, gate, Weak::<()>::new());
         channel.phase = Phase::Open;
         let consumer = |consumer_tag: &str| Consumer {
+            id: 0,
             consumer_tag: consumer_tag.into(),
             auto_ack: false,
         };
@@ -212,7 +213,7 @@ fn take_all(session: &mut Session, told: &mut Told) {
         thread: 0,
         channel: None,
     };
-    while let Some(place) = session.begin_turn(&dispatcher) {
+    while let Some((place, _)) = session.begin_turn(&dispatcher) {
         while let Some(incoming) = session.next_event(place) {
             told.incoming[place].push(match incoming {
                 Incoming::Message(message) => describe(Message::from(*message)),

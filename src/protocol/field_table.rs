@@ -1,17 +1,20 @@
 //! Tables of typed values: message headers, the arguments of a declaration, the properties of a peer.
 
-use std::collections::{btree_map, BTreeMap};
 use std::fmt;
 use std::iter::FusedIterator;
+use std::{slice, vec};
 
 use byteorder::{BigEndian, ByteOrder};
 
 use super::field_value::FieldValue;
-use super::wire::{with_length, Reader, SyntaxError, Writer};
+use super::wire::{Reader, SyntaxError, Writer};
 
 /// How deep tables and arrays may be nested. Each level takes some stack while it is decoded, and the bytes come from
 /// whoever can publish; no sensible table comes near it.
 const MAX_DEPTH: usize = 128;
+
+/// How many bytes the length of a table or array takes.
+const LENGTH: usize = 4;
 
 /// A table of named values: message headers, `arguments` of declarations, properties of client and server
 /// (specification 4.2.5.5; a `dict` in pika).
@@ -32,12 +35,20 @@ const MAX_DEPTH: usize = 128;
 /// assert_eq!(headers, same);
 /// ```
 #[derive(Clone, PartialEq, Default)]
-pub struct FieldTable(BTreeMap<String, FieldValue>);
+pub struct FieldTable(
+    /// In the order of the keys, each key once. Tables are small, and mostly written or read from end to end.
+    Vec<(String, FieldValue)>,
+);
 
 impl FieldTable {
     /// An empty table.
     pub const fn new() -> Self {
-        FieldTable(BTreeMap::new())
+        FieldTable(Vec::new())
+    }
+
+    /// Where `key` is, or belongs.
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.as_str().cmp(key))
     }
 
     /// Sets `key` to `value`, and answers the value that it replaces, if any.
@@ -46,27 +57,37 @@ impl FieldTable {
         key: impl Into<String>,
         value: impl Into<FieldValue>,
     ) -> Option<FieldValue> {
-        self.0.insert(key.into(), value.into())
+        self.set(key.into(), value.into())
+    }
+
+    fn set(&mut self, key: String, value: FieldValue) -> Option<FieldValue> {
+        match self.find(&key) {
+            Ok(place) => Some(std::mem::replace(&mut self.0[place].1, value)),
+            Err(place) => {
+                self.0.insert(place, (key, value));
+                None
+            }
+        }
     }
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&FieldValue> {
-        self.0.get(key)
+        self.find(key).ok().map(|place| &self.0[place].1)
     }
 
     /// The value of `key`, to be changed in its place.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut FieldValue> {
-        self.0.get_mut(key)
+        self.find(key).ok().map(|place| &mut self.0[place].1)
     }
 
     /// Whether there is a value for `key`.
     pub fn contains_key(&self, key: &str) -> bool {
-        self.0.contains_key(key)
+        self.find(key).is_ok()
     }
 
     /// Takes `key` out of the table, and answers its value.
     pub fn remove(&mut self, key: &str) -> Option<FieldValue> {
-        self.0.remove(key)
+        self.find(key).ok().map(|place| self.0.remove(place).1)
     }
 
     /// How many values there are.
@@ -86,7 +107,7 @@ impl FieldTable {
 
     /// All keys, in their order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.iter().map(|(key, _)| key)
     }
 
     /// Reads a table from what stands behind its length. A key that comes twice has the value that comes last.
@@ -102,15 +123,15 @@ impl FieldTable {
 
 impl fmt::Debug for FieldTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(&self.0).finish()
+        f.debug_map().entries(self).finish()
     }
 }
 
 impl<K: Into<String>, V: Into<FieldValue>> Extend<(K, V)> for FieldTable {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, fields: I) {
-        let fields = fields.into_iter();
-        self.0
-            .extend(fields.map(|(key, value)| (key.into(), value.into())));
+        for (key, value) in fields {
+            self.insert(key, value);
+        }
     }
 }
 
@@ -148,7 +169,7 @@ impl<'a> IntoIterator for &'a FieldTable {
 
 /// The keys and values of a [`FieldTable`], in the order of the keys; see [`FieldTable::iter`].
 #[derive(Debug, Clone)]
-pub struct Iter<'a>(btree_map::Iter<'a, String, FieldValue>);
+pub struct Iter<'a>(slice::Iter<'a, (String, FieldValue)>);
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a FieldValue);
@@ -173,7 +194,7 @@ impl FusedIterator for Iter<'_> {}
 
 /// The owned keys and values of a [`FieldTable`], in the order of the keys.
 #[derive(Debug)]
-pub struct IntoIter(btree_map::IntoIter<String, FieldValue>);
+pub struct IntoIter(vec::IntoIter<(String, FieldValue)>);
 
 impl Iterator for IntoIter {
     type Item = (String, FieldValue);
@@ -195,13 +216,22 @@ fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, SyntaxError> {
         return Err(SyntaxError::NestedTooDeeply);
     }
     let mut reader = Reader::new(bytes);
-    let mut table = FieldTable::new();
+    let mut fields: Vec<(String, FieldValue)> = Vec::new();
+    let mut in_order = true;
     while !reader.is_empty() {
-        let key = reader.shortstr("table key")?.into_owned();
-        let value = decode_value(&mut reader, depth)?;
-        table.0.insert(key, value);
+        let key = reader.shortstr("table key").into_owned();
+        let value = decode_value(&mut reader, depth);
+        in_order &= fields.last().is_none_or(|(last, _)| *last < key);
+        fields.push((key, value));
     }
-    Ok(table)
+    reader.finish("table")?;
+    if !in_order {
+        // Not one by one: a peer could send them in the order that takes longest. Of equal keys, the last stays.
+        fields.reverse();
+        fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+        fields.dedup_by(|(next, _), (kept, _)| next == kept);
+    }
+    Ok(FieldTable(fields))
 }
 
 fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, SyntaxError> {
@@ -211,111 +241,130 @@ fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, SyntaxErr
     let mut reader = Reader::new(bytes);
     let mut values = Vec::new();
     while !reader.is_empty() {
-        values.push(decode_value(&mut reader, depth)?);
+        values.push(decode_value(&mut reader, depth));
     }
-    Ok(values)
+    reader.finish("array").map(|()| values)
 }
 
-fn decode_value(reader: &mut Reader<'_>, depth: usize) -> Result<FieldValue, SyntaxError> {
+fn decode_value(reader: &mut Reader<'_>, depth: usize) -> FieldValue {
     const VALUE: &str = "a value of a table";
-    Ok(match reader.octet("the type of a value of a table")? {
-        b't' => FieldValue::Bool(reader.octet(VALUE)? != 0),
-        b'b' => FieldValue::I8(reader.octet(VALUE)? as i8),
-        b'B' => FieldValue::U8(reader.octet(VALUE)?),
-        b's' => FieldValue::I16(reader.short(VALUE)? as i16),
-        b'u' => FieldValue::U16(reader.short(VALUE)?),
-        b'I' => FieldValue::I32(reader.long(VALUE)? as i32),
-        b'i' => FieldValue::U32(reader.long(VALUE)?),
-        b'l' | b'L' => FieldValue::I64(reader.longlong(VALUE)? as i64),
-        b'f' => FieldValue::F32(f32::from_bits(reader.long(VALUE)?)),
-        b'd' => FieldValue::F64(f64::from_bits(reader.longlong(VALUE)?)),
+    match reader.octet("the type of a value of a table") {
+        b't' => FieldValue::Bool(reader.octet(VALUE) != 0),
+        b'b' => FieldValue::I8(reader.octet(VALUE) as i8),
+        b'B' => FieldValue::U8(reader.octet(VALUE)),
+        b's' => FieldValue::I16(reader.short(VALUE) as i16),
+        b'u' => FieldValue::U16(reader.short(VALUE)),
+        b'I' => FieldValue::I32(reader.long(VALUE) as i32),
+        b'i' => FieldValue::U32(reader.long(VALUE)),
+        b'l' | b'L' => FieldValue::I64(reader.longlong(VALUE) as i64),
+        b'f' => FieldValue::F32(f32::from_bits(reader.long(VALUE))),
+        b'd' => FieldValue::F64(f64::from_bits(reader.longlong(VALUE))),
         b'D' => FieldValue::Decimal {
-            scale: reader.octet(VALUE)?,
-            value: reader.long(VALUE)?,
+            scale: reader.octet(VALUE),
+            value: reader.long(VALUE),
         },
-        b'S' => FieldValue::Text(reader.block(VALUE)?.to_vec()),
-        b'x' => FieldValue::Bytes(reader.block(VALUE)?.to_vec()),
-        b'A' => FieldValue::Array(decode_array(reader.block(VALUE)?, depth + 1)?),
-        b'T' => FieldValue::Timestamp(reader.longlong(VALUE)?),
-        b'F' => FieldValue::Table(decode_table(reader.block(VALUE)?, depth + 1)?),
+        b'S' => FieldValue::Text(reader.block(VALUE).to_vec()),
+        b'x' => FieldValue::Bytes(reader.block(VALUE).to_vec()),
+        b'T' => FieldValue::Timestamp(reader.longlong(VALUE)),
         b'V' => FieldValue::Void,
-        other => return Err(SyntaxError::UnknownFieldType(other)),
+        b'A' => {
+            let values = decode_array(reader.block(VALUE), depth + 1);
+            or_fail(reader, values.map(FieldValue::Array))
+        }
+        b'F' => {
+            let table = decode_table(reader.block(VALUE), depth + 1);
+            or_fail(reader, table.map(FieldValue::Table))
+        }
+        other => or_fail(reader, Err(SyntaxError::UnknownFieldType(other))),
+    }
+}
+
+fn or_fail(reader: &mut Reader<'_>, value: Result<FieldValue, SyntaxError>) -> FieldValue {
+    value.unwrap_or_else(|error| {
+        reader.fail(error);
+        FieldValue::Void
     })
 }
 
 fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
-    if depth > MAX_DEPTH {
-        return Err(SyntaxError::NestedTooDeeply);
+    let length = begin(out, depth)?;
+    for (key, value) in table {
+        let mut writer = Writer::new(out);
+        writer.shortstr("table key", key);
+        writer.finish()?;
+        encode_value(value, out, depth)?;
     }
-    with_length(out, "table", |out| {
-        for (key, value) in table {
-            Writer::new(out).shortstr("table key", key)?;
-            encode_value(value, out, depth)?;
-        }
-        Ok(())
-    })
+    end(out, length, "table")
 }
 
 fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
+    let length = begin(out, depth)?;
+    for value in values {
+        encode_value(value, out, depth)?;
+    }
+    end(out, length, "array")
+}
+
+/// Makes room for the length of a table or array, unless it is nested too deeply; answers where.
+fn begin(out: &mut Vec<u8>, depth: usize) -> Result<usize, SyntaxError> {
     if depth > MAX_DEPTH {
         return Err(SyntaxError::NestedTooDeeply);
     }
-    with_length(out, "array", |out| {
-        for value in values {
-            encode_value(value, out, depth)?;
-        }
-        Ok(())
-    })
+    out.extend_from_slice(&[0; LENGTH]);
+    Ok(out.len())
 }
 
-fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
-    match value {
-        FieldValue::Bool(value) => out.extend_from_slice(&[b't', u8::from(*value)]),
-        FieldValue::I8(value) => out.extend_from_slice(&[b'b', *value as u8]),
-        FieldValue::U8(value) => out.extend_from_slice(&[b'B', *value]),
-        FieldValue::I16(value) => number(out, b's', BigEndian::write_i16, *value),
-        FieldValue::U16(value) => number(out, b'u', BigEndian::write_u16, *value),
-        FieldValue::I32(value) => number(out, b'I', BigEndian::write_i32, *value),
-        FieldValue::U32(value) => number(out, b'i', BigEndian::write_u32, *value),
-        FieldValue::I64(value) => number(out, b'l', BigEndian::write_i64, *value),
-        FieldValue::Timestamp(value) => number(out, b'T', BigEndian::write_u64, *value),
-        FieldValue::F32(value) if value.is_finite() => {
-            number(out, b'f', BigEndian::write_f32, *value)
-        }
-        FieldValue::F64(value) if value.is_finite() => {
-            number(out, b'd', BigEndian::write_f64, *value)
-        }
-        FieldValue::F32(_) | FieldValue::F64(_) => return Err(SyntaxError::NotFinite),
-        FieldValue::Decimal { scale, value } => {
-            out.extend_from_slice(&[b'D', *scale]);
-            Writer::new(out).long("decimal", value)?;
-        }
-        FieldValue::Text(text) => {
-            out.push(b'S');
-            Writer::new(out).longstr("text", text)?;
-        }
-        FieldValue::Bytes(bytes) => {
-            out.push(b'x');
-            Writer::new(out).longstr("byte array", bytes)?;
-        }
-        FieldValue::Array(values) => {
-            out.push(b'A');
-            encode_array(values, out, depth + 1)?;
-        }
-        FieldValue::Table(table) => {
-            out.push(b'F');
-            encode_table(table, out, depth + 1)?;
-        }
-        FieldValue::Void => out.push(b'V'),
-    }
+/// Fills in the length of what was appended since `begin`.
+fn end(out: &mut [u8], start: usize, field: &'static str) -> Result<(), SyntaxError> {
+    let length = out.len() - start;
+    let prefix =
+        u32::try_from(length).map_err(|_| SyntaxError::LongStringTooLong { field, length })?;
+    BigEndian::write_u32(&mut out[start - LENGTH..start], prefix);
     Ok(())
 }
 
+fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
+    let mut writer = Writer::new(out);
+    match value {
+        FieldValue::Bool(value) => writer.bytes(&[b't', u8::from(*value)]),
+        FieldValue::I8(value) => writer.bytes(&[b'b', *value as u8]),
+        FieldValue::U8(value) => writer.bytes(&[b'B', *value]),
+        FieldValue::I16(value) => number(&mut writer, b's', &value.to_be_bytes()),
+        FieldValue::U16(value) => number(&mut writer, b'u', &value.to_be_bytes()),
+        FieldValue::I32(value) => number(&mut writer, b'I', &value.to_be_bytes()),
+        FieldValue::U32(value) => number(&mut writer, b'i', &value.to_be_bytes()),
+        FieldValue::I64(value) => number(&mut writer, b'l', &value.to_be_bytes()),
+        FieldValue::Timestamp(value) => number(&mut writer, b'T', &value.to_be_bytes()),
+        FieldValue::F32(value) if value.is_finite() => number(&mut writer, b'f', &value.to_be_bytes()),
+        FieldValue::F64(value) if value.is_finite() => number(&mut writer, b'd', &value.to_be_bytes()),
+        FieldValue::F32(_) | FieldValue::F64(_) => return Err(SyntaxError::NotFinite),
+        FieldValue::Decimal { scale, value } => {
+            writer.bytes(&[b'D', *scale]);
+            writer.long("decimal", value);
+        }
+        FieldValue::Text(text) => {
+            writer.bytes(b"S");
+            writer.longstr("text", text);
+        }
+        FieldValue::Bytes(bytes) => {
+            writer.bytes(b"x");
+            writer.longstr("byte array", bytes);
+        }
+        FieldValue::Array(values) => {
+            out.push(b'A');
+            return encode_array(values, out, depth + 1);
+        }
+        FieldValue::Table(table) => {
+            out.push(b'F');
+            return encode_table(table, out, depth + 1);
+        }
+        FieldValue::Void => writer.bytes(b"V"),
+    }
+    writer.finish()
+}
+
 /// The type octet, and the number in its own width.
-fn number<T>(out: &mut Vec<u8>, kind: u8, write: fn(&mut [u8], T), value: T) {
-    let mut bytes = [0; 8];
-    let width = size_of::<T>();
-    write(&mut bytes[..width], value);
-    out.push(kind);
-    out.extend_from_slice(&bytes[..width]);
+fn number(writer: &mut Writer<'_>, kind: u8, bytes: &[u8]) {
+    writer.bytes(&[kind]);
+    writer.bytes(bytes);
 }

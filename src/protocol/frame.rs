@@ -127,13 +127,13 @@ pub(crate) fn body_prefix(channel: u16, length: u32) -> [u8; PREFIX] {
 /// Reads the payload of a header frame: the size of the body that follows, and the properties.
 pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError> {
     let mut reader = Reader::new(payload);
-    let class = reader.short("the class id of a content header")?;
+    let class = reader.short("the class id of a content header");
     if class != BASIC {
-        return Err(SyntaxError::WrongContentClass(class));
+        reader.fail(SyntaxError::WrongContentClass(class));
     }
-    reader.short("the weight of a content header")?;
-    let body_size = reader.longlong("the body size of a content header")?;
-    let properties = Arrived::decode(&mut reader)?;
+    reader.short("the weight of a content header");
+    let body_size = reader.longlong("the body size of a content header");
+    let properties = Arrived::decode(&mut reader);
     reader.finish("a content header")?;
     Ok((body_size, properties))
 }

@@ -34,11 +34,31 @@ macro_rules! zero {
     };
 }
 
-/// A method is a line: class id, method id, the variant's name, the specification's name, and the fields. Reserved fields
+/// Whether a method of this sender is read: a client reads what a server sends. Tests and fuzzing read everything.
+macro_rules! comes_from {
+    (client) => {
+        cfg!(any(test, fuzzing, feature = "unstable-internals"))
+    };
+    ($server_or_either:ident) => {
+        true
+    };
+}
+
+/// Whether a method of this sender is written.
+macro_rules! goes_from {
+    (server) => {
+        cfg!(any(test, fuzzing, feature = "unstable-internals"))
+    };
+    ($client_or_either:ident) => {
+        true
+    };
+}
+
+/// A method is a line: who sends it (`client`, `server` or `either`), class id, method id, the variant's name, the specification's name, and the fields. Reserved fields
 /// stand in square brackets, before the others or (`then`) behind them; they are sent as zero and skipped when read.
 macro_rules! methods {
     ($(
-        $class:literal $method:literal $variant:ident $name:literal
+        $sender:ident $class:literal $method:literal $variant:ident $name:literal
         $([$($before:ident: $before_kind:ident),+])?
         $({$($field:ident: $kind:ident),+})?
         $(then [$($after:ident: $after_kind:ident),+])?;
@@ -53,33 +73,37 @@ macro_rules! methods {
             /// Reads class id, method id and arguments, which must fill the payload.
             pub(crate) fn decode(payload: &'a [u8]) -> Result<Method<'a>, SyntaxError> {
                 let mut reader = Reader::new(payload);
-                let class = reader.short("the class id of a method")?;
-                let method = reader.short("the id of a method")?;
-                match (class, method) {
-                    $( ($class, $method) => {
-                        $( $( reader.$before_kind(stringify!($before))?; )+ )?
-                        $( $( let $field = reader.$kind(stringify!($field))?; )+ )?
-                        $( $( reader.$after_kind(stringify!($after))?; )+ )?
-                        reader.finish($name)?;
-                        Ok(Method::$variant $({ $($field),+ })?)
+                let class = reader.short("the class id of a method");
+                let method = reader.short("the id of a method");
+                let (what, read) = match (class, method) {
+                    $( ($class, $method) if comes_from!($sender) => {
+                        $( $( reader.$before_kind(stringify!($before)); )+ )?
+                        $( $( let $field = reader.$kind(stringify!($field)); )+ )?
+                        $( $( reader.$after_kind(stringify!($after)); )+ )?
+                        ($name, Method::$variant $({ $($field),+ })?)
                     } )+
-                    _ => Err(SyntaxError::UnknownMethod { class, method }),
-                }
+                    _ => {
+                        reader.fail(SyntaxError::UnknownMethod { class, method });
+                        ("", Method::ConnectionUnblocked)
+                    }
+                };
+                reader.finish(what).map(|()| read)
             }
 
             /// Appends class id, method id and arguments. After an error, part of them may stand in `out`.
             pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
                 let mut writer = Writer::new(out);
                 match self {
-                    $( Method::$variant $({ $($field),+ })? => {
+                    $( Method::$variant $({ $($field),+ })? if goes_from!($sender) => {
                         const IDS: [u8; 4] = ids($class, $method);
                         writer.bytes(&IDS);
-                        $( $( writer.$before_kind(stringify!($before), zero!($before_kind))?; )+ )?
-                        $( $( writer.$kind(stringify!($field), $field)?; )+ )?
-                        $( $( writer.$after_kind(stringify!($after), zero!($after_kind))?; )+ )?
+                        $( $( writer.$before_kind(stringify!($before), zero!($before_kind)); )+ )?
+                        $( $( writer.$kind(stringify!($field), $field); )+ )?
+                        $( $( writer.$after_kind(stringify!($after), zero!($after_kind)); )+ )?
                     } )+
+                    _ => debug_assert!(false, "a client does not send {}", self.name()),
                 }
-                Ok(())
+                writer.finish()
             }
 
             /// Class id and method id.
@@ -107,8 +131,8 @@ macro_rules! methods {
 
         /// The table itself, for the test that holds it against the specification.
         #[cfg(test)]
-        pub(crate) const TABLE: &[(u16, u16, &str, &[(&str, &str)])] = &[$(
-            ($class, $method, $name, &[
+        pub(crate) const TABLE: &[(&str, u16, u16, &str, &[(&str, &str)])] = &[$(
+            (stringify!($sender), $class, $method, $name, &[
                 $( $( (stringify!($before), stringify!($before_kind)), )+ )?
                 $( $( (stringify!($field), stringify!($kind)), )+ )?
                 $( $( (stringify!($after), stringify!($after_kind)), )+ )?
@@ -118,79 +142,79 @@ macro_rules! methods {
 }
 
 methods! {
-    10 10 ConnectionStart "connection.start" { version_major: octet, version_minor: octet, server_properties: table, mechanisms: longstr, locales: longstr };
-    10 11 ConnectionStartOk "connection.start-ok" { client_properties: table, mechanism: shortstr, response: longstr, locale: shortstr };
-    10 20 ConnectionSecure "connection.secure" { challenge: longstr };
-    10 21 ConnectionSecureOk "connection.secure-ok" { response: longstr };
-    10 30 ConnectionTune "connection.tune" { channel_max: short, frame_max: long, heartbeat: short };
-    10 31 ConnectionTuneOk "connection.tune-ok" { channel_max: short, frame_max: long, heartbeat: short };
-    10 40 ConnectionOpen "connection.open" { virtual_host: shortstr } then [capabilities: shortstr, insist: bit];
-    10 41 ConnectionOpenOk "connection.open-ok" [known_hosts: shortstr];
-    10 50 ConnectionClose "connection.close" { reply_code: short, reply_text: shortstr, class_id: short, method_id: short };
-    10 51 ConnectionCloseOk "connection.close-ok";
-    10 60 ConnectionBlocked "connection.blocked" { reason: shortstr };
-    10 61 ConnectionUnblocked "connection.unblocked";
-    10 70 ConnectionUpdateSecret "connection.update-secret" { new_secret: longstr, reason: shortstr };
-    10 71 ConnectionUpdateSecretOk "connection.update-secret-ok";
+    server 10 10 ConnectionStart "connection.start" { version_major: octet, version_minor: octet, server_properties: table, mechanisms: longstr, locales: longstr };
+    client 10 11 ConnectionStartOk "connection.start-ok" { client_properties: table, mechanism: shortstr, response: longstr, locale: shortstr };
+    server 10 20 ConnectionSecure "connection.secure" { challenge: longstr };
+    client 10 21 ConnectionSecureOk "connection.secure-ok" { response: longstr };
+    server 10 30 ConnectionTune "connection.tune" { channel_max: short, frame_max: long, heartbeat: short };
+    client 10 31 ConnectionTuneOk "connection.tune-ok" { channel_max: short, frame_max: long, heartbeat: short };
+    client 10 40 ConnectionOpen "connection.open" { virtual_host: shortstr } then [capabilities: shortstr, insist: bit];
+    server 10 41 ConnectionOpenOk "connection.open-ok" [known_hosts: shortstr];
+    either 10 50 ConnectionClose "connection.close" { reply_code: short, reply_text: shortstr, class_id: short, method_id: short };
+    either 10 51 ConnectionCloseOk "connection.close-ok";
+    server 10 60 ConnectionBlocked "connection.blocked" { reason: shortstr };
+    server 10 61 ConnectionUnblocked "connection.unblocked";
+    client 10 70 ConnectionUpdateSecret "connection.update-secret" { new_secret: longstr, reason: shortstr };
+    server 10 71 ConnectionUpdateSecretOk "connection.update-secret-ok";
 
-    20 10 ChannelOpen "channel.open" [out_of_band: shortstr];
-    20 11 ChannelOpenOk "channel.open-ok" [channel_id: longstr];
-    20 20 ChannelFlow "channel.flow" { active: bit };
-    20 21 ChannelFlowOk "channel.flow-ok" { active: bit };
-    20 40 ChannelClose "channel.close" { reply_code: short, reply_text: shortstr, class_id: short, method_id: short };
-    20 41 ChannelCloseOk "channel.close-ok";
+    client 20 10 ChannelOpen "channel.open" [out_of_band: shortstr];
+    server 20 11 ChannelOpenOk "channel.open-ok" [channel_id: longstr];
+    either 20 20 ChannelFlow "channel.flow" { active: bit };
+    either 20 21 ChannelFlowOk "channel.flow-ok" { active: bit };
+    either 20 40 ChannelClose "channel.close" { reply_code: short, reply_text: shortstr, class_id: short, method_id: short };
+    either 20 41 ChannelCloseOk "channel.close-ok";
 
-    30 10 AccessRequest "access.request" { realm: shortstr, exclusive: bit, passive: bit, active: bit, write: bit, read: bit };
-    30 11 AccessRequestOk "access.request-ok" { ticket: short };
+    client 30 10 AccessRequest "access.request" { realm: shortstr, exclusive: bit, passive: bit, active: bit, write: bit, read: bit };
+    server 30 11 AccessRequestOk "access.request-ok" { ticket: short };
 
-    40 10 ExchangeDeclare "exchange.declare" [ticket: short] { exchange: shortstr, exchange_type: shortstr, passive: bit, durable: bit, auto_delete: bit, internal: bit, no_wait: bit, arguments: table };
-    40 11 ExchangeDeclareOk "exchange.declare-ok";
-    40 20 ExchangeDelete "exchange.delete" [ticket: short] { exchange: shortstr, if_unused: bit, no_wait: bit };
-    40 21 ExchangeDeleteOk "exchange.delete-ok";
-    40 30 ExchangeBind "exchange.bind" [ticket: short] { destination: shortstr, source: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
-    40 31 ExchangeBindOk "exchange.bind-ok";
-    40 40 ExchangeUnbind "exchange.unbind" [ticket: short] { destination: shortstr, source: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
-    40 51 ExchangeUnbindOk "exchange.unbind-ok";
+    client 40 10 ExchangeDeclare "exchange.declare" [ticket: short] { exchange: shortstr, exchange_type: shortstr, passive: bit, durable: bit, auto_delete: bit, internal: bit, no_wait: bit, arguments: table };
+    server 40 11 ExchangeDeclareOk "exchange.declare-ok";
+    client 40 20 ExchangeDelete "exchange.delete" [ticket: short] { exchange: shortstr, if_unused: bit, no_wait: bit };
+    server 40 21 ExchangeDeleteOk "exchange.delete-ok";
+    client 40 30 ExchangeBind "exchange.bind" [ticket: short] { destination: shortstr, source: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
+    server 40 31 ExchangeBindOk "exchange.bind-ok";
+    client 40 40 ExchangeUnbind "exchange.unbind" [ticket: short] { destination: shortstr, source: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
+    server 40 51 ExchangeUnbindOk "exchange.unbind-ok";
 
-    50 10 QueueDeclare "queue.declare" [ticket: short] { queue: shortstr, passive: bit, durable: bit, exclusive: bit, auto_delete: bit, no_wait: bit, arguments: table };
-    50 11 QueueDeclareOk "queue.declare-ok" { queue: shortstr, message_count: long, consumer_count: long };
-    50 20 QueueBind "queue.bind" [ticket: short] { queue: shortstr, exchange: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
-    50 21 QueueBindOk "queue.bind-ok";
-    50 30 QueuePurge "queue.purge" [ticket: short] { queue: shortstr, no_wait: bit };
-    50 31 QueuePurgeOk "queue.purge-ok" { message_count: long };
-    50 40 QueueDelete "queue.delete" [ticket: short] { queue: shortstr, if_unused: bit, if_empty: bit, no_wait: bit };
-    50 41 QueueDeleteOk "queue.delete-ok" { message_count: long };
-    50 50 QueueUnbind "queue.unbind" [ticket: short] { queue: shortstr, exchange: shortstr, routing_key: shortstr, arguments: table };
-    50 51 QueueUnbindOk "queue.unbind-ok";
+    client 50 10 QueueDeclare "queue.declare" [ticket: short] { queue: shortstr, passive: bit, durable: bit, exclusive: bit, auto_delete: bit, no_wait: bit, arguments: table };
+    server 50 11 QueueDeclareOk "queue.declare-ok" { queue: shortstr, message_count: long, consumer_count: long };
+    client 50 20 QueueBind "queue.bind" [ticket: short] { queue: shortstr, exchange: shortstr, routing_key: shortstr, no_wait: bit, arguments: table };
+    server 50 21 QueueBindOk "queue.bind-ok";
+    client 50 30 QueuePurge "queue.purge" [ticket: short] { queue: shortstr, no_wait: bit };
+    server 50 31 QueuePurgeOk "queue.purge-ok" { message_count: long };
+    client 50 40 QueueDelete "queue.delete" [ticket: short] { queue: shortstr, if_unused: bit, if_empty: bit, no_wait: bit };
+    server 50 41 QueueDeleteOk "queue.delete-ok" { message_count: long };
+    client 50 50 QueueUnbind "queue.unbind" [ticket: short] { queue: shortstr, exchange: shortstr, routing_key: shortstr, arguments: table };
+    server 50 51 QueueUnbindOk "queue.unbind-ok";
 
-    60 10 BasicQos "basic.qos" { prefetch_size: long, prefetch_count: short, global: bit };
-    60 11 BasicQosOk "basic.qos-ok";
-    60 20 BasicConsume "basic.consume" [ticket: short] { queue: shortstr, consumer_tag: shortstr, no_local: bit, no_ack: bit, exclusive: bit, no_wait: bit, arguments: table };
-    60 21 BasicConsumeOk "basic.consume-ok" { consumer_tag: shortstr };
-    60 30 BasicCancel "basic.cancel" { consumer_tag: shortstr, no_wait: bit };
-    60 31 BasicCancelOk "basic.cancel-ok" { consumer_tag: shortstr };
-    60 40 BasicPublish "basic.publish" [ticket: short] { exchange: shortstr, routing_key: shortstr, mandatory: bit, immediate: bit };
-    60 50 BasicReturn "basic.return" { reply_code: short, reply_text: shortstr, exchange: shortstr, routing_key: shortstr };
-    60 60 BasicDeliver "basic.deliver" { consumer_tag: shortstr, delivery_tag: longlong, redelivered: bit, exchange: shortstr, routing_key: shortstr };
-    60 70 BasicGet "basic.get" [ticket: short] { queue: shortstr, no_ack: bit };
-    60 71 BasicGetOk "basic.get-ok" { delivery_tag: longlong, redelivered: bit, exchange: shortstr, routing_key: shortstr, message_count: long };
-    60 72 BasicGetEmpty "basic.get-empty" [cluster_id: shortstr];
-    60 80 BasicAck "basic.ack" { delivery_tag: longlong, multiple: bit };
-    60 90 BasicReject "basic.reject" { delivery_tag: longlong, requeue: bit };
-    60 100 BasicRecoverAsync "basic.recover-async" { requeue: bit };
-    60 110 BasicRecover "basic.recover" { requeue: bit };
-    60 111 BasicRecoverOk "basic.recover-ok";
-    60 120 BasicNack "basic.nack" { delivery_tag: longlong, multiple: bit, requeue: bit };
+    client 60 10 BasicQos "basic.qos" { prefetch_size: long, prefetch_count: short, global: bit };
+    server 60 11 BasicQosOk "basic.qos-ok";
+    client 60 20 BasicConsume "basic.consume" [ticket: short] { queue: shortstr, consumer_tag: shortstr, no_local: bit, no_ack: bit, exclusive: bit, no_wait: bit, arguments: table };
+    server 60 21 BasicConsumeOk "basic.consume-ok" { consumer_tag: shortstr };
+    either 60 30 BasicCancel "basic.cancel" { consumer_tag: shortstr, no_wait: bit };
+    either 60 31 BasicCancelOk "basic.cancel-ok" { consumer_tag: shortstr };
+    client 60 40 BasicPublish "basic.publish" [ticket: short] { exchange: shortstr, routing_key: shortstr, mandatory: bit, immediate: bit };
+    server 60 50 BasicReturn "basic.return" { reply_code: short, reply_text: shortstr, exchange: shortstr, routing_key: shortstr };
+    server 60 60 BasicDeliver "basic.deliver" { consumer_tag: shortstr, delivery_tag: longlong, redelivered: bit, exchange: shortstr, routing_key: shortstr };
+    client 60 70 BasicGet "basic.get" [ticket: short] { queue: shortstr, no_ack: bit };
+    server 60 71 BasicGetOk "basic.get-ok" { delivery_tag: longlong, redelivered: bit, exchange: shortstr, routing_key: shortstr, message_count: long };
+    server 60 72 BasicGetEmpty "basic.get-empty" [cluster_id: shortstr];
+    either 60 80 BasicAck "basic.ack" { delivery_tag: longlong, multiple: bit };
+    client 60 90 BasicReject "basic.reject" { delivery_tag: longlong, requeue: bit };
+    client 60 100 BasicRecoverAsync "basic.recover-async" { requeue: bit };
+    client 60 110 BasicRecover "basic.recover" { requeue: bit };
+    server 60 111 BasicRecoverOk "basic.recover-ok";
+    either 60 120 BasicNack "basic.nack" { delivery_tag: longlong, multiple: bit, requeue: bit };
 
-    90 10 TxSelect "tx.select";
-    90 11 TxSelectOk "tx.select-ok";
-    90 20 TxCommit "tx.commit";
-    90 21 TxCommitOk "tx.commit-ok";
-    90 30 TxRollback "tx.rollback";
-    90 31 TxRollbackOk "tx.rollback-ok";
+    client 90 10 TxSelect "tx.select";
+    server 90 11 TxSelectOk "tx.select-ok";
+    client 90 20 TxCommit "tx.commit";
+    server 90 21 TxCommitOk "tx.commit-ok";
+    client 90 30 TxRollback "tx.rollback";
+    server 90 31 TxRollbackOk "tx.rollback-ok";
 
-    85 10 ConfirmSelect "confirm.select" { no_wait: bit };
-    85 11 ConfirmSelectOk "confirm.select-ok";
+    client 85 10 ConfirmSelect "confirm.select" { no_wait: bit };
+    server 85 11 ConfirmSelectOk "confirm.select-ok";
 }
 
 impl Method<'_> {

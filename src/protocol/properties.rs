@@ -88,36 +88,32 @@ macro_rules! properties {
                     }
                 )+
                 let mut writer = Writer::new(out);
-                writer.short("property flags", &flags)?;
+                writer.short("property flags", &flags);
                 if flags == 0 {
                     return Ok(());
                 }
                 $(
                     if let Some(value) = &self.$name {
-                        writer.$kind(stringify!($name), $write(value))?;
+                        writer.$kind(stringify!($name), $write(value));
                     }
                 )+
-                Ok(())
+                writer.finish()
             }
 
-            /// Reads what [`encode`](BasicProperties::encode) writes.
-            pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, SyntaxError> {
-                let flags = reader.short("property flags")?;
+            /// Reads the values of the properties that these flags announce.
+            fn decode(flags: u16, reader: &mut Reader<'_>) -> Self {
                 let mut properties = BasicProperties::default();
-                if flags == 0 {
-                    return Ok(properties);
-                }
                 // The lowest bit would announce more flags, and the next one a property that does not exist: what follows
                 // could not be read.
                 if flags & 0b11 != 0 {
-                    return Err(SyntaxError::UnknownProperties(flags));
+                    reader.fail(SyntaxError::UnknownProperties(flags));
                 }
                 $(
                     if flags & (1 << $flag) != 0 {
-                        properties.$name = Some($read(reader.$kind(stringify!($name))?));
+                        properties.$name = Some($read(reader.$kind(stringify!($name))));
                     }
                 )+
-                Ok(properties)
+                properties
             }
         }
 
@@ -198,25 +194,19 @@ pub(crate) enum Arrived {
 }
 
 impl Arrived {
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, SyntaxError> {
+    /// Reads what [`encode`](BasicProperties::encode) writes.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Self {
         const DELIVERY_MODE: u16 = 1 << 12;
         const PRIORITY: u16 = 1 << 11;
-        let flags = reader.clone().short("property flags")?;
+        let flags = reader.short("property flags");
         if flags & !(DELIVERY_MODE | PRIORITY) != 0 {
-            return Ok(Arrived::Many(Box::new(BasicProperties::decode(reader)?)));
+            return Arrived::Many(Box::new(BasicProperties::decode(flags, reader)));
         }
-        reader.short("property flags")?;
-        let (mut delivery_mode, mut priority) = (None, None);
-        if flags & DELIVERY_MODE != 0 {
-            delivery_mode = Some(DeliveryMode::from(reader.octet("delivery_mode")?));
+        Arrived::Few {
+            delivery_mode: (flags & DELIVERY_MODE != 0)
+                .then(|| reader.octet("delivery_mode").into()),
+            priority: (flags & PRIORITY != 0).then(|| reader.octet("priority")),
         }
-        if flags & PRIORITY != 0 {
-            priority = Some(reader.octet("priority")?);
-        }
-        Ok(Arrived::Few {
-            delivery_mode,
-            priority,
-        })
     }
 }
 

@@ -97,185 +97,193 @@ pub enum SyntaxError {
 
 /// Reads wire types off the front of a byte slice.
 ///
-/// Every method takes the name of what is read, for the error.
-#[derive(Debug, Clone)]
+/// Every method takes the name of what is read, for the error. The first error is kept for `finish`; whatever is read
+/// after it is zero or empty, so that nobody has to look in between.
+#[derive(Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     /// The octet that the next bit is in, if consecutive bits have begun one.
     bits: u8,
     /// The next bit's place in that octet; 0 when a new octet must be read.
     next_bit: u8,
+    error: Option<SyntaxError>,
 }
 
 impl<'a> Reader<'a> {
-    #[inline]
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Reader {
             rest: bytes,
             bits: 0,
             next_bit: 0,
+            error: None,
         }
     }
 
-    #[inline]
+    /// Whether everything has been read, or an error came.
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// Checks that all has been read.
-    #[inline]
-    pub(crate) fn finish(&self, what: &'static str) -> Result<(), SyntaxError> {
-        match self.rest.len() {
-            0 => Ok(()),
-            count => Err(SyntaxError::TrailingBytes { what, count }),
+    /// Checks that there was no error and that all has been read.
+    pub(crate) fn finish(&mut self, what: &'static str) -> Result<(), SyntaxError> {
+        match (self.error.take(), self.rest.len()) {
+            (Some(error), _) => Err(error),
+            (None, 0) => Ok(()),
+            (None, count) => Err(SyntaxError::TrailingBytes { what, count }),
         }
     }
 
-    #[inline]
-    fn take(&mut self, length: usize, field: &'static str) -> Result<&'a [u8], SyntaxError> {
+    /// Notes an error, unless there was one before; nothing more is read.
+    #[cold]
+    pub(crate) fn fail(&mut self, error: SyntaxError) {
+        self.rest = &[];
+        self.error.get_or_insert(error);
+    }
+
+    fn take(&mut self, length: usize, field: &'static str) -> &'a [u8] {
         self.next_bit = 0;
         match self.rest.split_at_checked(length) {
             Some((taken, rest)) => {
                 self.rest = rest;
-                Ok(taken)
+                taken
             }
-            None => Err(SyntaxError::Truncated { field }),
+            None => {
+                self.fail(SyntaxError::Truncated { field });
+                &[]
+            }
         }
     }
 
     #[inline]
-    pub(crate) fn octet(&mut self, field: &'static str) -> Result<u8, SyntaxError> {
+    fn array<const N: usize>(&mut self, field: &'static str) -> [u8; N] {
         self.next_bit = 0;
-        match self.rest.split_first() {
-            Some((first, rest)) => {
+        match self.rest.split_first_chunk() {
+            Some((taken, rest)) => {
                 self.rest = rest;
-                Ok(*first)
+                *taken
             }
-            None => Err(SyntaxError::Truncated { field }),
+            None => {
+                self.fail(SyntaxError::Truncated { field });
+                [0; N]
+            }
         }
     }
 
-    #[inline]
-    pub(crate) fn short(&mut self, field: &'static str) -> Result<u16, SyntaxError> {
-        self.take(2, field).map(BigEndian::read_u16)
+    pub(crate) fn octet(&mut self, field: &'static str) -> u8 {
+        let [octet] = self.array(field);
+        octet
     }
 
-    #[inline]
-    pub(crate) fn long(&mut self, field: &'static str) -> Result<u32, SyntaxError> {
-        self.take(4, field).map(BigEndian::read_u32)
+    pub(crate) fn short(&mut self, field: &'static str) -> u16 {
+        BigEndian::read_u16(&self.array::<2>(field))
     }
 
-    #[inline]
-    pub(crate) fn longlong(&mut self, field: &'static str) -> Result<u64, SyntaxError> {
-        self.take(8, field).map(BigEndian::read_u64)
+    pub(crate) fn long(&mut self, field: &'static str) -> u32 {
+        BigEndian::read_u32(&self.array::<4>(field))
+    }
+
+    pub(crate) fn longlong(&mut self, field: &'static str) -> u64 {
+        BigEndian::read_u64(&self.array::<8>(field))
     }
 
     /// One bit. Bits that follow each other share an octet, lowest first (specification 4.2.5.2).
-    #[inline]
-    pub(crate) fn bit(&mut self, field: &'static str) -> Result<bool, SyntaxError> {
+    pub(crate) fn bit(&mut self, field: &'static str) -> bool {
         if self.next_bit == 0 {
-            self.bits = self.octet(field)?;
+            self.bits = self.octet(field);
             self.next_bit = 1;
         }
         let bit = self.bits & self.next_bit != 0;
         self.next_bit <<= 1;
-        Ok(bit)
+        bit
     }
 
     /// A short string. What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
-    #[inline]
-    pub(crate) fn shortstr(&mut self, field: &'static str) -> Result<Cow<'a, str>, SyntaxError> {
-        let length = self.octet(field)?;
-        let bytes = self.take(usize::from(length), field)?;
-        Ok(match std::str::from_utf8(bytes) {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) => String::from_utf8_lossy(bytes),
+    pub(crate) fn shortstr(&mut self, field: &'static str) -> Cow<'a, str> {
+        let length = self.octet(field);
+        String::from_utf8_lossy(self.take(usize::from(length), field))
+    }
+
+    pub(crate) fn longstr(&mut self, field: &'static str) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self.block(field))
+    }
+
+    pub(crate) fn table(&mut self, field: &'static str) -> Cow<'a, FieldTable> {
+        Cow::Owned(match FieldTable::decode(self.block(field)) {
+            Ok(table) => table,
+            Err(error) => {
+                self.fail(error);
+                FieldTable::new()
+            }
         })
     }
 
-    #[inline]
-    pub(crate) fn longstr(&mut self, field: &'static str) -> Result<Cow<'a, [u8]>, SyntaxError> {
-        self.block(field).map(Cow::Borrowed)
-    }
-
-    #[inline]
-    pub(crate) fn table(
-        &mut self,
-        field: &'static str,
-    ) -> Result<Cow<'a, FieldTable>, SyntaxError> {
-        self.block(field)
-            .and_then(FieldTable::decode)
-            .map(Cow::Owned)
-    }
-
     /// Bytes behind a length of four octets.
-    #[inline]
-    pub(crate) fn block(&mut self, field: &'static str) -> Result<&'a [u8], SyntaxError> {
-        let length = self.long(field)?;
-        let length = usize::try_from(length).map_err(|_| SyntaxError::Truncated { field })?;
+    pub(crate) fn block(&mut self, field: &'static str) -> &'a [u8] {
+        // A length that an usize cannot hold is certainly more than there is.
+        let length = usize::try_from(self.long(field)).unwrap_or(usize::MAX);
         self.take(length, field)
     }
 }
 
 /// Appends wire types to a buffer.
 ///
-/// Every method takes the name of what is written, for the error.
+/// Every method takes the name of what is written, for the error. The first error is kept for `finish`.
 #[derive(Debug)]
 pub(crate) struct Writer<'b> {
     out: &'b mut Vec<u8>,
     /// The next bit's place in the last octet; 0 when a new octet must be begun.
     next_bit: u8,
+    error: Option<SyntaxError>,
 }
 
 impl<'b> Writer<'b> {
-    #[inline]
     pub(crate) fn new(out: &'b mut Vec<u8>) -> Self {
-        Writer { out, next_bit: 0 }
+        Writer {
+            out,
+            next_bit: 0,
+            error: None,
+        }
     }
 
-    #[inline]
+    /// After an error, part of what was to be written may stand in the buffer.
+    pub(crate) fn finish(self) -> Result<(), SyntaxError> {
+        self.error.map_or(Ok(()), Err)
+    }
+
+    #[cold]
+    fn fail(&mut self, error: SyntaxError) {
+        self.error.get_or_insert(error);
+    }
+
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.next_bit = 0;
         self.out.extend_from_slice(bytes);
     }
 
-    #[inline]
-    pub(crate) fn octet(&mut self, _field: &'static str, value: &u8) -> Result<(), SyntaxError> {
+    pub(crate) fn octet(&mut self, _field: &'static str, value: &u8) {
         self.next_bit = 0;
         self.out.push(*value);
-        Ok(())
     }
 
-    #[inline]
-    pub(crate) fn short(&mut self, _field: &'static str, value: &u16) -> Result<(), SyntaxError> {
+    pub(crate) fn short(&mut self, _field: &'static str, value: &u16) {
         let mut bytes = [0; 2];
         BigEndian::write_u16(&mut bytes, *value);
         self.bytes(&bytes);
-        Ok(())
     }
 
-    #[inline]
-    pub(crate) fn long(&mut self, _field: &'static str, value: &u32) -> Result<(), SyntaxError> {
+    pub(crate) fn long(&mut self, _field: &'static str, value: &u32) {
         let mut bytes = [0; 4];
         BigEndian::write_u32(&mut bytes, *value);
         self.bytes(&bytes);
-        Ok(())
     }
 
-    #[inline]
-    pub(crate) fn longlong(
-        &mut self,
-        _field: &'static str,
-        value: &u64,
-    ) -> Result<(), SyntaxError> {
+    pub(crate) fn longlong(&mut self, _field: &'static str, value: &u64) {
         let mut bytes = [0; 8];
         BigEndian::write_u64(&mut bytes, *value);
         self.bytes(&bytes);
-        Ok(())
     }
 
-    #[inline]
-    pub(crate) fn bit(&mut self, _field: &'static str, value: &bool) -> Result<(), SyntaxError> {
+    pub(crate) fn bit(&mut self, _field: &'static str, value: &bool) {
         let bit = if self.next_bit == 0 {
             self.out.push(0);
             1
@@ -288,57 +296,34 @@ impl<'b> Writer<'b> {
             }
         }
         self.next_bit = bit << 1;
-        Ok(())
     }
 
-    #[inline]
-    pub(crate) fn shortstr(&mut self, field: &'static str, value: &str) -> Result<(), SyntaxError> {
+    pub(crate) fn shortstr(&mut self, field: &'static str, value: &str) {
         let length = value.len();
         if length > SHORT_STRING_MAX {
-            return Err(SyntaxError::ShortStringTooLong { field, length });
+            return self.fail(SyntaxError::ShortStringTooLong { field, length });
         }
         self.next_bit = 0;
+        self.out.reserve(1 + length);
         self.out.push(length as u8);
         self.out.extend_from_slice(value.as_bytes());
-        Ok(())
     }
 
-    #[inline]
-    pub(crate) fn longstr(&mut self, field: &'static str, value: &[u8]) -> Result<(), SyntaxError> {
+    pub(crate) fn longstr(&mut self, field: &'static str, value: &[u8]) {
         let length = value.len();
-        let Ok(prefix) = u32::try_from(length) else {
-            return Err(SyntaxError::LongStringTooLong { field, length });
-        };
-        self.long(field, &prefix)?;
-        self.bytes(value);
-        Ok(())
+        match u32::try_from(length) {
+            Ok(prefix) => {
+                self.long(field, &prefix);
+                self.bytes(value);
+            }
+            Err(_) => self.fail(SyntaxError::LongStringTooLong { field, length }),
+        }
     }
 
-    #[inline]
-    pub(crate) fn table(
-        &mut self,
-        _field: &'static str,
-        value: &FieldTable,
-    ) -> Result<(), SyntaxError> {
+    pub(crate) fn table(&mut self, _field: &'static str, value: &FieldTable) {
         self.next_bit = 0;
-        value.encode(self.out)
+        if let Err(error) = value.encode(self.out) {
+            self.fail(error);
+        }
     }
-}
-
-/// Writes a length of four octets for what `fill` appends behind it.
-pub(crate) fn with_length(
-    out: &mut Vec<u8>,
-    field: &'static str,
-    fill: impl FnOnce(&mut Vec<u8>) -> Result<(), SyntaxError>,
-) -> Result<(), SyntaxError> {
-    let place = out.len();
-    out.extend_from_slice(&[0; 4]);
-    let start = out.len();
-    fill(out)?;
-    let length = out.len() - start;
-    let Ok(prefix) = u32::try_from(length) else {
-        return Err(SyntaxError::LongStringTooLong { field, length });
-    };
-    BigEndian::write_u32(&mut out[place..start], prefix);
-    Ok(())
 }
