@@ -133,7 +133,11 @@ impl Channel {
     pub(crate) fn open(connection: &Connection, number: Option<u16>) -> Result<Channel> {
         let link = connection.link();
         let mut shared = link.lock();
-        connection.check_open(&mut shared.session)?;
+        if let Err(error) = connection.check_open(&mut shared.session) {
+            drop(shared);
+            connection.let_go_if_ended();
+            return Err(error);
+        }
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);
         let for_channel = Arc::clone(&gate);
@@ -853,6 +857,8 @@ impl Channel {
         };
         while round.run(None, is_over)? || !is_over(&mut link.lock()) {}
         if let Some(end) = self.handle.gate.end.get() {
+            // Nothing will come any more; the callbacks may hold clones of this channel.
+            self.forget_callbacks();
             return match end {
                 Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {
                     Ok(ConsumingEnded::Closed)

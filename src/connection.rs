@@ -1,7 +1,6 @@
 //! The public handle of a connection.
 
-use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,7 +63,8 @@ pub struct TimerId {
 #[derive(Default)]
 struct Timers {
     next: u64,
-    waiting: BTreeMap<TimerId, TimerCallback>,
+    /// The soonest first.
+    waiting: VecDeque<(TimerId, TimerCallback)>,
 }
 
 struct ConnectionHandle {
@@ -205,6 +205,23 @@ impl Connection {
         self.close_with(200, "Normal shutdown")
     }
 
+    /// The connection has ended: callbacks that will not run any more are dropped, since they often hold clones of their
+    /// channel or connection, which would keep everything alive for ever. Whoever still has something to tell does this
+    /// when it is told.
+    fn let_go(&self) {
+        let owners = self.link().lock().session.idle_owners();
+        for owner in owners {
+            if let Ok(handle) = owner.downcast::<ChannelHandle>() {
+                Channel::from(handle).forget_callbacks();
+            }
+        }
+        let timers = std::mem::take(&mut lock(&self.handle.timers).waiting);
+        self.handle.timers_set.store(0, Ordering::Release);
+        let blocked = std::mem::take(&mut *lock(&self.handle.blocked));
+        let unblocked = std::mem::take(&mut *lock(&self.handle.unblocked));
+        drop((timers, blocked, unblocked));
+    }
+
     /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`).
     ///
     /// # Errors
@@ -215,25 +232,27 @@ impl Connection {
             reply_text,
             CLOSE_TIMEOUT.min(self.link().rpc_timeout),
         );
-        // Callbacks often hold clones of their channel, which would keep everything alive for ever.
-        let owners: Vec<Arc<dyn Any + Send + Sync>> = self.link().lock().session.owners();
-        for owner in owners {
-            if let Ok(handle) = owner.downcast::<ChannelHandle>() {
-                Channel::from(handle).forget_callbacks();
-            }
-        }
+        self.let_go();
         result
     }
 
     /// Whether the connection is open (pika: `is_open`).
     pub fn is_open(&self) -> bool {
-        let shared = self.link().lock();
-        shared.session.end.is_none() && shared.session.closing.is_none()
+        !self.is_closed() && self.link().lock().session.closing.is_none()
     }
 
     /// Whether the connection is closed or lost (pika: `is_closed`).
     pub fn is_closed(&self) -> bool {
-        self.link().lock().session.end.is_some()
+        let ended = self.link().lock().session.end.is_some();
+        if ended {
+            self.let_go();
+        }
+        ended
+    }
+
+    /// For whoever was just told of the end, without a lock.
+    pub(crate) fn let_go_if_ended(&self) {
+        self.is_closed();
     }
 
     // ---- events
@@ -287,7 +306,8 @@ impl Connection {
         delay: Duration,
         callback: impl FnOnce() -> R + Send + 'static,
     ) -> Result<TimerId> {
-        self.check_open(&mut self.link().lock().session)?;
+        let open = self.check_open(&mut self.link().lock().session);
+        open.inspect_err(|_| self.let_go_if_ended())?;
         let now = Instant::now();
         let Some(due) = now.checked_add(delay) else {
             return Err(Error::invalid(
@@ -302,9 +322,9 @@ impl Connection {
             due,
             number: timers.next,
         };
-        timers
-            .waiting
-            .insert(id, Box::new(move || callback().into_result()));
+        let place = timers.waiting.partition_point(|(other, _)| *other < id);
+        let callback: TimerCallback = Box::new(move || callback().into_result());
+        timers.waiting.insert(place, (id, callback));
         self.handle.timers_set.fetch_add(1, Ordering::AcqRel);
         drop(timers);
         self.link().poke();
@@ -381,27 +401,26 @@ impl Connection {
         }
         lock(&self.handle.timers)
             .waiting
-            .keys()
-            .next()
-            .map(|timer| timer.due)
+            .front()
+            .map(|(timer, _)| timer.due)
     }
 
     pub(crate) fn due_timers(&self) -> Vec<TimerId> {
         let now = Instant::now();
         lock(&self.handle.timers)
             .waiting
-            .keys()
+            .iter()
+            .map(|(timer, _)| *timer)
             .take_while(|timer| timer.due <= now)
-            .copied()
             .collect()
     }
 
     pub(crate) fn take_timer(&self, timer: TimerId) -> Option<TimerCallback> {
-        let taken = lock(&self.handle.timers).waiting.remove(&timer);
-        if taken.is_some() {
-            self.handle.timers_set.fetch_sub(1, Ordering::AcqRel);
-        }
-        taken
+        let waiting = &mut lock(&self.handle.timers).waiting;
+        let place = waiting.binary_search_by_key(&timer, |(other, _)| *other);
+        let (_, callback) = waiting.remove(place.ok()?)?;
+        self.handle.timers_set.fetch_sub(1, Ordering::AcqRel);
+        Some(callback)
     }
 
     // ---- the rest
@@ -461,10 +480,11 @@ impl Connection {
             }
             self.end_error(&mut shared.session, true).map(Err)
         });
-        answer.unwrap_or(Err(Error::Timeout {
+        let answer = answer.unwrap_or(Err(Error::Timeout {
             waiting_for: "the answer to connection.update-secret",
             after: link.rpc_timeout,
-        }))
+        }));
+        answer.inspect_err(|_| self.let_go_if_ended())
     }
 
     /// The largest frame in bytes, as negotiated (specification, `connection.tune`).

@@ -204,7 +204,14 @@ impl<'a> Round<'a> {
         let end = self
             .connection
             .end_error(&mut shared.session, self.was_open);
-        end.map_or(Ok(()), Err)
+        drop(shared);
+        match end {
+            Some(end) => {
+                self.connection.let_go_if_ended();
+                Err(end)
+            }
+            None => Ok(()),
+        }
     }
 }
 

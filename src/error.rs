@@ -22,7 +22,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert!(refused.is_connection_error());
 /// assert_eq!(refused.address(), Some("127.0.0.1:1"));
 /// ```
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No connection came about, for a reason that none of the more specific variants names: the port refused, the
@@ -96,7 +96,7 @@ pub enum Error {
     },
     /// The broker blocked the connection (memory or disk alarm) for longer than
     /// `blocked_connection_timeout` (pika: `ConnectionBlockedTimeout`).
-    #[error("{address} blocked the connection for more than {} s ({reason})", timeout.as_secs_f32())]
+    #[error("{address} blocked the connection for more than {timeout:?} ({reason})")]
     ConnectionBlockedTimeout {
         /// Host and port.
         address: Arc<str>,
@@ -211,7 +211,7 @@ pub enum Error {
         call: &'static str,
     },
     /// The broker, or room in the output buffer, was waited for as long as the parameters allow.
-    #[error("no end of {waiting_for} within {} s", after.as_secs_f32())]
+    #[error("no end of {waiting_for} within {after:?}")]
     Timeout {
         /// What was waited for.
         waiting_for: &'static str,
@@ -223,7 +223,50 @@ pub enum Error {
     Other(Arc<dyn std::error::Error + Send + Sync>),
 }
 
+/// The variant's name and the text: what a program shows whose `main` returns this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {self}", self.kind())
+    }
+}
+
 impl Error {
+    /// The variant's name.
+    fn kind(&self) -> &'static str {
+        match self {
+            Error::Connection(_) => "Connection",
+            Error::Dns(_) => "Dns",
+            Error::Tls(_) => "Tls",
+            Error::IncompatibleProtocol(_) => "IncompatibleProtocol",
+            Error::Authentication(_) => "Authentication",
+            Error::ProbableAuthentication(_) => "ProbableAuthentication",
+            Error::ProbableAccessDenied(_) => "ProbableAccessDenied",
+            Error::StreamLost(_) => "StreamLost",
+            Error::HeartbeatTimeout { .. } => "HeartbeatTimeout",
+            Error::ConnectionClosedByBroker { .. } => "ConnectionClosedByBroker",
+            Error::ConnectionClosedByClient { .. } => "ConnectionClosedByClient",
+            Error::ConnectionWrongState { .. } => "ConnectionWrongState",
+            Error::ConnectionBlockedTimeout { .. } => "ConnectionBlockedTimeout",
+            Error::NoFreeChannels { .. } => "NoFreeChannels",
+            Error::ChannelClosedByBroker { .. } => "ChannelClosedByBroker",
+            Error::ChannelClosedByClient { .. } => "ChannelClosedByClient",
+            Error::ChannelWrongState { .. } => "ChannelWrongState",
+            Error::DuplicateConsumerTag { .. } => "DuplicateConsumerTag",
+            Error::Unroutable(_) => "Unroutable",
+            Error::Nack(_) => "Nack",
+            Error::Unconfirmed(_) => "Unconfirmed",
+            Error::UnexpectedFrame { .. } => "UnexpectedFrame",
+            Error::InvalidFrame(_) => "InvalidFrame",
+            Error::InvalidChannelNumber { .. } => "InvalidChannelNumber",
+            Error::MethodNotImplemented { .. } => "MethodNotImplemented",
+            Error::ShortStringTooLong { .. } => "ShortStringTooLong",
+            Error::InvalidParameter { .. } => "InvalidParameter",
+            Error::Reentrancy { .. } => "Reentrancy",
+            Error::Timeout { .. } => "Timeout",
+            Error::Other(_) => "Other",
+        }
+    }
+
     /// Wraps a foreign error, so that a callback can end with it: `text.parse().map_err(Error::other)?`.
     pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Error::Other(Arc::from(error.into()))
@@ -324,9 +367,14 @@ impl Error {
     }
 
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
+        Self::invalid_value(field, value.to_string(), expected)
+    }
+
+    /// The same, made once for all types of values.
+    fn invalid_value(field: &str, value: String, expected: &str) -> Self {
         Error::InvalidParameter {
             field: field.into(),
-            value: value.to_string().into(),
+            value: value.into(),
             expected: expected.into(),
         }
     }
@@ -448,10 +496,8 @@ impl fmt::Display for StreamLost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "connection to {} lost: {}; the last bytes came {:.1} s before",
-            self.address,
-            self.cause,
-            self.silent_for.as_secs_f32()
+            "connection to {} lost: {}; the last bytes came {:.1?} before",
+            self.address, self.cause, self.silent_for
         )
     }
 }

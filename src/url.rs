@@ -602,12 +602,26 @@ fn seconds(name: &str, value: &str, zero: bool) -> Result<Duration> {
     } else {
         "seconds, more than 0, are expected"
     };
-    value
-        .parse::<f64>()
-        .ok()
-        .and_then(|value| Duration::try_from_secs_f64(value).ok())
+    decimal(value)
+        .map(|(whole, fraction)| {
+            // Digits beyond the ninth are less than a nanosecond.
+            let nanos = fraction.chars().chain(std::iter::repeat('0')).take(9);
+            let nanos = nanos.fold(0, |nanos, c| nanos * 10 + c.to_digit(10).unwrap_or(0));
+            Duration::new(whole, nanos)
+        })
         .filter(|duration| zero || !duration.is_zero())
         .ok_or_else(|| invalid(name, value, expected))
+}
+
+/// The whole part of a decimal number without a sign, and the digits behind its point. One of the two may be left out.
+fn decimal(text: &str) -> Option<(u64, &str)> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole = match whole {
+        "" if !fraction.is_empty() => 0,
+        _ => whole_number(whole)?,
+    };
+    let digits = fraction.bytes().all(|b| b.is_ascii_digit());
+    digits.then_some((whole, fraction))
 }
 
 /// A whole number within these bounds.
@@ -808,12 +822,18 @@ impl LiteralReader<'_> {
             .find(|c: char| !(c.is_ascii_alphanumeric() || "+-._".contains(c)));
         let (text, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
         self.rest = rest;
-        if let Ok(number) = text.parse::<i128>() {
-            return Ok(Literal::Whole(number));
+        let (negative, text) = match text.as_bytes().first() {
+            Some(b'-') => (true, &text[1..]),
+            Some(b'+') => (false, &text[1..]),
+            _ => (false, text),
+        };
+        if let Some(number) = whole_number(text) {
+            let number = i128::from(number);
+            return Ok(Literal::Whole(if negative { -number } else { number }));
         }
-        match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => Ok(Literal::Fraction(number)),
-            _ => Err("finite decimal numbers are expected"),
+        match fraction(text) {
+            Some(number) => Ok(Literal::Fraction(if negative { -number } else { number })),
+            None => Err("decimal numbers of at most 15 digits are expected"),
         }
     }
 
@@ -851,9 +871,101 @@ impl LiteralReader<'_> {
     }
 }
 
+/// A number with a point or an exponent. As long as all digits together and the power of ten are numbers that an `f64`
+/// holds exactly, their product or quotient is the nearest one; more digits than that nobody writes into a URL.
+fn fraction(text: &str) -> Option<f64> {
+    const MOST: u64 = 1_000_000_000_000_000;
+    let (digits, exponent) = match text.split_once(['e', 'E']) {
+        Some((digits, exponent)) => (digits, exponent.parse::<i8>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, behind) = decimal(digits)?;
+    let mut number = whole;
+    for digit in behind.bytes() {
+        number = number.checked_mul(10)?.checked_add((digit - b'0').into())?;
+    }
+    let scale = i32::from(exponent) - i32::try_from(behind.len()).ok()?;
+    if number >= MOST || scale.abs() > 22 {
+        return None;
+    }
+    let power = (0..scale.abs()).fold(1.0, |power, _| power * 10.0);
+    let number = number as f64;
+    Some(if scale < 0 {
+        number / power
+    } else {
+        number * power
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decimal_numbers_are_read_as_rust_reads_them() {
+        for text in [
+            "1.5",
+            "0.1",
+            ".25",
+            "7.",
+            "3e2",
+            "2.5E-3",
+            "123456789.012345",
+            "1e22",
+            "1e-22",
+            "0.000",
+            "9.95e-3",
+        ] {
+            assert_eq!(fraction(text), text.parse().ok(), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "e1",
+            "1e",
+            "1.2.3",
+            "1e23",
+            "1234567890123456.5",
+            "1e999",
+            "-1",
+            "1_0",
+            "0x1",
+            "nan",
+        ] {
+            assert_eq!(fraction(text), None, "{text}");
+        }
+        assert_eq!(fraction("18446744073709551615.9"), None);
+    }
+
+    #[test]
+    fn seconds_are_read_to_the_nanosecond() {
+        let read = |text| seconds("x", text, true).ok();
+        for (text, nanos) in [
+            ("0", 0),
+            ("1.5", 1_500_000_000),
+            (".25", 250_000_000),
+            ("2.", 2_000_000_000),
+            ("0.1234567899", 123_456_789),
+        ] {
+            assert_eq!(read(text), Some(Duration::from_nanos(nanos)), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "-1",
+            "+1",
+            "1,5",
+            "1.-5",
+            "1.5s",
+            "inf",
+            "nan",
+            "1.\u{661}",
+            "18446744073709551616",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert!(seconds("x", "0.0000000001", false).is_err());
+    }
 
     /// Host, effective port and virtual host.
     fn place(url: &str) -> (String, u16, String) {

@@ -81,21 +81,20 @@ impl Reader {
                 self.start = 0;
             }
         }
-        loop {
-            return match self.stream.read(&mut self.buffer[self.filled..]) {
-                Ok(0) => Outcome::End(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the peer closed the stream",
-                )),
-                Ok(count) => {
-                    self.filled += count;
-                    self.last_bytes = Instant::now();
-                    Outcome::Bytes
-                }
-                Err(error) if is_timeout(&error) => Outcome::Nothing,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Outcome::End(error),
-            };
+        match self.stream.read(&mut self.buffer[self.filled..]) {
+            Ok(0) => Outcome::End(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the peer closed the stream",
+            )),
+            Ok(count) => {
+                self.filled += count;
+                self.last_bytes = Instant::now();
+                Outcome::Bytes
+            }
+            Err(error) if is_timeout(&error) => Outcome::Nothing,
+            // A signal: whoever reads looks at his deadline, which must not begin anew with each signal.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Outcome::Nothing,
+            Err(error) => Outcome::End(error),
         }
     }
 

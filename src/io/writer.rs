@@ -55,6 +55,7 @@ impl Writer {
     }
 
     fn write(&mut self) -> Outcome {
+        let mut began = None;
         while self.done < self.batch.len() {
             match self.stream.write(&self.batch[self.done..]) {
                 Ok(0) => return Outcome::Failed(io::ErrorKind::WriteZero.into()),
@@ -62,6 +63,12 @@ impl Writer {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_timeout(&error) => return Outcome::Stuck,
                 Err(error) => return Outcome::Failed(error),
+            }
+            // A peer that takes a little at a time must not hold a caller beyond his deadline.
+            if self.done < self.batch.len()
+                && began.get_or_insert_with(Instant::now).elapsed() >= WRITE_SLICE
+            {
+                return Outcome::Stuck;
             }
         }
         self.batch.clear();
@@ -72,6 +79,7 @@ impl Writer {
     /// Writes the batch and after it the frames of a body, without copying the body.
     fn write_body(&mut self, channel: u16, body: &[u8], chunk: usize) -> Outcome {
         let head = std::mem::take(&mut self.batch);
+        let began = Instant::now();
         let mut outcome = Outcome::Done;
         let mut first = Some(&head[self.done..]);
         self.done = 0;
@@ -93,7 +101,12 @@ impl Writer {
             while matches!(outcome, Outcome::Done) && !rest.is_empty() {
                 match self.stream.write_vectored(rest) {
                     Ok(0) => outcome = Outcome::Failed(io::ErrorKind::WriteZero.into()),
-                    Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                    Ok(count) => {
+                        IoSlice::advance_slices(&mut rest, count);
+                        if !rest.is_empty() && began.elapsed() >= WRITE_SLICE {
+                            outcome = Outcome::Stuck;
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if is_timeout(&error) => outcome = Outcome::Stuck,
                     Err(error) => outcome = Outcome::Failed(error),

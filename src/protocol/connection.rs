@@ -473,11 +473,12 @@ impl Session {
         self.closures.retain(|closed| *closed != place);
     }
 
-    /// Everybody who owns a channel, to be told of the end.
-    pub(crate) fn owners(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
+    /// The owners of the channels that have nothing more to tell, and that nobody consumes on.
+    pub(crate) fn idle_owners(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
         self.channels
             .iter()
             .flatten()
+            .filter(|channel| channel.claims.is_empty() && channel.inbox.is_empty())
             .filter_map(|channel| channel.owner.upgrade())
             .collect()
     }
@@ -553,11 +554,12 @@ impl Session {
                     }
                 }
                 None => match partial_body(&bytes[at..]) {
-                    Some((channel, left)) => {
+                    Some((channel, left)) if left > 0 => {
                         self.partial = Some(PartialBody { channel, left });
                         at += frame::FRAME_OVERHEAD - 1;
                     }
-                    None => break,
+                    // A body frame of size 0 goes the whole way, once it is whole.
+                    _ => break,
                 },
             }
         }

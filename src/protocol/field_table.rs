@@ -1,5 +1,6 @@
 //! Tables of typed values: message headers, the arguments of a declaration, the properties of a peer.
 
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::iter::FusedIterator;
 use std::{slice, vec};
@@ -48,7 +49,8 @@ impl FieldTable {
 
     /// Where `key` is, or belongs.
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(known, _)| known.as_str().cmp(key))
+        self.0
+            .binary_search_by(|(known, _)| known.as_str().cmp(key))
     }
 
     /// Sets `key` to `value`, and answers the value that it replaces, if any.
@@ -225,13 +227,23 @@ fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, SyntaxError> {
         fields.push((key, value));
     }
     reader.finish("table")?;
-    if !in_order {
-        // Not one by one: a peer could send them in the order that takes longest. Of equal keys, the last stays.
-        fields.reverse();
-        fields.sort_by(|(one, _), (other, _)| one.cmp(other));
-        fields.dedup_by(|(next, _), (kept, _)| next == kept);
+    Ok(FieldTable(if in_order { fields } else { sorted(fields) }))
+}
+
+/// In the order of the keys; of equal ones the last stays. Not inserted one by one: a peer could send them in the order
+/// that takes longest. A heap needs a tenth of the code that `sort_by` does.
+fn sorted(mut fields: Vec<(String, FieldValue)>) -> Vec<(String, FieldValue)> {
+    let keys = fields.iter_mut().map(|(key, _)| std::mem::take(key));
+    let keys: BinaryHeap<(String, usize)> = keys.zip(0..).collect();
+    let mut sorted: Vec<(String, FieldValue)> = Vec::with_capacity(fields.len());
+    for (key, place) in keys.into_sorted_vec() {
+        let value = std::mem::replace(&mut fields[place].1, FieldValue::Void);
+        match sorted.last_mut() {
+            Some((last, earlier)) if *last == key => *earlier = value,
+            _ => sorted.push((key, value)),
+        }
     }
-    Ok(FieldTable(fields))
+    sorted
 }
 
 fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, SyntaxError> {
@@ -335,8 +347,12 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
         FieldValue::U32(value) => number(&mut writer, b'i', &value.to_be_bytes()),
         FieldValue::I64(value) => number(&mut writer, b'l', &value.to_be_bytes()),
         FieldValue::Timestamp(value) => number(&mut writer, b'T', &value.to_be_bytes()),
-        FieldValue::F32(value) if value.is_finite() => number(&mut writer, b'f', &value.to_be_bytes()),
-        FieldValue::F64(value) if value.is_finite() => number(&mut writer, b'd', &value.to_be_bytes()),
+        FieldValue::F32(value) if value.is_finite() => {
+            number(&mut writer, b'f', &value.to_be_bytes())
+        }
+        FieldValue::F64(value) if value.is_finite() => {
+            number(&mut writer, b'd', &value.to_be_bytes())
+        }
         FieldValue::F32(_) | FieldValue::F64(_) => return Err(SyntaxError::NotFinite),
         FieldValue::Decimal { scale, value } => {
             writer.bytes(&[b'D', *scale]);
