@@ -162,6 +162,7 @@ impl Publisher {
                     .confirms
                     .take_losses(first, last, &mut report.returned, &mut report.nacked);
                 report.pending.extend(channel.confirms.pending(first, last));
+                channel.confirms.forget(first, last);
             }
         }
         if report == UnconfirmedReport::default() {
@@ -175,6 +176,17 @@ impl Publisher {
 impl Drop for Publisher {
     fn drop(&mut self) {
         let unconfirmed = self.unconfirmed();
+        if let Some(channel) = self
+            .channel
+            .link()
+            .lock()
+            .session
+            .channel(self.channel.place())
+        {
+            for (first, last) in self.own.drain(..) {
+                channel.confirms.forget(first, last);
+            }
+        }
         if unconfirmed > 0 {
             log::warn!("a publisher was dropped with {unconfirmed} messages unconfirmed; call wait_for_confirms first");
         }

@@ -15,6 +15,8 @@ pub(crate) struct Confirms {
     nacked: VecDeque<u64>,
     /// In the order of their numbers.
     returned: VecDeque<(u64, ReturnedMessage)>,
+    /// Runs of messages that nobody will ask about.
+    forgotten: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -136,6 +138,22 @@ impl Confirms {
         })
     }
 
+    /// Nobody will ask what became of `first..=last`: it is not kept, neither what is known nor what is still to come.
+    pub(crate) fn forget(&mut self, first: u64, last: u64) {
+        self.forgotten.push((first, last));
+        self.drop_forgotten();
+    }
+
+    /// Drops what has become known of forgotten messages.
+    pub(crate) fn drop_forgotten(&mut self) {
+        for (first, last) in std::mem::take(&mut self.forgotten) {
+            self.take_losses(first, last, &mut Vec::new(), &mut Vec::new());
+            if self.unsettled(first, last) > 0 {
+                self.forgotten.push((first, last));
+            }
+        }
+    }
+
     /// Takes out what was returned or refused, and is settled, among `first..=last`.
     pub(crate) fn take_losses(
         &mut self,
@@ -189,6 +207,19 @@ impl Confirms {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_not_kept() {
+        let mut confirms = Confirms::default();
+        confirms.settle(1, false, true, 4);
+        confirms.forget(1, 3);
+        confirms.settle(3, false, true, 4);
+        confirms.drop_forgotten();
+        confirms.settle(4, true, true, 4);
+        confirms.drop_forgotten();
+        assert_eq!(confirms.nacked, [4]);
+        assert!(confirms.forgotten.is_empty());
+    }
 
     #[test]
     fn single_acks_out_of_order_close_the_gap() {

@@ -200,7 +200,11 @@ impl<'a> Reader<'a> {
     /// A short string. What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
     pub(crate) fn shortstr(&mut self, field: &'static str) -> Cow<'a, str> {
         let length = self.octet(field);
-        String::from_utf8_lossy(self.take(usize::from(length), field))
+        let bytes = self.take(usize::from(length), field);
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => String::from_utf8_lossy(bytes),
+        }
     }
 
     pub(crate) fn longstr(&mut self, field: &'static str) -> Cow<'a, [u8]> {

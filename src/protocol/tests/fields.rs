@@ -101,6 +101,19 @@ fn a_key_that_comes_twice_has_its_last_value() {
 }
 
 #[test]
+fn keys_in_the_worst_order_take_little_time() {
+    let mut bytes = Vec::new();
+    for key in (0..128 * 128u16).rev() {
+        bytes.push(2);
+        bytes.extend_from_slice(&[(key >> 7) as u8, key as u8 & 0x7f]);
+        bytes.push(b'V');
+    }
+    let table = decode(&bytes).unwrap();
+    assert_eq!(table.len(), 128 * 128);
+    assert!(table.keys().is_sorted());
+}
+
+#[test]
 fn a_length_inside_must_not_reach_outside() {
     // The inner table and array say that they are longer than what holds them.
     for bytes in [

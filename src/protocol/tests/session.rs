@@ -234,6 +234,17 @@ fn what_ends_early_waits_for_the_rest() {
 
 /// What nearly is right reaches further than what is nothing at all.
 #[test]
+fn an_empty_body_that_nothing_announced_is_an_error_wherever_it_is_cut() {
+    let bytes = [3, 0, 1, 0, 0, 0, 0, 0xce];
+    let whole = told([&bytes[..]]);
+    assert!(whole.error.is_some());
+    for at in 0..bytes.len() {
+        let (head, tail) = bytes.split_at(at);
+        assert_eq!(told([head, tail]), whole, "cut at {at}");
+    }
+}
+
+#[test]
 fn spoilt_streams() {
     let mut random = Random(0x5EED_0007);
     let (mut understood, mut refused) = (0, 0);

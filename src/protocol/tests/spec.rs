@@ -45,6 +45,48 @@ fn methods_are_those_of_the_specification() {
     assert_eq!(Method::name_of(0, 0), None);
 }
 
+/// The program reads what a server sends and writes what a client sends, and has no code for the rest.
+#[test]
+fn each_method_has_the_sender_that_the_specification_gives_it() {
+    let either = [
+        "connection.close",
+        "connection.close-ok",
+        "channel.flow",
+        "channel.flow-ok",
+        "channel.close",
+        "channel.close-ok",
+        "basic.cancel",
+        "basic.cancel-ok",
+        "basic.ack",
+        "basic.nack",
+    ];
+    let server = [
+        "connection.start",
+        "connection.secure",
+        "connection.tune",
+        "connection.blocked",
+        "connection.unblocked",
+        "basic.return",
+        "basic.deliver",
+        "basic.get-empty",
+    ];
+    let client = [
+        "connection.start-ok",
+        "connection.secure-ok",
+        "connection.tune-ok",
+    ];
+    for (sender, _, _, name, _) in TABLE {
+        let expected = if either.contains(name) {
+            "either"
+        } else if server.contains(name) || (name.ends_with("-ok") && !client.contains(name)) {
+            "server"
+        } else {
+            "client"
+        };
+        assert_eq!(*sender, expected, "{name}");
+    }
+}
+
 #[test]
 fn variants_are_named_after_the_methods() {
     for method in super::golden::methods() {
