@@ -204,14 +204,19 @@ impl Channel {
     /// Why the channel ended. The broker's closure counts as reported from now on.
     pub(crate) fn ended(&self) -> Error {
         let link = self.link();
-        {
+        let (first, idle) = {
             let mut shared = link.lock();
-            shared.session.reported(self.handle.place);
             shared.session.end_told |= shared.session.end.is_some();
+            let first = shared.session.reported(self.handle.place);
+            (first, shared.session.is_idle(self.handle.place))
+        };
+        if first {
+            link.outgoing.flush(link, CLOSE_OK_LIMIT);
         }
-        link.outgoing.flush(link, CLOSE_OK_LIMIT);
-        // Nothing will come for the consumers any more; they may hold clones of this channel.
-        self.forget_callbacks();
+        if idle {
+            // Nothing will come for the consumers any more; they may hold clones of this channel.
+            self.forget_callbacks();
+        }
         self.handle
             .gate
             .end

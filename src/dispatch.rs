@@ -354,7 +354,15 @@ impl Drop for Turn<'_> {
             // Somebody else may have been waiting for his turn.
             shared.wake_all();
         }
+        let idle = shared.session.is_idle(self.place);
         drop(shared);
+        if let Some(channel) = self
+            .channel
+            .as_ref()
+            .filter(|channel| idle && channel.is_ended())
+        {
+            channel.forget_callbacks();
+        }
         // The handle may be the last one, and close the channel as it goes: after the turn, and without a lock.
         self.channel = None;
     }

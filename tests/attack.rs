@@ -566,8 +566,10 @@ fn a_thread_that_consumes_on_one_channel_does_not_fill_the_memory_from_another()
         let connection = Connection::open(peer.url().as_str()).unwrap();
         let (slow, idle) = (connection.channel().unwrap(), connection.channel().unwrap());
         let (go, gone) = mpsc::channel::<()>();
-        slow.basic_consume("many", move |_, _, _, _| drop(gone.recv()))
-            .unwrap();
+        slow.basic_consume("many", move |_, _, _, _| {
+            let _ = gone.recv();
+        })
+        .unwrap();
         idle.basic_consume("few", |_, _, _, _| ()).unwrap();
         let threads = [slow, idle].map(|channel| thread::spawn(move || channel.start_consuming()));
         // What is on its way in the system's buffers counts as well.
@@ -576,7 +578,9 @@ fn a_thread_that_consumes_on_one_channel_does_not_fill_the_memory_from_another()
         });
         let _ = connection.close();
         drop(go);
-        threads.map(|thread| drop(thread.join().unwrap()));
+        for thread in threads {
+            drop(thread.join().unwrap());
+        }
         assert!(!filled, "all of it was read while the callback ran");
     });
 }

@@ -18,7 +18,7 @@ const BUFFER: usize = 128 * 1024;
 pub(crate) const SLICE: Duration = Duration::from_millis(10);
 
 /// Above this many bytes that nobody has asked for yet, nothing more is read until somebody does.
-const UNDELIVERED_BOUND: usize = 4 << 20;
+pub(crate) const UNDELIVERED_BOUND: usize = 4 << 20;
 
 /// Below this many, it is read on.
 pub(crate) const RESUME_BELOW: usize = UNDELIVERED_BOUND / 2;
@@ -129,10 +129,7 @@ fn watch(link: &Arc<Link>) {
         let unused = shared.turns == seen_turns || shared.hand_over;
         seen_turns = shared.turns;
         let mut was_paused = false;
-        while shared.session.undelivered > UNDELIVERED_BOUND
-            && !shared.is_waited_for()
-            && shared.write_error.is_none()
-        {
+        while shared.has_enough(None) && shared.write_error.is_none() {
             shared.paused = true;
             was_paused = true;
             let limit = link.blocked_limit(&shared);
@@ -167,7 +164,7 @@ fn watch(link: &Arc<Link>) {
                 outcome
             };
             link.absorb(&mut shared, &mut reader, outcome);
-            let enough = shared.session.undelivered > UNDELIVERED_BOUND;
+            let enough = shared.has_enough(None);
             if shared.session.end.is_some()
                 || shared.is_wanted()
                 || enough && shared.write_error.is_none()

@@ -42,6 +42,8 @@ struct Waiter {
 pub(crate) struct Interest {
     pub(crate) channel: Option<usize>,
     pub(crate) thread: u64,
+    /// It waits for an answer, which can only come behind what is not delivered yet.
+    pub(crate) answer: bool,
 }
 
 impl Interest {
@@ -50,6 +52,16 @@ impl Interest {
         Interest {
             channel: Some(place),
             thread: 0,
+            answer: true,
+        }
+    }
+
+    /// A call that concerns the whole connection.
+    pub(crate) fn connection() -> Self {
+        Interest {
+            channel: None,
+            thread: 0,
+            answer: true,
         }
     }
 }
@@ -59,6 +71,7 @@ impl From<Dispatcher> for Interest {
         Interest {
             channel: dispatcher.channel,
             thread: dispatcher.thread,
+            answer: false,
         }
     }
 }
@@ -84,8 +97,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn is_waited_for(&self) -> bool {
+    fn is_waited_for(&self) -> bool {
         !self.waiters.is_empty()
+    }
+
+    /// Whether so much waits for the program that nothing more should be read. Whoever waits for an answer reads on, and so
+    /// does everybody while no callback is at work on what waits.
+    pub(crate) fn has_enough(&self, interest: Option<Interest>) -> bool {
+        let for_answer = |interest: &Interest| interest.answer;
+        self.session.undelivered > reader::UNDELIVERED_BOUND
+            && !interest.as_ref().is_some_and(for_answer)
+            && !self
+                .waiters
+                .iter()
+                .any(|waiter| for_answer(&waiter.interest))
+            && (self.session.is_at_work() || !self.is_waited_for() && interest.is_none())
     }
 
     pub(crate) fn wake_all(&self) {
@@ -227,7 +253,8 @@ impl Link {
                 self.leave(shared);
                 return None;
             }
-            if shared.reader.is_some() && may_read && left >= SLICE {
+            let enough = shared.has_enough(Some(interest));
+            if shared.reader.is_some() && may_read && left >= SLICE && !enough {
                 let Some(mut reader) = shared.reader.take() else {
                     continue;
                 };
@@ -521,10 +548,7 @@ impl Link {
         self.settle(&mut shared);
         drop(shared);
         let deadline = after(timeout);
-        let interest = Interest {
-            channel: None,
-            thread: 0,
-        };
+        let interest = Interest::connection();
         let ended = self.wait(interest, Some(deadline), |shared| {
             shared.session.end.clone()
         });

@@ -357,6 +357,15 @@ impl Session {
             .sum()
     }
 
+    /// Whether a callback runs on a channel that has more to tell.
+    pub(crate) fn is_at_work(&self) -> bool {
+        let mut channels = self
+            .ready
+            .iter()
+            .filter_map(|place| self.channels[*place].as_deref());
+        channels.any(|channel| channel.running)
+    }
+
     /// Chooses the first channel that has events this dispatcher may run, and answers how many. It is this dispatcher's
     /// alone until `end_turn`.
     pub(crate) fn begin_turn(&mut self, dispatcher: &Dispatcher) -> Option<(usize, usize)> {
@@ -468,9 +477,17 @@ impl Session {
         self.channel(place)?.gate.end.get().cloned()
     }
 
-    /// Somebody is told of a channel's closure.
-    pub(crate) fn reported(&mut self, place: usize) {
+    /// Somebody is told of a channel's closure; answers whether he is the first.
+    pub(crate) fn reported(&mut self, place: usize) -> bool {
+        let before = self.closures.len();
         self.closures.retain(|closed| *closed != place);
+        self.closures.len() < before
+    }
+
+    /// Whether nothing waits on a channel for the program, and nobody consumes there.
+    pub(crate) fn is_idle(&mut self, place: usize) -> bool {
+        self.channel(place)
+            .is_none_or(|channel| channel.claims.is_empty() && channel.inbox.is_empty())
     }
 
     /// The owners of the channels that have nothing more to tell, and that nobody consumes on.

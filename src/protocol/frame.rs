@@ -85,6 +85,7 @@ pub(crate) fn parse(
 }
 
 /// Appends a method frame. After an error `out` is as it was.
+#[inline]
 pub(crate) fn write_method(
     out: &mut Vec<u8>,
     channel: u16,
@@ -138,6 +139,7 @@ pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError>
     Ok((body_size, properties))
 }
 
+#[inline]
 fn prefix(kind: u8, channel: u16, length: u32) -> [u8; PREFIX] {
     let mut prefix = [kind, 0, 0, 0, 0, 0, 0];
     BigEndian::write_u16(&mut prefix[1..3], channel);

@@ -259,16 +259,19 @@ impl<'b> Writer<'b> {
         self.error.get_or_insert(error);
     }
 
+    #[inline]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.next_bit = 0;
         self.out.extend_from_slice(bytes);
     }
 
+    #[inline]
     pub(crate) fn octet(&mut self, _field: &'static str, value: &u8) {
         self.next_bit = 0;
         self.out.push(*value);
     }
 
+    #[inline]
     pub(crate) fn short(&mut self, _field: &'static str, value: &u16) {
         let mut bytes = [0; 2];
         BigEndian::write_u16(&mut bytes, *value);
@@ -287,6 +290,7 @@ impl<'b> Writer<'b> {
         self.bytes(&bytes);
     }
 
+    #[inline]
     pub(crate) fn bit(&mut self, _field: &'static str, value: &bool) {
         let bit = if self.next_bit == 0 {
             self.out.push(0);
