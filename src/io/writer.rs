@@ -383,7 +383,8 @@ impl Outgoing {
                 if state.waiting > 0 {
                     self.progress.notify_all();
                 }
-                if state.asleep && (stuck || !state.bytes.is_empty()) {
+                let finishing = state.finishing.is_some();
+                if state.asleep && (stuck || finishing || !state.bytes.is_empty()) {
                     state.asleep = false;
                     drop(state);
                     self.work.notify_one();
