@@ -514,8 +514,12 @@ impl Link {
     }
 
     pub(crate) fn shutdown_stream(&self) {
-        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = control.shutdown() {
+        let shut = self
+            .control
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shutdown();
+        if let Err(error) = shut {
             log::trace!("{}: shutdown: {error}", self.address);
         }
     }

@@ -264,7 +264,7 @@ mod tests {
         // 7919 is prime, so each number comes once.
         for n in 0..COUNT {
             let sequence = n * 7919 % COUNT + 1;
-            let settled = confirms.settle(sequence, false, sequence % 1000 == 0, COUNT);
+            let settled = confirms.settle(sequence, false, sequence.is_multiple_of(1000), COUNT);
             assert_eq!(settled, Some(1));
             assert_eq!(confirms.settle(sequence, false, false, COUNT), Some(0));
         }
