@@ -833,7 +833,10 @@ impl LiteralReader<'_> {
         }
         match fraction(text) {
             Some(number) => Ok(Literal::Fraction(if negative { -number } else { number })),
-            None => Err("decimal numbers of at most 15 digits are expected"),
+            None if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() => {
+                Err("a number has more than 64 bits")
+            }
+            None => Err("finite decimal numbers of at most 15 digits are expected"),
         }
     }
 

@@ -35,7 +35,7 @@ struct PartialBody {
 }
 
 /// After this many messages `feed` leaves the rest for later.
-const BATCH: u64 = 6;
+const BATCH: u64 = 12;
 
 /// What `feed` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
