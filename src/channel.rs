@@ -1038,7 +1038,7 @@ impl Channel {
         let BasicGet { queue, auto_ack } = request.into();
         match self.call(
             &Method::BasicGet {
-                queue: queue.into(),
+                queue: (&queue).into(),
                 no_ack: auto_ack,
             },
             (60, 71),
@@ -1151,7 +1151,7 @@ impl Channel {
             arguments,
         } = request.into();
         let method = Method::QueueDeclare {
-            queue: queue.into(),
+            queue: (&queue).into(),
             passive,
             durable,
             exclusive,
@@ -1252,7 +1252,7 @@ impl Channel {
         } = request.into();
         self.counted(
             &Method::QueueDelete {
-                queue: queue.into(),
+                queue: (&queue).into(),
                 if_unused,
                 if_empty,
                 no_wait: false,
@@ -1285,7 +1285,7 @@ impl Channel {
             arguments,
         } = request.into();
         let method = Method::ExchangeDeclare {
-            exchange: exchange.into(),
+            exchange: (&exchange).into(),
             exchange_type: exchange_type.as_str().into(),
             passive,
             durable,
@@ -1308,7 +1308,7 @@ impl Channel {
         } = request.into();
         self.call(
             &Method::ExchangeDelete {
-                exchange: exchange.into(),
+                exchange: (&exchange).into(),
                 if_unused,
                 no_wait: false,
             },

@@ -450,7 +450,7 @@ impl Connection {
     /// [`Error::ShortStringTooLong`] for the reason, [`Error::InvalidParameter`] for a secret larger than a frame.
     pub fn update_secret(&self, new_secret: &str, reason: &str) -> Result<()> {
         let method = Method::ConnectionUpdateSecret {
-            new_secret: new_secret.as_bytes().into(),
+            new_secret: new_secret.as_bytes(),
             reason: reason.into(),
         };
         let link = self.link();

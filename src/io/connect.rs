@@ -171,11 +171,11 @@ fn open_address(
 fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
     match error.kind() {
         io::ErrorKind::TimedOut => {
-            let limit = limit.unwrap_or_default().as_secs_f32();
+            let limit = limit.unwrap_or_default();
             Failure::new(
                 Kind::Connection,
                 Stage::Tcp,
-                format!("no answer within {limit} s"),
+                format!("no answer within {limit:?}"),
             )
             .hint(Some("a firewall may swallow what is sent there"))
         }
@@ -456,11 +456,11 @@ fn shake_hands(
 }
 
 fn too_slow(parameters: &ConnectionParameters, stage: Stage) -> Failure {
-    let limit = parameters.stack_timeout.unwrap_or_default().as_secs_f32();
+    let limit = parameters.stack_timeout.unwrap_or_default();
     Failure::new(
         Kind::Connection,
         stage,
-        format!("the peer did not answer within {limit} s"),
+        format!("the peer did not answer within {limit:?}"),
     )
     .hint(port_hint(parameters))
 }

@@ -736,7 +736,7 @@ impl Session {
             } => {
                 if !no_wait {
                     let answer = Method::BasicCancelOk {
-                        consumer_tag: consumer_tag.clone(),
+                        consumer_tag: consumer_tag,
                     };
                     frame::write_method(&mut self.replies, number, &answer)?;
                 }
@@ -823,7 +823,7 @@ impl Session {
                 Ok(())
             }
             Method::ConnectionBlocked { reason } if number == 0 => {
-                self.blocked = Some(reason.as_ref().into());
+                self.blocked = Some(reason.into_owned().into());
                 self.events
                     .push_back(ConnectionEvent::Blocked(reason.into_owned()));
                 self.connection_changed = true;

@@ -302,7 +302,7 @@ fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(
     let length = begin(out, depth)?;
     for (key, value) in table {
         let mut writer = Writer::new(out);
-        writer.shortstr("table key", key);
+        writer.shortstr("table key", key.as_bytes());
         writer.finish()?;
         encode_value(value, out, depth)?;
     }

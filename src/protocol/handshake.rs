@@ -118,7 +118,7 @@ impl<'a> Handshake<'a> {
                     return Err(Refusal::Version(version_major, version_minor));
                 }
                 self.negotiated.server_properties = server_properties.into_owned();
-                let offered = String::from_utf8_lossy(&mechanisms).into_owned();
+                let offered = String::from_utf8_lossy(mechanisms).into_owned();
                 let names: Vec<&str> = offered.split_ascii_whitespace().collect();
                 let Some((mechanism, response)) = (self.proposal.respond)(&names) else {
                     return Err(Refusal::Mechanisms(offered));
@@ -126,7 +126,7 @@ impl<'a> Handshake<'a> {
                 let answer = Method::ConnectionStartOk {
                     client_properties: Cow::Borrowed(&self.proposal.client_properties),
                     mechanism: mechanism.into(),
-                    response: Cow::Owned(response),
+                    response: &response,
                     locale: self.proposal.locale.into(),
                 };
                 frame::write_method(out, 0, &answer)?;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::field_table::FieldTable;
-use super::wire::{Reader, SyntaxError, Writer};
+use super::wire::{Name, Reader, SyntaxError, Writer};
 
 /// The Rust type of a wire type.
 macro_rules! type_of {
@@ -13,8 +13,8 @@ macro_rules! type_of {
     (long $a:lifetime) => { u32 };
     (longlong $a:lifetime) => { u64 };
     (bit $a:lifetime) => { bool };
-    (shortstr $a:lifetime) => { Cow<$a, str> };
-    (longstr $a:lifetime) => { Cow<$a, [u8]> };
+    (shortstr $a:lifetime) => { Name<$a> };
+    (longstr $a:lifetime) => { &$a [u8] };
     (table $a:lifetime) => { Cow<$a, FieldTable> };
 }
 
@@ -27,7 +27,7 @@ macro_rules! zero {
         &false
     };
     (shortstr) => {
-        ""
+        b""
     };
     (longstr) => {
         &[]

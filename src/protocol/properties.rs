@@ -2,7 +2,7 @@
 
 use super::field_table::FieldTable;
 use super::field_value::FieldValue;
-use super::wire::{Reader, SyntaxError, Writer};
+use super::wire::{Name, Reader, SyntaxError, Writer};
 
 /// Whether the broker keeps a message over its own restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,9 +125,9 @@ macro_rules! properties {
 
 properties! {
     /// The MIME type of the body, such as `application/json`.
-    15 content_type: shortstr String, impl Into<String>, String::from, String::as_str;
+    15 content_type: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// The MIME encoding of the body, such as `utf-8` or `gzip`. Nothing is encoded or decoded here.
-    14 content_encoding: shortstr String, impl Into<String>, String::from, String::as_str;
+    14 content_encoding: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// Named values of the application's own. Headers exchanges route by them, and RabbitMQ adds some
     /// (`x-death` for dead letters).
     13 headers: table FieldTable, impl Into<FieldTable>, std::borrow::Cow::into_owned, std::convert::identity;
@@ -137,24 +137,24 @@ properties! {
     /// takes up to 255. Not set is 0.
     11 priority: octet u8, u8, u8::from, std::convert::identity;
     /// What ties an answer to its request; chosen by who asks, repeated by who answers.
-    10 correlation_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    10 correlation_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// Where answers go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
-    9 reply_to: shortstr String, impl Into<String>, String::from, String::as_str;
+    9 reply_to: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// After how long the broker drops the message if nobody takes it: milliseconds, as decimal text (`"60000"` is a
     /// minute). RabbitMQ closes the channel over anything else.
-    8 expiration: shortstr String, impl Into<String>, String::from, String::as_str;
+    8 expiration: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// The application's name for this message.
-    7 message_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    7 message_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// When the message was made, in seconds since 1970-01-01 00:00 UTC.
     6 timestamp: longlong u64, u64, u64::from, std::convert::identity;
     /// The application's name for this kind of message (`type` in the specification and in pika).
-    5 message_type: shortstr String, impl Into<String>, String::from, String::as_str;
+    5 message_type: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// The user who publishes. RabbitMQ closes the channel if it is not the user that the connection is logged in as.
-    4 user_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    4 user_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// The application that publishes.
-    3 app_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    3 app_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// Deprecated in AMQP 0-9-1; RabbitMQ makes no use of it.
-    2 cluster_id: shortstr String, impl Into<String>, String::from, String::as_str;
+    2 cluster_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
 }
 
 impl BasicProperties {

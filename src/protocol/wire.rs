@@ -3,6 +3,7 @@
 //! The methods are named after the specification's types, so that the table in `method.rs` can name them.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -93,6 +94,41 @@ pub enum SyntaxError {
     /// A content header of a class other than `basic`.
     #[error("content header of class {0} instead of 60")]
     WrongContentClass(u16),
+}
+
+/// A short string where it lies. It is borrowed whatever it holds, so that methods own nothing but tables and are dropped
+/// with little code.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Name<'a>(&'a [u8]);
+
+impl<'a> From<&'a str> for Name<'a> {
+    fn from(text: &'a str) -> Self {
+        Name(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a String> for Name<'a> {
+    fn from(text: &'a String) -> Self {
+        Name(text.as_bytes())
+    }
+}
+
+impl Deref for Name<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl Name<'_> {
+    /// What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
+    pub(crate) fn into_owned(self) -> String {
+        match std::str::from_utf8(self.0) {
+            Ok(text) => text.to_owned(),
+            Err(_) => String::from_utf8_lossy(self.0).into_owned(),
+        }
+    }
 }
 
 /// Reads wire types off the front of a byte slice.
@@ -197,18 +233,13 @@ impl<'a> Reader<'a> {
         bit
     }
 
-    /// A short string. What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
-    pub(crate) fn shortstr(&mut self, field: &'static str) -> Cow<'a, str> {
+    pub(crate) fn shortstr(&mut self, field: &'static str) -> Name<'a> {
         let length = self.octet(field);
-        let bytes = self.take(usize::from(length), field);
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) => String::from_utf8_lossy(bytes),
-        }
+        Name(self.take(usize::from(length), field))
     }
 
-    pub(crate) fn longstr(&mut self, field: &'static str) -> Cow<'a, [u8]> {
-        Cow::Borrowed(self.block(field))
+    pub(crate) fn longstr(&mut self, field: &'static str) -> &'a [u8] {
+        self.block(field)
     }
 
     pub(crate) fn table(&mut self, field: &'static str) -> Cow<'a, FieldTable> {
@@ -306,7 +337,7 @@ impl<'b> Writer<'b> {
         self.next_bit = bit << 1;
     }
 
-    pub(crate) fn shortstr(&mut self, field: &'static str, value: &str) {
+    pub(crate) fn shortstr(&mut self, field: &'static str, value: &[u8]) {
         let length = value.len();
         if length > SHORT_STRING_MAX {
             return self.fail(SyntaxError::ShortStringTooLong { field, length });
@@ -314,7 +345,7 @@ impl<'b> Writer<'b> {
         self.next_bit = 0;
         self.out.reserve(1 + length);
         self.out.push(length as u8);
-        self.out.extend_from_slice(value.as_bytes());
+        self.out.extend_from_slice(value);
     }
 
     pub(crate) fn longstr(&mut self, field: &'static str, value: &[u8]) {
