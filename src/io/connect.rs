@@ -356,18 +356,16 @@ fn shake_hands(
     let mut handshake = Handshake::new(proposal, &mut out);
     let mut received: Vec<u8> = Vec::new();
     let mut answered = false;
+    let mut limits = Limits {
+        deadline,
+        set_at: None,
+    };
     loop {
         let stage = handshake.stage();
-        let remaining = |deadline: Option<Instant>| match deadline {
-            Some(deadline) => deadline
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1)),
-            None => Duration::from_secs(3600),
-        };
         let length = out.len();
         let stream = &mut secured.stream;
-        let sent = stream
-            .set_write_timeout(remaining(deadline))
+        let sent = limits
+            .set(&**stream)
             .and_then(|()| stream.write_all(&out))
             .and_then(|()| stream.flush());
         out.clear();
@@ -407,9 +405,7 @@ fn shake_hands(
                     }
                     let mut chunk = [0; 4096];
                     let stream = &mut secured.stream;
-                    let read = stream
-                        .set_read_timeout(remaining(deadline))
-                        .and_then(|()| stream.read(&mut chunk));
+                    let read = limits.set(&**stream).and_then(|()| stream.read(&mut chunk));
                     let ended = |error: &io::Error| {
                         let nothing_came = !answered && received.is_empty();
                         secured.tls_failure(error, nothing_came).unwrap_or_else(|| {
@@ -452,6 +448,33 @@ fn shake_hands(
                 return Err(refused(parameters, stage, refusal));
             }
         }
+    }
+}
+
+/// The timeouts of the stream while hands are shaken.
+struct Limits {
+    deadline: Option<Instant>,
+    set_at: Option<Instant>,
+}
+
+impl Limits {
+    /// Sets them to what is left, unless this was done a moment ago: each is a system call.
+    fn set(&mut self, stream: &dyn Stream) -> io::Result<()> {
+        const MOMENT: Duration = Duration::from_millis(100);
+        let now = Instant::now();
+        if self.set_at.is_some_and(|at| now - at < MOMENT) {
+            return Ok(());
+        }
+        let left = match self.deadline {
+            Some(deadline) => deadline
+                .saturating_duration_since(now)
+                .max(Duration::from_millis(1)),
+            None => Duration::from_secs(3600),
+        };
+        stream.set_write_timeout(left)?;
+        stream.set_read_timeout(left)?;
+        self.set_at = Some(now);
+        Ok(())
     }
 }
 

@@ -110,7 +110,11 @@ impl Reader {
 /// The reader thread: reads whenever nobody else does, and is the connection's clock.
 pub(crate) fn run(link: &Arc<Link>) {
     watch(link);
-    // Here, where no lock is held: a logger is the program's own code.
+    tell_end(link);
+}
+
+/// Logs why the connection ended: here, where no lock is held, since a logger is the program's own code.
+pub(crate) fn tell_end(link: &Link) {
     match link.end_reason() {
         Error::ConnectionClosedByClient { .. } => log::debug!("{}: closed", link.address),
         end => log::warn!("{end}"),

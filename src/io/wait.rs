@@ -151,7 +151,7 @@ pub(crate) struct Opened {
 }
 
 impl Link {
-    /// Starts the two threads.
+    /// Starts the writer thread, which starts the reader thread.
     pub(crate) fn start(opened: Opened) -> io::Result<Arc<Link>> {
         let Opened {
             stream,
@@ -195,20 +195,26 @@ impl Link {
         thread::Builder::new()
             .name("haypile-writer".into())
             .spawn(move || writer::run(&for_writer))?;
-        let for_reader = Arc::clone(&link);
+        Ok(link)
+    }
+
+    /// Starts the reader thread. The writer thread does this when the connection is a little older than `SLICE`: before
+    /// that nobody needs it, and a program that sends one message and closes is spared a thread.
+    pub(crate) fn start_reader(self: &Arc<Self>) {
+        let for_reader = Arc::clone(self);
         let spawned = thread::Builder::new()
             .name("haypile-reader".into())
             .spawn(move || reader::run(&for_reader));
         match spawned {
             Ok(handle) => {
-                let _ = link.reader_thread.set(handle.thread().clone());
+                let _ = self.reader_thread.set(handle.thread().clone());
             }
             Err(error) => {
-                link.outgoing.kill();
-                return Err(error);
+                let mut shared = self.lock();
+                self.lost(&mut shared, &error);
+                self.settle(&mut shared);
             }
         }
-        Ok(link)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::reader::{self, SLICE};
 use super::stream::{is_timeout, Stream};
 use super::wait::{after, Link, LONG};
 use crate::error::Result;
@@ -420,8 +421,16 @@ pub(crate) fn run(link: &Arc<Link>) {
     let outgoing = &link.outgoing;
     let send_after = link.heartbeat.send_after();
     let mut idle_looks = IDLE_LOOKS;
+    let mut reader_due = Some(after(SLICE));
     let mut state = outgoing.lock();
     while !state.dead {
+        if reader_due.is_some_and(|due| Instant::now() >= due) && state.finishing.is_none() {
+            reader_due = None;
+            drop(state);
+            link.start_reader();
+            state = outgoing.lock();
+            continue;
+        }
         let stuck = state.half.as_ref().is_some_and(|half| !half.is_clear());
         let idle = state.bytes.is_empty() && !stuck;
         let since = state.last_write.elapsed();
@@ -459,9 +468,11 @@ pub(crate) fn run(link: &Arc<Link>) {
             state.asleep = true;
             FINISH
         };
+        let until_reader =
+            reader_due.map_or(LONG, |due| due.saturating_duration_since(Instant::now()));
         state = outgoing
             .work
-            .wait_timeout(state, nap)
+            .wait_timeout(state, nap.min(until_reader))
             .unwrap_or_else(PoisonError::into_inner)
             .0;
         state.asleep = false;
@@ -469,4 +480,12 @@ pub(crate) fn run(link: &Arc<Link>) {
     drop(state);
     outgoing.progress.notify_all();
     link.shutdown_stream();
+    if reader_due.is_some() {
+        // There is no reader thread yet. If nobody knows the end, as after a failed write, it has to find it.
+        if link.lock().session.end.is_none() {
+            link.start_reader();
+        } else {
+            reader::tell_end(link);
+        }
+    }
 }

@@ -735,9 +735,7 @@ impl Session {
                 no_wait,
             } => {
                 if !no_wait {
-                    let answer = Method::BasicCancelOk {
-                        consumer_tag: consumer_tag,
-                    };
+                    let answer = Method::BasicCancelOk { consumer_tag };
                     frame::write_method(&mut self.replies, number, &answer)?;
                 }
                 self.cancelled(place, consumer_tag.into_owned())
