@@ -226,13 +226,14 @@ fn a_busy_channel_does_not_starve_another() {
         let seen = Arc::new(AtomicUsize::new(0));
         let before = Log::new();
         let (count, note) = (Arc::clone(&seen), before.clone());
-        busy.basic_consume(
-            BasicConsume::new(&many).auto_ack(true),
-            move |_, _, _, _| {
-                count.fetch_add(1, Ordering::SeqCst);
-                thread::sleep(Duration::from_millis(2));
-            },
-        )
+        // What has been acknowledged is replaced by more, so that the busy channel never runs out; without this limit all
+        // of it would stand before the other's message in the stream.
+        busy.basic_qos(100).unwrap();
+        busy.basic_consume(&many, move |channel, method, _, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(2));
+            channel.basic_ack(method.delivery_tag)
+        })
         .unwrap();
         quiet
             .basic_consume(BasicConsume::new(&few).auto_ack(true), move |_, _, _, _| {
