@@ -1,0 +1,297 @@
+//! Queues, exchanges, transactions: the calls of a channel that only ask and answer.
+
+use std::borrow::Cow;
+
+use super::{done, Channel};
+use crate::error::Result;
+use crate::protocol::channel::Reply;
+use crate::protocol::method::Method;
+use crate::{
+    ExchangeDeclare, ExchangeDelete, FieldTable, QueueDeclare, QueueDeclareOk, QueueDelete,
+};
+
+impl Channel {
+    // ---- queues
+
+    /// Declares a queue; `""` lets the server choose a name (pika: `queue_declare`; specification 1.7.2.1).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`]: 406 if the queue exists with other properties, 404 if a passive declaration finds
+    /// none, 405 if it is another connection's exclusive queue; and as every call.
+    pub fn queue_declare(&self, request: impl Into<QueueDeclare>) -> Result<QueueDeclareOk> {
+        let QueueDeclare {
+            queue,
+            passive,
+            durable,
+            exclusive,
+            auto_delete,
+            arguments,
+        } = request.into();
+        let method = Method::QueueDeclare {
+            queue: (&queue).into(),
+            passive,
+            durable,
+            exclusive,
+            auto_delete,
+            no_wait: false,
+            arguments: Cow::Owned(arguments),
+        };
+        match self.call(&method, (50, 11))? {
+            Reply::Declared(declared) => Ok(declared),
+            _ => Ok(QueueDeclareOk {
+                queue: String::new(),
+                message_count: 0,
+                consumer_count: 0,
+            }),
+        }
+    }
+
+    /// Binds a queue to an exchange (pika: `queue_bind`; specification 1.7.2.3).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (404) if either is missing, and as every call.
+    pub fn queue_bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        self.queue_bind_with(queue, exchange, routing_key, FieldTable::new())
+    }
+
+    /// Binds with arguments, such as those of a headers exchange (pika: `queue_bind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As [`queue_bind`](Channel::queue_bind).
+    pub fn queue_bind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::QueueBind {
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            no_wait: false,
+            arguments: Cow::Owned(arguments),
+        };
+        self.call(&method, (50, 21)).map(done)
+    }
+
+    /// Unbinds a queue from an exchange (pika: `queue_unbind`; specification 1.7.2.5).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn queue_unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        self.queue_unbind_with(queue, exchange, routing_key, FieldTable::new())
+    }
+
+    /// Unbinds with the arguments that it was bound with (pika: `queue_unbind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn queue_unbind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::QueueUnbind {
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            arguments: Cow::Owned(arguments),
+        };
+        self.call(&method, (50, 51)).map(done)
+    }
+
+    /// Removes all messages that wait in a queue; answers how many (pika: `queue_purge`; specification 1.7.2.7).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (404) if it is missing, and as every call.
+    pub fn queue_purge(&self, queue: &str) -> Result<u32> {
+        self.counted(
+            &Method::QueuePurge {
+                queue: queue.into(),
+                no_wait: false,
+            },
+            (50, 31),
+        )
+    }
+
+    /// Deletes a queue; answers how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused or empty and is not; and as every call.
+    pub fn queue_delete(&self, request: impl Into<QueueDelete>) -> Result<u32> {
+        let QueueDelete {
+            queue,
+            if_unused,
+            if_empty,
+        } = request.into();
+        self.counted(
+            &Method::QueueDelete {
+                queue: (&queue).into(),
+                if_unused,
+                if_empty,
+                no_wait: false,
+            },
+            (50, 41),
+        )
+    }
+
+    fn counted(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<u32> {
+        match self.call(method, expects)? {
+            Reply::Count(count) => Ok(count),
+            _ => Ok(0),
+        }
+    }
+
+    // ---- exchanges
+
+    /// Declares an exchange (pika: `exchange_declare`; specification 1.6.2.1).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if it exists with other properties, and as every call.
+    pub fn exchange_declare(&self, request: impl Into<ExchangeDeclare>) -> Result<()> {
+        let ExchangeDeclare {
+            exchange,
+            exchange_type,
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+        } = request.into();
+        let method = Method::ExchangeDeclare {
+            exchange: (&exchange).into(),
+            exchange_type: exchange_type.as_str().into(),
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            no_wait: false,
+            arguments: Cow::Owned(arguments),
+        };
+        self.call(&method, (40, 11)).map(done)
+    }
+
+    /// Deletes an exchange (pika: `exchange_delete`; specification 1.6.2.3).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused and is not, and as every call.
+    pub fn exchange_delete(&self, request: impl Into<ExchangeDelete>) -> Result<()> {
+        let ExchangeDelete {
+            exchange,
+            if_unused,
+        } = request.into();
+        self.call(
+            &Method::ExchangeDelete {
+                exchange: (&exchange).into(),
+                if_unused,
+                no_wait: false,
+            },
+            (40, 21),
+        )
+        .map(done)
+    }
+
+    /// Binds an exchange to another, from which it receives (pika: `exchange_bind`; RabbitMQ's `exchange.bind`).
+    ///
+    /// # Errors
+    /// As [`queue_bind`](Channel::queue_bind).
+    pub fn exchange_bind(&self, destination: &str, source: &str, routing_key: &str) -> Result<()> {
+        self.exchange_bind_with(destination, source, routing_key, FieldTable::new())
+    }
+
+    /// Binds with arguments (pika: `exchange_bind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As [`queue_bind`](Channel::queue_bind).
+    pub fn exchange_bind_with(
+        &self,
+        destination: &str,
+        source: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::ExchangeBind {
+            destination: destination.into(),
+            source: source.into(),
+            routing_key: routing_key.into(),
+            no_wait: false,
+            arguments: Cow::Owned(arguments),
+        };
+        self.call(&method, (40, 31)).map(done)
+    }
+
+    /// Unbinds an exchange from another (pika: `exchange_unbind`; RabbitMQ's `exchange.unbind`).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn exchange_unbind(
+        &self,
+        destination: &str,
+        source: &str,
+        routing_key: &str,
+    ) -> Result<()> {
+        self.exchange_unbind_with(destination, source, routing_key, FieldTable::new())
+    }
+
+    /// Unbinds with the arguments that it was bound with (pika: `exchange_unbind(…, arguments)`).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn exchange_unbind_with(
+        &self,
+        destination: &str,
+        source: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<()> {
+        let method = Method::ExchangeUnbind {
+            destination: destination.into(),
+            source: source.into(),
+            routing_key: routing_key.into(),
+            no_wait: false,
+            arguments: Cow::Owned(arguments),
+        };
+        self.call(&method, (40, 51)).map(done)
+    }
+
+    // ---- transactions, flow
+
+    /// Begins to gather publishes and acknowledgements into transactions (pika: `tx_select`; specification 1.9.2.1).
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn tx_select(&self) -> Result<()> {
+        self.call(&Method::TxSelect, (90, 11)).map(done)
+    }
+
+    /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] (406) if the channel has no transaction, and as every call.
+    pub fn tx_commit(&self) -> Result<()> {
+        self.call(&Method::TxCommit, (90, 21)).map(done)
+    }
+
+    /// Drops them (pika: `tx_rollback`; specification 1.9.2.5).
+    ///
+    /// # Errors
+    /// As [`tx_commit`](Channel::tx_commit).
+    pub fn tx_rollback(&self) -> Result<()> {
+        self.call(&Method::TxRollback, (90, 31)).map(done)
+    }
+
+    /// Asks the broker to pause or resume deliveries; answers whether they are active (pika: `flow`; specification
+    /// 1.5.2.3). RabbitMQ knows only `true`; use [`basic_qos`](Channel::basic_qos) to limit what it sends.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn flow(&self, active: bool) -> Result<bool> {
+        match self.call(&Method::ChannelFlow { active }, (20, 21))? {
+            Reply::Active(active) => Ok(active),
+            _ => Ok(active),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What waits to be told to the program, and whose turn it is to tell it.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{message_weight, weight, Dispatcher, Session};
+use crate::protocol::channel::{Delivery, Incoming, Puller};
+use crate::Error;
+
+impl Session {
+    pub(super) fn push(&mut self, place: usize, incoming: Incoming) {
+        let held = weight(&incoming);
+        let Some(channel) = self.channels.get_mut(place).and_then(Option::as_deref_mut) else {
+            return;
+        };
+        if channel.abandoned {
+            return;
+        }
+        self.undelivered += held;
+        self.arrived += 1;
+        match (&mut channel.puller, incoming) {
+            (Some(puller), Incoming::Message(message))
+                if message.method.consumer_tag == puller.consumer_tag =>
+            {
+                puller.buffered.push_back(message);
+            }
+            (_, incoming) => {
+                channel.inbox.push_back(incoming);
+                if !channel.ready {
+                    channel.ready = true;
+                    self.ready.push_back(place);
+                }
+            }
+        }
+        self.touch(place);
+    }
+
+    /// How many events wait for this dispatcher now.
+    pub(crate) fn count_events(&self, dispatcher: &Dispatcher) -> usize {
+        let channels = self
+            .ready
+            .iter()
+            .filter_map(|place| self.channels[*place].as_deref());
+        channels
+            .filter(|channel| !channel.running && dispatcher.may_run(channel))
+            .map(|channel| channel.inbox.len())
+            .sum()
+    }
+
+    /// Whether a callback runs on a channel that has more to tell.
+    pub(crate) fn is_at_work(&self) -> bool {
+        let mut channels = self
+            .ready
+            .iter()
+            .filter_map(|place| self.channels[*place].as_deref());
+        channels.any(|channel| channel.running)
+    }
+
+    /// Chooses the first channel that has events this dispatcher may run, and answers how many. It is this dispatcher's
+    /// alone until `end_turn`.
+    pub(crate) fn begin_turn(&mut self, dispatcher: &Dispatcher) -> Option<(usize, usize)> {
+        let mut ready = self.ready.iter().copied();
+        let place = ready.find(|place| {
+            let channel = self.channels[*place].as_deref();
+            channel.is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
+        })?;
+        let channel = self.channel(place)?;
+        channel.running = true;
+        Some((place, channel.inbox.len()))
+    }
+
+    /// Takes the oldest event of a channel.
+    #[inline]
+    pub(crate) fn next_event(&mut self, place: usize) -> Option<Incoming> {
+        let channel = self.channels.get_mut(place)?.as_deref_mut()?;
+        let incoming = channel.inbox.pop_front()?;
+        self.undelivered = self.undelivered.saturating_sub(weight(&incoming));
+        if channel.inbox.is_empty() && std::mem::take(&mut channel.ready) {
+            self.ready.retain(|ready| *ready != place);
+        }
+        Some(incoming)
+    }
+
+    /// Answers whether somebody else may have been waiting for this. A channel that has more to tell goes behind the others.
+    pub(crate) fn end_turn(&mut self, place: usize) -> bool {
+        let Some(channel) = self.channel(place) else {
+            return false;
+        };
+        channel.running = false;
+        let more = channel.ready;
+        let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
+        if more {
+            self.ready.retain(|ready| *ready != place);
+            self.ready.push_back(place);
+        }
+        more || over
+    }
+
+    /// Takes what came for one consumer and was not told to the program.
+    pub(crate) fn take_undelivered(
+        &mut self,
+        place: usize,
+        consumer_tag: &str,
+    ) -> Vec<crate::Message> {
+        let Some(channel) = self.channel(place) else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        let mut held = 0;
+        let mut kept = VecDeque::with_capacity(channel.inbox.len());
+        for incoming in channel.inbox.drain(..) {
+            match incoming {
+                Incoming::Message(message) if message.method.consumer_tag == consumer_tag => {
+                    held += message_weight(&message);
+                    taken.push((*message).into());
+                }
+                Incoming::Cancelled(tag) if tag == consumer_tag => {}
+                other => kept.push_back(other),
+            }
+        }
+        channel.inbox = kept;
+        if channel.inbox.is_empty() && channel.ready {
+            channel.ready = false;
+            self.ready.retain(|ready| *ready != place);
+        }
+        self.undelivered = self.undelivered.saturating_sub(held);
+        taken
+    }
+
+    /// Takes the next message that the iterator of a channel is to yield.
+    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Box<Delivery>> {
+        let message = self.channel(place)?.puller.as_mut()?.buffered.pop_front()?;
+        self.undelivered = self.undelivered.saturating_sub(message_weight(&message));
+        Some(message)
+    }
+
+    /// Takes the iterator of a channel, with what it had not yielded.
+    pub(crate) fn take_puller(&mut self, place: usize) -> Option<Puller> {
+        let puller = self.channel(place)?.puller.take()?;
+        let held: usize = puller
+            .buffered
+            .iter()
+            .map(|message| message_weight(message))
+            .sum();
+        self.undelivered = self.undelivered.saturating_sub(held);
+        Some(puller)
+    }
+
+    fn unreported(&self, dispatcher: &Dispatcher) -> Option<usize> {
+        let mut closed = self.closures.iter().copied();
+        closed.find(|place| {
+            self.channels[*place]
+                .as_deref()
+                .is_some_and(|channel| dispatcher.may_run(channel))
+        })
+    }
+
+    /// Whether the broker closed a channel that this dispatcher looks after, and nobody was told.
+    pub(crate) fn has_unreported(&self, dispatcher: &Dispatcher) -> bool {
+        self.unreported(dispatcher).is_some()
+    }
+
+    /// Takes such a closure to tell it.
+    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Error> {
+        let place = self.unreported(dispatcher)?;
+        self.reported(place);
+        self.channel(place)?.gate.end.get().cloned()
+    }
+
+    /// Somebody is told of a channel's closure; answers whether he is the first.
+    pub(crate) fn reported(&mut self, place: usize) -> bool {
+        let before = self.closures.len();
+        self.closures.retain(|closed| *closed != place);
+        self.closures.len() < before
+    }
+
+    /// Whether nothing waits on a channel for the program, and nobody consumes there.
+    pub(crate) fn is_idle(&mut self, place: usize) -> bool {
+        self.channel(place)
+            .is_none_or(|channel| channel.claims.is_empty() && channel.inbox.is_empty())
+    }
+
+    /// The owners of the channels that have nothing more to tell, and that nobody consumes on.
+    pub(crate) fn idle_owners(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
+        self.channels
+            .iter()
+            .flatten()
+            .filter(|channel| channel.claims.is_empty() && channel.inbox.is_empty())
+            .filter_map(|channel| channel.owner.upgrade())
+            .collect()
+    }
+
+    /// Drops what waits for the program on a channel that the program closed.
+    pub(crate) fn clear_channel(&mut self, place: usize) {
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
+        let mut held: usize = channel
+            .inbox
+            .drain(..)
+            .map(|incoming| weight(&incoming))
+            .sum();
+        channel.consumers.clear();
+        if let Some(puller) = channel.puller.take() {
+            held += puller
+                .buffered
+                .iter()
+                .map(|message| message_weight(message))
+                .sum::<usize>();
+        }
+        if std::mem::take(&mut channel.ready) {
+            self.ready.retain(|ready| *ready != place);
+        }
+        self.undelivered = self.undelivered.saturating_sub(held);
+    }
+}
