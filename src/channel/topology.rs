@@ -16,7 +16,7 @@ impl Channel {
     /// Declares a queue; `""` lets the server choose a name (pika: `queue_declare`; specification 1.7.2.1).
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`]: 406 if the queue exists with other properties, 404 if a passive declaration finds
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker): 406 if the queue exists with other properties, 404 if a passive declaration finds
     /// none, 405 if it is another connection's exclusive queue; and as every call.
     pub fn queue_declare(&self, request: impl Into<QueueDeclare>) -> Result<QueueDeclareOk> {
         let QueueDeclare {
@@ -49,7 +49,7 @@ impl Channel {
     /// Binds a queue to an exchange (pika: `queue_bind`; specification 1.7.2.3).
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`] (404) if either is missing, and as every call.
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if either is missing, and as every call.
     pub fn queue_bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
         self.queue_bind_with(queue, exchange, routing_key, FieldTable::new())
     }
@@ -106,7 +106,7 @@ impl Channel {
     /// Removes all messages that wait in a queue; answers how many (pika: `queue_purge`; specification 1.7.2.7).
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`] (404) if it is missing, and as every call.
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if it is missing, and as every call.
     pub fn queue_purge(&self, queue: &str) -> Result<u32> {
         self.counted(
             &Method::QueuePurge {
@@ -120,7 +120,7 @@ impl Channel {
     /// Deletes a queue; answers how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused or empty and is not; and as every call.
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if it was to be unused or empty and is not; and as every call.
     pub fn queue_delete(&self, request: impl Into<QueueDelete>) -> Result<u32> {
         let QueueDelete {
             queue,
@@ -150,7 +150,7 @@ impl Channel {
     /// Declares an exchange (pika: `exchange_declare`; specification 1.6.2.1).
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`] (406) if it exists with other properties, and as every call.
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if it exists with other properties, and as every call.
     pub fn exchange_declare(&self, request: impl Into<ExchangeDeclare>) -> Result<()> {
         let ExchangeDeclare {
             exchange,
@@ -177,7 +177,7 @@ impl Channel {
     /// Deletes an exchange (pika: `exchange_delete`; specification 1.6.2.3).
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`] (406) if it was to be unused and is not, and as every call.
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if it was to be unused and is not, and as every call.
     pub fn exchange_delete(&self, request: impl Into<ExchangeDelete>) -> Result<()> {
         let ExchangeDelete {
             exchange,
@@ -270,7 +270,7 @@ impl Channel {
     /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`] (406) if the channel has no transaction, and as every call.
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if the channel has no transaction, and as every call.
     pub fn tx_commit(&self) -> Result<()> {
         self.call(&Method::TxCommit, (90, 21)).map(done)
     }
