@@ -12,7 +12,12 @@ use crate::protocol::frame;
 use crate::Error;
 
 /// A publisher that has gathered this much writes it himself, if nobody is writing.
-const WRITE_AT: usize = 64 * 1024;
+const WRITE_AT: usize = 48 * 1024;
+
+/// One system call is given no more than this. A call that does not fit into one segment of 64 KiB, as loopback has them,
+/// makes a small one after it, and what the peer has not read yet outgrows the processor's cache: half as many bytes get
+/// through.
+const WRITE_MOST: usize = 60 * 1024;
 
 /// Above this much, publishers wait for room.
 const HIGH_WATER: usize = 512 * 1024;
@@ -58,7 +63,8 @@ impl Writer {
     fn write(&mut self) -> Outcome {
         let mut began = None;
         while self.done < self.batch.len() {
-            match self.stream.write(&self.batch[self.done..]) {
+            let rest = &self.batch[self.done..];
+            match self.stream.write(&rest[..rest.len().min(WRITE_MOST)]) {
                 Ok(0) => return Outcome::Failed(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -92,15 +98,13 @@ impl Writer {
                 .collect();
             let mut slices: Vec<IoSlice<'_>> = first.take().into_iter().map(IoSlice::new).collect();
             for (part, prefix) in group.chunks(chunk).zip(&prefixes) {
-                slices.extend([
-                    IoSlice::new(prefix),
-                    IoSlice::new(part),
-                    IoSlice::new(&[frame::FRAME_END]),
-                ]);
+                slices.push(IoSlice::new(prefix));
+                slices.extend(part.chunks(16 * 1024).map(IoSlice::new));
+                slices.push(IoSlice::new(&[frame::FRAME_END]));
             }
             let mut rest = &mut slices[..];
             while matches!(outcome, Outcome::Done) && !rest.is_empty() {
-                match self.stream.write_vectored(rest) {
+                match self.stream.write_vectored(first_slices(rest)) {
                     Ok(0) => outcome = Outcome::Failed(io::ErrorKind::WriteZero.into()),
                     Ok(count) => {
                         IoSlice::advance_slices(&mut rest, count);
@@ -128,6 +132,16 @@ impl Writer {
         }
         outcome
     }
+}
+
+/// As many of the slices as one system call is given, at least one.
+fn first_slices<'a, 'b>(slices: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
+    let mut size = 0;
+    let fits = |slice: &&IoSlice<'_>| {
+        size += slice.len();
+        size <= WRITE_MOST
+    };
+    &slices[..slices.iter().take_while(fits).count().max(1)]
 }
 
 struct State {
