@@ -114,7 +114,7 @@ impl Messages {
         let message = shared.session.next_pulled(self.channel.place());
         link.resume_if_paused(&mut shared);
         match message {
-            Some(delivery) => Some(Some((*delivery).into())),
+            Some(delivery) => Some(Some(delivery.into())),
             None if over => {
                 // The broker ended it, and all of it has been yielded.
                 shared.session.take_puller(self.channel.place());

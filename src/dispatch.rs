@@ -248,16 +248,27 @@ fn run_connection_events(connection: &Connection, waiting: usize) -> Result<usiz
     Ok(told)
 }
 
+/// Beyond what waits, so many messages at most are told of what has been read and not been handled.
+const UNHANDLED: usize = 256;
+
 /// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends and no
-/// channel starves another.
+/// channel starves another. The last channel goes on with what has been read: each message is then handled just before it
+/// is told, while it is in the processor's cache, and the next one gets its memory.
 fn run_channel_events(link: &Link, dispatcher: &Dispatcher, waiting: usize) -> Result<usize> {
     let mut told = 0;
     while told < waiting {
         let Some(mut turn) = Turn::begin(link, dispatcher) else {
             break;
         };
-        for _ in 0..turn.waiting.min(waiting - told) {
-            let Some(incoming) = turn.next() else { break };
+        let mut left = turn.waiting.min(waiting - told);
+        if told + left == waiting {
+            left += UNHANDLED;
+        }
+        for _ in 0..left {
+            let unhandled = told >= waiting;
+            let Some(incoming) = turn.next(unhandled) else {
+                break;
+            };
             told += 1;
             turn.tell(incoming)?;
         }
@@ -296,10 +307,14 @@ impl<'a> Turn<'a> {
     }
 
     /// Takes the next event, and the callback that it needs in the same breath: a consumer that is cancelled by another
-    /// thread either has its message still there to give back, or its callback still here to tell it.
-    fn next(&mut self) -> Option<Incoming> {
+    /// thread either has its message still there to give back, or its callback still here to tell it. `unhandled` says
+    /// that it may come from what has been read and not been handled.
+    fn next(&mut self, unhandled: bool) -> Option<Incoming> {
         let mut shared = self.link.lock();
-        let incoming = shared.session.next_event(self.place);
+        let mut incoming = shared.session.next_event(self.place);
+        if incoming.is_none() && unhandled && self.link.absorb_more(&mut shared) {
+            incoming = shared.session.next_event(self.place);
+        }
         self.link.resume_if_paused(&mut shared);
         let mut spent = None;
         if let (Some(channel), Some(Incoming::Message(delivery))) = (&self.channel, &incoming) {
@@ -325,7 +340,7 @@ impl<'a> Turn<'a> {
                     method,
                     properties,
                     body,
-                } = *delivery;
+                } = delivery;
                 match &mut self.taken {
                     Some(taken) => (taken.callback)(channel, method, properties.into(), body),
                     None => {

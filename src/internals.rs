@@ -156,7 +156,7 @@ impl Deliveries {
             while let Some((place, _)) = self.0.begin_turn(&dispatcher) {
                 while let Some(incoming) = self.0.next_event(place) {
                     if let Incoming::Message(message) = incoming {
-                        let (_, _, body) = Message::from(*message);
+                        let (_, _, body) = Message::from(message);
                         messages += 1;
                         size += body.len();
                     }

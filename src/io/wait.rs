@@ -235,12 +235,7 @@ impl Link {
         let mut may_read = true;
         loop {
             let done = check(&mut shared);
-            if done.is_none() && shared.reader.as_ref().is_some_and(|reader| reader.more) {
-                let Some(mut reader) = shared.reader.take() else {
-                    continue;
-                };
-                self.absorb(&mut shared, &mut reader, Outcome::Bytes);
-                shared.reader = Some(reader);
+            if done.is_none() && self.absorb_more(&mut shared) {
                 continue;
             }
             if done.is_some() {
@@ -328,6 +323,16 @@ impl Link {
     }
 
     // ---- what reading brings
+
+    /// Takes in a little of what has been read before, if nobody is reading. Answers whether there was any.
+    pub(crate) fn absorb_more(&self, shared: &mut Shared) -> bool {
+        let Some(mut reader) = shared.reader.take_if(|reader| reader.more) else {
+            return false;
+        };
+        self.absorb(shared, &mut reader, Outcome::Bytes);
+        shared.reader = Some(reader);
+        true
+    }
 
     /// Takes in what a read brought.
     pub(crate) fn absorb(&self, shared: &mut Shared, reader: &mut Reader, outcome: Outcome) {

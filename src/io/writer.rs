@@ -31,8 +31,11 @@ pub(crate) const DIRECT_BODY: usize = 32 * 1024;
 /// How long bytes may gather once there is traffic: the writer thread looks for them this often, and nobody has to wake it.
 const GATHER: Duration = Duration::from_micros(500);
 
-/// After this many looks for nothing the writer thread sleeps, and whoever comes next wakes it.
-const IDLE_LOOKS: u32 = 10;
+/// The same while others write all there is, as whoever consumes does with his acks: then each look costs him time.
+const GATHER_AT_MOST: Duration = Duration::from_millis(2);
+
+/// After this many looks without traffic the writer thread sleeps, and whoever comes next wakes it.
+const IDLE_LOOKS: u32 = 5;
 
 /// The bound of one system call, so that whoever writes can look at his deadline.
 const WRITE_SLICE: Duration = Duration::from_secs(1);
@@ -435,6 +438,7 @@ pub(crate) fn run(link: &Arc<Link>) {
     let outgoing = &link.outgoing;
     let send_after = link.heartbeat.send_after();
     let mut idle_looks = IDLE_LOOKS;
+    let mut pause = GATHER;
     let mut reader_due = Some(after(SLICE));
     let mut state = outgoing.lock();
     while !state.dead {
@@ -465,6 +469,7 @@ pub(crate) fn run(link: &Arc<Link>) {
         }
         let due = stuck || since >= GATHER || state.finishing.is_some();
         if !idle && due && state.half.is_some() {
+            pause = GATHER;
             outgoing.write_out(link, state);
             state = outgoing.lock();
             continue;
@@ -474,7 +479,8 @@ pub(crate) fn run(link: &Arc<Link>) {
             send_after.map_or(LONG, |after| after - since)
         } else if idle {
             idle_looks += 1;
-            GATHER
+            pause = (pause * 2).min(GATHER_AT_MOST);
+            pause
         } else if state.half.is_some() {
             GATHER - since
         } else {

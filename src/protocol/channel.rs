@@ -91,10 +91,12 @@ impl From<Delivery> for Message {
     }
 }
 
-/// What waits to be told to the program, in the order it came.
+/// What waits to be told to the program, in the order it came. Nearly all are messages, so their size does not matter,
+/// while a box would cost an allocation for each.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Incoming {
-    Message(Box<Delivery>),
+    Message(Delivery),
     Returned(Box<ReturnedMessage>),
     /// The broker cancelled this consumer.
     Cancelled(String),
@@ -131,7 +133,7 @@ pub(crate) struct Puller {
     pub(crate) queue: String,
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
-    pub(crate) buffered: VecDeque<Box<Delivery>>,
+    pub(crate) buffered: VecDeque<Delivery>,
     pub(crate) cancelled: bool,
 }
 

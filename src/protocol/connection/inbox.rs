@@ -54,7 +54,7 @@ impl Session {
             .ready
             .iter()
             .filter_map(|place| self.channels[*place].as_deref());
-        channels.any(|channel| channel.running)
+        channels.any(|channel| channel.running && !channel.inbox.is_empty())
     }
 
     /// Chooses the first channel that has events this dispatcher may run, and answers how many. It is this dispatcher's
@@ -70,15 +70,12 @@ impl Session {
         Some((place, channel.inbox.len()))
     }
 
-    /// Takes the oldest event of a channel.
+    /// Takes the oldest event of a channel whose turn it is.
     #[inline]
     pub(crate) fn next_event(&mut self, place: usize) -> Option<Incoming> {
         let channel = self.channels.get_mut(place)?.as_deref_mut()?;
         let incoming = channel.inbox.pop_front()?;
         self.undelivered = self.undelivered.saturating_sub(weight(&incoming));
-        if channel.inbox.is_empty() && std::mem::take(&mut channel.ready) {
-            self.ready.retain(|ready| *ready != place);
-        }
         Some(incoming)
     }
 
@@ -88,10 +85,12 @@ impl Session {
             return false;
         };
         channel.running = false;
-        let more = channel.ready;
+        let more = !channel.inbox.is_empty();
         let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
-        if more {
+        if std::mem::replace(&mut channel.ready, more) {
             self.ready.retain(|ready| *ready != place);
+        }
+        if more {
             self.ready.push_back(place);
         }
         more || over
@@ -113,7 +112,7 @@ impl Session {
             match incoming {
                 Incoming::Message(message) if message.method.consumer_tag == consumer_tag => {
                     held += message_weight(&message);
-                    taken.push((*message).into());
+                    taken.push(message.into());
                 }
                 Incoming::Cancelled(tag) if tag == consumer_tag => {}
                 other => kept.push_back(other),
@@ -129,7 +128,7 @@ impl Session {
     }
 
     /// Takes the next message that the iterator of a channel is to yield.
-    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Box<Delivery>> {
+    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Delivery> {
         let message = self.channel(place)?.puller.as_mut()?.buffered.pop_front()?;
         self.undelivered = self.undelivered.saturating_sub(message_weight(&message));
         Some(message)
@@ -138,11 +137,7 @@ impl Session {
     /// Takes the iterator of a channel, with what it had not yielded.
     pub(crate) fn take_puller(&mut self, place: usize) -> Option<Puller> {
         let puller = self.channel(place)?.puller.take()?;
-        let held: usize = puller
-            .buffered
-            .iter()
-            .map(|message| message_weight(message))
-            .sum();
+        let held: usize = puller.buffered.iter().map(message_weight).sum();
         self.undelivered = self.undelivered.saturating_sub(held);
         Some(puller)
     }
@@ -203,11 +198,7 @@ impl Session {
             .sum();
         channel.consumers.clear();
         if let Some(puller) = channel.puller.take() {
-            held += puller
-                .buffered
-                .iter()
-                .map(|message| message_weight(message))
-                .sum::<usize>();
+            held += puller.buffered.iter().map(message_weight).sum::<usize>();
         }
         if std::mem::take(&mut channel.ready) {
             self.ready.retain(|ready| *ready != place);
