@@ -30,6 +30,8 @@ struct Account {
     keep: AtomicBool,
     calls: AtomicU64,
     bytes: AtomicU64,
+    /// The most that one write was given.
+    most: AtomicU64,
 }
 
 impl Account {
@@ -126,6 +128,9 @@ impl Write for Counted {
             }
             None => bytes,
         };
+        self.account
+            .most
+            .fetch_max(bytes.len() as u64, Ordering::SeqCst);
         let count = self.stream.write(bytes)?;
         self.account.note(count, || bytes.to_vec());
         Ok(count)
@@ -136,6 +141,8 @@ impl Write for Counted {
             let first = slices.iter().find(|slice| !slice.is_empty());
             return self.write(first.map_or(&[], |slice| slice));
         }
+        let given: usize = slices.iter().map(|slice| slice.len()).sum();
+        self.account.most.fetch_max(given as u64, Ordering::SeqCst);
         let count = self.stream.write_vectored(slices)?;
         let gather = || slices.iter().flat_map(|slice| slice.to_vec()).collect();
         self.account.note(count, gather);
@@ -322,6 +329,29 @@ fn a_large_publish_goes_out_at_once() {
         channel.basic_publish("", &queue, &body).unwrap();
         wait_until(SOON, || account.bytes() - bytes > 1 << 20);
         assert_message_count(&channel, &queue, 1);
+        connection.close().unwrap();
+    });
+}
+
+/// Loopback carries up to 64 KiB at once. A write of a little more costs twice as much a byte, whatever the messages are.
+#[test]
+fn a_write_fits_into_one_segment() {
+    bounded(|| {
+        let account = Account::new(false);
+        let (connection, channel) = open_counted(&account, 60);
+        let queue = exclusive_queue(&channel);
+        let sizes = [1000; 400].into_iter().chain([20_000; 20]);
+        let sizes: Vec<usize> = sizes.chain([40_000, 65_536, 131_064, 1 << 20]).collect();
+        let body = |n: usize, size| vec![n as u8; size];
+        for (n, size) in sizes.iter().enumerate() {
+            channel.basic_publish("", &queue, body(n, *size)).unwrap();
+        }
+        for (n, size) in sizes.iter().enumerate() {
+            let (_, _, got) = channel.basic_get(&queue).unwrap().expect("a message");
+            assert!(got == body(n, *size), "message {n} of {size} bytes");
+        }
+        let most = account.most.load(Ordering::SeqCst);
+        assert!(most < 65_000, "{most} bytes in one write");
         connection.close().unwrap();
     });
 }
