@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use haypile::{
     BasicConsume, Channel, Connection, ConnectionParameters, Error, Publish, QueueDeclare, Stream,
 };
-use support::peer::{m, Args, Peer, Session};
+use support::peer::{m, Args, Frame, Peer, Session};
 use support::{bounded, channel, exclusive_queue, met_within, open, Log, SOON};
 
 /// More than the reader keeps for the program before it pauses.
@@ -244,6 +244,69 @@ fn a_busy_channel_does_not_starve_another() {
         support::pump_until(&connection, || !before.is_empty());
         let before = before.all()[0];
         assert!(before < 3000, "told after {before} of the busy channel");
+    });
+}
+
+/// A read brings many messages at once, for two channels in turn. Each message is told once, in its channel's order, or
+/// answered by the cancelling that a callback asks for in the middle.
+#[test]
+fn what_one_read_brought_is_told_once_whatever_happens_on_the_way() {
+    bounded(|| {
+        const RUNS: u64 = 100;
+        const RUN: u64 = 7;
+        const MIDDLE: u64 = RUNS * RUN / 2;
+        let peer = Peer::start(|session| {
+            session.handshake();
+            session.open_channel(1);
+            session.open_channel(2);
+            let tags = [session.accept_consumer(1), session.accept_consumer(2)];
+            let mut bytes = Vec::new();
+            for run in 0..RUNS {
+                for (channel, tag) in (1..).zip(&tags) {
+                    for number in run * RUN..(run + 1) * RUN {
+                        let deliver = Args::new().shortstr(tag).longlong(number + 1).octet(0);
+                        let deliver = deliver.shortstr("").shortstr("key");
+                        let (method, body) = (m::BASIC_DELIVER, b"small");
+                        let message =
+                            Frame::encode_content(channel, method, &deliver, &[0, 0], body);
+                        bytes.extend(message);
+                    }
+                }
+            }
+            session.send_raw(&bytes);
+            session.serve_until_end();
+        });
+        let connection = Connection::open(peer.url().as_str()).unwrap();
+        let (first, second) = (connection.channel().unwrap(), connection.channel().unwrap());
+        let (told, answered, other) = (Log::new(), Log::new(), Log::new());
+        let (log, rest) = (told.clone(), answered.clone());
+        first
+            .basic_consume(
+                BasicConsume::new("q").auto_ack(true),
+                move |channel, method, _, _| {
+                    log.push(method.delivery_tag);
+                    if method.delivery_tag == MIDDLE {
+                        for (method, _, _) in channel.basic_cancel(&method.consumer_tag)? {
+                            rest.push(method.delivery_tag);
+                        }
+                    }
+                    Ok(())
+                },
+            )
+            .unwrap();
+        let log = other.clone();
+        second
+            .basic_consume(
+                BasicConsume::new("q").auto_ack(true),
+                move |_, method, _, _| log.push(method.delivery_tag),
+            )
+            .unwrap();
+        support::pump_until(&connection, || other.len() as u64 == RUNS * RUN);
+        let all: Vec<u64> = (1..=RUNS * RUN).collect();
+        assert_eq!(other.all(), all);
+        assert_eq!(told.all(), all[..MIDDLE as usize]);
+        assert_eq!(answered.all(), all[MIDDLE as usize..]);
+        connection.close().unwrap();
     });
 }
 
