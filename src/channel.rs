@@ -3,7 +3,6 @@
 mod topology;
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,14 +64,29 @@ pub(crate) struct ChannelHandle {
 
 #[derive(Default)]
 struct Callbacks {
-    messages: HashMap<String, MessageSlot>,
+    /// In the order of their consumer tags.
+    messages: Vec<MessageSlot>,
     next_slot: u64,
     returned: CallbackList<ReturnCallback>,
     cancelled: CallbackList<CancelCallback>,
 }
 
+impl Callbacks {
+    /// Where the callback of a consumer is, or belongs.
+    fn find(&self, consumer_tag: &str) -> std::result::Result<usize, usize> {
+        self.messages
+            .binary_search_by(|slot| slot.consumer_tag.as_str().cmp(consumer_tag))
+    }
+
+    fn slot(&mut self, consumer_tag: &str) -> Option<&mut MessageSlot> {
+        let place = self.find(consumer_tag).ok()?;
+        Some(&mut self.messages[place])
+    }
+}
+
 /// A consumer's callback, unless it is being run.
 struct MessageSlot {
+    consumer_tag: String,
     id: u64,
     callback: Option<Box<MessageCallback>>,
 }
@@ -649,10 +663,14 @@ impl Channel {
             }
             // Before the broker knows of it, so that no message can come too early.
             let slot = MessageSlot {
+                consumer_tag: consumer_tag.clone(),
                 id,
                 callback: Some(callback),
             };
-            callbacks.messages.insert(consumer_tag.clone(), slot);
+            match callbacks.find(&consumer_tag) {
+                Ok(place) => callbacks.messages[place] = slot,
+                Err(place) => callbacks.messages.insert(place, slot),
+            }
             id
         };
         let result = self.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments);
@@ -704,7 +722,7 @@ impl Channel {
     /// Takes a consumer's callback to run it; `give_back` puts it in its place again.
     pub(crate) fn take_callback(&self, consumer_tag: &str) -> Option<TakenCallback> {
         let mut callbacks = lock(&self.handle.callbacks);
-        let slot = callbacks.messages.get_mut(consumer_tag)?;
+        let slot = callbacks.slot(consumer_tag)?;
         Some(TakenCallback {
             consumer_tag: consumer_tag.to_owned(),
             version: self.handle.callbacks_version.load(Ordering::Acquire),
@@ -718,7 +736,7 @@ impl Channel {
     pub(crate) fn give_back(&self, taken: Option<TakenCallback>) -> Option<Box<MessageCallback>> {
         let taken = taken?;
         let mut callbacks = lock(&self.handle.callbacks);
-        let slot = callbacks.messages.get_mut(&taken.consumer_tag);
+        let slot = callbacks.slot(&taken.consumer_tag);
         match slot.filter(|slot| slot.id == taken.id) {
             Some(slot) => {
                 slot.callback = Some(taken.callback);
@@ -745,10 +763,9 @@ impl Channel {
             channel.remove_consumer(consumer_tag, id);
         }
         let mut callbacks = lock(&self.handle.callbacks);
-        let ours = callbacks.messages.get(consumer_tag)?.id == id;
-        let slot = ours
-            .then(|| callbacks.messages.remove(consumer_tag))
-            .flatten();
+        let place = callbacks.find(consumer_tag).ok()?;
+        let ours = callbacks.messages[place].id == id;
+        let slot = ours.then(|| callbacks.messages.remove(place));
         self.callbacks_changed();
         slot
     }
