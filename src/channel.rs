@@ -204,14 +204,11 @@ impl Channel {
                 reply_code,
                 reply_text,
                 ..
-            } => Error::ChannelWrongState {
-                channel: number,
-                reason: format!("closed by this program: {reply_code} {reply_text}").into(),
-            },
-            end @ Error::ConnectionClosedByClient { .. } => Error::ChannelWrongState {
-                channel: number,
-                reason: end.to_string().into(),
-            },
+            } => Error::channel_not_open(
+                number,
+                &format_args!("closed by this program: {reply_code} {reply_text}"),
+            ),
+            end @ Error::ConnectionClosedByClient { .. } => Error::channel_not_open(number, &end),
             end => end,
         }
     }
@@ -237,10 +234,7 @@ impl Channel {
             .end
             .get()
             .cloned()
-            .unwrap_or_else(|| Error::ChannelWrongState {
-                channel: self.handle.number,
-                reason: "it is being closed".into(),
-            })
+            .unwrap_or_else(|| Error::channel_not_open(self.handle.number, &"it is being closed"))
     }
 
     pub(crate) fn forget_callbacks(&self) {

@@ -153,9 +153,7 @@ impl Connection {
         let end = session.end.clone()?;
         let told = std::mem::replace(&mut session.end_told, true);
         if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
-            return Some(Error::ConnectionWrongState {
-                reason: end.to_string().into(),
-            });
+            return Some(Error::connection_not_open(&end));
         }
         Some(end)
     }
@@ -163,9 +161,9 @@ impl Connection {
     pub(crate) fn check_open(&self, session: &mut Session) -> Result<()> {
         match self.end_error(session, false) {
             Some(end) => Err(end),
-            None if session.closing.is_some() => Err(Error::ConnectionWrongState {
-                reason: "it is being closed".into(),
-            }),
+            None if session.closing.is_some() => {
+                Err(Error::connection_not_open(&"it is being closed"))
+            }
             None => Ok(()),
         }
     }

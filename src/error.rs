@@ -367,17 +367,35 @@ impl Error {
     }
 
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
-        Self::invalid_value(field, value.to_string(), expected)
+        Self::invalid_value(field, &value, expected)
     }
 
     /// The same, made once for all types of values.
-    fn invalid_value(field: &str, value: String, expected: &str) -> Self {
+    fn invalid_value(field: &str, value: &dyn fmt::Display, expected: &str) -> Self {
         Error::InvalidParameter {
             field: field.into(),
-            value: value.into(),
+            value: text(value).into(),
             expected: expected.into(),
         }
     }
+
+    #[cold]
+    pub(crate) fn connection_not_open(reason: &dyn fmt::Display) -> Self {
+        let reason = text(reason).into();
+        Error::ConnectionWrongState { reason }
+    }
+
+    #[cold]
+    pub(crate) fn channel_not_open(channel: u16, reason: &dyn fmt::Display) -> Self {
+        let reason = text(reason).into();
+        Error::ChannelWrongState { channel, reason }
+    }
+}
+
+/// What something says of itself. `to_string` would be made anew in each module, and for each type.
+#[cold]
+pub(crate) fn text(of: &dyn fmt::Display) -> String {
+    of.to_string()
 }
 
 impl From<Box<dyn std::error::Error + Send + Sync>> for Error {

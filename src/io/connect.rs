@@ -10,7 +10,7 @@ use super::stream::{is_timeout, Stream};
 #[cfg(feature = "tls")]
 use super::tls;
 use super::wait::{after, Opened};
-use crate::error::{Attempt, ConnectFailure, Result, Stage};
+use crate::error::{text, Attempt, ConnectFailure, Result, Stage};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::{Handshake, Negotiated, Proposal, Refusal};
 use crate::protocol::method::Method;
@@ -140,7 +140,7 @@ fn resolve(parameters: &ConnectionParameters) -> Result<Vec<SocketAddr>, Failure
             }
             Ok(distinct)
         }
-        Err(error) => Err(Failure::new(Kind::Dns, Stage::Dns, error.to_string())),
+        Err(error) => Err(Failure::new(Kind::Dns, Stage::Dns, text(&error))),
     }
 }
 
@@ -180,11 +180,11 @@ fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
             .hint(Some("a firewall may swallow what is sent there"))
         }
         io::ErrorKind::ConnectionRefused => {
-            Failure::new(Kind::Connection, Stage::Tcp, error.to_string()).hint(Some(
+            Failure::new(Kind::Connection, Stage::Tcp, text(error)).hint(Some(
                 "nothing listens on that port: is the broker running, and is the port right?",
             ))
         }
-        _ => Failure::new(Kind::Connection, Stage::Tcp, error.to_string()),
+        _ => Failure::new(Kind::Connection, Stage::Tcp, text(error)),
     }
 }
 
@@ -321,7 +321,7 @@ impl Secured {
                 Some(Failure::new(Kind::Tls, Stage::Tls, cause).hint(hint))
             }
             _ if nothing_came && self.certificate_missing => Some(
-                Failure::new(Kind::Tls, Stage::Tls, error.to_string())
+                Failure::new(Kind::Tls, Stage::Tls, text(error))
                     .hint(Some(tls::MISSING_CERTIFICATE)),
             ),
             _ => None,
@@ -387,7 +387,7 @@ fn shake_hands(
                         stage,
                         &received,
                         answered,
-                        &error.to_string(),
+                        &text(&error),
                     ))
                 }
                 Ok(None) => {
@@ -409,7 +409,7 @@ fn shake_hands(
                     let ended = |error: &io::Error| {
                         let nothing_came = !answered && received.is_empty();
                         secured.tls_failure(error, nothing_came).unwrap_or_else(|| {
-                            let cause = error.to_string();
+                            let cause = text(error);
                             if stage == Stage::Authentication && length > LOGIN_MOST {
                                 return Failure::new(Kind::ProbableAuthentication, stage, cause)
                                     .hint(Some(LARGE_LOGIN));
@@ -597,9 +597,7 @@ fn refused(parameters: &ConnectionParameters, stage: Stage, refusal: Refusal) ->
             stage,
             format!("the server speaks AMQP {major}-{minor}, not 0-9"),
         ),
-        Refusal::Violation(error) => {
-            Failure::new(Kind::IncompatibleProtocol, stage, error.to_string())
-        }
+        Refusal::Violation(error) => Failure::new(Kind::IncompatibleProtocol, stage, text(&error)),
     }
 }
 

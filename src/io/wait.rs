@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::reader::{self, Outcome, Reader, SLICE};
 use super::stream::Stream;
 use super::writer::{self, Outgoing};
-use crate::error::{Result, StreamLost};
+use crate::error::{text, Result, StreamLost};
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame;
 use crate::protocol::handshake::Negotiated;
@@ -430,10 +430,7 @@ impl Link {
             shared.session.end_by_client();
             return;
         }
-        let cause = shared
-            .write_error
-            .take()
-            .unwrap_or_else(|| error.to_string());
+        let cause = shared.write_error.take().unwrap_or_else(|| text(error));
         let lost = StreamLost {
             address: Arc::clone(&self.address),
             cause,
@@ -503,7 +500,7 @@ impl Link {
     /// A write failed. The broker may have said why before it hung up, so what it sent is read to the end first.
     pub(crate) fn write_failed(&self, error: &io::Error) {
         let mut shared = self.lock();
-        shared.write_error.get_or_insert_with(|| error.to_string());
+        shared.write_error.get_or_insert_with(|| text(error));
         self.hand_over(&mut shared);
         drop(shared);
         self.shutdown_stream();
@@ -539,14 +536,11 @@ impl Link {
     pub(crate) fn close(&self, reply_code: u16, reply_text: &str, timeout: Duration) -> Result<()> {
         let mut shared = self.lock();
         if let Some(end) = &shared.session.end {
-            return Err(Error::ConnectionWrongState {
-                reason: end.to_string().into(),
-            });
+            return Err(Error::connection_not_open(end));
         }
         if shared.session.closing.is_some() {
-            return Err(Error::ConnectionWrongState {
-                reason: "it is being closed by another thread".into(),
-            });
+            let reason = "it is being closed by another thread";
+            return Err(Error::connection_not_open(&reason));
         }
         let close = Method::ConnectionClose {
             reply_code,
