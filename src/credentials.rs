@@ -210,9 +210,9 @@ impl Credentials {
             Credentials::Plain(PlainCredentials(login))
             | Credentials::AmqPlain(AmqPlainCredentials(login)) => {
                 let zero = "text without a zero byte is expected";
-                if login.username.contains('\0') {
+                if login.username.as_bytes().contains(&0) {
                     Some(("credentials: user name", zero))
-                } else if login.password.contains('\0') {
+                } else if login.password.as_bytes().contains(&0) {
                     Some(("credentials: password", zero))
                 } else {
                     None

@@ -529,8 +529,8 @@ impl fmt::Display for Cause<'_> {
         if let Some(method) = method {
             write!(f, " (caused by {method})")?;
         }
-        let transient = *reply_code == 541 && reply_text.contains("transient");
-        if transient {
+        let mut words = reply_text.as_bytes().windows(9);
+        if *reply_code == 541 && words.any(|word| word == b"transient") {
             f.write_str("; this broker has no queues that are neither durable nor exclusive: declare it .durable(true) or .exclusive(true)")?;
         }
         Ok(())

@@ -323,7 +323,7 @@ impl ConnectionParameters {
     /// Host and port, as errors name them.
     pub(crate) fn address(&self) -> String {
         let port = self.effective_port();
-        if self.host.contains(':') {
+        if self.host.as_bytes().contains(&b':') {
             format!("[{}]:{port}", self.host)
         } else {
             format!("{}:{port}", self.host)
@@ -368,18 +368,14 @@ impl ConnectionParameters {
     /// Refuses what is out of range or cannot be sent.
     pub(crate) fn validate(&self) -> Result<()> {
         // Whoever gives a URL where a host belongs may have put a password in it: it is not repeated.
-        if self.host.contains(['/', '@']) {
+        if self.host.bytes().any(|b| b == b'/' || b == b'@') {
             return Err(Error::invalid(
                 "host",
                 "a text with '/' or '@'",
                 "a host name or an address is expected; a URL goes through from_url",
             ));
         }
-        if self.host.is_empty()
-            || self
-                .host
-                .contains(|c: char| c.is_control() || c.is_whitespace())
-        {
+        if self.host.is_empty() || has_space(&self.host) {
             return Err(Error::invalid(
                 "host",
                 format_args!("{:?}", self.host),
@@ -530,6 +526,11 @@ impl FromStr for ConnectionParameters {
     fn from_str(url: &str) -> Result<Self> {
         Self::from_url(url)
     }
+}
+
+/// Whether there is a space or a control character in a text.
+pub(crate) fn has_space(text: &str) -> bool {
+    text.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 /// Names have no brackets: they are how URLs keep an IPv6 address apart from the port.

@@ -2,16 +2,22 @@
 //!
 //! A URL holds a password, and one that is written wrongly may hold it in any of its parts. So errors name the part and
 //! repeat nothing but what cannot be one.
+//!
+//! What is wrong is passed on as the text of what was expected, which owns nothing, and becomes an error in few places: a
+//! program that never sees one carries little code for it.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 use crate::error::{Error, Result};
-use crate::parameters::{ConnectionParameters, TcpOptions};
+use crate::parameters::{has_space, ConnectionParameters, TcpOptions};
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
 use crate::{FieldTable, FieldValue};
+
+/// What was read, or what was expected in its place.
+type Read<T> = std::result::Result<T, &'static str>;
 
 /// What an `amqps` URL says about TLS.
 #[cfg(feature = "tls")]
@@ -24,232 +30,210 @@ struct UrlTls {
     server_name_indication: Option<String>,
 }
 
-/// Every option, in the order in which an error lists them.
-const OPTIONS: &[&str] = &[
-    "auth_mechanism",
-    "blocked_connection_timeout",
-    "cacertfile",
-    "certfile",
-    "channel_max",
-    "client_properties",
-    "connection_attempts",
-    "connection_timeout",
-    "frame_max",
-    "heartbeat",
-    "keyfile",
-    "locale",
-    "retry_delay",
-    "rpc_timeout",
-    "server_name_indication",
-    "socket_timeout",
-    "ssl_options",
-    "stack_timeout",
-    "tcp_options",
-    "verify",
-];
-
-/// Those that say something about TLS.
-const TLS_OPTIONS: &[&str] = &[
-    "cacertfile",
-    "certfile",
-    "keyfile",
-    "server_name_indication",
-    "ssl_options",
-    "verify",
-];
+/// Every option.
+macro_rules! options {
+    () => {
+        "auth_mechanism, blocked_connection_timeout, cacertfile, certfile, channel_max, client_properties, \
+        connection_attempts, connection_timeout, frame_max, heartbeat, keyfile, locale, retry_delay, rpc_timeout, \
+        server_name_indication, socket_timeout, ssl_options, stack_timeout, tcp_options, verify"
+    };
+}
 
 const NOT_SHOWN: &str = "the value given (not shown)";
 
 /// What most often makes a URL fall apart in the wrong places.
-const ESCAPES: &str =
-    "in user name and password, '/' is written %2f, '?' %3f, '#' %23, '%' %25 and '@' %40";
+macro_rules! escapes {
+    ($expected:literal) => {
+        concat!(
+            $expected,
+            "; in user name and password, '/' is written %2f, '?' %3f, '#' %23, '%' %25 and '@' %40"
+        )
+    };
+}
 
 pub(crate) fn parse(url: &str) -> Result<ConnectionParameters> {
-    let expected_scheme = "a URL that begins with amqp:// or amqps:// is expected";
-    let (scheme, rest) = url
-        .split_once("://")
-        .ok_or_else(|| Error::invalid("url", NOT_SHOWN, expected_scheme))?;
-    let tls = match scheme.to_ascii_lowercase().as_str() {
-        "amqp" => false,
-        "amqps" => true,
-        // what is not a word may be anything
-        _ if scheme.is_empty()
-            || !scheme.chars().all(|c| c.is_ascii_alphanumeric())
-            || scheme.len() > 16 =>
-        {
-            return Err(Error::invalid("url scheme", NOT_SHOWN, expected_scheme));
-        }
-        _ => return Err(Error::invalid("url scheme", scheme, expected_scheme)),
-    };
-    #[cfg(not(feature = "tls"))]
-    if tls {
-        return Err(Error::invalid(
-            "url scheme",
-            "amqps",
-            "for TLS, haypile must be built with its feature `tls`",
-        ));
+    let parts =
+        Parts::of(url).map_err(|(part, shown, expected)| Error::invalid(part, shown, expected))?;
+    let mut read = Options::default();
+    read.fill(&parts)?;
+    #[cfg(feature = "tls")]
+    if parts.tls {
+        read.parameters.tls = Some(read.tls_options.finish()?);
     }
-    if rest.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        let expected = "spaces and control characters must be percent-encoded (a space is %20)";
-        return Err(Error::invalid(
-            "url",
-            "a space or control character",
-            expected,
-        ));
-    }
-    if rest.contains('#') {
-        return Err(Error::invalid(
-            "url",
-            "'#'",
-            "an AMQP URL has no fragment; '#' as part of something is written %23",
-        ));
-    }
+    read.parameters.validate()?;
+    Ok(read.parameters)
+}
 
-    let (before_query, query) = match rest.split_once('?') {
-        Some((before, query)) => (before, query),
-        None => (rest, ""),
-    };
-    let (authority, path) = match before_query.split_once('/') {
-        Some((authority, path)) => (authority, Some(path)),
-        None => (before_query, None),
-    };
-    let (user_info, host_and_port) = match authority.rsplit_once('@') {
-        Some((user_info, host_and_port)) => (Some(user_info), host_and_port),
-        None => (None, authority),
-    };
+/// The parts of a URL, where they stand and as they are written.
+struct Parts<'u> {
+    tls: bool,
+    user_info: Option<&'u str>,
+    /// Without brackets.
+    host: &'u str,
+    port: Option<u16>,
+    virtual_host: Option<&'u str>,
+    query: Option<&'u str>,
+}
 
-    let mut parameters = ConnectionParameters::default();
+/// The part that is wrong, what may be shown of it, and what was expected.
+type Wrong<'u> = (&'static str, &'u str, &'static str);
 
-    let (host, port) = split_host_and_port(host_and_port)?;
-    if !host.is_empty() {
-        parameters.host = host;
-    }
-    if !port.is_empty() {
-        // An '@' further on means that this may be the beginning of a password that was cut at its first slash.
-        let shown =
-            if port.bytes().all(|b| b.is_ascii_digit()) && !rest[authority.len()..].contains('@') {
-                port
+impl<'u> Parts<'u> {
+    fn of(url: &'u str) -> std::result::Result<Self, Wrong<'u>> {
+        let expected_scheme = "a URL that begins with amqp:// or amqps:// is expected";
+        let (scheme, rest) = cut(url, ':');
+        let Some(rest) = rest.and_then(|rest| rest.strip_prefix("//")) else {
+            return Err(("url", NOT_SHOWN, expected_scheme));
+        };
+        let tls = same(scheme, "amqps");
+        if !tls && !same(scheme, "amqp") {
+            // what is not a word may be anything
+            let shown = if is_word(scheme, 16, b"") {
+                scheme
             } else {
                 NOT_SHOWN
             };
-        let number = whole_number(port)
-            .and_then(|number| u16::try_from(number).ok())
-            .filter(|number| *number != 0);
-        let expected = || format!("1 to 65535 is expected; {ESCAPES}");
-        parameters.port =
-            Some(number.ok_or_else(|| Error::invalid("url port", shown, &expected()))?);
-    }
-    if let Some(path) = path {
-        if path.contains('/') {
-            let expected = "one name is expected; a '/' in it is written %2f";
-            return Err(Error::invalid(
-                "url virtual host",
-                "a path of more than one segment",
-                expected,
-            ));
+            return Err(("url scheme", shown, expected_scheme));
         }
-        parameters.virtual_host = decode("url virtual host", path)?;
+        if tls && !cfg!(feature = "tls") {
+            let expected = "for TLS, haypile must be built with its feature `tls`";
+            return Err(("url scheme", "amqps", expected));
+        }
+        if has_space(rest) {
+            let expected = "spaces and control characters must be percent-encoded (a space is %20)";
+            return Err(("url", "a space or control character", expected));
+        }
+        if rest.as_bytes().contains(&b'#') {
+            let expected = "an AMQP URL has no fragment; '#' as part of something is written %23";
+            return Err(("url", "'#'", expected));
+        }
+        let (before_query, query) = cut(rest, '?');
+        let (authority, virtual_host) = cut(before_query, '/');
+        let (user_info, host_and_port) = match authority.rsplit_once('@') {
+            Some((user_info, host_and_port)) => (Some(user_info), host_and_port),
+            None => (None, authority),
+        };
+        let (host, port) = split_host_and_port(host_and_port)
+            .map_err(|expected| ("url host", NOT_SHOWN, expected))?;
+        let mut number = None;
+        if !port.is_empty() {
+            number = whole_number(port)
+                .and_then(|number| u16::try_from(number).ok())
+                .filter(|number| *number != 0);
+            if number.is_none() {
+                // An '@' further on means that this may be the beginning of a password that was cut at its first slash.
+                let cut_short = rest.as_bytes()[authority.len()..].contains(&b'@');
+                let shown = if is_digits(port) && !cut_short {
+                    port
+                } else {
+                    NOT_SHOWN
+                };
+                return Err(("url port", shown, escapes!("1 to 65535 is expected")));
+            }
+        }
+        if virtual_host.is_some_and(|path| path.as_bytes().contains(&b'/')) {
+            let shown = "a path of more than one segment";
+            let expected = "one name is expected; a '/' in it is written %2f";
+            return Err(("url virtual host", shown, expected));
+        }
+        Ok(Parts {
+            tls,
+            user_info,
+            host,
+            port: number,
+            virtual_host,
+            query,
+        })
     }
-
-    let mut options = Options {
-        parameters,
-        tls,
-        #[cfg(feature = "tls")]
-        tls_options: UrlTls::default(),
-        seen: Vec::new(),
-        mechanisms: Vec::new(),
-    };
-    for option in query.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        options.set(&decode("url option name", name)?, value)?;
-    }
-    let Options {
-        mut parameters,
-        #[cfg(feature = "tls")]
-        tls_options,
-        mechanisms,
-        ..
-    } = options;
-    #[cfg(feature = "tls")]
-    if tls {
-        parameters.tls = Some(tls_options.finish()?);
-    }
-    if let Some(credentials) = credentials(user_info, &mechanisms)? {
-        parameters.credentials = credentials;
-    }
-    parameters.validate()?;
-    Ok(parameters)
 }
 
-/// The host, decoded and without brackets, and the digits of the port; either may be empty.
-fn split_host_and_port(text: &str) -> Result<(String, &str)> {
-    let invalid = |expected: &str| Error::invalid("url host", NOT_SHOWN, expected);
-    if let Some(rest) = text.strip_prefix('[') {
-        let (address, port) = rest
-            .split_once(']')
-            .ok_or_else(|| invalid("the ']' after an IPv6 address is missing"))?;
-        let port = match port.strip_prefix(':') {
-            Some(port) => port,
-            None if port.is_empty() => "",
-            None => {
-                return Err(invalid(
-                    "nothing but a colon and the port may follow the ']' of an IPv6 address",
-                ))
-            }
-        };
-        let address = decode("url host", address)?;
-        // An address of one link alone names its interface: fe80::1%eth0
-        let number = address
-            .split_once('%')
-            .map_or(address.as_str(), |(number, _interface)| number);
-        if number.parse::<Ipv6Addr>().is_err() {
-            return Err(invalid("brackets are for IPv6 addresses"));
+/// The host, still encoded but without brackets, and the digits of the port; either may be empty.
+fn split_host_and_port(text: &str) -> Read<(&str, &str)> {
+    let Some(rest) = text.strip_prefix('[') else {
+        let (host, port) = cut(text, ':');
+        let port = port.unwrap_or_default();
+        if port.as_bytes().contains(&b':') {
+            return Err(escapes!(
+                "one ':' before the port is expected; an IPv6 address stands in brackets"
+            ));
         }
-        return Ok((address, port));
+        return Ok((host, port));
+    };
+    let (address, Some(behind)) = cut(rest, ']') else {
+        return Err("the ']' after an IPv6 address is missing");
+    };
+    let ("", port) = cut(behind, ':') else {
+        return Err("nothing but a colon and the port may follow the ']' of an IPv6 address");
+    };
+    // An address of one link alone names its interface: fe80::1%eth0
+    let decoded = decode(address, b'+')?;
+    let (number, _interface) = cut(&decoded, '%');
+    if number.parse::<Ipv6Addr>().is_err() {
+        return Err("brackets are for IPv6 addresses");
     }
-    let (host, port) = text.split_once(':').unwrap_or((text, ""));
-    if port.contains(':') {
-        let expected = format!(
-            "one ':' before the port is expected; an IPv6 address stands in brackets; {ESCAPES}"
-        );
-        return Err(invalid(&expected));
+    Ok((address, port.unwrap_or_default()))
+}
+
+/// What stands before the first such character, and what stands behind it if it is there.
+#[inline(never)]
+fn cut(text: &str, at: char) -> (&str, Option<&str>) {
+    match text.split_once(at) {
+        Some((before, behind)) => (before, Some(behind)),
+        None => (text, None),
     }
-    Ok((decode("url host", host)?, port))
+}
+
+/// Whether the two are the same but for capitals.
+#[inline(never)]
+fn same(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
+fn is_option(name: &str) -> bool {
+    let mut list = Some(options!());
+    while let Some(rest) = list {
+        let (option, others) = cut(rest, ',');
+        if option.trim_ascii_start() == name {
+            return true;
+        }
+        list = others;
+    }
+    false
+}
+
+/// Whether this is a short word of ASCII letters, digits and these.
+fn is_word(text: &str, most: usize, others: &[u8]) -> bool {
+    (1..=most).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
 }
 
 /// What the user name, the password and the mechanisms come to; `None` for the default.
 fn credentials(user_info: Option<&str>, mechanisms: &[Mechanism]) -> Result<Option<Credentials>> {
-    let external_alone = !mechanisms.is_empty()
-        && mechanisms
-            .iter()
-            .all(|mechanism| *mechanism == Mechanism::External);
-    let (username, password) =
-        match user_info.map(|user_info| (user_info, user_info.split_once(':'))) {
-            Some((_, Some((username, password)))) => (
-                decode("url user name", username)?,
-                decode("url password", password)?,
-            ),
-            // EXTERNAL has no use for a password, nor for the name
-            Some((username, None)) if external_alone => {
-                (decode("url user name", username)?, String::new())
-            }
-            Some((_, None)) => {
-                let expected = "a user name needs a password; an empty one is written user:@host";
-                return Err(Error::invalid("url password", "leaving it out", expected));
-            }
-            None if mechanisms.is_empty() => return Ok(None),
-            None => ("guest".to_owned(), "guest".to_owned()),
-        };
-    let mut choices: Vec<Credentials> = mechanisms
-        .iter()
-        .map(|mechanism| match mechanism {
-            Mechanism::Plain => PlainCredentials::new(username.clone(), password.clone()).into(),
-            Mechanism::AmqPlain => {
-                AmqPlainCredentials::new(username.clone(), password.clone()).into()
-            }
+    let external_alone = mechanisms == [Mechanism::External];
+    let (username, password) = match user_info.map(|user_info| cut(user_info, ':')) {
+        Some((username, Some(password))) => (username, password),
+        // EXTERNAL has no use for a password, nor for the name
+        Some((username, None)) if external_alone => (username, ""),
+        Some((_, None)) => {
+            let expected = "a user name needs a password; an empty one is written user:@host";
+            return Err(Error::invalid("url password", "leaving it out", expected));
+        }
+        None if mechanisms.is_empty() => return Ok(None),
+        None => ("guest", "guest"),
+    };
+    let username = decoded("url user name", username)?;
+    let password = decoded("url password", password)?;
+    let mut choices: Vec<Credentials> = Vec::new();
+    for mechanism in mechanisms {
+        let (username, password) = (username.as_str(), password.as_str());
+        choices.push(match mechanism {
+            Mechanism::Plain => PlainCredentials::new(username, password).into(),
+            Mechanism::AmqPlain => AmqPlainCredentials::new(username, password).into(),
             Mechanism::External => ExternalCredentials.into(),
-        })
-        .collect();
+        });
+    }
     Ok(Some(match choices.len() {
         0 => PlainCredentials::new(username, password).into(),
         1 => choices.remove(0),
@@ -264,36 +248,80 @@ enum Mechanism {
     External,
 }
 
-/// The query, option by option.
+/// The parameters so far, and what the query says beside them.
+#[derive(Default)]
 struct Options {
     parameters: ConnectionParameters,
     tls: bool,
     #[cfg(feature = "tls")]
     tls_options: UrlTls,
     /// What has been set, so that nothing is set twice.
-    seen: Vec<&'static str>,
+    seen: Vec<String>,
     mechanisms: Vec<Mechanism>,
 }
 
 impl Options {
-    fn set(&mut self, name: &str, encoded: &str) -> Result<()> {
-        let Some(&name) = OPTIONS.iter().find(|known| **known == name) else {
+    fn fill(&mut self, parts: &Parts<'_>) -> Result<()> {
+        self.tls = parts.tls;
+        if !parts.host.is_empty() {
+            self.parameters.host = decoded("url host", parts.host)?;
+        }
+        self.parameters.port = parts.port;
+        if let Some(virtual_host) = parts.virtual_host {
+            self.parameters.virtual_host = decoded("url virtual host", virtual_host)?;
+        }
+        let mut query = parts.query;
+        while let Some(rest) = query {
+            let (option, others) = cut(rest, '&');
+            query = others;
+            if !option.is_empty() {
+                let (name, value) = cut(option, '=');
+                self.add(
+                    &decoded("url option name", name)?,
+                    value.unwrap_or_default(),
+                )?;
+            }
+        }
+        if let Some(credentials) = credentials(parts.user_info, &self.mechanisms)? {
+            self.parameters.credentials = credentials;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, encoded: &str) -> Result<()> {
+        if !is_option(name) {
             // a password cut at its question mark would end up here
-            let plain = name.len() <= 40
-                && name
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-            let shown = if plain && !name.is_empty() {
+            let shown = if is_word(name, 40, b"_-.") {
                 name
             } else {
                 "the name given (not shown)"
             };
-            return Err(Error::invalid(
-                "url option",
-                shown,
-                &format!("the options are {}", OPTIONS.join(", ")),
-            ));
+            let expected = concat!("the options are ", options!());
+            return Err(Error::invalid("url option", shown, expected));
+        }
+        // Dictionaries come out of Python's urlencode, which writes a space as '+'. Elsewhere a '+' is a '+'.
+        let dictionary = name.ends_with("_options") || name == "client_properties";
+        let value = decode(encoded, if dictionary { b' ' } else { b'+' });
+        let wrong = match &value {
+            Ok(value) => self.set(name, value).err(),
+            Err(expected) => Some(*expected),
         };
+        let Some(expected) = wrong else {
+            return Ok(());
+        };
+        let field = format!("url option {name}");
+        Err(match value {
+            // cut, because it may be anything
+            Ok(value) if !dictionary => {
+                let shown: String = value.chars().take(60).collect();
+                Error::invalid(&field, format_args!("{shown:?}"), expected)
+            }
+            // pika's may hold the password of a key file
+            _ => Error::invalid(&field, NOT_SHOWN, expected),
+        })
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Read<()> {
         // two names, one parameter
         let what = if name == "connection_timeout" {
             "socket_timeout"
@@ -301,146 +329,91 @@ impl Options {
             name
         };
         if name != "auth_mechanism" {
-            if self.seen.contains(&what) {
-                let expected =
-                    "each option is expected once (connection_timeout and socket_timeout are one)";
-                return Err(Error::invalid(&field(name), "a repetition", expected));
+            if self.seen.iter().any(|seen| seen == what) {
+                return Err(
+                    "each option is expected once (connection_timeout and socket_timeout are one)",
+                );
             }
-            self.seen.push(what);
-        }
-
-        // Dictionaries come out of Python's urlencode, which writes a space as '+'. Elsewhere a '+' is a '+'.
-        let value = if name.ends_with("_options") || name == "client_properties" {
-            decode(&field(name), &encoded.replace('+', "%20"))?
-        } else {
-            decode(&field(name), encoded)?
-        };
-        let value = value.as_str();
-        if TLS_OPTIONS.contains(&name) {
-            return self.set_tls(name, value);
+            self.seen.push(what.to_owned());
         }
         let parameters = &mut self.parameters;
         match name {
             "auth_mechanism" => {
-                let mechanism = match value.to_ascii_lowercase().as_str() {
-                    "plain" => Mechanism::Plain,
-                    "amqplain" => Mechanism::AmqPlain,
-                    "external" => Mechanism::External,
-                    _ => {
-                        return Err(invalid(
-                            name,
-                            value,
-                            "plain, amqplain or external is expected",
-                        ))
-                    }
+                let mechanism = if same(value, "plain") {
+                    Mechanism::Plain
+                } else if same(value, "amqplain") {
+                    Mechanism::AmqPlain
+                } else if same(value, "external") {
+                    Mechanism::External
+                } else {
+                    return Err("plain, amqplain or external is expected");
                 };
                 if self.mechanisms.contains(&mechanism) {
-                    return Err(invalid(name, value, "each mechanism is expected once"));
+                    return Err("each mechanism is expected once");
                 }
                 self.mechanisms.push(mechanism);
             }
             "blocked_connection_timeout" => {
-                parameters.blocked_connection_timeout = Some(seconds(name, value, true)?)
+                parameters.blocked_connection_timeout = Some(seconds(value)?)
             }
-            "retry_delay" => parameters.retry_delay = seconds(name, value, true)?,
-            "socket_timeout" => parameters.socket_timeout = Some(seconds(name, value, false)?),
-            "stack_timeout" => parameters.stack_timeout = Some(seconds(name, value, false)?),
-            "rpc_timeout" => parameters.rpc_timeout = seconds(name, value, false)?,
+            "retry_delay" => parameters.retry_delay = seconds(value)?,
+            "socket_timeout" => parameters.socket_timeout = Some(some_seconds(value)?),
+            "stack_timeout" => parameters.stack_timeout = Some(some_seconds(value)?),
+            "rpc_timeout" => parameters.rpc_timeout = some_seconds(value)?,
             "connection_timeout" => {
-                let millis = number(
-                    name,
-                    value,
-                    1,
-                    u32::MAX.into(),
-                    "1 to 4294967295 milliseconds is expected",
-                )?;
-                parameters.socket_timeout = Some(Duration::from_millis(millis));
+                let expected = "1 to 4294967295 milliseconds is expected";
+                let millis = number(value, 1, u32::MAX, expected)?;
+                parameters.socket_timeout = Some(Duration::from_millis(millis.into()));
             }
             "channel_max" => {
-                parameters.channel_max =
-                    narrow(number(name, value, 1, 65535, "1 to 65535 is expected")?);
+                parameters.channel_max = number(value, 1, 65535, "1 to 65535 is expected")? as u16;
             }
             "frame_max" => {
-                parameters.frame_max = narrow(number(
-                    name,
-                    value,
-                    8192,
-                    131_072,
-                    "8192 to 131072 bytes is expected",
-                )?);
+                let expected = "8192 to 131072 bytes is expected";
+                parameters.frame_max = number(value, 8192, 131_072, expected)?;
             }
             "heartbeat" => {
-                let seconds: u16 = narrow(number(
-                    name,
-                    value,
-                    0,
-                    65535,
-                    "0 (off) to 65535 seconds is expected",
-                )?);
-                parameters.heartbeat = seconds.into();
+                let expected = "0 (off) to 65535 seconds is expected";
+                parameters.heartbeat = (number(value, 0, 65535, expected)? as u16).into();
             }
             "connection_attempts" => {
                 let expected = "1 to 4294967295 is expected";
-                parameters.connection_attempts =
-                    narrow(number(name, value, 1, u32::MAX.into(), expected)?);
+                parameters.connection_attempts = number(value, 1, u32::MAX, expected)?;
             }
             "locale" => parameters.locale = value.to_owned(),
-            "client_properties" => match literal(name, value)? {
-                // as in Python, where it is the default
-                Literal::None => {}
-                Literal::Dictionary(entries) => {
-                    parameters.client_properties = field_table(name, entries)?
+            "client_properties" => {
+                if let Some(properties) = dictionary(value)? {
+                    parameters.client_properties = properties;
                 }
-                _ => return Err(invalid_literal(name, "a dictionary is expected")),
-            },
-            "tcp_options" => match literal(name, value)? {
-                Literal::None => {}
-                Literal::Dictionary(entries) => {
-                    parameters.tcp_options = tcp_options(name, entries)?
+            }
+            "tcp_options" => {
+                if let Some(options) = dictionary(value)? {
+                    parameters.tcp_options = tcp_options(&options)?;
                 }
-                _ => return Err(invalid_literal(name, "a dictionary is expected")),
-            },
-            // the table above has no others
-            _ => {}
+            }
+            // the list above has no others but those about TLS
+            _ => return self.set_tls(name, value),
         }
         Ok(())
     }
 
-    fn set_tls(&mut self, name: &'static str, value: &str) -> Result<()> {
+    fn set_tls(&mut self, name: &str, value: &str) -> Read<()> {
         let none = name == "ssl_options" && value == "None";
-        if !self.tls {
+        match (self.tls, none) {
             // As in pika, where it means what the scheme says already.
-            if none {
-                return Ok(());
-            }
-            return Err(Error::invalid(
-                "url option",
-                name,
-                "it is about TLS, which needs the scheme amqps://",
-            ));
+            (false, true) => Ok(()),
+            (false, false) => Err("it is about TLS, which needs the scheme amqps://"),
+            (true, true) => Err("the scheme amqps:// is TLS; without it, use amqp://"),
+            #[cfg(feature = "tls")]
+            (true, false) if name == "ssl_options" => match dictionary(value)? {
+                Some(options) => self.tls_options.set_from_dictionary(&options),
+                None => Err(DICTIONARY),
+            },
+            #[cfg(feature = "tls")]
+            (true, false) => self.tls_options.set(name, value),
+            #[cfg(not(feature = "tls"))]
+            (true, false) => Ok(()),
         }
-        if none {
-            return Err(invalid(
-                name,
-                value,
-                "the scheme amqps:// is TLS; without it, use amqp://",
-            ));
-        }
-        #[cfg(feature = "tls")]
-        {
-            let tls = &mut self.tls_options;
-            if name == "ssl_options" {
-                let Literal::Dictionary(entries) = literal(name, value)? else {
-                    return Err(invalid_literal(name, "a dictionary is expected"));
-                };
-                for (key, value) in entries {
-                    tls.set_from_dictionary(name, &key, value)?;
-                }
-            } else {
-                tls.set(name, value)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -456,8 +429,9 @@ impl UrlTls {
             // as in Python: both are in one file
             (Some(both), None) => options.client_certificate_files(&both, &both),
             (None, Some(_)) => {
+                let shown = "a key without a certificate";
                 let expected = "certfile is expected with it";
-                return Err(invalid("keyfile", "a key without a certificate", expected));
+                return Err(Error::invalid("url option keyfile", shown, expected));
             }
             (None, None) => options,
         };
@@ -470,9 +444,9 @@ impl UrlTls {
         Ok(options)
     }
 
-    fn set(&mut self, name: &'static str, value: &str) -> Result<()> {
+    fn set(&mut self, name: &str, value: &str) -> Read<()> {
         if value.is_empty() {
-            return Err(invalid(name, "an empty value", "something is expected"));
+            return Err("something is expected");
         }
         let place = match name {
             "cacertfile" => &mut self.cacertfile,
@@ -483,343 +457,290 @@ impl UrlTls {
                 let verify = match value {
                     "verify_peer" => true,
                     "verify_none" => false,
-                    _ => {
-                        return Err(invalid(
-                            name,
-                            value,
-                            "verify_peer or verify_none is expected",
-                        ))
-                    }
+                    _ => return Err("verify_peer or verify_none is expected"),
                 };
                 return match self.verify.replace(verify) {
                     None => Ok(()),
-                    Some(_) => Err(invalid(name, "a repetition", "it is in ssl_options too")),
+                    Some(_) => Err(TWICE),
                 };
             }
         };
         match place.replace(value.to_owned()) {
             None => Ok(()),
-            Some(_) => Err(invalid(name, "a repetition", "it is in ssl_options too")),
+            Some(_) => Err(TWICE),
         }
     }
 
-    /// One entry of pika's `ssl_options`.
-    fn set_from_dictionary(
-        &mut self,
-        option: &'static str,
-        key: &str,
-        value: Literal,
-    ) -> Result<()> {
-        let name = match key {
-            "ca_certs" | "cafile" => "cacertfile",
-            "certfile" => "certfile",
-            "keyfile" => "keyfile",
-            "server_hostname" => "server_name_indication",
-            "verify" => "verify",
-            _ => {
-                let expected = "the keys are ca_certs or cafile, certfile, keyfile, server_hostname and verify";
-                return Err(invalid_literal(option, expected));
+    /// pika's `ssl_options`.
+    fn set_from_dictionary(&mut self, options: &FieldTable) -> Read<()> {
+        for (key, value) in options {
+            let name = match key {
+                "ca_certs" | "cafile" => "cacertfile",
+                "certfile" => "certfile",
+                "keyfile" => "keyfile",
+                "server_hostname" => "server_name_indication",
+                "verify" => "verify",
+                _ => return Err("the keys are ca_certs or cafile, certfile, keyfile, server_hostname and verify"),
+            };
+            match (value.as_str(), value.as_bool()) {
+                (Some(text), _) => self.set(name, text)?,
+                (_, Some(true)) if name == "verify" => self.set(name, "verify_peer")?,
+                (_, Some(false)) if name == "verify" => self.set(name, "verify_none")?,
+                _ if *value == FieldValue::Void => {}
+                _ => return Err("texts are expected"),
             }
-        };
-        match value {
-            Literal::None => Ok(()),
-            Literal::Bool(verify) if name == "verify" => {
-                self.set(name, if verify { "verify_peer" } else { "verify_none" })
-            }
-            Literal::Text(text) => self.set(name, &text),
-            _ => Err(invalid_literal(
-                option,
-                &format!("a text is expected for {key}"),
-            )),
         }
+        Ok(())
     }
 }
 
-fn tcp_options(option: &str, entries: Vec<(String, Literal)>) -> Result<TcpOptions> {
+#[cfg(feature = "tls")]
+const TWICE: &str = "what is in ssl_options is expected there alone, and under one key";
+
+fn tcp_options(entries: &FieldTable) -> Read<TcpOptions> {
     let mut options = TcpOptions::new();
     for (key, value) in entries {
-        let value = match value {
-            Literal::Whole(value) => u32::try_from(value).ok(),
-            _ => None,
+        let Some(value) = value.as_u64().and_then(|value| u32::try_from(value).ok()) else {
+            return Err("whole numbers that are not negative are expected");
         };
-        let expected = "whole numbers that are not negative are expected";
-        let value = value.ok_or_else(|| invalid_literal(option, expected))?;
-        options = match key.as_str() {
-            "TCP_KEEPIDLE" => options.keepidle(Duration::from_secs(value.into())),
-            "TCP_KEEPINTVL" => options.keepintvl(Duration::from_secs(value.into())),
-            "TCP_KEEPCNT" => options.keepcnt(value),
-            "TCP_USER_TIMEOUT" => options.user_timeout(Duration::from_millis(value.into())),
-            _ => {
-                let expected =
-                    "the keys are TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT and TCP_USER_TIMEOUT";
-                return Err(invalid_literal(option, expected));
-            }
-        };
+        options =
+            match key {
+                "TCP_KEEPIDLE" => options.keepidle(Duration::from_secs(value.into())),
+                "TCP_KEEPINTVL" => options.keepintvl(Duration::from_secs(value.into())),
+                "TCP_KEEPCNT" => options.keepcnt(value),
+                "TCP_USER_TIMEOUT" => options.user_timeout(Duration::from_millis(value.into())),
+                _ => return Err(
+                    "the keys are TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT and TCP_USER_TIMEOUT",
+                ),
+            };
     }
     Ok(options)
 }
 
-fn field_table(option: &str, entries: Vec<(String, Literal)>) -> Result<FieldTable> {
-    let mut table = FieldTable::new();
-    for (key, value) in entries {
-        table.insert(key, field_value(option, value)?);
-    }
-    Ok(table)
-}
-
-fn field_value(option: &str, value: Literal) -> Result<FieldValue> {
-    Ok(match value {
-        Literal::None => FieldValue::void(),
-        Literal::Bool(value) => value.into(),
-        // the smallest type that holds it, as in pika
-        Literal::Whole(value) => match (
-            i32::try_from(value),
-            i64::try_from(value),
-            u64::try_from(value),
-        ) {
-            (Ok(value), _, _) => value.into(),
-            (_, Ok(value), _) => value.into(),
-            (_, _, Ok(value)) => value.into(),
-            _ => return Err(invalid_literal(option, "a number has more than 64 bits")),
-        },
-        Literal::Fraction(value) => value.into(),
-        Literal::Text(value) => value.into(),
-        Literal::List(values) => {
-            let values: Result<Vec<FieldValue>> = values
-                .into_iter()
-                .map(|value| field_value(option, value))
-                .collect();
-            values?.into()
-        }
-        Literal::Dictionary(entries) => field_table(option, entries)?.into(),
-    })
-}
-
 /// Seconds, fractions allowed.
-fn seconds(name: &str, value: &str, zero: bool) -> Result<Duration> {
-    let expected = if zero {
-        "seconds, 0 or more, are expected"
-    } else {
-        "seconds, more than 0, are expected"
-    };
-    decimal(value)
-        .map(|(whole, fraction)| {
-            // Digits beyond the ninth are less than a nanosecond.
-            let nanos = fraction.chars().chain(std::iter::repeat('0')).take(9);
-            let nanos = nanos.fold(0, |nanos, c| nanos * 10 + c.to_digit(10).unwrap_or(0));
-            Duration::new(whole, nanos)
-        })
-        .filter(|duration| zero || !duration.is_zero())
-        .ok_or_else(|| invalid(name, value, expected))
+#[inline(never)]
+fn seconds(value: &str) -> Read<Duration> {
+    let (whole, fraction) = decimal(value).ok_or("seconds, 0 or more, are expected")?;
+    // Digits beyond the ninth are less than a nanosecond.
+    let mut nanos = 0;
+    let mut unit = 100_000_000;
+    for digit in fraction.bytes().take(9) {
+        nanos += u32::from(digit - b'0') * unit;
+        unit /= 10;
+    }
+    Ok(Duration::new(whole, nanos))
+}
+
+fn some_seconds(value: &str) -> Read<Duration> {
+    match seconds(value) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("seconds, more than 0, are expected"),
+    }
 }
 
 /// The whole part of a decimal number without a sign, and the digits behind its point. One of the two may be left out.
 fn decimal(text: &str) -> Option<(u64, &str)> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let (whole, fraction) = cut(text, '.');
+    let fraction = fraction.unwrap_or_default();
     let whole = match whole {
         "" if !fraction.is_empty() => 0,
         _ => whole_number(whole)?,
     };
-    let digits = fraction.bytes().all(|b| b.is_ascii_digit());
-    digits.then_some((whole, fraction))
+    is_digits(fraction).then_some((whole, fraction))
 }
 
 /// A whole number within these bounds.
-fn number(name: &str, value: &str, least: u64, most: u64, expected: &str) -> Result<u64> {
-    whole_number(value)
+fn number(value: &str, least: u32, most: u32, expected: &'static str) -> Read<u32> {
+    let number = whole_number(value).and_then(|number| u32::try_from(number).ok());
+    number
         .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| invalid(name, value, expected))
+        .ok_or(expected)
 }
 
 /// Digits alone: `parse` would take a plus sign too.
 fn whole_number(value: &str) -> Option<u64> {
-    value
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| value.parse().ok())?
+    if value.is_empty() {
+        return None;
+    }
+    more_digits(0, value)
 }
 
-/// Into the type whose bounds have been checked.
-fn narrow<T: TryFrom<u64> + Default>(number: u64) -> T {
-    T::try_from(number).unwrap_or_default()
+/// The number with these digits behind its own.
+#[inline(never)]
+fn more_digits(number: u64, digits: &str) -> Option<u64> {
+    digits.bytes().try_fold(number, |number, digit| {
+        let digit = char::from(digit).to_digit(10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
 }
 
-fn field(option: &str) -> String {
-    format!("url option {option}")
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// An option's value that is wrong; cut, because it may be anything.
-fn invalid(option: &str, value: &str, expected: &str) -> Error {
-    let shown: String = value.chars().take(60).collect();
-    Error::invalid(&field(option), format_args!("{shown:?}"), expected)
+/// A part of the URL without its percent-encoding.
+#[inline(never)]
+fn decoded(part: &str, text: &str) -> Result<String> {
+    decode(text, b'+').map_err(|expected| Error::invalid(part, NOT_SHOWN, expected))
 }
 
-/// A dictionary that is wrong; not shown, because pika's may hold the password of a key file.
-fn invalid_literal(option: &str, expected: &str) -> Error {
-    Error::invalid(&field(option), NOT_SHOWN, expected)
-}
-
-/// Resolves percent-encoding.
-fn decode(part: &str, text: &str) -> Result<String> {
-    let hex = |byte: Option<u8>| {
-        byte.and_then(|byte| char::from(byte).to_digit(16))
-            .map(|digit| digit as u8)
-    };
+/// Resolves percent-encoding. `plus` is what a '+' stands for.
+fn decode(text: &str, plus: u8) -> Read<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        match (hex(bytes.next()), hex(bytes.next())) {
-            (Some(high), Some(low)) => decoded.push(high << 4 | low),
-            _ => {
-                let expected =
-                    "two hexadecimal digits are expected after '%'; a '%' itself is written %25";
-                return Err(Error::invalid(part, NOT_SHOWN, expected));
-            }
-        }
+        decoded.push(match byte {
+            b'%' => hexadecimal(&mut bytes, 2).ok_or(
+                "two hexadecimal digits are expected after '%'; a '%' itself is written %25",
+            )? as u8,
+            b'+' => plus,
+            other => other,
+        });
     }
-    String::from_utf8(decoded)
-        .map_err(|_| Error::invalid(part, NOT_SHOWN, "UTF-8 is expected after percent-decoding"))
+    String::from_utf8(decoded).map_err(|_| "UTF-8 is expected after percent-decoding")
 }
 
-/// A Python or JSON literal.
-#[derive(Debug, Clone, PartialEq)]
-enum Literal {
-    None,
-    Bool(bool),
-    Whole(i128),
-    Fraction(f64),
-    Text(String),
-    List(Vec<Literal>),
-    Dictionary(Vec<(String, Literal)>),
+/// The number that the next so many digits are.
+fn hexadecimal(bytes: &mut std::str::Bytes<'_>, digits: usize) -> Option<u32> {
+    let mut number = 0;
+    for _ in 0..digits {
+        number = number << 4 | char::from(bytes.next()?).to_digit(16)?;
+    }
+    Some(number)
 }
 
-fn literal(option: &str, text: &str) -> Result<Literal> {
-    let mut reader = LiteralReader { rest: text };
-    reader
-        .whole()
-        .map_err(|expected| invalid_literal(option, expected))
+const DICTIONARY: &str = "a dictionary is expected";
+
+/// A Python or JSON dictionary; nothing for Python's `None`, which is the default there.
+fn dictionary(text: &str) -> Read<Option<FieldTable>> {
+    match LiteralReader::read(text)? {
+        FieldValue::Void => Ok(None),
+        FieldValue::Table(table) => Ok(Some(table)),
+        _ => Err(DICTIONARY),
+    }
 }
 
 /// How deep lists and dictionaries may be nested, so that no text can exhaust the stack.
 const DEPTH: usize = 16;
 
+/// Reads Python and JSON literals, as values of a table.
 struct LiteralReader<'a> {
     rest: &'a str,
 }
 
-type Read<T> = std::result::Result<T, &'static str>;
-
 impl LiteralReader<'_> {
-    fn whole(&mut self) -> Read<Literal> {
-        let value = self.value(DEPTH)?;
-        self.skip_spaces();
-        if self.rest.is_empty() {
-            Ok(value)
-        } else {
-            Err("the end is expected after the closing bracket")
+    /// The literal that is the whole text.
+    fn read(text: &str) -> Read<FieldValue> {
+        let mut reader = LiteralReader { rest: text };
+        let value = reader.value(DEPTH)?;
+        match reader.next() {
+            None => Ok(value),
+            Some(_) => Err("the end is expected after the closing bracket"),
         }
     }
 
-    fn value(&mut self, depth: usize) -> Read<Literal> {
+    /// What comes next, after spaces.
+    #[inline(never)]
+    fn next(&mut self) -> Option<u8> {
+        self.rest = self.rest.trim_ascii_start();
+        self.rest.bytes().next()
+    }
+
+    /// Takes this ASCII character, if it comes next.
+    fn take(&mut self, byte: u8) -> bool {
+        let found = self.next() == Some(byte);
+        if found {
+            self.rest = &self.rest[1..];
+        }
+        found
+    }
+
+    fn value(&mut self, depth: usize) -> Read<FieldValue> {
         if depth == 0 {
             return Err("at most 16 levels of nesting are expected");
         }
-        self.skip_spaces();
-        match self.rest.chars().next() {
-            Some('{') => self.dictionary(depth),
-            Some('[') => self.list(']', depth),
-            Some('(') => self.list(')', depth),
-            Some('\'' | '"') => self.text().map(Literal::Text),
-            Some('-' | '+' | '.' | '0'..='9') => self.number(),
+        match self.next() {
+            Some(b'{') => self.dictionary(depth),
+            Some(b'[') => self.list(b']', depth),
+            Some(b'(') => self.list(b')', depth),
+            Some(b'\'' | b'"') => Ok(self.text()?.into()),
+            Some(b'-' | b'+' | b'.' | b'0'..=b'9') => self.number(),
             Some(_) => self.word(),
             None => Err("a Python or JSON dictionary is expected"),
         }
     }
 
-    fn dictionary(&mut self, depth: usize) -> Read<Literal> {
-        self.take('{');
-        let mut entries: Vec<(String, Literal)> = Vec::new();
-        loop {
-            self.skip_spaces();
-            if self.take('}') {
-                return Ok(Literal::Dictionary(entries));
-            }
-            if !self.rest.starts_with(['\'', '"']) {
+    fn dictionary(&mut self, depth: usize) -> Read<FieldValue> {
+        self.take(b'{');
+        let mut entries = FieldTable::new();
+        while !self.take(b'}') {
+            if !matches!(self.next(), Some(b'\'' | b'"')) {
                 return Err("keys in quotes are expected");
             }
             let key = self.text()?;
-            if entries.iter().any(|(known, _)| *known == key) {
-                return Err("each key is expected once");
-            }
-            self.skip_spaces();
-            if !self.take(':') {
+            if !self.take(b':') {
                 return Err("a ':' is expected after a key");
             }
-            entries.push((key, self.value(depth - 1)?));
-            self.skip_spaces();
-            if !self.take(',') && !self.rest.starts_with('}') {
+            let value = self.value(depth - 1)?;
+            if entries.insert(key, value).is_some() {
+                return Err("each key is expected once");
+            }
+            if !self.take(b',') && self.next() != Some(b'}') {
                 return Err("',' or '}' is expected after an entry");
             }
         }
+        Ok(FieldValue::Table(entries))
     }
 
-    fn list(&mut self, end: char, depth: usize) -> Read<Literal> {
-        self.take(if end == ']' { '[' } else { '(' });
+    fn list(&mut self, end: u8, depth: usize) -> Read<FieldValue> {
+        self.rest = &self.rest[1..];
         let mut values = Vec::new();
-        loop {
-            self.skip_spaces();
-            if self.take(end) {
-                return Ok(Literal::List(values));
-            }
+        while !self.take(end) {
             values.push(self.value(depth - 1)?);
-            self.skip_spaces();
-            if !self.take(',') && !self.rest.starts_with(end) {
+            if !self.take(b',') && self.next() != Some(end) {
                 return Err("',' or the closing bracket is expected after an item of a list");
             }
         }
+        Ok(FieldValue::Array(values))
     }
 
     fn text(&mut self) -> Read<String> {
         const UNFINISHED: &str = "a closing quote is expected";
         const ESCAPE: &str =
             "of escapes, \\\\ \\' \\\" \\/ \\n \\r \\t \\xhh and \\uhhhh are expected";
-        let mut text = String::new();
-        let mut chars = self.rest.chars();
-        let quote = chars.next().ok_or(UNFINISHED)?;
+        let mut text = Vec::new();
+        let mut bytes = self.rest.bytes();
+        let quote = bytes.next();
         loop {
-            let c = match chars.next().ok_or(UNFINISHED)? {
-                c if c == quote => break,
-                '\\' => match chars.next().ok_or(UNFINISHED)? {
-                    c @ ('\\' | '\'' | '"' | '/') => c,
-                    'n' => '\n',
-                    'r' => '\r',
-                    't' => '\t',
-                    kind @ ('x' | 'u') => {
-                        let mut code = 0;
-                        for _ in 0..if kind == 'x' { 2 } else { 4 } {
-                            code = code * 16
-                                + chars.next().and_then(|c| c.to_digit(16)).ok_or(ESCAPE)?;
-                        }
-                        char::from_u32(code).ok_or(ESCAPE)?
+            let byte = bytes.next();
+            if byte == quote {
+                break;
+            }
+            let plain = match byte.ok_or(UNFINISHED)? {
+                b'\\' => match bytes.next().ok_or(UNFINISHED)? {
+                    c @ (b'\\' | b'\'' | b'"' | b'/') => c,
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    kind @ (b'x' | b'u') => {
+                        let code = hexadecimal(&mut bytes, if kind == b'x' { 2 } else { 4 });
+                        let c = code.and_then(char::from_u32).ok_or(ESCAPE)?;
+                        text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                        continue;
                     }
                     _ => return Err(ESCAPE),
                 },
-                c => c,
+                byte => byte,
             };
-            text.push(c);
+            text.push(plain);
         }
-        self.rest = chars.as_str();
-        Ok(text)
+        self.rest = &self.rest[self.rest.len() - bytes.len()..];
+        String::from_utf8(text).map_err(|_| ESCAPE)
     }
 
-    fn number(&mut self) -> Read<Literal> {
-        let end = self
-            .rest
-            .find(|c: char| !(c.is_ascii_alphanumeric() || "+-._".contains(c)));
+    fn number(&mut self) -> Read<FieldValue> {
+        let mut bytes = self.rest.bytes();
+        let end = bytes.position(|b| !(b.is_ascii_alphanumeric() || b"+-._".contains(&b)));
         let (text, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
         self.rest = rest;
         let (negative, text) = match text.as_bytes().first() {
@@ -827,49 +748,41 @@ impl LiteralReader<'_> {
             Some(b'+') => (false, &text[1..]),
             _ => (false, text),
         };
-        if let Some(number) = whole_number(text) {
-            let number = i128::from(number);
-            return Ok(Literal::Whole(if negative { -number } else { number }));
+        if !text.is_empty() && is_digits(text) {
+            const TOO_LARGE: &str = "a number has more than 64 bits";
+            let number = whole_number(text).ok_or(TOO_LARGE)?;
+            let signed = if negative {
+                0i64.checked_sub_unsigned(number).ok_or(TOO_LARGE)?
+            } else {
+                match i64::try_from(number) {
+                    Ok(number) => number,
+                    Err(_) => return Ok(number.into()),
+                }
+            };
+            // the smallest type that holds it, as in pika
+            return Ok(match i32::try_from(signed) {
+                Ok(small) => small.into(),
+                Err(_) => signed.into(),
+            });
         }
         match fraction(text) {
-            Some(number) => Ok(Literal::Fraction(if negative { -number } else { number })),
-            None if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() => {
-                Err("a number has more than 64 bits")
-            }
+            Some(number) => Ok(FieldValue::F64(if negative { -number } else { number })),
             None => Err("finite decimal numbers of at most 15 digits are expected"),
         }
     }
 
-    fn word(&mut self) -> Read<Literal> {
-        for (word, value) in [
-            ("True", Literal::Bool(true)),
-            ("true", Literal::Bool(true)),
-            ("False", Literal::Bool(false)),
-            ("false", Literal::Bool(false)),
-            ("None", Literal::None),
-            ("null", Literal::None),
-        ] {
-            if let Some(rest) = self.rest.strip_prefix(word) {
-                if !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_') {
-                    self.rest = rest;
-                    return Ok(value);
-                }
-            }
-        }
-        Err("numbers, texts in quotes, True, False, None, lists and dictionaries are expected")
-    }
-
-    fn skip_spaces(&mut self) {
-        self.rest = self.rest.trim_start();
-    }
-
-    fn take(&mut self, c: char) -> bool {
-        match self.rest.strip_prefix(c) {
-            Some(rest) => {
-                self.rest = rest;
-                true
-            }
-            None => false,
+    fn word(&mut self) -> Read<FieldValue> {
+        let mut bytes = self.rest.bytes();
+        let end = bytes.position(|b| !(b.is_ascii_alphanumeric() || b == b'_' || !b.is_ascii()));
+        let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
+        self.rest = rest;
+        match word {
+            "True" | "true" => Ok(FieldValue::Bool(true)),
+            "False" | "false" => Ok(FieldValue::Bool(false)),
+            "None" | "null" => Ok(FieldValue::Void),
+            _ => Err(
+                "numbers, texts in quotes, True, False, None, lists and dictionaries are expected",
+            ),
         }
     }
 }
@@ -878,15 +791,12 @@ impl LiteralReader<'_> {
 /// holds exactly, their product or quotient is the nearest one; more digits than that nobody writes into a URL.
 fn fraction(text: &str) -> Option<f64> {
     const MOST: u64 = 1_000_000_000_000_000;
-    let (digits, exponent) = match text.split_once(['e', 'E']) {
-        Some((digits, exponent)) => (digits, exponent.parse::<i8>().ok()?),
+    let (digits, exponent) = match text.bytes().position(|b| b == b'e' || b == b'E') {
+        Some(at) => (&text[..at], text[at + 1..].parse::<i8>().ok()?),
         None => (text, 0),
     };
     let (whole, behind) = decimal(digits)?;
-    let mut number = whole;
-    for digit in behind.bytes() {
-        number = number.checked_mul(10)?.checked_add((digit - b'0').into())?;
-    }
+    let number = more_digits(whole, behind)?;
     let scale = i32::from(exponent) - i32::try_from(behind.len()).ok()?;
     if number >= MOST || scale.abs() > 22 {
         return None;
@@ -942,7 +852,7 @@ mod tests {
 
     #[test]
     fn seconds_are_read_to_the_nanosecond() {
-        let read = |text| seconds("x", text, true).ok();
+        let read = |text| seconds(text).ok();
         for (text, nanos) in [
             ("0", 0),
             ("1.5", 1_500_000_000),
@@ -967,7 +877,7 @@ mod tests {
         ] {
             assert_eq!(read(text), None, "{text}");
         }
-        assert!(seconds("x", "0.0000000001", false).is_err());
+        assert!(some_seconds("0.0000000001").is_err());
     }
 
     /// Host, effective port and virtual host.
@@ -1127,15 +1037,12 @@ mod tests {
 
     #[test]
     fn literals() {
-        let read = |text: &str| LiteralReader { rest: text }.whole();
-        assert_eq!(read(" {} "), Ok(Literal::Dictionary(Vec::new())));
-        assert_eq!(read("-7"), Ok(Literal::Whole(-7)));
-        assert_eq!(read("1e3"), Ok(Literal::Fraction(1000.0)));
-        assert_eq!(
-            read(r#""\u00e9\x41\n""#),
-            Ok(Literal::Text("\u{e9}A\n".into()))
-        );
-        assert_eq!(read("()"), Ok(Literal::List(Vec::new())));
+        let read = LiteralReader::read;
+        assert_eq!(read(" {} "), Ok(FieldTable::new().into()));
+        assert_eq!(read("-7"), Ok((-7).into()));
+        assert_eq!(read("1e3"), Ok(1000.0.into()));
+        assert_eq!(read(r#""\u00e9\x41\n""#), Ok("\u{e9}A\n".into()));
+        assert_eq!(read("()"), Ok(FieldValue::Array(Vec::new())));
         for wrong in [
             "",
             "{",

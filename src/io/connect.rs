@@ -179,11 +179,10 @@ fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
             )
             .hint(Some("a firewall may swallow what is sent there"))
         }
-        io::ErrorKind::ConnectionRefused => {
-            Failure::new(Kind::Connection, Stage::Tcp, text(error)).hint(Some(
+        io::ErrorKind::ConnectionRefused => Failure::new(Kind::Connection, Stage::Tcp, text(error))
+            .hint(Some(
                 "nothing listens on that port: is the broker running, and is the port right?",
-            ))
-        }
+            )),
         _ => Failure::new(Kind::Connection, Stage::Tcp, text(error)),
     }
 }
