@@ -485,9 +485,19 @@ impl Channel {
         body: impl AsRef<[u8]>,
         publish: impl Into<Publish<'p>>,
     ) -> Result<()> {
+        self.publish(exchange, routing_key, body.as_ref(), publish.into())
+    }
+
+    /// The same, made once for all types of messages.
+    fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        publish: Publish<'_>,
+    ) -> Result<()> {
         let waits = self.handle.gate.confirming.load(Ordering::Acquire);
-        let sequence =
-            self.send_message(exchange, routing_key, body.as_ref(), &publish.into(), waits)?;
+        let sequence = self.send_message(exchange, routing_key, body, &publish, waits)?;
         match sequence {
             0 => Ok(()),
             sequence => self.wait_for_confirm(sequence),

@@ -103,8 +103,12 @@ impl Connection {
     /// [`Error::Authentication`], [`Error::ProbableAuthentication`], [`Error::ProbableAccessDenied`]), with every attempt,
     /// how far it came, and a hint where the cause is common.
     pub fn open(parameters: impl IntoParameters) -> Result<Connection> {
-        let mut candidates = parameters.into_parameters()?;
-        Self::start(connect::open(&mut candidates)?)
+        Self::open_first(parameters.into_parameters())
+    }
+
+    /// The same, made once for all types of parameters.
+    fn open_first(candidates: Result<Vec<ConnectionParameters>>) -> Result<Connection> {
+        Self::start(connect::open(&mut candidates?)?)
     }
 
     /// The same over a [`Stream`] that the caller made: a proxy, a tunnel, a Unix socket. Host and port of the parameters

@@ -19,6 +19,11 @@ impl Channel {
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker): 406 if the queue exists with other properties, 404 if a passive declaration finds
     /// none, 405 if it is another connection's exclusive queue; and as every call.
     pub fn queue_declare(&self, request: impl Into<QueueDeclare>) -> Result<QueueDeclareOk> {
+        self.declare_queue(request.into())
+    }
+
+    /// The same, made once for all types of requests.
+    fn declare_queue(&self, request: QueueDeclare) -> Result<QueueDeclareOk> {
         let QueueDeclare {
             queue,
             passive,
@@ -26,7 +31,7 @@ impl Channel {
             exclusive,
             auto_delete,
             arguments,
-        } = request.into();
+        } = request;
         let method = Method::QueueDeclare {
             queue: (&queue).into(),
             passive,
