@@ -229,12 +229,10 @@ impl Channel {
             // Nothing will come for the consumers any more; they may hold clones of this channel.
             self.forget_callbacks();
         }
-        self.handle
-            .gate
-            .end
-            .get()
-            .cloned()
-            .unwrap_or_else(|| Error::channel_not_open(self.handle.number, &"it is being closed"))
+        match self.handle.gate.end.get() {
+            Some(end) => end.again(),
+            None => Error::channel_not_open(self.handle.number, &"it is being closed"),
+        }
     }
 
     pub(crate) fn forget_callbacks(&self) {
@@ -311,13 +309,8 @@ impl Channel {
             after: link.rpc_timeout,
         };
         let mut shared = link.lock();
-        link.end_channel(
-            &mut shared,
-            self.handle.place,
-            0,
-            "no answer in time",
-            error.clone(),
-        );
+        let place = self.handle.place;
+        link.end_channel(&mut shared, place, 0, "no answer in time", error.again());
         error
     }
 
@@ -886,7 +879,7 @@ impl Channel {
         if let Some(end) = self.handle.gate.end.get() {
             // Nothing will come any more; the callbacks may hold clones of this channel.
             self.forget_callbacks();
-            return match end {
+            return match **end {
                 Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {
                     Ok(ConsumingEnded::Closed)
                 }

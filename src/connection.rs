@@ -154,12 +154,12 @@ impl Connection {
     /// The error that a call gives if the connection has ended. One that waited meanwhile is told what ended it, and so is
     /// the first call afterwards; the others are told that it is not open, and why.
     pub(crate) fn end_error(&self, session: &mut Session, waited: bool) -> Option<Error> {
-        let end = session.end.clone()?;
+        let end = session.end.as_deref()?;
         let told = std::mem::replace(&mut session.end_told, true);
         if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
-            return Some(Error::connection_not_open(&end));
+            return Some(Error::connection_not_open(end));
         }
-        Some(end)
+        Some(end.again())
     }
 
     pub(crate) fn check_open(&self, session: &mut Session) -> Result<()> {

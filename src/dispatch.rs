@@ -194,7 +194,7 @@ impl<'a> Round<'a> {
             if let Some(closed) = shared.session.take_unreported(&self.dispatcher) {
                 drop(shared);
                 link.outgoing.flush(link, CLOSE_OK_LIMIT);
-                return Err(closed);
+                return Err(closed.again());
             }
         }
         if self.dispatcher.channel.is_some() {

@@ -379,6 +379,12 @@ impl Error {
         }
     }
 
+    /// A copy to be told once more. `clone` would be made anew in each module that calls it.
+    #[cold]
+    pub(crate) fn again(&self) -> Self {
+        self.clone()
+    }
+
     #[cold]
     pub(crate) fn connection_not_open(reason: &dyn fmt::Display) -> Self {
         let reason = text(reason).into();

@@ -431,13 +431,17 @@ impl Link {
             return;
         }
         let cause = shared.write_error.take().unwrap_or_else(|| text(error));
-        let lost = StreamLost {
+        let lost = self.stream_lost(shared, cause);
+        shared.session.end_all(lost);
+        self.outgoing.kill();
+    }
+
+    fn stream_lost(&self, shared: &Shared, cause: String) -> Error {
+        Error::StreamLost(Box::new(StreamLost {
             address: Arc::clone(&self.address),
             cause,
             silent_for: shared.last_bytes.elapsed(),
-        };
-        shared.session.end_all(Error::StreamLost(Box::new(lost)));
-        self.outgoing.kill();
+        }))
     }
 
     fn check_silence(&self, shared: &mut Shared, reader: &Reader) {
@@ -509,16 +513,11 @@ impl Link {
     /// What ended the connection, or is about to.
     pub(crate) fn end_reason(&self) -> Error {
         let shared = self.lock();
-        let lost = || StreamLost {
-            address: Arc::clone(&self.address),
-            cause: shared
-                .write_error
-                .clone()
-                .unwrap_or_else(|| "it was shut down".into()),
-            silent_for: shared.last_bytes.elapsed(),
-        };
-        let end = shared.session.end.clone();
-        end.unwrap_or_else(|| Error::StreamLost(Box::new(lost())))
+        if let Some(end) = &shared.session.end {
+            return end.again();
+        }
+        let cause = shared.write_error.as_deref().unwrap_or("it was shut down");
+        self.stream_lost(&shared, cause.to_owned())
     }
 
     pub(crate) fn shutdown_stream(&self) {
@@ -559,7 +558,7 @@ impl Link {
         let deadline = after(timeout);
         let interest = Interest::connection();
         let ended = self.wait(interest, Some(deadline), |shared| {
-            shared.session.end.clone()
+            shared.session.end.is_some().then_some(())
         });
         if ended.is_none() {
             let mut shared = self.lock();
@@ -602,7 +601,7 @@ impl Link {
         };
         // Its text was measured before, so it can be encoded.
         let _ = frame::write_method(&mut shared.session.replies, number, &close);
-        shared.session.end_channel(place, why);
+        shared.session.end_channel(place, why.into());
         shared.session.clear_channel(place);
         self.settle(shared);
     }

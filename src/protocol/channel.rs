@@ -28,7 +28,7 @@ pub(crate) enum Phase {
 pub(crate) struct Gate {
     pub(crate) open: AtomicBool,
     /// Why the channel is closed; set before `open` is cleared.
-    pub(crate) end: OnceLock<Error>,
+    pub(crate) end: OnceLock<Arc<Error>>,
     /// Messages published in confirm mode; 0 while the mode is off.
     pub(crate) published: AtomicU64,
     /// How many of them the broker has settled.

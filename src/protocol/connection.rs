@@ -79,7 +79,7 @@ pub(crate) struct Session {
     next_call: u64,
     partial: Option<PartialBody>,
     /// Why the connection ended.
-    pub(crate) end: Option<Error>,
+    pub(crate) end: Option<Arc<Error>>,
     /// Some call failed with it.
     pub(crate) end_told: bool,
     /// This end sent `connection.close` with this code and text.
@@ -280,7 +280,7 @@ impl Session {
     }
 
     /// Notes why a channel ends; the gate closes when the replies are sent.
-    pub(crate) fn end_channel(&mut self, place: usize, why: Error) {
+    pub(crate) fn end_channel(&mut self, place: usize, why: Arc<Error>) {
         let Some(channel) = self.channel(place) else {
             return;
         };
@@ -296,11 +296,12 @@ impl Session {
         if self.end.is_some() {
             return;
         }
-        self.end = Some(why.clone());
+        let why = Arc::new(why);
+        self.end = Some(Arc::clone(&why));
         self.connection_changed = true;
         for place in 0..self.channels.len() {
             if self.channels[place].is_some() {
-                self.end_channel(place, why.clone());
+                self.end_channel(place, Arc::clone(&why));
                 self.release(place);
             }
         }
@@ -553,15 +554,13 @@ impl Session {
                     return Ok(());
                 }
                 self.closures.push(place);
-                self.end_channel(
-                    place,
-                    Error::ChannelClosedByBroker {
-                        reply_code,
-                        reply_text: reply_text.into_owned(),
-                        channel: number,
-                        method: Method::name_of(class_id, method_id),
-                    },
-                );
+                let why = Error::ChannelClosedByBroker {
+                    reply_code,
+                    reply_text: reply_text.into_owned(),
+                    channel: number,
+                    method: Method::name_of(class_id, method_id),
+                };
+                self.end_channel(place, why.into());
                 self.release(place);
                 Ok(())
             }
@@ -655,13 +654,11 @@ impl Session {
                 method_id: 0,
             };
             frame::write_method(&mut self.replies, number, &close)?;
-            self.end_channel(
-                place,
-                Error::ConnectionClosedByClient {
-                    reply_code,
-                    reply_text: reply_text.to_owned(),
-                },
-            );
+            let why = Error::ConnectionClosedByClient {
+                reply_code,
+                reply_text: reply_text.to_owned(),
+            };
+            self.end_channel(place, why.into());
             self.clear_channel(place);
         }
         Ok(())

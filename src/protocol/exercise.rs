@@ -9,7 +9,7 @@ use super::connection::{fingerprint, Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
 use super::method::Method;
 use super::wire::SyntaxError;
-use crate::{BasicProperties, ConnectionParameters, Error, Message};
+use crate::{BasicProperties, ConnectionParameters, Message};
 
 /// The largest frame that the fuzz targets let pass, small enough that they find the bound.
 pub(crate) const FRAME_MAX: u32 = 4096;
@@ -239,7 +239,7 @@ fn take_all(session: &mut Session, told: &mut Told) {
         told.closures.push(closure.to_string());
     }
     for gate in session.closed_gates.drain(..) {
-        told.closures.extend(gate.end.get().map(Error::to_string));
+        told.closures.extend(gate.end.get().map(|end| end.to_string()));
     }
     told.replies.append(&mut session.replies);
     session.changed.clear();

@@ -157,7 +157,7 @@ impl Session {
     }
 
     /// Takes such a closure to tell it.
-    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Error> {
+    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Arc<Error>> {
         let place = self.unreported(dispatcher)?;
         self.reported(place);
         self.channel(place)?.gate.end.get().cloned()
