@@ -701,7 +701,7 @@ impl Channel {
             no_ack: auto_ack,
             exclusive,
             no_wait: false,
-            arguments: std::borrow::Cow::Borrowed(arguments),
+            arguments: arguments.into(),
         };
         self.call(&method, (60, 21)).map(done)
     }

@@ -72,7 +72,7 @@ pub fn write_declare(out: &mut Vec<u8>, queue: &str, arguments: &FieldTable) -> 
         exclusive: false,
         auto_delete: false,
         no_wait: false,
-        arguments: std::borrow::Cow::Borrowed(arguments),
+        arguments: arguments.into(),
     };
     Ok(frame::write_method(out, 1, &method)?)
 }

@@ -1,7 +1,5 @@
 //! Queues, exchanges, transactions: the calls of a channel that only ask and answer.
 
-use std::borrow::Cow;
-
 use super::{done, Channel};
 use crate::error::Result;
 use crate::protocol::channel::Reply;
@@ -39,7 +37,7 @@ impl Channel {
             exclusive,
             auto_delete,
             no_wait: false,
-            arguments: Cow::Owned(arguments),
+            arguments: (&arguments).into(),
         };
         match self.call(&method, (50, 11))? {
             Reply::Declared(declared) => Ok(declared),
@@ -75,7 +73,7 @@ impl Channel {
             exchange: exchange.into(),
             routing_key: routing_key.into(),
             no_wait: false,
-            arguments: Cow::Owned(arguments),
+            arguments: (&arguments).into(),
         };
         self.call(&method, (50, 21)).map(done)
     }
@@ -103,7 +101,7 @@ impl Channel {
             queue: queue.into(),
             exchange: exchange.into(),
             routing_key: routing_key.into(),
-            arguments: Cow::Owned(arguments),
+            arguments: (&arguments).into(),
         };
         self.call(&method, (50, 51)).map(done)
     }
@@ -174,7 +172,7 @@ impl Channel {
             auto_delete,
             internal,
             no_wait: false,
-            arguments: Cow::Owned(arguments),
+            arguments: (&arguments).into(),
         };
         self.call(&method, (40, 11)).map(done)
     }
@@ -223,7 +221,7 @@ impl Channel {
             source: source.into(),
             routing_key: routing_key.into(),
             no_wait: false,
-            arguments: Cow::Owned(arguments),
+            arguments: (&arguments).into(),
         };
         self.call(&method, (40, 31)).map(done)
     }
@@ -257,7 +255,7 @@ impl Channel {
             source: source.into(),
             routing_key: routing_key.into(),
             no_wait: false,
-            arguments: Cow::Owned(arguments),
+            arguments: (&arguments).into(),
         };
         self.call(&method, (40, 51)).map(done)
     }

@@ -399,7 +399,7 @@ impl Session {
     /// bytes of `rest` it was.
     fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize> {
         let method = Method::decode(payload)?;
-        if method == Method::ChannelCloseOk && !self.is_closing(number) {
+        if matches!(method, Method::ChannelCloseOk) && !self.is_closing(number) {
             // See `give_up_close_ok`.
             return Ok(0);
         }

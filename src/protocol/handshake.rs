@@ -1,7 +1,5 @@
 //! Opening a connection: `connection.start` … `connection.open-ok` (specification 2.2.4), as values and bytes.
 
-use std::borrow::Cow;
-
 use super::frame;
 use super::method::Method;
 use crate::error::{Result, Stage};
@@ -117,14 +115,14 @@ impl<'a> Handshake<'a> {
                 if (version_major, version_minor) != (0, 9) {
                     return Err(Refusal::Version(version_major, version_minor));
                 }
-                self.negotiated.server_properties = server_properties.into_owned();
+                self.negotiated.server_properties = server_properties.values()?;
                 let offered = String::from_utf8_lossy(mechanisms).into_owned();
                 let names: Vec<&str> = offered.split_ascii_whitespace().collect();
                 let Some((mechanism, response)) = (self.proposal.respond)(&names) else {
                     return Err(Refusal::Mechanisms(offered));
                 };
                 let answer = Method::ConnectionStartOk {
-                    client_properties: Cow::Borrowed(&self.proposal.client_properties),
+                    client_properties: (&self.proposal.client_properties).into(),
                     mechanism: mechanism.into(),
                     response: &response,
                     locale: self.proposal.locale.into(),

@@ -1,10 +1,7 @@
 //! The methods of AMQP 0-9-1 and RabbitMQ's extensions: one table, from which come the type, its encoding, its decoding
 //! and the names. `tests/spec.rs` holds the table against the machine-readable specification.
 
-use std::borrow::Cow;
-
-use super::field_table::FieldTable;
-use super::wire::{Name, Reader, SyntaxError, Writer};
+use super::wire::{Name, Reader, SyntaxError, Table, Writer};
 
 /// The Rust type of a wire type.
 macro_rules! type_of {
@@ -15,7 +12,7 @@ macro_rules! type_of {
     (bit $a:lifetime) => { bool };
     (shortstr $a:lifetime) => { Name<$a> };
     (longstr $a:lifetime) => { &$a [u8] };
-    (table $a:lifetime) => { Cow<$a, FieldTable> };
+    (table $a:lifetime) => { Table<$a> };
 }
 
 /// What is sent for a reserved field.
@@ -32,6 +29,12 @@ macro_rules! zero {
     (longstr) => {
         &[]
     };
+}
+
+/// Reads or writes a value of a wire type.
+macro_rules! pass {
+    ($side:ident.table($($argument:expr),+)) => { $side.table_bytes($($argument),+) };
+    ($side:ident.$kind:ident($($argument:expr),+)) => { $side.$kind($($argument),+) };
 }
 
 /// Whether a method of this sender is read: a client reads what a server sends. Tests and fuzzing read everything.
@@ -64,7 +67,7 @@ macro_rules! methods {
         $(then [$($after:ident: $after_kind:ident),+])?;
     )+) => {
         /// One method, with its arguments but without those that are reserved.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Debug, Clone, Copy, PartialEq)]
         pub(crate) enum Method<'a> {
             $( $variant $({ $($field: type_of!($kind 'a)),+ })?, )+
         }
@@ -78,7 +81,7 @@ macro_rules! methods {
                 let (what, read) = match (class, method) {
                     $( ($class, $method) if comes_from!($sender) => {
                         $( $( reader.$before_kind(stringify!($before)); )+ )?
-                        $( $( let $field = reader.$kind(stringify!($field)); )+ )?
+                        $( $( let $field = pass!(reader.$kind(stringify!($field))); )+ )?
                         $( $( reader.$after_kind(stringify!($after)); )+ )?
                         ($name, Method::$variant $({ $($field),+ })?)
                     } )+
@@ -98,7 +101,7 @@ macro_rules! methods {
                         const IDS: [u8; 4] = ids($class, $method);
                         writer.bytes(&IDS);
                         $( $( writer.$before_kind(stringify!($before), zero!($before_kind)); )+ )?
-                        $( $( writer.$kind(stringify!($field), $field); )+ )?
+                        $( $( pass!(writer.$kind(stringify!($field), $field)); )+ )?
                         $( $( writer.$after_kind(stringify!($after), zero!($after_kind)); )+ )?
                     } )+
                     _ => debug_assert!(false, "a client does not send {}", self.name()),

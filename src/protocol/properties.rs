@@ -130,7 +130,7 @@ properties! {
     14 content_encoding: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
     /// Named values of the application's own. Headers exchanges route by them, and RabbitMQ adds some
     /// (`x-death` for dead letters).
-    13 headers: table FieldTable, impl Into<FieldTable>, std::borrow::Cow::into_owned, std::convert::identity;
+    13 headers: table FieldTable, impl Into<FieldTable>, std::convert::identity, std::convert::identity;
     /// Whether the message outlives a restart of the broker. Not set is transient.
     12 delivery_mode: octet DeliveryMode, DeliveryMode, DeliveryMode::from, delivery_mode_octet;
     /// The priority in a queue declared with `x-max-priority`; higher is delivered first. AMQP has 0 to 9, RabbitMQ

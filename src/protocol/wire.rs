@@ -2,7 +2,6 @@
 //!
 //! The methods are named after the specification's types, so that the table in `method.rs` can name them.
 
-use std::borrow::Cow;
 use std::ops::Deref;
 
 use byteorder::{BigEndian, ByteOrder};
@@ -131,6 +130,35 @@ impl Name<'_> {
     }
 }
 
+/// The table among the arguments of a method: the values to be sent, or the bytes where they lie. With this, methods own
+/// nothing, and are passed on and dropped without code.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Table<'a> {
+    Values(&'a FieldTable),
+    Bytes(&'a [u8]),
+}
+
+impl Table<'_> {
+    pub(crate) fn values(self) -> Result<FieldTable, SyntaxError> {
+        match self {
+            Table::Values(table) => Ok(table.clone()),
+            Table::Bytes(bytes) => FieldTable::decode(bytes),
+        }
+    }
+}
+
+impl<'a> From<&'a FieldTable> for Table<'a> {
+    fn from(table: &'a FieldTable) -> Self {
+        Table::Values(table)
+    }
+}
+
+impl PartialEq for Table<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.values() == other.values()
+    }
+}
+
 /// Reads wire types off the front of a byte slice.
 ///
 /// Every method takes the name of what is read, for the error. The first error is kept for `finish`; whatever is read
@@ -242,14 +270,20 @@ impl<'a> Reader<'a> {
         self.block(field)
     }
 
-    pub(crate) fn table(&mut self, field: &'static str) -> Cow<'a, FieldTable> {
-        Cow::Owned(match FieldTable::decode(self.block(field)) {
-            Ok(table) => table,
-            Err(error) => {
-                self.fail(error);
-                FieldTable::new()
-            }
+    pub(crate) fn table(&mut self, field: &'static str) -> FieldTable {
+        FieldTable::decode(self.block(field)).unwrap_or_else(|error| {
+            self.fail(error);
+            FieldTable::new()
         })
+    }
+
+    /// A table that is left where it lies; its bytes are checked.
+    pub(crate) fn table_bytes(&mut self, field: &'static str) -> Table<'a> {
+        let bytes = self.block(field);
+        if let Err(error) = FieldTable::decode(bytes) {
+            self.fail(error);
+        }
+        Table::Bytes(bytes)
     }
 
     /// Bytes behind a length of four octets.
@@ -363,6 +397,16 @@ impl<'b> Writer<'b> {
         self.next_bit = 0;
         if let Err(error) = value.encode(self.out) {
             self.fail(error);
+        }
+    }
+
+    pub(crate) fn table_bytes(&mut self, field: &'static str, value: &Table<'_>) {
+        match value {
+            Table::Values(table) => self.table(field, table),
+            Table::Bytes(bytes) => match FieldTable::decode(bytes) {
+                Ok(table) => self.table(field, &table),
+                Err(error) => self.fail(error),
+            },
         }
     }
 }

@@ -1,24 +1,23 @@
 //! Every method against bytes that were computed independently.
 
-use std::borrow::Cow;
-
 use super::{golden_lines, hex};
 use crate::protocol::frame::{parse, write_method, Frame};
 use crate::protocol::method::Method;
-use crate::protocol::wire::Name;
+use crate::protocol::wire::{Name, Table};
 use crate::protocol::{FieldTable, SyntaxError};
 
 const GOLDEN: &str = include_str!("../../../tests/data/golden-methods.txt");
 
-fn table(key: &str, value: impl Into<crate::protocol::FieldValue>) -> Cow<'static, FieldTable> {
-    Cow::Owned(FieldTable::from([(key, value)]))
+fn table(key: &str, value: impl Into<crate::protocol::FieldValue>) -> Table<'static> {
+    Table::Values(Box::leak(Box::new(FieldTable::from([(key, value)]))))
 }
 
-fn none() -> Cow<'static, FieldTable> {
-    Cow::Owned(FieldTable::new())
+fn none() -> Table<'static> {
+    static NONE: FieldTable = FieldTable::new();
+    Table::Values(&NONE)
 }
 
-fn limit() -> Cow<'static, FieldTable> {
+fn limit() -> Table<'static> {
     table("x-max-length", 10_000)
 }
 
