@@ -96,7 +96,7 @@ pub enum Error {
     },
     /// The broker blocked the connection (memory or disk alarm) for longer than
     /// `blocked_connection_timeout` (pika: `ConnectionBlockedTimeout`).
-    #[error("{address} blocked the connection for more than {timeout:?} ({reason})")]
+    #[error("{address} blocked the connection for more than {} ({reason})", Span(*timeout))]
     ConnectionBlockedTimeout {
         /// Host and port.
         address: Arc<str>,
@@ -211,7 +211,7 @@ pub enum Error {
         call: &'static str,
     },
     /// The broker, or room in the output buffer, was waited for as long as the parameters allow.
-    #[error("no end of {waiting_for} within {after:?}")]
+    #[error("no end of {waiting_for} within {}", Span(*after))]
     Timeout {
         /// What was waited for.
         waiting_for: &'static str,
@@ -520,9 +520,24 @@ impl fmt::Display for StreamLost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "connection to {} lost: {}; the last bytes came {:.1?} before",
-            self.address, self.cause, self.silent_for
+            "connection to {} lost: {}; the last bytes came {} before",
+            self.address,
+            self.cause,
+            Span(self.silent_for)
         )
+    }
+}
+
+/// A time to the millisecond. `Debug` of a duration is exact to the nanosecond, and much code.
+pub(crate) struct Span(pub(crate) Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.as_secs(), self.0.subsec_millis()) {
+            (0, millis) => write!(f, "{millis}ms"),
+            (seconds, 0) => write!(f, "{seconds}s"),
+            (seconds, millis) => write!(f, "{seconds}.{millis:03}s"),
+        }
     }
 }
 

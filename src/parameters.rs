@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::credentials::Credentials;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Span};
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
 use crate::{FieldTable, FieldValue};
@@ -697,7 +697,7 @@ impl TcpOptions {
             if let Some(value) = value.filter(|value| !(1..=32767).contains(&value.as_secs())) {
                 return Err(Error::invalid(
                     field,
-                    format_args!("{value:?}"),
+                    Span(value),
                     "1 to 32767 s is expected",
                 ));
             }
@@ -716,7 +716,7 @@ impl TcpOptions {
             let expected = "at most 2147483647 ms is expected";
             return Err(Error::invalid(
                 "tcp_options: user_timeout",
-                format_args!("{value:?}"),
+                Span(value),
                 expected,
             ));
         }

@@ -10,7 +10,7 @@ use super::stream::{is_timeout, Stream};
 #[cfg(feature = "tls")]
 use super::tls;
 use super::wait::{after, Opened};
-use crate::error::{text, Attempt, ConnectFailure, Result, Stage};
+use crate::error::{text, Attempt, ConnectFailure, Result, Span, Stage};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::{Handshake, Negotiated, Proposal, Refusal};
 use crate::protocol::method::Method;
@@ -175,7 +175,7 @@ fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
             Failure::new(
                 Kind::Connection,
                 Stage::Tcp,
-                format!("no answer within {limit:?}"),
+                format!("no answer within {}", Span(limit)),
             )
             .hint(Some("a firewall may swallow what is sent there"))
         }
@@ -482,7 +482,7 @@ fn too_slow(parameters: &ConnectionParameters, stage: Stage) -> Failure {
     Failure::new(
         Kind::Connection,
         stage,
-        format!("the peer did not answer within {limit:?}"),
+        format!("the peer did not answer within {}", Span(limit)),
     )
     .hint(port_hint(parameters))
 }
