@@ -615,8 +615,8 @@ impl Failures {
         failure: Failure,
     ) {
         let given = parameters.address();
-        let shown = match address {
-            Some(address) if address.to_string() != given => format!("{given} [{}]", address.ip()),
+        let shown = match address.map(|address| text(&address.ip())) {
+            Some(ip) if ip != parameters.host => format!("{given} [{ip}]"),
             _ => given.clone(),
         };
         log::debug!(

@@ -239,7 +239,8 @@ fn take_all(session: &mut Session, told: &mut Told) {
         told.closures.push(closure.to_string());
     }
     for gate in session.closed_gates.drain(..) {
-        told.closures.extend(gate.end.get().map(|end| end.to_string()));
+        told.closures
+            .extend(gate.end.get().map(|end| end.to_string()));
     }
     told.replies.append(&mut session.replies);
     session.changed.clear();
