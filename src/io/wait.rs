@@ -191,23 +191,24 @@ impl Link {
             rpc_timeout,
             blocked_timeout,
         });
-        let for_writer = Arc::clone(&link);
-        thread::Builder::new()
-            .name("haypile-writer".into())
-            .spawn(move || writer::run(&for_writer))?;
+        link.spawn("haypile-writer", writer::run)?;
         Ok(link)
+    }
+
+    fn spawn(self: &Arc<Self>, name: &str, run: fn(&Arc<Link>)) -> io::Result<Thread> {
+        let link = Arc::clone(self);
+        let handle = thread::Builder::new()
+            .name(name.into())
+            .spawn(move || run(&link))?;
+        Ok(handle.thread().clone())
     }
 
     /// Starts the reader thread. The writer thread does this when the connection is a little older than `SLICE`: before
     /// that nobody needs it, and a program that sends one message and closes is spared a thread.
     pub(crate) fn start_reader(self: &Arc<Self>) {
-        let for_reader = Arc::clone(self);
-        let spawned = thread::Builder::new()
-            .name("haypile-reader".into())
-            .spawn(move || reader::run(&for_reader));
-        match spawned {
-            Ok(handle) => {
-                let _ = self.reader_thread.set(handle.thread().clone());
+        match self.spawn("haypile-reader", reader::run) {
+            Ok(thread) => {
+                let _ = self.reader_thread.set(thread);
             }
             Err(error) => {
                 let mut shared = self.lock();
