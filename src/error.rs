@@ -386,6 +386,12 @@ impl Error {
     }
 
     #[cold]
+    pub(crate) fn unexpected(detail: &dyn fmt::Display) -> Self {
+        let detail = text(detail).into();
+        Error::UnexpectedFrame { detail }
+    }
+
+    #[cold]
     pub(crate) fn connection_not_open(reason: &dyn fmt::Display) -> Self {
         let reason = text(reason).into();
         Error::ConnectionWrongState { reason }

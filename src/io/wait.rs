@@ -362,8 +362,8 @@ impl Link {
                 }
             });
             if !taken {
-                let detail = "more that must be answered than the peer reads answers".into();
-                session.end_all(Error::UnexpectedFrame { detail });
+                let detail = "more that must be answered than the peer reads answers";
+                session.end_all(Error::unexpected(&detail));
                 self.outgoing.kill();
                 return self.settle(shared);
             }

@@ -118,12 +118,6 @@ fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
     }
 }
 
-fn unexpected(detail: impl Into<String>) -> Error {
-    Error::UnexpectedFrame {
-        detail: detail.into().into(),
-    }
-}
-
 impl Session {
     pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
         let mut session = Session {
@@ -384,7 +378,7 @@ impl Session {
     fn place_of(&self, number: u16) -> Result<usize> {
         match self.numbers.get(number as usize).copied().flatten() {
             Some(place) => Ok(place),
-            None => Err(unexpected(format!(
+            None => Err(Error::unexpected(&format_args!(
                 "a frame on channel {number}, which is not open"
             ))),
         }
@@ -392,7 +386,7 @@ impl Session {
 
     fn at(&mut self, place: usize) -> Result<&mut ChannelState> {
         self.channel(place)
-            .ok_or_else(|| unexpected("a frame on a channel that is not open"))
+            .ok_or_else(|| Error::unexpected(&"a frame on a channel that is not open"))
     }
 
     /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and answers how many
@@ -406,7 +400,7 @@ impl Session {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         if !matches!(channel.content, Content::None) {
-            return Err(unexpected(format!(
+            return Err(Error::unexpected(&format_args!(
                 "{} in the middle of a message on channel {number}",
                 method.name()
             )));
@@ -455,7 +449,7 @@ impl Session {
             }
         };
         if number == 0 {
-            return Err(unexpected("a message on channel 0"));
+            return Err(Error::unexpected(&"a message on channel 0"));
         }
         match self.whole_content(number, rest)? {
             Some((properties, body, used)) => {
@@ -684,7 +678,7 @@ impl Session {
             }
             _ => {
                 let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
-                Err(unexpected(format!(
+                Err(Error::unexpected(&format_args!(
                     "{name} on channel {}, which did not ask for it",
                     channel.number
                 )))
@@ -714,7 +708,7 @@ impl Session {
         channel.confirms.drop_forgotten();
         let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
             let number = channel.number;
-            return Err(unexpected(format!(
+            return Err(Error::unexpected(&format_args!(
                 "a confirmation on channel {number} of message {tag}, never published"
             )));
         };
@@ -739,7 +733,7 @@ impl Session {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         let Content::Header(carrier) = std::mem::take(&mut channel.content) else {
-            return Err(unexpected(format!(
+            return Err(Error::unexpected(&format_args!(
                 "a content header on channel {number} that nothing announced"
             )));
         };
@@ -763,12 +757,12 @@ impl Session {
             body, remaining, ..
         } = &mut channel.content
         else {
-            return Err(unexpected(format!(
+            return Err(Error::unexpected(&format_args!(
                 "a content body on channel {number} that nothing announced"
             )));
         };
         let Some(left) = remaining.checked_sub(chunk.len() as u64) else {
-            return Err(unexpected(format!(
+            return Err(Error::unexpected(&format_args!(
                 "more body than its header announced on channel {number}"
             )));
         };

@@ -140,11 +140,9 @@ impl<'a> Handshake<'a> {
                 },
             ) => {
                 if frame_max != 0 && frame_max < FRAME_MIN {
-                    let detail = format!(
+                    return Err(Refusal::Violation(Error::unexpected(&format_args!(
                         "connection.tune with a frame_max of {frame_max}, below {FRAME_MIN}"
-                    )
-                    .into();
-                    return Err(Refusal::Violation(Error::UnexpectedFrame { detail }));
+                    ))));
                 }
                 let agreed = &mut self.negotiated;
                 agreed.channel_max =
@@ -170,9 +168,10 @@ impl<'a> Handshake<'a> {
             (_, Method::ConnectionSecure { .. }) => Err(Refusal::Mechanisms(
                 "a mechanism that asks a second time (connection.secure)".into(),
             )),
-            (stage, other) => Err(Refusal::Violation(Error::UnexpectedFrame {
-                detail: format!("{} at the stage {stage} of connecting", other.name()).into(),
-            })),
+            (stage, other) => Err(Refusal::Violation(Error::unexpected(&format_args!(
+                "{} at the stage {stage} of connecting",
+                other.name()
+            )))),
         }
     }
 }
