@@ -52,7 +52,7 @@ pub struct Return {
 
 /// A message that the broker gave back, because it was mandatory and no queue took it (pika:
 /// `blocking_connection.ReturnedMessage`).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct ReturnedMessage {
     /// Why it came back.
     pub method: Return,
@@ -60,6 +60,17 @@ pub struct ReturnedMessage {
     pub properties: BasicProperties,
     /// Its body.
     pub body: Vec<u8>,
+}
+
+/// Not derived: that would be made anew in each module that clones.
+impl Clone for ReturnedMessage {
+    fn clone(&self) -> Self {
+        ReturnedMessage {
+            method: self.method.clone(),
+            properties: self.properties.clone(),
+            body: self.body.clone(),
+        }
+    }
 }
 
 /// What became of a declared queue: `queue.declare-ok` (pika: `spec.Queue.DeclareOk`; AMQP 0-9-1, class `queue`,

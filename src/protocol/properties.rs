@@ -64,9 +64,16 @@ macro_rules! properties {
         ///     .header("attempt", 1);
         /// assert_eq!(properties.content_type.as_deref(), Some("application/json"));
         /// ```
-        #[derive(Debug, Clone, PartialEq, Default)]
+        #[derive(Debug, PartialEq, Default)]
         pub struct BasicProperties {
             $( $(#[$doc])* pub $name: Option<$type>, )+
+        }
+
+        /// Not derived: that would be made anew in each module that clones.
+        impl Clone for BasicProperties {
+            fn clone(&self) -> Self {
+                BasicProperties { $( $name: self.$name.clone(), )+ }
+            }
         }
 
         impl BasicProperties {
