@@ -5,12 +5,13 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::channel::{Channel, ChannelHandle};
 use crate::dispatch::{CallbackList, CallbackResult, Round};
 use crate::error::Result;
 use crate::io::connect;
+use crate::io::sync::Instant;
 use crate::io::wait::{after, Interest, Link};
 use crate::parameters::IntoParameters;
 use crate::protocol::connection::Session;
@@ -134,7 +135,7 @@ impl Connection {
         Self::start(connect::open_over(&mut parameters, Box::new(stream))?)
     }
 
-    fn start(opened: crate::io::wait::Opened) -> Result<Connection> {
+    pub(crate) fn start(opened: crate::io::wait::Opened) -> Result<Connection> {
         let link = Link::start(opened).map_err(Error::other)?;
         Ok(Connection {
             handle: Arc::new(ConnectionHandle {

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::dispatch::Round;
 use crate::error::Result;
+use crate::io::sync::Instant;
 use crate::protocol::channel::Puller;
 use crate::{Consume, Error, Message};
 

@@ -3,11 +3,12 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::channel::{Channel, ChannelHandle, TakenCallback};
 use crate::connection::Connection;
 use crate::error::Result;
+use crate::io::sync::{thread_local, Instant};
 use crate::io::wait::{Link, Shared};
 use crate::protocol::channel::{Delivery, Incoming};
 use crate::protocol::connection::{ConnectionEvent, Dispatcher};

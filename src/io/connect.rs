@@ -4,9 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::stream::{is_timeout, Stream};
+use super::sync::Instant;
 #[cfg(feature = "tls")]
 use super::tls;
 use super::wait::{after, Opened};

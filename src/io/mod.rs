@@ -3,6 +3,7 @@
 pub(crate) mod connect;
 pub(crate) mod reader;
 pub(crate) mod stream;
+pub(crate) mod sync;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod wait;

@@ -2,10 +2,10 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::stream::{is_timeout, Stream};
+use super::sync::{small_in_model, thread, Instant};
 use super::wait::Link;
 use crate::protocol::connection::Session;
 use crate::Error;
@@ -18,7 +18,7 @@ const BUFFER: usize = 128 * 1024;
 pub(crate) const SLICE: Duration = Duration::from_millis(10);
 
 /// Above this many bytes that nobody has asked for yet, nothing more is read until somebody does.
-pub(crate) const UNDELIVERED_BOUND: usize = 4 << 20;
+pub(crate) const UNDELIVERED_BOUND: usize = small_in_model(4 << 20, 4 << 10);
 
 /// Below this many, it is read on.
 pub(crate) const RESUME_BELOW: usize = UNDELIVERED_BOUND / 2;

@@ -9,13 +9,14 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConnection, SignatureScheme};
 
 use super::stream::{is_timeout, Stream};
+use super::sync::Instant;
 use crate::tls::Prepared;
 
 /// How much of what the peer sent is read at once.

@@ -5,12 +5,13 @@
 //! on the stream or while the program's own code runs.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::reader::{self, Outcome, Reader, SLICE};
 use super::stream::Stream;
+use super::sync::thread::{self, Thread};
+use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
 use crate::error::{text, Result, StreamLost};
 use crate::protocol::connection::{Dispatcher, Session};

@@ -1,11 +1,12 @@
 //! Bytes out: what nobody waits for is gathered here; the write half of the stream; the writer thread and its heartbeats.
 
 use std::io::{self, IoSlice, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::reader::{self, SLICE};
 use super::stream::{is_timeout, Stream};
+use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::wait::{after, Link, LONG};
 use crate::error::Result;
 use crate::protocol::frame;
