@@ -1,6 +1,8 @@
 //! The only place that touches sockets, threads and clocks, and the only one that waits.
 
 pub(crate) mod connect;
+#[cfg(all(test, shuttle))]
+mod model;
 pub(crate) mod reader;
 pub(crate) mod stream;
 pub(crate) mod sync;

@@ -1,0 +1,346 @@
+//! A stream in memory, and at its other end a broker that does what the test says.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shuttle::rand::Rng;
+
+use super::sync::{Condvar, Instant, Mutex, MutexGuard};
+use crate::io::stream::Stream;
+use crate::io::wait::Opened;
+use crate::protocol::frame::{self, Frame};
+use crate::protocol::handshake::Negotiated;
+use crate::protocol::method::Method;
+use crate::{Connection, FieldTable};
+
+pub(super) const FRAME_MAX: u32 = 16 * 1024;
+
+/// No test waits that long for what does come: the time never passes.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One of these, whichever the schedule says.
+pub(super) fn pick<T: Copy>(choices: &[T]) -> T {
+    choices[shuttle::rand::thread_rng().gen_range(0..choices.len())]
+}
+
+/// How the stream treats what is written into it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mood {
+    /// So many bytes may be on their way to the broker.
+    pub(super) room: usize,
+    /// A write call takes up to so many bytes, at random.
+    pub(super) gulp: usize,
+    /// A write call may find that its time is up.
+    pub(super) balks: bool,
+    /// A read call brings up to so many bytes, at random.
+    pub(super) sip: usize,
+}
+
+impl Mood {
+    pub(super) const GOOD: Mood = Mood {
+        room: usize::MAX,
+        gulp: usize::MAX,
+        balks: false,
+        sip: usize::MAX,
+    };
+}
+
+/// One direction.
+#[derive(Default)]
+struct Lane {
+    state: Mutex<LaneState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct LaneState {
+    bytes: Vec<u8>,
+    /// How many were ever written.
+    total: usize,
+    /// What reading comes to behind the last byte.
+    end: Option<End>,
+}
+
+/// How a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    HungUp,
+    Reset,
+}
+
+impl Lane {
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap()
+    }
+
+    fn end(&self, end: End) {
+        self.lock().end.get_or_insert(end);
+        self.changed.notify_all();
+    }
+
+    /// Does `step` as soon as it gives something. `None` if the time is up.
+    fn when<T>(
+        &self,
+        timeout: Duration,
+        mut step: impl FnMut(&mut LaneState) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.lock();
+        loop {
+            if let Some(value) = step(&mut state) {
+                drop(state);
+                self.changed.notify_all();
+                return Some(value);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+}
+
+struct Wire {
+    mood: Mood,
+    to_broker: Lane,
+    to_client: Lane,
+    /// For reads and for writes. The standard library's lock, as taking it is no step of the model.
+    timeouts: std::sync::Mutex<[Duration; 2]>,
+}
+
+/// The client's end.
+struct ClientEnd(Arc<Wire>);
+
+impl Read for ClientEnd {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let timeout = self.0.timeouts.lock().unwrap()[0];
+        let sip = self.0.mood.sip;
+        let read = self.0.to_client.when(timeout, |lane| {
+            if lane.bytes.is_empty() {
+                return lane.end.map(|end| match end {
+                    End::HungUp => Ok(0),
+                    End::Reset => Err(io::ErrorKind::ConnectionReset.into()),
+                });
+            }
+            let mut count = lane.bytes.len().min(buffer.len());
+            if sip < usize::MAX {
+                count = count.min(shuttle::rand::thread_rng().gen_range(1..=sip));
+            }
+            buffer[..count].copy_from_slice(&lane.bytes[..count]);
+            lane.bytes.drain(..count);
+            Some(Ok(count))
+        });
+        read.unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
+    }
+}
+
+impl Write for ClientEnd {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let timeout = self.0.timeouts.lock().unwrap()[1];
+        let Mood {
+            room, gulp, balks, ..
+        } = self.0.mood;
+        if balks && pick(&[true, false, false]) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let written = self.0.to_broker.when(timeout, |lane| {
+            if lane.end.is_some() {
+                return Some(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let room = room - lane.bytes.len().min(room);
+            let mut count = bytes.len().min(room);
+            if count == 0 {
+                return None;
+            }
+            if gulp < usize::MAX {
+                count = count.min(shuttle::rand::thread_rng().gen_range(1..=gulp));
+            }
+            lane.bytes.extend_from_slice(&bytes[..count]);
+            lane.total += count;
+            Some(Ok(count))
+        });
+        written.unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for ClientEnd {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(ClientEnd(Arc::clone(&self.0))))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.timeouts.lock().unwrap()[0] = timeout;
+        Ok(())
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.timeouts.lock().unwrap()[1] = timeout;
+        Ok(())
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        self.0.to_broker.end(End::HungUp);
+        self.0.to_client.end(End::HungUp);
+        Ok(())
+    }
+}
+
+/// An open connection and the broker at its other end. Nobody plays the broker yet: see [`Broker::play`].
+pub(super) fn connect(mood: Mood) -> (Connection, Broker) {
+    let wire = Arc::new(Wire {
+        mood,
+        to_broker: Lane::default(),
+        to_client: Lane::default(),
+        timeouts: std::sync::Mutex::new([TIMEOUT; 2]),
+    });
+    let connection = Connection::start(Opened {
+        stream: Box::new(ClientEnd(Arc::clone(&wire))),
+        leftover: Vec::new(),
+        negotiated: Negotiated {
+            channel_max: 10,
+            frame_max: FRAME_MAX,
+            heartbeat: 0,
+            server_properties: FieldTable::default(),
+        },
+        address: "broker:5672".into(),
+        rpc_timeout: TIMEOUT,
+        blocked_timeout: None,
+    });
+    let broker = Broker {
+        wire,
+        seen: Arc::default(),
+    };
+    (connection.unwrap(), broker)
+}
+
+/// A frame that came from the client: its channel, its bytes, and when it was there.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) channel: u16,
+    pub(super) frame: Vec<u8>,
+    pub(super) at: Instant,
+}
+
+/// The broker's end. Clones are the same broker.
+#[derive(Clone)]
+pub(super) struct Broker {
+    wire: Arc<Wire>,
+    seen: Arc<(Mutex<Vec<Seen>>, Condvar)>,
+}
+
+impl Broker {
+    /// Reads what the client sends until the stream ends, and answers what opens and closes channels, consumers and the
+    /// connection. All other methods are for `answer`.
+    pub(super) fn play(&self, mut answer: impl FnMut(&Broker, u16, &Method<'_>)) {
+        let mut bytes: Vec<u8> = Vec::new();
+        loop {
+            let Some((frame, length)) = frame::parse(&bytes, 0).expect("frames") else {
+                let more = self.wire.to_broker.when(TIMEOUT, |lane| {
+                    let more = std::mem::take(&mut lane.bytes);
+                    (!more.is_empty() || lane.end.is_some()).then_some(more)
+                });
+                match more {
+                    Some(more) if !more.is_empty() => bytes.extend_from_slice(&more),
+                    _ => return,
+                }
+                continue;
+            };
+            let channel = match frame {
+                Frame::Method { channel, .. }
+                | Frame::Header { channel, .. }
+                | Frame::Body { channel, .. } => channel,
+                Frame::Heartbeat => 0,
+            };
+            self.see(channel, &bytes[..length]);
+            if let Frame::Method { payload, .. } = frame {
+                match Method::decode(payload).expect("a method") {
+                    Method::ChannelOpen => self.send(channel, &Method::ChannelOpenOk),
+                    Method::ChannelClose { .. } => self.send(channel, &Method::ChannelCloseOk),
+                    Method::BasicConsume { consumer_tag, .. } => {
+                        self.send(channel, &Method::BasicConsumeOk { consumer_tag });
+                    }
+                    Method::ConnectionClose { .. } => self.send(0, &Method::ConnectionCloseOk),
+                    method => answer(self, channel, &method),
+                }
+            }
+            bytes.drain(..length);
+        }
+    }
+
+    fn see(&self, channel: u16, frame: &[u8]) {
+        let seen = Seen {
+            channel,
+            frame: frame.to_vec(),
+            at: Instant::now(),
+        };
+        self.seen.0.lock().unwrap().push(seen);
+        self.seen.1.notify_all();
+    }
+
+    /// Waits until so many frames have come, without limit of time, and answers them.
+    pub(super) fn await_frames(&self, count: usize) -> Vec<Seen> {
+        let mut seen = self.seen.0.lock().unwrap();
+        while seen.len() < count {
+            seen = self.seen.1.wait_timeout(seen, TIMEOUT).unwrap().0;
+        }
+        seen.clone()
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.seen.0.lock().unwrap().clone()
+    }
+
+    /// How many bytes the client has written.
+    pub(super) fn written(&self) -> usize {
+        self.wire.to_broker.lock().total
+    }
+
+    /// How many bytes the client has not read.
+    pub(super) fn unread(&self) -> usize {
+        self.wire.to_client.lock().bytes.len()
+    }
+
+    pub(super) fn send(&self, channel: u16, method: &Method<'_>) {
+        let mut bytes = Vec::new();
+        frame::write_method(&mut bytes, channel, method).unwrap();
+        self.send_bytes(&bytes);
+    }
+
+    pub(super) fn send_bytes(&self, bytes: &[u8]) {
+        self.wire.to_client.lock().bytes.extend_from_slice(bytes);
+        self.wire.to_client.changed.notify_all();
+    }
+
+    /// Ends the stream in both directions.
+    pub(super) fn end(&self, end: End) {
+        self.wire.to_broker.end(end);
+        self.wire.to_client.end(end);
+    }
+
+    /// Ends the direction that the client writes into.
+    pub(super) fn take_nothing_more(&self) {
+        self.wire.to_broker.end(End::Reset);
+    }
+}
+
+/// The frames of a message, as a broker sends them.
+pub(super) fn delivery(channel: u16, consumer_tag: &str, delivery_tag: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let method = Method::BasicDeliver {
+        consumer_tag: consumer_tag.into(),
+        delivery_tag,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "queue".into(),
+    };
+    frame::write_method(&mut bytes, channel, &method).unwrap();
+    frame::write_header(&mut bytes, channel, 1, &crate::BasicProperties::default()).unwrap();
+    frame::write_body(&mut bytes, channel, b"x");
+    bytes
+}

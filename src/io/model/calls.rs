@@ -1,0 +1,196 @@
+//! The right to read, among threads that wait for answers.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::broker::{connect, delivery, pick, Broker, Mood};
+use super::check;
+use super::sync::thread::{spawn, JoinHandle};
+use super::sync::{is_calm, sleep, Instant};
+use crate::protocol::method::Method;
+use crate::{Channel, QueueDeclare};
+
+/// How long a broker takes: less or more than the time for which whoever waits reads by himself.
+const PAUSES: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(5),
+    Duration::from_millis(15),
+    Duration::from_millis(45),
+];
+
+/// After this time a connection is in its stride: the reader thread is there and reads, the writer thread sleeps.
+pub(super) const SETTLED: Duration = Duration::from_millis(100);
+
+/// When something was sent, for whoever receives it to compare.
+#[derive(Clone, Default)]
+pub(super) struct Sent(Arc<Mutex<Vec<(u16, Instant)>>>);
+
+impl Sent {
+    pub(super) fn note(&self, channel: u16) {
+        self.0.lock().unwrap().push((channel, Instant::now()));
+    }
+
+    /// Asserts that what was sent last on this channel has come at once: in calm weather no time passes while anybody can
+    /// go on, so it means that nobody who could have read slept.
+    pub(super) fn assert_just_now(&self, channel: u16) {
+        if is_calm() {
+            let now = Instant::now();
+            let sent = self.0.lock().unwrap();
+            let (_, at) = sent.iter().rfind(|(sent, _)| *sent == channel).unwrap();
+            assert_eq!(now - *at, Duration::ZERO);
+        }
+    }
+}
+
+pub(super) fn declare_ok(broker: &Broker, channel: u16) {
+    let queue = format!("queue of channel {channel}");
+    let method = Method::QueueDeclareOk {
+        queue: (&queue).into(),
+        message_count: 0,
+        consumer_count: 0,
+    };
+    broker.send(channel, &method);
+}
+
+/// Makes a call, and asserts that the answer is the one to it.
+pub(super) fn declare(channel: &Channel) {
+    let declared = channel.queue_declare(QueueDeclare::new("queue")).unwrap();
+    let number = channel.channel_number();
+    assert_eq!(declared.queue, format!("queue of channel {number}"));
+}
+
+/// A broker that waits for `together` calls before it answers them, in any order and after any pause.
+fn play(broker: &Broker, sent: &Sent, together: usize) -> JoinHandle<()> {
+    let (broker, sent) = (broker.clone(), sent.clone());
+    let mut asked = Vec::new();
+    spawn(move || {
+        broker.play(|broker, channel, method| {
+            assert!(matches!(method, Method::QueueDeclare { .. }));
+            asked.push(channel);
+            if asked.len() == together {
+                while !asked.is_empty() {
+                    let next = pick(&[0, asked.len() - 1]);
+                    let channel = asked.remove(next);
+                    sleep(pick(&PAUSES));
+                    sent.note(channel);
+                    declare_ok(broker, channel);
+                }
+            }
+        });
+    })
+}
+
+/// Each of several callers gets its answer at once, whoever reads it and in whatever order they come.
+fn answers_reach_their_callers(callers: usize, calls: usize) {
+    let (connection, broker) = connect(Mood {
+        sip: pick(&[20, usize::MAX]),
+        ..Mood::GOOD
+    });
+    let sent = Sent::default();
+    let playing = play(&broker, &sent, callers);
+    let channels: Vec<Channel> = (0..callers)
+        .map(|_| connection.channel().unwrap())
+        .collect();
+    // Before that, a caller may have to wait for the reader thread to come into being.
+    let settled = pick(&[true, false]);
+    if settled {
+        sleep(SETTLED);
+    }
+    let callers: Vec<_> = channels
+        .into_iter()
+        .map(|channel| {
+            let sent = sent.clone();
+            spawn(move || {
+                for _ in 0..calls {
+                    declare(&channel);
+                    if settled {
+                        sent.assert_just_now(channel.channel_number());
+                    }
+                }
+            })
+        })
+        .collect();
+    callers
+        .into_iter()
+        .for_each(|caller| caller.join().unwrap());
+    connection.close().unwrap();
+    playing.join().unwrap();
+}
+
+#[test]
+fn answers_reach_two_callers_at_once() {
+    check(|| answers_reach_their_callers(2, 2));
+}
+
+#[test]
+fn answers_reach_three_callers_at_once() {
+    check(|| answers_reach_their_callers(3, 1));
+}
+
+/// Callers on one channel, too, who wait for one another's answers.
+#[test]
+fn answers_on_one_channel_reach_their_callers() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let sent = Sent::default();
+        let playing = play(&broker, &sent, 1);
+        let channel = connection.channel().unwrap();
+        let callers = [(); 2].map(|()| {
+            let channel = channel.clone();
+            spawn(move || (0..2).for_each(|_| declare(&channel)))
+        });
+        for caller in callers {
+            caller.join().unwrap();
+        }
+        drop(channel);
+        connection.close().unwrap();
+        playing.join().unwrap();
+    });
+}
+
+/// An answer that one read brought behind more messages than are handled at once reaches its caller at once: nobody reads or
+/// sleeps while it lies there. The messages wait for whoever looks for them.
+#[test]
+fn an_answer_behind_many_messages_reaches_its_caller_at_once() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let sent = Sent::default();
+        let messages = pick(&[3, 4, 5, 9]);
+        let playing = {
+            let (broker, sent) = (broker.clone(), sent.clone());
+            spawn(move || {
+                broker.play(|broker, channel, _| {
+                    sleep(pick(&PAUSES));
+                    let mut bytes = Vec::new();
+                    for tag in 1..=messages {
+                        bytes.extend(delivery(1, "consumer", tag));
+                    }
+                    broker.send_bytes(&bytes);
+                    sent.note(channel);
+                    declare_ok(broker, channel);
+                });
+            })
+        };
+        let consumed = connection.channel().unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let request = crate::BasicConsume::new("queue").consumer_tag("consumer");
+        let consume = consumed.basic_consume(request, move |_, deliver, _, _| {
+            tell.lock().unwrap().push(deliver.delivery_tag);
+        });
+        consume.unwrap();
+        let channel = connection.channel().unwrap();
+        sleep(SETTLED);
+        declare(&channel);
+        sent.assert_just_now(2);
+        while told.lock().unwrap().len() < messages as usize {
+            connection
+                .process_data_events(Duration::from_millis(1))
+                .unwrap();
+        }
+        assert_eq!(*told.lock().unwrap(), Vec::from_iter(1..=messages));
+        drop((channel, consumed));
+        connection.close().unwrap();
+        playing.join().unwrap();
+    });
+}

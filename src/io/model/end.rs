@@ -1,0 +1,207 @@
+//! How a connection or a channel ends while threads wait, publish and run callbacks: all of them are told, and both threads of
+//! the connection end (a schedule at whose end a thread sleeps is a failure).
+
+use std::time::Duration;
+
+use super::broker::{connect, pick, Broker, End, Mood};
+use super::calls::{declare, declare_ok, SETTLED};
+use super::check;
+use super::sync::sleep;
+use super::sync::thread::{spawn, JoinHandle};
+use crate::protocol::method::Method;
+use crate::{BasicConsume, Channel, Connection, Error, QueueDeclare};
+
+fn a_while() -> Duration {
+    pick(&[Duration::ZERO, Duration::from_millis(9), SETTLED])
+}
+
+/// A broker that answers no call.
+fn play(broker: &Broker) -> JoinHandle<()> {
+    let broker = broker.clone();
+    spawn(move || broker.play(|_, _, _| {}))
+}
+
+/// Publishes until that fails, and answers how.
+fn publish_until_it_fails(channel: Channel) -> JoinHandle<Error> {
+    spawn(move || loop {
+        if let Err(error) = channel.basic_publish("", "queue", "x") {
+            return error;
+        }
+        sleep(Duration::from_millis(3));
+    })
+}
+
+fn close(reply_text: &str) -> Method<'_> {
+    Method::ConnectionClose {
+        reply_code: 320,
+        reply_text: reply_text.into(),
+        class_id: 0,
+        method_id: 0,
+    }
+}
+
+/// Callers, a publisher and a consumer; then `end`. Answers what the callers and the publisher were told.
+fn end_amid_everything(
+    connection: &Connection,
+    callers: usize,
+    end: impl FnOnce(),
+) -> (Vec<Error>, Error) {
+    let callers: Vec<_> = (0..callers)
+        .map(|_| {
+            let channel = connection.channel().unwrap();
+            spawn(move || {
+                channel
+                    .queue_declare(QueueDeclare::new("queue"))
+                    .unwrap_err()
+            })
+        })
+        .collect();
+    let consumed = connection.channel().unwrap();
+    consumed
+        .basic_consume(BasicConsume::new("queue"), |_, _, _, _| {})
+        .unwrap();
+    let consumer = spawn(move || consumed.start_consuming());
+    let publisher = publish_until_it_fails(connection.channel().unwrap());
+    sleep(a_while());
+    end();
+    let told = callers.into_iter().map(|caller| caller.join().unwrap());
+    let told = told.collect();
+    let publisher = publisher.join().unwrap();
+    consumer.join().unwrap().unwrap_err();
+    (told, publisher)
+}
+
+/// The stream ends, by a hang-up or by an error, or takes nothing more.
+#[test]
+fn everybody_is_told_that_the_stream_is_lost() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let playing = play(&broker);
+        let (told, publisher) = end_amid_everything(&connection, 2, || match pick(&[0, 1, 2]) {
+            0 => broker.end(End::HungUp),
+            1 => broker.end(End::Reset),
+            _ => broker.take_nothing_more(),
+        });
+        for told in told.iter().chain([&publisher]) {
+            assert!(matches!(told, Error::StreamLost(_)), "{told:?}");
+        }
+        assert!(connection.is_closed());
+        playing.join().unwrap();
+    });
+}
+
+/// The broker closes the connection. Its close is confirmed, after all else that is sent.
+#[test]
+fn everybody_is_told_that_the_broker_closed_the_connection() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let playing = play(&broker);
+        let (told, publisher) =
+            end_amid_everything(&connection, 2, || broker.send(0, &close("shutdown")));
+        for told in told.iter().chain([&publisher]) {
+            assert!(
+                matches!(told, Error::ConnectionClosedByBroker { .. }),
+                "{told:?}"
+            );
+        }
+        playing.join().unwrap();
+        let seen = broker.seen();
+        assert_eq!(&seen[seen.len() - 1].frame[7..11], [0, 10, 0, 51]);
+    });
+}
+
+/// This end closes the connection while others wait and publish.
+#[test]
+fn everybody_is_told_that_this_end_closed_the_connection() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let playing = play(&broker);
+        let channels = [(); 2].map(|()| connection.channel().unwrap());
+        let publisher = publish_until_it_fails(connection.channel().unwrap());
+        let callers = channels.map(|channel| {
+            spawn(move || {
+                channel
+                    .queue_declare(QueueDeclare::new("queue"))
+                    .unwrap_err()
+            })
+        });
+        sleep(a_while());
+        connection.close().unwrap();
+        for thread in callers.into_iter().chain([publisher]) {
+            thread.join().unwrap();
+        }
+        playing.join().unwrap();
+    });
+}
+
+/// A connection that is lost in its youth, perhaps before there is a reader thread, and perhaps with nobody but a writer to
+/// find out.
+#[test]
+fn a_connection_lost_early_leaves_no_thread_behind() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let end = pick(&[None, Some(End::Reset), Some(End::HungUp)]);
+        if end.is_none() {
+            broker.take_nothing_more();
+        }
+        let publisher = spawn(move || {
+            let link = connection.link();
+            let sent = link.outgoing.append(link, SETTLED, |out| {
+                out.extend_from_slice(b"anything");
+                Ok(())
+            });
+            // It may be lost already.
+            drop(sent);
+            // The last handle goes here, and closes the connection if it is open.
+        });
+        if let Some(end) = end {
+            sleep(pick(&[Duration::ZERO, Duration::from_millis(9)]));
+            broker.end(end);
+        }
+        publisher.join().unwrap();
+    });
+}
+
+/// The broker closes a channel while threads publish on it: nothing follows the `close-ok`, each of them is told why, and the
+/// other channels go on.
+#[test]
+fn nothing_follows_the_close_ok_of_a_channel() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let playing = {
+            let broker = broker.clone();
+            spawn(move || {
+                broker.play(|broker, channel, _| {
+                    if channel == 2 {
+                        declare_ok(broker, 2)
+                    }
+                })
+            })
+        };
+        let closed = connection.channel().unwrap();
+        let other = connection.channel().unwrap();
+        let publishers = [closed.clone(), closed].map(publish_until_it_fails);
+        sleep(a_while());
+        let close = Method::ChannelClose {
+            reply_code: 404,
+            reply_text: "no such exchange".into(),
+            class_id: 60,
+            method_id: 40,
+        };
+        broker.send(1, &close);
+        declare(&other);
+        for publisher in publishers {
+            let told = publisher.join().unwrap();
+            assert!(
+                matches!(told, Error::ChannelClosedByBroker { .. }),
+                "{told:?}"
+            );
+        }
+        drop(other);
+        connection.close().unwrap();
+        playing.join().unwrap();
+        let seen = broker.seen();
+        let last = seen.iter().rfind(|seen| seen.channel == 1).unwrap();
+        assert_eq!(&last.frame[7..11], [0, 20, 0, 41]);
+    });
+}
