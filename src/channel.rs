@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::connection::Connection;
 use crate::consumer::Messages;
 use crate::dispatch::{self, CallbackList, CallbackResult, Round, CLOSE_OK_LIMIT};
-use crate::error::Result;
+use crate::error::{Fault, Result};
 use crate::io::wait::{after, Interest, Link, Shared};
 use crate::io::writer::DIRECT_BODY;
 use crate::protocol::channel::{ChannelState, Consumer, Gate, Mandatory, Phase, Reply};
@@ -115,7 +115,7 @@ impl Drop for ChannelHandle {
             reply_text: "the last handle was dropped".into(),
             channel: self.number,
         };
-        link.end_channel(&mut shared, self.place, 0, "", why);
+        link.end_channel(&mut shared, self.place, 0, "", why.into());
         shared.session.abandon(self.place);
         link.resume_if_paused(&mut shared);
         drop(shared);
@@ -141,8 +141,11 @@ impl From<Arc<ChannelHandle>> for Channel {
 /// How long `close` waits for a close-ok that may have got lost because the broker closed the channel at the same time.
 const CROSSED_CLOSE_OK: Duration = Duration::from_millis(50);
 
-/// What takes no answer with it.
-fn done(_: Reply) {}
+/// What takes nothing with its answer.
+fn done(answer: Result<Reply, Fault>) -> Result<()> {
+    answer?;
+    Ok(())
+}
 
 impl Channel {
     pub(crate) fn open(connection: &Connection, number: Option<u16>) -> Result<Channel> {
@@ -151,7 +154,7 @@ impl Channel {
         if let Err(error) = connection.check_open(&mut shared.session) {
             drop(shared);
             connection.let_go_if_ended();
-            return Err(error);
+            return Err(error.into());
         }
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);
@@ -178,7 +181,7 @@ impl Channel {
         let channel = Channel { handle };
         let call = channel.begin_call(&mut shared, &Method::ChannelOpen, (20, 11));
         drop(shared);
-        channel.finish_call(call?, "channel.open").map(done)?;
+        channel.finish_call(call?, "channel.open")?;
         Ok(channel)
     }
 
@@ -197,24 +200,27 @@ impl Channel {
     // ---- the end of a channel, and how it is told
 
     /// Why a call cannot be made any more. Whoever waited when it happened is told by `ended`.
-    pub(crate) fn closure(&self) -> Error {
+    pub(crate) fn closure(&self) -> Fault {
         let number = self.handle.number;
-        match self.ended() {
+        let end = self.ended();
+        match &*end {
             Error::ChannelClosedByClient {
                 reply_code,
                 reply_text,
                 ..
-            } => Error::channel_not_open(
+            } => Fault::channel_not_open(
                 number,
-                &format_args!("closed by this program: {reply_code} {reply_text}"),
+                format_args!("closed by this program: {reply_code} {reply_text}"),
             ),
-            end @ Error::ConnectionClosedByClient { .. } => Error::channel_not_open(number, &end),
-            end => end,
+            Error::ConnectionClosedByClient { .. } => {
+                Fault::channel_not_open(number, format_args!("{}", *end))
+            }
+            _ => end,
         }
     }
 
     /// Why the channel ended. The broker's closure counts as reported from now on.
-    pub(crate) fn ended(&self) -> Error {
+    pub(crate) fn ended(&self) -> Fault {
         let link = self.link();
         let (first, idle) = {
             let mut shared = link.lock();
@@ -230,8 +236,8 @@ impl Channel {
             self.forget_callbacks();
         }
         match self.handle.gate.end.get() {
-            Some(end) => end.again(),
-            None => Error::channel_not_open(self.handle.number, &"it is being closed"),
+            Some(end) => end.clone(),
+            None => Fault::channel_not_open(self.handle.number, format_args!("it is being closed")),
         }
     }
 
@@ -252,23 +258,18 @@ impl Channel {
         shared: &mut Shared,
         method: &Method<'_>,
         expects: (u16, u16),
-    ) -> Result<u64> {
+    ) -> Result<u64, Fault> {
         let number = self.handle.number;
         let link = self.link();
         let frame_max = link.negotiated.frame_max as usize;
         link.outgoing.append_quietly(|out| {
             let start = out.len();
-            frame::write_method(out, number, method).map_err(Error::unsendable)?;
+            frame::write_method(out, number, method).map_err(Fault::unsendable)?;
             let size = out.len() - start;
             if size > frame_max {
                 out.truncate(start);
-                return Err(Error::invalid(
-                    method.name(),
-                    format_args!("a frame of {size} bytes"),
-                    &format!(
-                        "with all its arguments it must fit into one frame of {frame_max} bytes"
-                    ),
-                ));
+                let all = "with all its arguments it";
+                return Err(Fault::too_large(method.name(), size, all, frame_max));
             }
             if matches!(method, Method::ConfirmSelect { .. }) {
                 // The broker numbers what comes after this method, so the mode begins here and not with its answer.
@@ -279,7 +280,7 @@ impl Channel {
         Ok(shared.session.add_call(self.handle.place, expects))
     }
 
-    fn finish_call(&self, call: u64, name: &'static str) -> Result<Reply> {
+    fn finish_call(&self, call: u64, name: &'static str) -> Result<Reply, Fault> {
         let link = self.link();
         let place = self.handle.place;
         let answer = link.wait(
@@ -302,19 +303,16 @@ impl Channel {
     }
 
     /// A call was not answered in time: answers can no longer be told apart, so the channel is closed.
-    pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Error {
+    pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Fault {
         let link = self.link();
-        let error = Error::Timeout {
-            waiting_for,
-            after: link.rpc_timeout,
-        };
+        let error = Fault::timeout(waiting_for, link.rpc_timeout);
         let mut shared = link.lock();
         let place = self.handle.place;
-        link.end_channel(&mut shared, place, 0, "no answer in time", error.again());
+        link.end_channel(&mut shared, place, 0, "no answer in time", error.clone());
         error
     }
 
-    fn call(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<Reply> {
+    fn call(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<Reply, Fault> {
         let mut shared = self.link().lock();
         if self.is_ended() {
             drop(shared);
@@ -332,20 +330,20 @@ impl Channel {
         let link = self.link();
         let handle = &*self.handle;
         if !handle.gate.is_open() {
-            return Err(self.closure());
+            return Err(self.closure().into());
         }
         let mut closed = false;
         let sent = link.outgoing.append(link, link.rpc_timeout, |out| {
             closed = !handle.gate.is_open();
             if !closed {
-                frame::write_method(out, handle.number, method).map_err(Error::unsendable)?;
+                frame::write_method(out, handle.number, method).map_err(Fault::unsendable)?;
             }
             Ok(())
         });
         if closed {
-            return Err(self.closure());
+            return Err(self.closure().into());
         }
-        sent
+        Ok(sent?)
     }
 
     /// Sends a message; answers its number in confirm mode, else 0.
@@ -356,7 +354,7 @@ impl Channel {
         body: &[u8],
         publish: &Publish<'_>,
         waits: bool,
-    ) -> Result<u64> {
+    ) -> Result<u64, Fault> {
         let link = self.link();
         let handle = &*self.handle;
         let gate = &*handle.gate;
@@ -383,24 +381,19 @@ impl Channel {
                 mandatory: publish.mandatory,
                 immediate: false,
             };
-            frame::write_method(out, handle.number, &method).map_err(Error::unsendable)?;
+            frame::write_method(out, handle.number, &method).map_err(Fault::unsendable)?;
             let header = out.len();
             if let Err(error) =
                 frame::write_header(out, handle.number, body.len() as u64, &publish.properties)
             {
                 out.truncate(start);
-                return Err(Error::unsendable(error));
+                return Err(Fault::unsendable(error));
             }
             let size = out.len() - header;
             if size > frame_max {
                 out.truncate(start);
-                return Err(Error::invalid(
-                    "properties",
-                    format_args!("a frame of {size} bytes"),
-                    &format!(
-                        "all properties and headers must fit into one frame of {frame_max} bytes"
-                    ),
-                ));
+                let all = "all properties and headers";
+                return Err(Fault::too_large("properties", size, all, frame_max));
             }
             if !direct && !body.is_empty() {
                 for part in body.chunks(chunk) {
@@ -516,8 +509,8 @@ impl Channel {
             Some(Some(Outcome::Acked)) => Ok(()),
             Some(Some(Outcome::Returned(messages))) => Err(Error::Unroutable(messages)),
             Some(Some(Outcome::Nacked(messages))) => Err(Error::Nack(messages)),
-            Some(None) => Err(self.ended()),
-            None => Err(self.time_is_up("the broker's confirmation")),
+            Some(None) => Err(self.ended().into()),
+            None => Err(self.time_is_up("the broker's confirmation").into()),
         }
     }
 
@@ -544,8 +537,7 @@ impl Channel {
                 capability: "publisher confirms",
             });
         }
-        self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11))
-            .map(done)
+        done(self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)))
     }
 
     /// Publishes many messages with confirms: waits only while `window` of them are unconfirmed. Turns confirms on if they
@@ -640,7 +632,7 @@ impl Channel {
             let mut shared = self.link().lock();
             if self.is_ended() {
                 drop(shared);
-                return Err(self.closure());
+                return Err(self.closure().into());
             }
             let mut callbacks = lock(&self.handle.callbacks);
             callbacks.next_slot += 1;
@@ -703,7 +695,7 @@ impl Channel {
             no_wait: false,
             arguments: arguments.into(),
         };
-        self.call(&method, (60, 21)).map(done)
+        done(self.call(&method, (60, 21)))
     }
 
     fn callbacks_changed(&self) {
@@ -787,7 +779,7 @@ impl Channel {
             )
         };
         if self.is_ended() {
-            return Err(self.closure());
+            return Err(self.closure().into());
         }
         if pulled {
             self.cancel()?;
@@ -824,14 +816,13 @@ impl Channel {
     }
 
     pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
-        self.call(
+        done(self.call(
             &Method::BasicCancel {
                 consumer_tag: consumer_tag.into(),
                 no_wait: false,
             },
             (60, 31),
-        )
-        .map(done)
+        ))
     }
 
     /// Runs callbacks until no consumer is left on this channel, and says why it ended (pika: `start_consuming`).
@@ -853,7 +844,7 @@ impl Channel {
             let mut shared = link.lock();
             if self.is_ended() {
                 drop(shared);
-                return Err(self.closure());
+                return Err(self.closure().into());
             }
             let Some(channel) = shared.session.channel(place) else {
                 return Ok(ConsumingEnded::Closed);
@@ -883,7 +874,7 @@ impl Channel {
                 Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {
                     Ok(ConsumingEnded::Closed)
                 }
-                _ => Err(self.ended()),
+                _ => Err(self.ended().into()),
             };
         }
         let by_broker = link
@@ -908,7 +899,7 @@ impl Channel {
     /// As every call.
     pub fn stop_consuming(&self) -> Result<()> {
         if self.is_ended() {
-            return Err(self.closure());
+            return Err(self.closure().into());
         }
         let (tags, pulled) = {
             let mut shared = self.link().lock();
@@ -1122,8 +1113,7 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn basic_recover(&self, requeue: bool) -> Result<()> {
-        self.call(&Method::BasicRecover { requeue }, (60, 111))
-            .map(done)
+        done(self.call(&Method::BasicRecover { requeue }, (60, 111)))
     }
 
     /// Limits how many unacknowledged messages the broker sends ahead (pika: `basic_qos`; specification 1.8.3.1).
@@ -1138,15 +1128,14 @@ impl Channel {
             prefetch_count,
             global,
         } = request.into();
-        self.call(
+        done(self.call(
             &Method::BasicQos {
                 prefetch_size,
                 prefetch_count,
                 global,
             },
             (60, 11),
-        )
-        .map(done)
+        ))
     }
 
     // ---- the handle
@@ -1175,14 +1164,14 @@ impl Channel {
         let mut shared = link.lock();
         if self.is_ended() {
             drop(shared);
-            return Err(self.closure());
+            return Err(self.closure().into());
         }
         let why = Error::ChannelClosedByClient {
             reply_code,
             reply_text: reply_text.into(),
             channel: self.handle.number,
         };
-        link.end_channel(&mut shared, place, reply_code, reply_text, why);
+        link.end_channel(&mut shared, place, reply_code, reply_text, why.into());
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
         let deadline = after(limit);

@@ -34,10 +34,10 @@ impl Messages {
             let mut shared = channel.link().lock();
             if channel.is_ended() {
                 drop(shared);
-                return Err(channel.closure());
+                return Err(channel.closure().into());
             }
             let Some(state) = shared.session.channel(place) else {
-                return Err(channel.closure());
+                return Err(channel.closure().into());
             };
             if let Some(puller) = &state.puller {
                 if (puller.queue.as_str(), puller.auto_ack, puller.exclusive)
@@ -137,10 +137,11 @@ impl Messages {
                 return Ok(found);
             }
             if self.channel.is_ended() {
-                return match self.channel.ended() {
+                let end = self.channel.ended();
+                return match *end {
                     Error::ChannelClosedByClient { .. }
                     | Error::ConnectionClosedByClient { .. } => Ok(None),
-                    end => Err(end),
+                    _ => Err(end.into()),
                 };
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -194,7 +195,7 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
         puller.map(|puller| (puller.consumer_tag.clone(), puller.cancelled))
     };
     if channel.is_ended() {
-        return Err(channel.closure());
+        return Err(channel.closure().into());
     }
     let Some((consumer_tag, cancelled)) = found else {
         log::warn!(

@@ -1,6 +1,7 @@
 //! The one error type.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -352,9 +353,59 @@ impl Error {
         }
     }
 
+    pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
+        Self::invalid_value(field, format_args!("{value}"), expected)
+    }
+
+    /// The same, made once for all types of values.
+    fn invalid_value(field: &str, value: fmt::Arguments<'_>, expected: &str) -> Self {
+        Error::InvalidParameter {
+            field: field.into(),
+            value: fmt::format(value).into(),
+            expected: expected.into(),
+        }
+    }
+}
+
+/// An error inside the crate, shared by all who are told of it. It becomes an [`Error`] on its way out. A pointer is moved
+/// and dropped with little code, while each module that drops an `Error` has the code for all its variants.
+#[derive(Debug, Clone)]
+pub(crate) struct Fault(Arc<Error>);
+
+impl Deref for Fault {
+    type Target = Error;
+
+    fn deref(&self) -> &Error {
+        &self.0
+    }
+}
+
+impl From<Error> for Fault {
+    #[cold]
+    fn from(error: Error) -> Self {
+        Fault(Arc::new(error))
+    }
+}
+
+impl From<SyntaxError> for Fault {
+    #[cold]
+    fn from(error: SyntaxError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<Fault> for Error {
+    #[cold]
+    fn from(fault: Fault) -> Self {
+        Arc::unwrap_or_clone(fault.0)
+    }
+}
+
+impl Fault {
     /// An argument of the program's own cannot be put on the wire; nothing was sent.
+    #[cold]
     pub(crate) fn unsendable(error: SyntaxError) -> Self {
-        match error {
+        let error = match error {
             SyntaxError::ShortStringTooLong { field, length } => {
                 Error::ShortStringTooLong { field, length }
             }
@@ -363,51 +414,39 @@ impl Error {
                 other,
                 "something that AMQP can carry is expected",
             ),
-        }
+        };
+        error.into()
     }
 
-    pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
-        Self::invalid_value(field, &value, expected)
-    }
-
-    /// The same, made once for all types of values.
-    fn invalid_value(field: &str, value: &dyn fmt::Display, expected: &str) -> Self {
-        Error::InvalidParameter {
-            field: field.into(),
-            value: text(value).into(),
-            expected: expected.into(),
-        }
-    }
-
-    /// A copy to be told once more. `clone` would be made anew in each module that calls it.
+    /// What must be one frame is larger than the frames that were agreed on.
     #[cold]
-    pub(crate) fn again(&self) -> Self {
-        self.clone()
+    pub(crate) fn too_large(field: &str, size: usize, all: &str, frame_max: usize) -> Self {
+        let expected = format!("{all} must fit into one frame of {frame_max} bytes");
+        Error::invalid(field, format_args!("a frame of {size} bytes"), &expected).into()
     }
 
     #[cold]
-    pub(crate) fn unexpected(detail: &dyn fmt::Display) -> Self {
-        let detail = text(detail).into();
-        Error::UnexpectedFrame { detail }
+    pub(crate) fn unexpected(detail: fmt::Arguments<'_>) -> Self {
+        let detail = fmt::format(detail).into();
+        Error::UnexpectedFrame { detail }.into()
     }
 
     #[cold]
-    pub(crate) fn connection_not_open(reason: &dyn fmt::Display) -> Self {
-        let reason = text(reason).into();
-        Error::ConnectionWrongState { reason }
+    pub(crate) fn connection_not_open(reason: fmt::Arguments<'_>) -> Self {
+        let reason = fmt::format(reason).into();
+        Error::ConnectionWrongState { reason }.into()
     }
 
     #[cold]
-    pub(crate) fn channel_not_open(channel: u16, reason: &dyn fmt::Display) -> Self {
-        let reason = text(reason).into();
-        Error::ChannelWrongState { channel, reason }
+    pub(crate) fn channel_not_open(channel: u16, reason: fmt::Arguments<'_>) -> Self {
+        let reason = fmt::format(reason).into();
+        Error::ChannelWrongState { channel, reason }.into()
     }
-}
 
-/// What something says of itself. `to_string` would be made anew in each module, and for each type.
-#[cold]
-pub(crate) fn text(of: &dyn fmt::Display) -> String {
-    of.to_string()
+    #[cold]
+    pub(crate) fn timeout(waiting_for: &'static str, after: Duration) -> Self {
+        Error::Timeout { waiting_for, after }.into()
+    }
 }
 
 impl From<Box<dyn std::error::Error + Send + Sync>> for Error {

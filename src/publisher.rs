@@ -109,7 +109,7 @@ impl Publisher {
         );
         match room {
             Some(true) => Ok(()),
-            Some(false) => Err(self.channel.ended()),
+            Some(false) => Err(self.channel.ended().into()),
             None => Err(Error::Timeout {
                 waiting_for: "room in the publisher's window",
                 after: link.rpc_timeout,
@@ -153,7 +153,7 @@ impl Publisher {
             channel.gate.end.get().map(|_| false)
         });
         if settled == Some(false) {
-            return Err(self.channel.ended());
+            return Err(self.channel.ended().into());
         }
         let mut report = UnconfirmedReport::default();
         if let Some(channel) = link.lock().session.channel(place) {

@@ -75,7 +75,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        self.call(&method, (50, 21)).map(done)
+        done(self.call(&method, (50, 21)))
     }
 
     /// Unbinds a queue from an exchange (pika: `queue_unbind`; specification 1.7.2.5).
@@ -103,7 +103,7 @@ impl Channel {
             routing_key: routing_key.into(),
             arguments: (&arguments).into(),
         };
-        self.call(&method, (50, 51)).map(done)
+        done(self.call(&method, (50, 51)))
     }
 
     /// Removes all messages that wait in a queue; answers how many (pika: `queue_purge`; specification 1.7.2.7).
@@ -174,7 +174,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        self.call(&method, (40, 11)).map(done)
+        done(self.call(&method, (40, 11)))
     }
 
     /// Deletes an exchange (pika: `exchange_delete`; specification 1.6.2.3).
@@ -186,15 +186,14 @@ impl Channel {
             exchange,
             if_unused,
         } = request.into();
-        self.call(
+        done(self.call(
             &Method::ExchangeDelete {
                 exchange: (&exchange).into(),
                 if_unused,
                 no_wait: false,
             },
             (40, 21),
-        )
-        .map(done)
+        ))
     }
 
     /// Binds an exchange to another, from which it receives (pika: `exchange_bind`; RabbitMQ's `exchange.bind`).
@@ -223,7 +222,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        self.call(&method, (40, 31)).map(done)
+        done(self.call(&method, (40, 31)))
     }
 
     /// Unbinds an exchange from another (pika: `exchange_unbind`; RabbitMQ's `exchange.unbind`).
@@ -257,7 +256,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        self.call(&method, (40, 51)).map(done)
+        done(self.call(&method, (40, 51)))
     }
 
     // ---- transactions, flow
@@ -267,7 +266,7 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn tx_select(&self) -> Result<()> {
-        self.call(&Method::TxSelect, (90, 11)).map(done)
+        done(self.call(&Method::TxSelect, (90, 11)))
     }
 
     /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
@@ -275,7 +274,7 @@ impl Channel {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if the channel has no transaction, and as every call.
     pub fn tx_commit(&self) -> Result<()> {
-        self.call(&Method::TxCommit, (90, 21)).map(done)
+        done(self.call(&Method::TxCommit, (90, 21)))
     }
 
     /// Drops them (pika: `tx_rollback`; specification 1.9.2.5).
@@ -283,7 +282,7 @@ impl Channel {
     /// # Errors
     /// As [`tx_commit`](Channel::tx_commit).
     pub fn tx_rollback(&self) -> Result<()> {
-        self.call(&Method::TxRollback, (90, 31)).map(done)
+        done(self.call(&Method::TxRollback, (90, 31)))
     }
 
     /// Asks the broker to pause or resume deliveries; answers whether they are active (pika: `flow`; specification

@@ -11,7 +11,7 @@ use super::sync::Instant;
 #[cfg(feature = "tls")]
 use super::tls;
 use super::wait::{after, Opened};
-use crate::error::{text, Attempt, ConnectFailure, Result, Span, Stage};
+use crate::error::{Attempt, ConnectFailure, Result, Span, Stage};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::{Handshake, Negotiated, Proposal, Refusal};
 use crate::protocol::method::Method;
@@ -141,7 +141,7 @@ fn resolve(parameters: &ConnectionParameters) -> Result<Vec<SocketAddr>, Failure
             }
             Ok(distinct)
         }
-        Err(error) => Err(Failure::new(Kind::Dns, Stage::Dns, text(&error))),
+        Err(error) => Err(Failure::new(Kind::Dns, Stage::Dns, format!("{error}"))),
     }
 }
 
@@ -180,11 +180,12 @@ fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
             )
             .hint(Some("a firewall may swallow what is sent there"))
         }
-        io::ErrorKind::ConnectionRefused => Failure::new(Kind::Connection, Stage::Tcp, text(error))
-            .hint(Some(
+        io::ErrorKind::ConnectionRefused => {
+            Failure::new(Kind::Connection, Stage::Tcp, format!("{error}")).hint(Some(
                 "nothing listens on that port: is the broker running, and is the port right?",
-            )),
-        _ => Failure::new(Kind::Connection, Stage::Tcp, text(error)),
+            ))
+        }
+        _ => Failure::new(Kind::Connection, Stage::Tcp, format!("{error}")),
     }
 }
 
@@ -321,7 +322,7 @@ impl Secured {
                 Some(Failure::new(Kind::Tls, Stage::Tls, cause).hint(hint))
             }
             _ if nothing_came && self.certificate_missing => Some(
-                Failure::new(Kind::Tls, Stage::Tls, text(error))
+                Failure::new(Kind::Tls, Stage::Tls, format!("{error}"))
                     .hint(Some(tls::MISSING_CERTIFICATE)),
             ),
             _ => None,
@@ -342,7 +343,7 @@ fn shake_hands(
     deadline: Option<Instant>,
 ) -> Result<(Negotiated, Vec<u8>), Failure> {
     let respond = |offered: &[&str]| parameters.credentials.respond(offered);
-    let heartbeat = |servers: u16| Ok(parameters.heartbeat.choose(servers));
+    let heartbeat = |servers: u16| parameters.heartbeat.choose(servers);
     let proposal = Proposal {
         client_properties: parameters.merged_client_properties(),
         respond: &respond,
@@ -387,7 +388,7 @@ fn shake_hands(
                         stage,
                         &received,
                         answered,
-                        &text(&error),
+                        &format!("{error}"),
                     ))
                 }
                 Ok(None) => {
@@ -409,7 +410,7 @@ fn shake_hands(
                     let ended = |error: &io::Error| {
                         let nothing_came = !answered && received.is_empty();
                         secured.tls_failure(error, nothing_came).unwrap_or_else(|| {
-                            let cause = text(error);
+                            let cause = format!("{error}");
                             if stage == Stage::Authentication && length > LOGIN_MOST {
                                 return Failure::new(Kind::ProbableAuthentication, stage, cause)
                                     .hint(Some(LARGE_LOGIN));
@@ -597,7 +598,9 @@ fn refused(parameters: &ConnectionParameters, stage: Stage, refusal: Refusal) ->
             stage,
             format!("the server speaks AMQP {major}-{minor}, not 0-9"),
         ),
-        Refusal::Violation(error) => Failure::new(Kind::IncompatibleProtocol, stage, text(&error)),
+        Refusal::Violation(error) => {
+            Failure::new(Kind::IncompatibleProtocol, stage, format!("{}", *error))
+        }
     }
 }
 
@@ -616,7 +619,7 @@ impl Failures {
         failure: Failure,
     ) {
         let given = parameters.address();
-        let shown = match address.map(|address| text(&address.ip())) {
+        let shown = match address.map(|address| format!("{}", address.ip())) {
             Some(ip) if ip != parameters.host => format!("{given} [{ip}]"),
             _ => given.clone(),
         };

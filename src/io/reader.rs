@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::stream::{is_timeout, Stream};
 use super::sync::{small_in_model, thread, Instant};
 use super::wait::Link;
+use crate::error::Fault;
 use crate::protocol::connection::Session;
 use crate::Error;
 
@@ -99,7 +100,7 @@ impl Reader {
     }
 
     /// Lets the session take in what has been read.
-    pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Error> {
+    pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Fault> {
         let fed = session.feed(&self.buffer[self.start..self.filled])?;
         self.start += fed.used;
         self.more = fed.more;
@@ -115,7 +116,7 @@ pub(crate) fn run(link: &Arc<Link>) {
 
 /// Logs why the connection ended: here, where no lock is held, since a logger is the program's own code.
 pub(crate) fn tell_end(link: &Link) {
-    match link.end_reason() {
+    match &*link.end_reason() {
         Error::ConnectionClosedByClient { .. } => log::debug!("{}: closed", link.address),
         end => log::warn!("{end}"),
     }

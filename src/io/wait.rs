@@ -13,7 +13,7 @@ use super::stream::Stream;
 use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
-use crate::error::{text, Result, StreamLost};
+use crate::error::{Fault, StreamLost};
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame;
 use crate::protocol::handshake::Negotiated;
@@ -363,8 +363,8 @@ impl Link {
                 }
             });
             if !taken {
-                let detail = "more that must be answered than the peer reads answers";
-                session.end_all(Error::unexpected(&detail));
+                let detail = format_args!("more that must be answered than the peer reads answers");
+                session.end_all(Fault::unexpected(detail));
                 self.outgoing.kill();
                 return self.settle(shared);
             }
@@ -411,8 +411,8 @@ impl Link {
     }
 
     /// The peer broke a rule: it is told, and the connection ends.
-    fn violated(&self, shared: &mut Shared, error: Error) {
-        let (reply_code, text) = match &error {
+    fn violated(&self, shared: &mut Shared, error: Fault) {
+        let (reply_code, text) = match *error {
             Error::UnexpectedFrame { .. } => (505, "UNEXPECTED_FRAME"),
             _ => (501, "FRAME_ERROR"),
         };
@@ -432,18 +432,22 @@ impl Link {
             shared.session.end_by_client();
             return;
         }
-        let cause = shared.write_error.take().unwrap_or_else(|| text(error));
+        let cause = shared
+            .write_error
+            .take()
+            .unwrap_or_else(|| format!("{error}"));
         let lost = self.stream_lost(shared, cause);
         shared.session.end_all(lost);
         self.outgoing.kill();
     }
 
-    fn stream_lost(&self, shared: &Shared, cause: String) -> Error {
-        Error::StreamLost(Box::new(StreamLost {
+    fn stream_lost(&self, shared: &Shared, cause: String) -> Fault {
+        let lost = StreamLost {
             address: Arc::clone(&self.address),
             cause,
             silent_for: shared.last_bytes.elapsed(),
-        }))
+        };
+        Error::StreamLost(Box::new(lost)).into()
     }
 
     fn check_silence(&self, shared: &mut Shared, reader: &Reader) {
@@ -459,7 +463,7 @@ impl Link {
                 heartbeat: self.heartbeat.interval(),
                 silent_for,
             };
-            shared.session.end_all(error);
+            shared.session.end_all(error.into());
             self.outgoing.kill();
         }
         self.check_blocked(shared);
@@ -477,7 +481,7 @@ impl Link {
                 timeout,
                 reason,
             };
-            shared.session.end_all(error);
+            shared.session.end_all(error.into());
             self.outgoing.kill();
             self.settle(shared);
         }
@@ -506,17 +510,17 @@ impl Link {
     /// A write failed. The broker may have said why before it hung up, so what it sent is read to the end first.
     pub(crate) fn write_failed(&self, error: &io::Error) {
         let mut shared = self.lock();
-        shared.write_error.get_or_insert_with(|| text(error));
+        shared.write_error.get_or_insert_with(|| format!("{error}"));
         self.hand_over(&mut shared);
         drop(shared);
         self.shutdown_stream();
     }
 
     /// What ended the connection, or is about to.
-    pub(crate) fn end_reason(&self) -> Error {
+    pub(crate) fn end_reason(&self) -> Fault {
         let shared = self.lock();
         if let Some(end) = &shared.session.end {
-            return end.again();
+            return end.clone();
         }
         let cause = shared.write_error.as_deref().unwrap_or("it was shut down");
         self.stream_lost(&shared, cause.to_owned())
@@ -534,14 +538,19 @@ impl Link {
     }
 
     /// Closes the connection: says so, waits for the broker to confirm, and ends it in any case.
-    pub(crate) fn close(&self, reply_code: u16, reply_text: &str, timeout: Duration) -> Result<()> {
+    pub(crate) fn close(
+        &self,
+        reply_code: u16,
+        reply_text: &str,
+        timeout: Duration,
+    ) -> Result<(), Fault> {
         let mut shared = self.lock();
         if let Some(end) = &shared.session.end {
-            return Err(Error::connection_not_open(end));
+            return Err(Fault::connection_not_open(format_args!("{}", **end)));
         }
         if shared.session.closing.is_some() {
-            let reason = "it is being closed by another thread";
-            return Err(Error::connection_not_open(&reason));
+            let reason = format_args!("it is being closed by another thread");
+            return Err(Fault::connection_not_open(reason));
         }
         let close = Method::ConnectionClose {
             reply_code,
@@ -551,7 +560,7 @@ impl Link {
         };
         // Encoded first, since a text may be too long; sent after the gates are closed, so that nothing follows it.
         let mut bytes = Vec::new();
-        frame::write_method(&mut bytes, 0, &close).map_err(Error::unsendable)?;
+        frame::write_method(&mut bytes, 0, &close).map_err(Fault::unsendable)?;
         shared.session.closing = Some((reply_code, reply_text.to_owned()));
         shared.session.close_channels(reply_code, reply_text)?;
         shared.session.replies.extend_from_slice(&bytes);
@@ -569,10 +578,8 @@ impl Link {
             self.outgoing.kill();
             drop(shared);
             self.shutdown_stream();
-            return Err(Error::Timeout {
-                waiting_for: "the broker's connection.close-ok",
-                after: timeout,
-            });
+            let waiting_for = "the broker's connection.close-ok";
+            return Err(Fault::timeout(waiting_for, timeout));
         }
         Ok(())
     }
@@ -584,7 +591,7 @@ impl Link {
         place: usize,
         code: u16,
         text: &str,
-        why: Error,
+        why: Fault,
     ) {
         use crate::protocol::channel::Phase;
         let Some(channel) = shared.session.channel(place) else {
@@ -603,7 +610,7 @@ impl Link {
         };
         // Its text was measured before, so it can be encoded.
         let _ = frame::write_method(&mut shared.session.replies, number, &close);
-        shared.session.end_channel(place, why.into());
+        shared.session.end_channel(place, why);
         shared.session.clear_channel(place);
         self.settle(shared);
     }

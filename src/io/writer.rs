@@ -8,9 +8,8 @@ use super::reader::{self, SLICE};
 use super::stream::{is_timeout, Stream};
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::wait::{after, Link, LONG};
-use crate::error::Result;
+use crate::error::Fault;
 use crate::protocol::frame;
-use crate::Error;
 
 /// A publisher that has gathered this much writes it himself, if nobody is writing.
 const WRITE_AT: usize = 48 * 1024;
@@ -239,8 +238,8 @@ impl Outgoing {
     /// A call that somebody waits for, and whoever waits goes on to flush: the writer thread is not woken.
     pub(crate) fn append_quietly(
         &self,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut state = self.lock();
         let before = state.bytes.len();
         let result = write(&mut state.bytes);
@@ -262,8 +261,8 @@ impl Outgoing {
         &self,
         link: &Link,
         timeout: Duration,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut state = self.lock();
         if state.bytes.len() >= HIGH_WATER {
             let deadline = after(timeout);
@@ -271,10 +270,7 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Error::Timeout {
-                        waiting_for: "room in the output buffer",
-                        after: timeout,
-                    });
+                    return Err(Fault::timeout("room in the output buffer", timeout));
                 }
             }
         }
@@ -303,8 +299,8 @@ impl Outgoing {
         channel: u16,
         body: &[u8],
         chunk: usize,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut state = self.lock();
         if !state.half.as_ref().is_some_and(|half| half.is_clear()) {
             let deadline = after(timeout);
@@ -312,10 +308,7 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Error::Timeout {
-                        waiting_for: "room in the output buffer",
-                        after: timeout,
-                    });
+                    return Err(Fault::timeout("room in the output buffer", timeout));
                 }
             }
         }

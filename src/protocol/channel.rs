@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::confirms::Confirms;
 use super::properties::Arrived;
-use crate::{
-    BasicProperties, Deliver, Error, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage,
-};
+use crate::error::Fault;
+use crate::{BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage};
 
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub(crate) enum Phase {
 pub(crate) struct Gate {
     pub(crate) open: AtomicBool,
     /// Why the channel is closed; set before `open` is cleared.
-    pub(crate) end: OnceLock<Arc<Error>>,
+    pub(crate) end: OnceLock<Fault>,
     /// Messages published in confirm mode; 0 while the mode is off.
     pub(crate) published: AtomicU64,
     /// How many of them the broker has settled.

@@ -13,7 +13,7 @@ use super::channel::{
 use super::frame::{self, Frame};
 use super::method::Method;
 use super::properties::Arrived;
-use crate::error::Result;
+use crate::error::{Fault, Result};
 use crate::{Deliver, Error, GetOk, QueueDeclareOk, Return, ReturnedMessage};
 
 /// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
@@ -79,7 +79,7 @@ pub(crate) struct Session {
     next_call: u64,
     partial: Option<PartialBody>,
     /// Why the connection ended.
-    pub(crate) end: Option<Arc<Error>>,
+    pub(crate) end: Option<Fault>,
     /// Some call failed with it.
     pub(crate) end_told: bool,
     /// This end sent `connection.close` with this code and text.
@@ -170,13 +170,11 @@ impl Session {
         &mut self,
         number: Option<u16>,
         new: impl FnOnce(usize, u16) -> ChannelState,
-    ) -> Result<usize> {
+    ) -> Result<usize, Fault> {
         let number = match number {
             Some(number) if number == 0 || number > self.channel_max => {
-                return Err(Error::InvalidChannelNumber {
-                    number,
-                    problem: "outside of what was negotiated",
-                });
+                let problem = "outside of what was negotiated";
+                return Err(Error::InvalidChannelNumber { number, problem }.into());
             }
             Some(number)
                 if self
@@ -186,10 +184,8 @@ impl Session {
                     .flatten()
                     .is_some() =>
             {
-                return Err(Error::InvalidChannelNumber {
-                    number,
-                    problem: "in use",
-                });
+                let problem = "in use";
+                return Err(Error::InvalidChannelNumber { number, problem }.into());
             }
             Some(number) => number,
             None => self.free_number()?,
@@ -207,7 +203,7 @@ impl Session {
     }
 
     /// The lowest free number.
-    fn free_number(&mut self) -> Result<u16> {
+    fn free_number(&mut self) -> Result<u16, Fault> {
         let channel_max = self.channel_max;
         let lowest = |numbers: &[Option<usize>]| {
             let free = numbers
@@ -227,7 +223,7 @@ impl Session {
                 self.give_up_close_ok(place);
             }
         }
-        lowest(&self.numbers).ok_or(Error::NoFreeChannels { channel_max })
+        lowest(&self.numbers).ok_or_else(|| Error::NoFreeChannels { channel_max }.into())
     }
 
     /// The handle is gone. A closed channel is forgotten now, another one when its closure is confirmed.
@@ -274,7 +270,7 @@ impl Session {
     }
 
     /// Notes why a channel ends; the gate closes when the replies are sent.
-    pub(crate) fn end_channel(&mut self, place: usize, why: Arc<Error>) {
+    pub(crate) fn end_channel(&mut self, place: usize, why: Fault) {
         let Some(channel) = self.channel(place) else {
             return;
         };
@@ -286,16 +282,15 @@ impl Session {
     }
 
     /// The connection is over, for every channel.
-    pub(crate) fn end_all(&mut self, why: Error) {
+    pub(crate) fn end_all(&mut self, why: Fault) {
         if self.end.is_some() {
             return;
         }
-        let why = Arc::new(why);
-        self.end = Some(Arc::clone(&why));
+        self.end = Some(why.clone());
         self.connection_changed = true;
         for place in 0..self.channels.len() {
             if self.channels[place].is_some() {
-                self.end_channel(place, Arc::clone(&why));
+                self.end_channel(place, why.clone());
                 self.release(place);
             }
         }
@@ -317,7 +312,7 @@ impl Session {
 
     /// Takes in what has come; what it did not use is to be offered again with more. It stops after a few messages for
     /// the program, because a message that is told soon is still in the processor's cache and its memory is used again.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Fault> {
         let mut at = 0;
         let enough = self.arrived + BATCH;
         while self.end.is_none() {
@@ -375,23 +370,23 @@ impl Session {
         })
     }
 
-    fn place_of(&self, number: u16) -> Result<usize> {
+    fn place_of(&self, number: u16) -> Result<usize, Fault> {
         match self.numbers.get(number as usize).copied().flatten() {
             Some(place) => Ok(place),
-            None => Err(Error::unexpected(&format_args!(
+            None => Err(Fault::unexpected(format_args!(
                 "a frame on channel {number}, which is not open"
             ))),
         }
     }
 
-    fn at(&mut self, place: usize) -> Result<&mut ChannelState> {
+    fn at(&mut self, place: usize) -> Result<&mut ChannelState, Fault> {
         self.channel(place)
-            .ok_or_else(|| Error::unexpected(&"a frame on a channel that is not open"))
+            .ok_or_else(|| Fault::unexpected(format_args!("a frame on a channel that is not open")))
     }
 
     /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and answers how many
     /// bytes of `rest` it was.
-    fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize> {
+    fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Fault> {
         let method = Method::decode(payload)?;
         if matches!(method, Method::ChannelCloseOk) && !self.is_closing(number) {
             // See `give_up_close_ok`.
@@ -400,7 +395,7 @@ impl Session {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         if !matches!(channel.content, Content::None) {
-            return Err(Error::unexpected(&format_args!(
+            return Err(Fault::unexpected(format_args!(
                 "{} in the middle of a message on channel {number}",
                 method.name()
             )));
@@ -449,7 +444,7 @@ impl Session {
             }
         };
         if number == 0 {
-            return Err(Error::unexpected(&"a message on channel 0"));
+            return Err(Fault::unexpected(format_args!("a message on channel 0")));
         }
         match self.whole_content(number, rest)? {
             Some((properties, body, used)) => {
@@ -482,7 +477,11 @@ impl Session {
     }
 
     /// The header and the one body frame of a message, if both are at hand: most messages are small, and go the short way.
-    fn whole_content(&self, number: u16, rest: &[u8]) -> Result<Option<(Arrived, Vec<u8>, usize)>> {
+    fn whole_content(
+        &self,
+        number: u16,
+        rest: &[u8],
+    ) -> Result<Option<(Arrived, Vec<u8>, usize)>, Fault> {
         let Some((Frame::Header { channel, payload }, header)) =
             frame::parse(rest, self.frame_max)?
         else {
@@ -506,7 +505,7 @@ impl Session {
     }
 
     /// A method that no message follows.
-    fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<()> {
+    fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<(), Fault> {
         let channel = self.at(place)?;
         match method {
             Method::BasicAck {
@@ -595,12 +594,13 @@ impl Session {
             } if number == 0 => {
                 frame::write_method(&mut self.replies, 0, &Method::ConnectionCloseOk {})?;
                 let address = Arc::clone(&self.address);
-                self.end_all(Error::ConnectionClosedByBroker {
+                let why = Error::ConnectionClosedByBroker {
                     reply_code,
                     reply_text: reply_text.into_owned(),
                     method: Method::name_of(class_id, method_id),
                     address,
-                });
+                };
+                self.end_all(why.into());
                 Ok(())
             }
             Method::ConnectionCloseOk {} if self.closing.is_some() => {
@@ -630,7 +630,11 @@ impl Session {
     }
 
     /// This program closes the connection: its channels are closed first, as pika does, and nothing more is told.
-    pub(crate) fn close_channels(&mut self, reply_code: u16, reply_text: &str) -> Result<()> {
+    pub(crate) fn close_channels(
+        &mut self,
+        reply_code: u16,
+        reply_text: &str,
+    ) -> Result<(), Fault> {
         self.connection_changed = true;
         for place in 1..self.channels.len() {
             let Some(channel) = self.channel(place) else {
@@ -661,14 +665,15 @@ impl Session {
     /// This program's own closing came to its end.
     pub(crate) fn end_by_client(&mut self) {
         let (reply_code, reply_text) = self.closing.clone().unwrap_or((200, String::new()));
-        self.end_all(Error::ConnectionClosedByClient {
+        let why = Error::ConnectionClosedByClient {
             reply_code,
             reply_text,
-        });
+        };
+        self.end_all(why.into());
     }
 
     /// Hands an answer to the oldest call of a channel, which must be the one that this answers.
-    fn answer(&mut self, place: usize, id: (u16, u16), reply: Reply) -> Result<()> {
+    fn answer(&mut self, place: usize, id: (u16, u16), reply: Reply) -> Result<(), Fault> {
         let channel = self.at(place)?;
         match channel.calls.pop_front() {
             Some(call) if call.expects == id => {
@@ -678,7 +683,7 @@ impl Session {
             }
             _ => {
                 let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
-                Err(Error::unexpected(&format_args!(
+                Err(Fault::unexpected(format_args!(
                     "{name} on channel {}, which did not ask for it",
                     channel.number
                 )))
@@ -686,7 +691,7 @@ impl Session {
         }
     }
 
-    fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<()> {
+    fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<(), Fault> {
         let channel = self.at(place)?;
         if let Some(puller) = channel
             .puller
@@ -700,7 +705,7 @@ impl Session {
         Ok(())
     }
 
-    fn confirm(&mut self, place: usize, tag: u64, multiple: bool, nack: bool) -> Result<()> {
+    fn confirm(&mut self, place: usize, tag: u64, multiple: bool, nack: bool) -> Result<(), Fault> {
         let channel = self.at(place)?;
         let gate = Arc::clone(&channel.gate);
         let published = gate.published.load(Ordering::Acquire);
@@ -708,7 +713,7 @@ impl Session {
         channel.confirms.drop_forgotten();
         let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
             let number = channel.number;
-            return Err(Error::unexpected(&format_args!(
+            return Err(Fault::unexpected(format_args!(
                 "a confirmation on channel {number} of message {tag}, never published"
             )));
         };
@@ -728,12 +733,12 @@ impl Session {
         Ok(())
     }
 
-    fn header(&mut self, number: u16, payload: &[u8]) -> Result<()> {
+    fn header(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
         let (size, properties) = frame::read_header(payload)?;
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         let Content::Header(carrier) = std::mem::take(&mut channel.content) else {
-            return Err(Error::unexpected(&format_args!(
+            return Err(Fault::unexpected(format_args!(
                 "a content header on channel {number} that nothing announced"
             )));
         };
@@ -750,19 +755,19 @@ impl Session {
         Ok(())
     }
 
-    fn body(&mut self, number: u16, chunk: &[u8]) -> Result<()> {
+    fn body(&mut self, number: u16, chunk: &[u8]) -> Result<(), Fault> {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
         let Content::Body {
             body, remaining, ..
         } = &mut channel.content
         else {
-            return Err(Error::unexpected(&format_args!(
+            return Err(Fault::unexpected(format_args!(
                 "a content body on channel {number} that nothing announced"
             )));
         };
         let Some(left) = remaining.checked_sub(chunk.len() as u64) else {
-            return Err(Error::unexpected(&format_args!(
+            return Err(Fault::unexpected(format_args!(
                 "more body than its header announced on channel {number}"
             )));
         };
@@ -792,7 +797,7 @@ impl Session {
         carrier: Carrier,
         properties: Arrived,
         body: Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<(), Fault> {
         match carrier {
             Carrier::Deliver(method) => {
                 // After channel.close has been sent the broker takes back what it still delivers.
@@ -826,7 +831,7 @@ impl Session {
         Ok(())
     }
 
-    fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<()> {
+    fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<(), Fault> {
         let channel = self.at(place)?;
         if channel.gate.confirming.load(Ordering::Acquire) {
             let content = fingerprint(

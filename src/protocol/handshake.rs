@@ -2,8 +2,8 @@
 
 use super::frame;
 use super::method::Method;
-use crate::error::{Result, Stage};
-use crate::{Error, FieldTable, FieldValue};
+use crate::error::{Fault, Stage};
+use crate::{FieldTable, FieldValue};
 
 /// The least that any peer must accept as frame_max (specification 4.2.3, `frame-min-size`).
 const FRAME_MIN: u32 = 4096;
@@ -21,7 +21,7 @@ pub(crate) struct Proposal<'a> {
     pub(crate) channel_max: u16,
     pub(crate) frame_max: u32,
     /// Answers the heartbeat to use, in seconds, for the server's.
-    pub(crate) heartbeat: &'a dyn Fn(u16) -> Result<u16>,
+    pub(crate) heartbeat: &'a dyn Fn(u16) -> u16,
 }
 
 /// What came out of it.
@@ -43,10 +43,10 @@ pub(crate) enum Refusal {
     /// The server speaks another version of the protocol.
     Version(u8, u8),
     /// The server said something that has no place here, or something that this end cannot send.
-    Violation(Error),
+    Violation(Fault),
 }
 
-impl<E: Into<Error>> From<E> for Refusal {
+impl<E: Into<Fault>> From<E> for Refusal {
     fn from(error: E) -> Self {
         Refusal::Violation(error.into())
     }
@@ -86,7 +86,7 @@ impl<'a> Handshake<'a> {
         &mut self,
         method: Method<'_>,
         out: &mut Vec<u8>,
-    ) -> std::result::Result<Option<Negotiated>, Refusal> {
+    ) -> Result<Option<Negotiated>, Refusal> {
         match (self.stage, method) {
             (
                 _,
@@ -140,7 +140,7 @@ impl<'a> Handshake<'a> {
                 },
             ) => {
                 if frame_max != 0 && frame_max < FRAME_MIN {
-                    return Err(Refusal::Violation(Error::unexpected(&format_args!(
+                    return Err(Refusal::Violation(Fault::unexpected(format_args!(
                         "connection.tune with a frame_max of {frame_max}, below {FRAME_MIN}"
                     ))));
                 }
@@ -148,7 +148,7 @@ impl<'a> Handshake<'a> {
                 agreed.channel_max =
                     agree(self.proposal.channel_max.into(), channel_max.into()) as u16;
                 agreed.frame_max = agree(self.proposal.frame_max, frame_max);
-                agreed.heartbeat = (self.proposal.heartbeat)(heartbeat)?;
+                agreed.heartbeat = (self.proposal.heartbeat)(heartbeat);
                 let answer = Method::ConnectionTuneOk {
                     channel_max: agreed.channel_max,
                     frame_max: agreed.frame_max,
@@ -168,7 +168,7 @@ impl<'a> Handshake<'a> {
             (_, Method::ConnectionSecure { .. }) => Err(Refusal::Mechanisms(
                 "a mechanism that asks a second time (connection.secure)".into(),
             )),
-            (stage, other) => Err(Refusal::Violation(Error::unexpected(&format_args!(
+            (stage, other) => Err(Refusal::Violation(Fault::unexpected(format_args!(
                 "{} at the stage {stage} of connecting",
                 other.name()
             )))),

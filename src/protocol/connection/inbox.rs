@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{message_weight, weight, Dispatcher, Session};
+use crate::error::Fault;
 use crate::protocol::channel::{Delivery, Incoming, Puller};
-use crate::Error;
 
 impl Session {
     pub(super) fn push(&mut self, place: usize, incoming: Incoming) {
@@ -157,7 +157,7 @@ impl Session {
     }
 
     /// Takes such a closure to tell it.
-    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Arc<Error>> {
+    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Fault> {
         let place = self.unreported(dispatcher)?;
         self.reported(place);
         self.channel(place)?.gate.end.get().cloned()
