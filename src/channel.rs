@@ -507,8 +507,8 @@ impl Channel {
         );
         match outcome {
             Some(Some(Outcome::Acked)) => Ok(()),
-            Some(Some(Outcome::Returned(messages))) => Err(Error::Unroutable(messages)),
-            Some(Some(Outcome::Nacked(messages))) => Err(Error::Nack(messages)),
+            Some(Some(Outcome::Returned(messages))) => Err(Error::unroutable(messages)),
+            Some(Some(Outcome::Nacked(messages))) => Err(Error::nack(messages)),
             Some(None) => Err(self.ended().into()),
             None => Err(self.time_is_up("the broker's confirmation").into()),
         }

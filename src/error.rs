@@ -353,6 +353,16 @@ impl Error {
         }
     }
 
+    #[cold]
+    pub(crate) fn unroutable(messages: Vec<(u64, Arc<ReturnedMessage>)>) -> Self {
+        Error::Unroutable(owned(messages))
+    }
+
+    #[cold]
+    pub(crate) fn nack(messages: Vec<(u64, Arc<ReturnedMessage>)>) -> Self {
+        Error::Nack(owned(messages))
+    }
+
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
         Self::invalid_value(field, format_args!("{value}"), expected)
     }
@@ -447,6 +457,13 @@ impl Fault {
     pub(crate) fn timeout(waiting_for: &'static str, after: Duration) -> Self {
         Error::Timeout { waiting_for, after }.into()
     }
+}
+
+fn owned(messages: Vec<(u64, Arc<ReturnedMessage>)>) -> Vec<ReturnedMessage> {
+    let messages = messages.into_iter();
+    messages
+        .map(|(_, message)| Arc::unwrap_or_clone(message))
+        .collect()
 }
 
 impl From<Box<dyn std::error::Error + Send + Sync>> for Error {

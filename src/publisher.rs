@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::Channel;
@@ -156,15 +157,20 @@ impl Publisher {
             return Err(self.channel.ended().into());
         }
         let mut report = UnconfirmedReport::default();
+        let mut returned = Vec::new();
         if let Some(channel) = link.lock().session.channel(place) {
             for (first, last) in std::mem::take(&mut self.own) {
                 channel
                     .confirms
-                    .take_losses(first, last, &mut report.returned, &mut report.nacked);
+                    .take_losses(first, last, &mut returned, &mut report.nacked);
                 report.pending.extend(channel.confirms.pending(first, last));
                 channel.confirms.forget(first, last);
             }
         }
+        let returned = returned.into_iter();
+        report.returned = returned
+            .map(|(sequence, message)| (sequence, Arc::unwrap_or_clone(message)))
+            .collect();
         if report == UnconfirmedReport::default() {
             Ok(())
         } else {

@@ -96,7 +96,7 @@ impl From<Delivery> for Message {
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Incoming {
     Message(Delivery),
-    Returned(Box<ReturnedMessage>),
+    Returned(Arc<ReturnedMessage>),
     /// The broker cancelled this consumer.
     Cancelled(String),
 }

@@ -1,6 +1,7 @@
 //! Which published messages the broker has confirmed, refused or returned (RabbitMQ's `confirm` extension).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::ReturnedMessage;
 
@@ -12,9 +13,9 @@ pub(crate) struct Confirms {
     /// Those above it, as far as any is settled.
     above: VecDeque<State>,
     /// Refused messages up to `all_to`, in order.
-    nacked: VecDeque<u64>,
+    nacked: Vec<u64>,
     /// In the order of their numbers.
-    returned: VecDeque<(u64, ReturnedMessage)>,
+    returned: Vec<(u64, Arc<ReturnedMessage>)>,
     /// Runs of messages that nobody will ask about.
     forgotten: Vec<(u64, u64)>,
 }
@@ -31,8 +32,8 @@ enum State {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Outcome {
     Acked,
-    Returned(Vec<ReturnedMessage>),
-    Nacked(Vec<ReturnedMessage>),
+    Returned(Vec<(u64, Arc<ReturnedMessage>)>),
+    Nacked(Vec<(u64, Arc<ReturnedMessage>)>),
 }
 
 impl Confirms {
@@ -92,7 +93,7 @@ impl Confirms {
     fn advance(&mut self, state: State) {
         self.all_to += 1;
         if state == State::Nacked {
-            self.nacked.push_back(self.all_to);
+            self.nacked.push(self.all_to);
         }
     }
 
@@ -110,7 +111,7 @@ impl Confirms {
         }
     }
 
-    pub(crate) fn add_returned(&mut self, sequence: u64, message: ReturnedMessage) {
+    pub(crate) fn add_returned(&mut self, sequence: u64, message: Arc<ReturnedMessage>) {
         // They come in order, but for what a broker might invent.
         let place = self.returned.partition_point(|(at, _)| *at <= sequence);
         self.returned.insert(place, (sequence, message));
@@ -127,8 +128,6 @@ impl Confirms {
         }
         let (mut returned, mut nacked) = (Vec::new(), Vec::new());
         self.take_losses(sequence, sequence, &mut returned, &mut nacked);
-        let returned: Vec<ReturnedMessage> =
-            returned.into_iter().map(|(_, message)| message).collect();
         Some(if !nacked.is_empty() {
             Outcome::Nacked(returned)
         } else if !returned.is_empty() {
@@ -159,7 +158,7 @@ impl Confirms {
         &mut self,
         first: u64,
         last: u64,
-        returned: &mut Vec<(u64, ReturnedMessage)>,
+        returned: &mut Vec<(u64, Arc<ReturnedMessage>)>,
         nacked: &mut Vec<u64>,
     ) {
         let from = self.nacked.partition_point(|at| *at < first);
@@ -173,17 +172,11 @@ impl Confirms {
                 nacked.push(sequence);
             }
         }
-        let mut place = self.returned.partition_point(|(at, _)| *at < first);
-        while let Some((sequence, _)) = self.returned.get(place) {
-            if *sequence > last {
-                break;
-            }
-            if self.is_settled(*sequence) {
-                returned.extend(self.returned.remove(place));
-            } else {
-                place += 1;
-            }
-        }
+        let mut all = std::mem::take(&mut self.returned);
+        let from = all.partition_point(|(at, _)| *at < first);
+        let to = all.partition_point(|(at, _)| *at <= last);
+        returned.extend(all.extract_if(from..to, |(at, _)| self.is_settled(*at)));
+        self.returned = all;
     }
 
     /// How many of `first..=last` are not settled.

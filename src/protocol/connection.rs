@@ -819,19 +819,19 @@ impl Session {
                     Reply::Got(Some(Box::new((method, properties.into(), body)))),
                 );
             }
-            Carrier::Return(method) => self.returned(
-                place,
-                ReturnedMessage {
+            Carrier::Return(method) => {
+                let message = ReturnedMessage {
                     method,
                     properties: properties.into(),
                     body,
-                },
-            )?,
+                };
+                self.returned(place, Arc::new(message))?;
+            }
         }
         Ok(())
     }
 
-    fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<(), Fault> {
+    fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Fault> {
         let channel = self.at(place)?;
         if channel.gate.confirming.load(Ordering::Acquire) {
             let content = fingerprint(
@@ -852,11 +852,12 @@ impl Session {
             let tied = at.and_then(|at| mandatory.remove(at));
             drop(mandatory);
             if let Some(Mandatory { sequence, .. }) = tied {
-                channel.confirms.add_returned(sequence, message.clone());
+                let message = Arc::clone(&message);
+                channel.confirms.add_returned(sequence, message);
             }
         }
         if channel.wants_returns {
-            self.push(place, Incoming::Returned(Box::new(message)));
+            self.push(place, Incoming::Returned(message));
         }
         Ok(())
     }
