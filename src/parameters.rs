@@ -760,7 +760,8 @@ impl IntoParameters for &ConnectionParameters {
 
 impl IntoParameters for &str {
     fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
-        ConnectionParameters::from_url(self)?.into_parameters()
+        // Reading a URL checks what it says.
+        Ok(vec![ConnectionParameters::from_url(self)?])
     }
 }
 

@@ -120,7 +120,12 @@ fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
 
 impl Session {
     pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
-        let mut session = Session {
+        // Channel 0 is the connection's own; it carries the calls that concern it, such as update-secret.
+        let gate = Arc::new(Gate::default());
+        gate.open.store(true, Ordering::Release);
+        let mut zero = Box::new(ChannelState::new(0, gate, std::sync::Weak::<()>::new()));
+        zero.phase = Phase::Open;
+        Session {
             frame_max,
             channel_max: if channel_max == 0 {
                 u16::MAX
@@ -128,9 +133,9 @@ impl Session {
                 channel_max
             },
             address,
-            channels: Vec::new(),
+            channels: vec![Some(zero)],
             vacant: Vec::new(),
-            numbers: Vec::new(),
+            numbers: vec![Some(0)],
             next_call: 0,
             partial: None,
             end: None,
@@ -148,15 +153,7 @@ impl Session {
             closed_gates: Vec::new(),
             changed: Vec::new(),
             connection_changed: false,
-        };
-        // Channel 0 is the connection's own; it carries the calls that concern it, such as update-secret.
-        let gate = Arc::new(Gate::default());
-        gate.open.store(true, Ordering::Release);
-        let mut zero = Box::new(ChannelState::new(0, gate, std::sync::Weak::<()>::new()));
-        zero.phase = Phase::Open;
-        session.channels.push(Some(zero));
-        session.numbers.push(Some(0));
-        session
+        }
     }
 
     // ---- channels
