@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::channel::{Channel, ChannelHandle};
@@ -62,19 +62,19 @@ pub struct TimerId {
 }
 
 #[derive(Default)]
-struct Timers {
-    next: u64,
+struct Callbacks {
     /// The soonest first.
-    waiting: VecDeque<(TimerId, TimerCallback)>,
+    timers: VecDeque<(TimerId, TimerCallback)>,
+    next_timer: u64,
+    blocked: CallbackList<EventCallback<String>>,
+    unblocked: CallbackList<EventCallback<()>>,
 }
 
 struct ConnectionHandle {
     link: Arc<Link>,
-    timers: Mutex<Timers>,
-    /// How many there are, so that nobody needs the lock to see that there are none.
+    callbacks: Mutex<Callbacks>,
+    /// How many timers there are, so that nobody needs the lock to see that there are none.
     timers_set: AtomicUsize,
-    blocked: Mutex<CallbackList<EventCallback<String>>>,
-    unblocked: Mutex<CallbackList<EventCallback<()>>>,
 }
 
 impl Drop for ConnectionHandle {
@@ -88,7 +88,7 @@ impl Drop for ConnectionHandle {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -140,12 +140,14 @@ impl Connection {
         Ok(Connection {
             handle: Arc::new(ConnectionHandle {
                 link,
-                timers: Mutex::default(),
+                callbacks: Mutex::default(),
                 timers_set: AtomicUsize::new(0),
-                blocked: Mutex::default(),
-                unblocked: Mutex::default(),
             }),
         })
+    }
+
+    fn callbacks(&self) -> MutexGuard<'_, Callbacks> {
+        lock(&self.handle.callbacks)
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -218,11 +220,9 @@ impl Connection {
                 Channel::from(handle).forget_callbacks();
             }
         }
-        let timers = std::mem::take(&mut lock(&self.handle.timers).waiting);
+        let callbacks = std::mem::take(&mut *self.callbacks());
         self.handle.timers_set.store(0, Ordering::Release);
-        let blocked = std::mem::take(&mut *lock(&self.handle.blocked));
-        let unblocked = std::mem::take(&mut *lock(&self.handle.unblocked));
-        drop((timers, blocked, unblocked));
+        drop(callbacks);
     }
 
     /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`).
@@ -319,17 +319,17 @@ impl Connection {
                 "less than the clock can count",
             ));
         };
-        let mut timers = lock(&self.handle.timers);
-        timers.next += 1;
+        let mut callbacks = self.callbacks();
+        callbacks.next_timer += 1;
         let id = TimerId {
             due,
-            number: timers.next,
+            number: callbacks.next_timer,
         };
-        let place = timers.waiting.partition_point(|(other, _)| *other < id);
+        let place = callbacks.timers.partition_point(|(other, _)| *other < id);
         let callback: TimerCallback = Box::new(move || callback().into_result());
-        timers.waiting.insert(place, (id, callback));
+        callbacks.timers.insert(place, (id, callback));
         self.handle.timers_set.fetch_add(1, Ordering::AcqRel);
-        drop(timers);
+        drop(callbacks);
         self.link().poke();
         Ok(id)
     }
@@ -364,7 +364,9 @@ impl Connection {
     ) {
         let callback: Box<EventCallback<String>> =
             Box::new(move |connection, reason| callback(connection, reason).into_result());
-        lock(&self.handle.blocked).push(Arc::new(Mutex::new(callback)));
+        self.callbacks()
+            .blocked
+            .push(Arc::new(Mutex::new(callback)));
         self.link().lock().session.wants_blocked = true;
     }
 
@@ -376,19 +378,21 @@ impl Connection {
     ) {
         let callback: Box<EventCallback<()>> =
             Box::new(move |connection, ()| callback(connection).into_result());
-        lock(&self.handle.unblocked).push(Arc::new(Mutex::new(callback)));
+        self.callbacks()
+            .unblocked
+            .push(Arc::new(Mutex::new(callback)));
         self.link().lock().session.wants_blocked = true;
     }
 
     pub(crate) fn tell_blocked(&self, reason: &str) -> Result<()> {
-        let callbacks = lock(&self.handle.blocked).clone();
+        let callbacks = self.callbacks().blocked.clone();
         callbacks
             .iter()
             .try_for_each(|callback| lock(callback)(self, reason.to_owned()))
     }
 
     pub(crate) fn tell_unblocked(&self) -> Result<()> {
-        let callbacks = lock(&self.handle.unblocked).clone();
+        let callbacks = self.callbacks().unblocked.clone();
         callbacks
             .iter()
             .try_for_each(|callback| lock(callback)(self, ()))
@@ -402,16 +406,13 @@ impl Connection {
         if !self.has_timers() {
             return None;
         }
-        lock(&self.handle.timers)
-            .waiting
-            .front()
-            .map(|(timer, _)| timer.due)
+        self.callbacks().timers.front().map(|(timer, _)| timer.due)
     }
 
     pub(crate) fn due_timers(&self) -> Vec<TimerId> {
         let now = Instant::now();
-        lock(&self.handle.timers)
-            .waiting
+        self.callbacks()
+            .timers
             .iter()
             .map(|(timer, _)| *timer)
             .take_while(|timer| timer.due <= now)
@@ -419,7 +420,7 @@ impl Connection {
     }
 
     pub(crate) fn take_timer(&self, timer: TimerId) -> Option<TimerCallback> {
-        let waiting = &mut lock(&self.handle.timers).waiting;
+        let waiting = &mut self.callbacks().timers;
         let place = waiting.binary_search_by_key(&timer, |(other, _)| *other);
         let (_, callback) = waiting.remove(place.ok()?)?;
         self.handle.timers_set.fetch_sub(1, Ordering::AcqRel);
