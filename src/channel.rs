@@ -156,16 +156,10 @@ impl Channel {
             connection.let_go_if_ended();
             return Err(error.into());
         }
-        let gate = Arc::new(Gate::default());
-        gate.open.store(true, Ordering::Release);
-        let for_channel = Arc::clone(&gate);
+        let gate = Gate::opened();
         let nobody: Weak<dyn Any + Send + Sync> = Weak::<ChannelHandle>::new();
-        let mut chosen = 0;
-        let place = shared.session.add_channel(number, |_, number| {
-            chosen = number;
-            ChannelState::new(number, for_channel, nobody)
-        })?;
-        let number = chosen;
+        let state = ChannelState::new(Arc::clone(&gate), nobody);
+        let (place, number) = shared.session.add_channel(number, state)?;
         let handle = Arc::new(ChannelHandle {
             connection: connection.clone(),
             place,

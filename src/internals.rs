@@ -2,8 +2,6 @@
 //! feature `unstable-internals`, and anything here may change or go at any time.
 #![allow(missing_docs)]
 
-use std::sync::Arc;
-
 use crate::protocol::channel::{ChannelState, Consumer, Gate, Incoming, Phase};
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::exercise;
@@ -127,17 +125,15 @@ impl Deliveries {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let mut session = Session::new(131_072, 1, "broker:5672".into());
-        let added = session.add_channel(None, |_, number| {
-            let owner = std::sync::Weak::<()>::new();
-            let mut channel = ChannelState::new(number, Arc::new(Gate::default()), owner);
-            channel.phase = Phase::Open;
-            channel.consumers.push(Consumer {
-                id: 0,
-                consumer_tag: CONSUMER_TAG.into(),
-                auto_ack: true,
-            });
-            channel
+        let owner = std::sync::Weak::<()>::new();
+        let mut channel = ChannelState::new(Gate::opened(), owner);
+        channel.phase = Phase::Open;
+        channel.consumers.push(Consumer {
+            id: 0,
+            consumer_tag: CONSUMER_TAG.into(),
+            auto_ack: true,
         });
+        let added = session.add_channel(None, channel);
         debug_assert!(added.is_ok());
         Deliveries(session)
     }

@@ -38,6 +38,12 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    pub(crate) fn opened() -> Arc<Self> {
+        let gate = Gate::default();
+        gate.open.store(true, Ordering::Release);
+        Arc::new(gate)
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
@@ -175,9 +181,10 @@ pub(crate) struct ChannelState {
 }
 
 impl ChannelState {
-    pub(crate) fn new(number: u16, gate: Arc<Gate>, owner: Weak<dyn Any + Send + Sync>) -> Self {
+    /// Its number is the session's to give.
+    pub(crate) fn new(gate: Arc<Gate>, owner: Weak<dyn Any + Send + Sync>) -> Self {
         ChannelState {
-            number,
+            number: 0,
             phase: Phase::Opening,
             gate,
             owner,

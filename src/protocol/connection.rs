@@ -121,9 +121,7 @@ fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
 impl Session {
     pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
         // Channel 0 is the connection's own; it carries the calls that concern it, such as update-secret.
-        let gate = Arc::new(Gate::default());
-        gate.open.store(true, Ordering::Release);
-        let mut zero = Box::new(ChannelState::new(0, gate, std::sync::Weak::<()>::new()));
+        let mut zero = ChannelState::new(Gate::opened(), std::sync::Weak::<()>::new());
         zero.phase = Phase::Open;
         Session {
             frame_max,
@@ -133,7 +131,7 @@ impl Session {
                 channel_max
             },
             address,
-            channels: vec![Some(zero)],
+            channels: vec![Some(Box::new(zero))],
             vacant: Vec::new(),
             numbers: vec![Some(0)],
             next_call: 0,
@@ -162,12 +160,12 @@ impl Session {
         self.channels.get_mut(place).and_then(Option::as_deref_mut)
     }
 
-    /// Chooses a number (the lowest free one, or the one asked for) and makes room for a channel.
+    /// Chooses a number (the lowest free one, or the one asked for) and takes in a channel; answers its place and its number.
     pub(crate) fn add_channel(
         &mut self,
         number: Option<u16>,
-        new: impl FnOnce(usize, u16) -> ChannelState,
-    ) -> Result<usize, Fault> {
+        mut channel: ChannelState,
+    ) -> Result<(usize, u16), Fault> {
         let number = match number {
             Some(number) if number == 0 || number > self.channel_max => {
                 let problem = "outside of what was negotiated";
@@ -194,9 +192,10 @@ impl Session {
         if self.numbers.len() <= number as usize {
             self.numbers.resize(number as usize + 1, None);
         }
-        self.channels[place] = Some(Box::new(new(place, number)));
+        channel.number = number;
+        self.channels[place] = Some(Box::new(channel));
         self.numbers[number as usize] = Some(place);
-        Ok(place)
+        Ok((place, number))
     }
 
     /// The lowest free number.

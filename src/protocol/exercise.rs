@@ -161,7 +161,7 @@ fn busy_session() -> Session {
     for number in 1..=4 {
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);
-        let mut channel = ChannelState::new(number, gate, Weak::<()>::new());
+        let mut channel = ChannelState::new(gate, Weak::<()>::new());
         channel.phase = Phase::Open;
         let consumer = |consumer_tag: &str| Consumer {
             id: 0,
@@ -202,8 +202,8 @@ fn busy_session() -> Session {
         channel
             .calls
             .extend(calls.map(|(expects, id)| Call { id, expects }));
-        let added = session.add_channel(Some(number), |_, _| channel);
-        assert_eq!(added.ok(), Some(usize::from(number)));
+        let added = session.add_channel(Some(number), channel);
+        assert_eq!(added.ok(), Some((usize::from(number), number)));
     }
     session
 }
