@@ -233,16 +233,30 @@ impl Link {
         deadline: Option<Instant>,
         mut check: impl FnMut(&mut Shared) -> Option<T>,
     ) -> Option<T> {
+        let mut answer = None;
+        self.wait_until(interest, deadline, &mut |shared| {
+            answer = check(shared);
+            answer.is_some()
+        });
+        answer
+    }
+
+    /// The same, made once for all types of answers.
+    fn wait_until(
+        &self,
+        interest: Interest,
+        deadline: Option<Instant>,
+        check: &mut dyn FnMut(&mut Shared) -> bool,
+    ) {
         let mut shared = self.lock();
         let mut may_read = true;
         loop {
             let done = check(&mut shared);
-            if done.is_none() && self.absorb_more(&mut shared) {
+            if !done && self.absorb_more(&mut shared) {
                 continue;
             }
-            if done.is_some() {
-                self.leave(shared);
-                return done;
+            if done {
+                return self.leave(shared);
             }
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -253,8 +267,7 @@ impl Link {
                     // Whoever only looks in does not read; then somebody else must.
                     self.hand_over(&mut shared);
                 }
-                self.leave(shared);
-                return None;
+                return self.leave(shared);
             }
             let enough = shared.has_enough(Some(interest));
             if shared.reader.is_some() && may_read && left >= SLICE && !enough {
