@@ -323,11 +323,9 @@ impl ConnectionParameters {
     /// Host and port, as errors name them.
     pub(crate) fn address(&self) -> String {
         let port = self.effective_port();
-        if self.host.as_bytes().contains(&b':') {
-            format!("[{}]:{port}", self.host)
-        } else {
-            format!("{}:{port}", self.host)
-        }
+        let ipv6 = self.host.as_bytes().contains(&b':');
+        let (before, behind) = if ipv6 { ("[", "]") } else { ("", "") };
+        format!("{before}{}{behind}:{port}", self.host)
     }
 
     /// What `connection.start-ok` tells the server: the defaults, and what the program adds to them or puts in their
@@ -345,22 +343,19 @@ impl ConnectionParameters {
             capabilities.insert(capability, true);
         }
         let mut merged = FieldTable::new();
-        merged.insert("product", env!("CARGO_PKG_NAME"));
-        merged.insert("version", env!("CARGO_PKG_VERSION"));
-        merged.insert("platform", "Rust");
-        merged.insert("information", env!("CARGO_PKG_DESCRIPTION"));
-        for (key, value) in self.client_properties.iter() {
-            match value.as_table() {
-                Some(table) if key == CAPABILITIES => {
-                    for (capability, value) in table.iter() {
-                        capabilities.insert(capability, value.clone());
-                    }
-                }
-                _ => {
-                    merged.insert(key, value.clone());
-                }
-            }
+        for (key, value) in [
+            ("product", env!("CARGO_PKG_NAME")),
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("platform", "Rust"),
+            ("information", env!("CARGO_PKG_DESCRIPTION")),
+        ] {
+            merged.insert(key, value);
         }
+        let own = &self.client_properties;
+        if let Some(own) = own.get(CAPABILITIES).and_then(FieldValue::as_table) {
+            capabilities.extend(own.clone());
+        }
+        merged.extend(own.clone());
         merged.insert(CAPABILITIES, capabilities);
         merged
     }

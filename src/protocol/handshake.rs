@@ -25,7 +25,7 @@ pub(crate) struct Proposal<'a> {
 }
 
 /// What came out of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Negotiated {
     pub(crate) channel_max: u16,
     pub(crate) frame_max: u32,
@@ -63,16 +63,10 @@ impl<'a> Handshake<'a> {
     /// Begins; `out` gets the protocol header.
     pub(crate) fn new(proposal: Proposal<'a>, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(&frame::PROTOCOL_HEADER);
-        let negotiated = Negotiated {
-            channel_max: 0,
-            frame_max: 0,
-            heartbeat: 0,
-            server_properties: FieldTable::new(),
-        };
         Handshake {
             proposal,
             stage: Stage::ProtocolHeader,
-            negotiated,
+            negotiated: Negotiated::default(),
         }
     }
 
@@ -163,7 +157,7 @@ impl<'a> Handshake<'a> {
                 Ok(None)
             }
             (Stage::VirtualHost, Method::ConnectionOpenOk { .. }) => {
-                Ok(Some(self.negotiated.clone()))
+                Ok(Some(std::mem::take(&mut self.negotiated)))
             }
             (_, Method::ConnectionSecure { .. }) => Err(Refusal::Mechanisms(
                 "a mechanism that asks a second time (connection.secure)".into(),
