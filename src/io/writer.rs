@@ -20,7 +20,7 @@ const WRITE_AT: usize = 48 * 1024;
 const WRITE_MOST: usize = 60 * 1024;
 
 /// Above this much, publishers wait for room.
-const HIGH_WATER: usize = 512 * 1024;
+pub(super) const HIGH_WATER: usize = 512 * 1024;
 
 /// Above this much, a peer that makes this end answer is not answered any more.
 const ANSWERS_BOUND: usize = 16 << 20;
@@ -38,7 +38,7 @@ const GATHER_AT_MOST: Duration = Duration::from_millis(2);
 const IDLE_LOOKS: u32 = 5;
 
 /// The bound of one system call, so that whoever writes can look at his deadline.
-const WRITE_SLICE: Duration = Duration::from_secs(1);
+pub(super) const WRITE_SLICE: Duration = Duration::from_secs(1);
 
 /// How long the last bytes may take when the connection ends.
 const FINISH: Duration = Duration::from_secs(2);

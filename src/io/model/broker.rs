@@ -9,6 +9,7 @@ use shuttle::rand::Rng;
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::io::stream::Stream;
 use crate::io::wait::Opened;
+use crate::io::writer::WRITE_SLICE;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::Negotiated;
 use crate::protocol::method::Method;
@@ -56,8 +57,9 @@ struct Lane {
 #[derive(Default)]
 struct LaneState {
     bytes: Vec<u8>,
-    /// How many were ever written.
+    /// How many were ever written, and how many when.
     total: usize,
+    arrivals: Vec<(usize, Instant)>,
     /// What reading comes to behind the last byte.
     end: Option<End>,
 }
@@ -79,7 +81,8 @@ impl Lane {
         self.changed.notify_all();
     }
 
-    /// Does `step` as soon as it gives something. `None` if the time is up.
+    /// Does `step` as soon as it gives something. `None` if the time is up; the time of one write call does pass, since a
+    /// thread may rest on that.
     fn when<T>(
         &self,
         timeout: Duration,
@@ -97,7 +100,11 @@ impl Lane {
             if left.is_zero() {
                 return None;
             }
-            state = self.changed.wait_timeout(state, left).unwrap().0;
+            state = if timeout <= WRITE_SLICE {
+                self.changed.wait_until(state, deadline)
+            } else {
+                self.changed.wait_timeout(state, left).unwrap().0
+            };
         }
     }
 }
@@ -159,6 +166,7 @@ impl Write for ClientEnd {
             }
             lane.bytes.extend_from_slice(&bytes[..count]);
             lane.total += count;
+            lane.arrivals.push((lane.total, Instant::now()));
             Some(Ok(count))
         });
         written.unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
@@ -239,6 +247,7 @@ impl Broker {
     /// connection. All other methods are for `answer`.
     pub(super) fn play(&self, mut answer: impl FnMut(&Broker, u16, &Method<'_>)) {
         let mut bytes: Vec<u8> = Vec::new();
+        let mut taken = 0;
         loop {
             let Some((frame, length)) = frame::parse(&bytes, 0).expect("frames") else {
                 let more = self.wire.to_broker.when(TIMEOUT, |lane| {
@@ -257,7 +266,8 @@ impl Broker {
                 | Frame::Body { channel, .. } => channel,
                 Frame::Heartbeat => 0,
             };
-            self.see(channel, &bytes[..length]);
+            taken += length;
+            self.see(channel, &bytes[..length], taken);
             if let Frame::Method { payload, .. } = frame {
                 match Method::decode(payload).expect("a method") {
                     Method::ChannelOpen => self.send(channel, &Method::ChannelOpenOk),
@@ -273,12 +283,16 @@ impl Broker {
         }
     }
 
-    fn see(&self, channel: u16, frame: &[u8]) {
+    /// `end` is where the frame ends in all that the client has written.
+    fn see(&self, channel: u16, frame: &[u8], end: usize) {
+        let lane = self.wire.to_broker.lock();
+        let arrival = lane.arrivals.iter().find(|(total, _)| *total >= end);
         let seen = Seen {
             channel,
             frame: frame.to_vec(),
-            at: Instant::now(),
+            at: arrival.expect("it has come").1,
         };
+        drop(lane);
         self.seen.0.lock().unwrap().push(seen);
         self.seen.1.notify_all();
     }
@@ -317,9 +331,8 @@ impl Broker {
         self.wire.to_client.changed.notify_all();
     }
 
-    /// Ends the stream in both directions.
-    pub(super) fn end(&self, end: End) {
-        self.wire.to_broker.end(end);
+    /// Ends the direction that the client reads from.
+    pub(super) fn send_nothing_more(&self, end: End) {
         self.wire.to_client.end(end);
     }
 

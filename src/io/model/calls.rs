@@ -21,23 +21,38 @@ const PAUSES: [Duration; 4] = [
 /// After this time a connection is in its stride: the reader thread is there and reads, the writer thread sleeps.
 pub(super) const SETTLED: Duration = Duration::from_millis(100);
 
+/// What goes over the wire, with the number of its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thing {
+    Answer(u16),
+    Message(u64),
+}
+
 /// When something was sent, for whoever receives it to compare.
 #[derive(Clone, Default)]
-pub(super) struct Sent(Arc<Mutex<Vec<(u16, Instant)>>>);
+pub(super) struct Sent(Arc<Mutex<Vec<(Thing, Instant)>>>);
 
 impl Sent {
-    pub(super) fn note(&self, channel: u16) {
-        self.0.lock().unwrap().push((channel, Instant::now()));
+    pub(super) fn note(&self, thing: Thing) {
+        self.0.lock().unwrap().push((thing, Instant::now()));
     }
 
-    /// Asserts that what was sent last on this channel has come at once: in calm weather no time passes while anybody can
-    /// go on, so it means that nobody who could have read slept.
-    pub(super) fn assert_just_now(&self, channel: u16) {
+    /// Asserts that what has come now was sent so long ago at most. In calm weather no time passes while anybody can go on.
+    pub(super) fn assert_came_within(&self, thing: Thing, limit: Duration) {
+        self.assert_took(thing, Instant::now(), limit);
+    }
+
+    /// Asserts that it has come at once: nobody slept who could have read or written it.
+    pub(super) fn assert_just_now(&self, thing: Thing) {
+        self.assert_took(thing, Instant::now(), Duration::ZERO);
+    }
+
+    fn assert_took(&self, thing: Thing, came: Instant, limit: Duration) {
         if is_calm() {
-            let now = Instant::now();
             let sent = self.0.lock().unwrap();
-            let (_, at) = sent.iter().rfind(|(sent, _)| *sent == channel).unwrap();
-            assert_eq!(now - *at, Duration::ZERO);
+            let (_, at) = sent.iter().rfind(|(sent, _)| *sent == thing).unwrap();
+            let took = came - *at;
+            assert!(took <= limit, "{thing:?} took {took:?}");
         }
     }
 }
@@ -72,7 +87,7 @@ fn play(broker: &Broker, sent: &Sent, together: usize) -> JoinHandle<()> {
                     let next = pick(&[0, asked.len() - 1]);
                     let channel = asked.remove(next);
                     sleep(pick(&PAUSES));
-                    sent.note(channel);
+                    sent.note(Thing::Answer(channel));
                     declare_ok(broker, channel);
                 }
             }
@@ -101,10 +116,11 @@ fn answers_reach_their_callers(callers: usize, calls: usize) {
         .map(|channel| {
             let sent = sent.clone();
             spawn(move || {
+                let number = channel.channel_number();
                 for _ in 0..calls {
                     declare(&channel);
                     if settled {
-                        sent.assert_just_now(channel.channel_number());
+                        sent.assert_just_now(Thing::Answer(number));
                     }
                 }
             })
@@ -166,7 +182,7 @@ fn an_answer_behind_many_messages_reaches_its_caller_at_once() {
                         bytes.extend(delivery(1, "consumer", tag));
                     }
                     broker.send_bytes(&bytes);
-                    sent.note(channel);
+                    sent.note(Thing::Answer(channel));
                     declare_ok(broker, channel);
                 });
             })
@@ -182,7 +198,7 @@ fn an_answer_behind_many_messages_reaches_its_caller_at_once() {
         let channel = connection.channel().unwrap();
         sleep(SETTLED);
         declare(&channel);
-        sent.assert_just_now(2);
+        sent.assert_just_now(Thing::Answer(2));
         while told.lock().unwrap().len() < messages as usize {
             connection
                 .process_data_events(Duration::from_millis(1))

@@ -3,16 +3,28 @@
 
 use std::time::Duration;
 
-use super::broker::{connect, pick, Broker, End, Mood};
+use super::broker::{connect, pick, Broker, End, Mood, TIMEOUT};
 use super::calls::{declare, declare_ok, SETTLED};
 use super::check;
-use super::sync::sleep;
 use super::sync::thread::{spawn, JoinHandle};
+use super::sync::{is_calm, sleep, Instant};
+use crate::io::writer::WRITE_SLICE;
 use crate::protocol::method::Method;
 use crate::{BasicConsume, Channel, Connection, Error, QueueDeclare};
 
+/// How long a connection in its youth may take to find out that it is lost.
+const SOON: Duration = Duration::from_millis(20);
+
 fn a_while() -> Duration {
     pick(&[Duration::ZERO, Duration::from_millis(9), SETTLED])
+}
+
+/// The stream ends, by a hang-up or by an error, or takes nothing more.
+fn lose(broker: &Broker) {
+    match pick(&[Some(End::HungUp), Some(End::Reset), None]) {
+        Some(end) => broker.send_nothing_more(end),
+        None => broker.take_nothing_more(),
+    }
 }
 
 /// A broker that answers no call.
@@ -71,22 +83,56 @@ fn end_amid_everything(
     (told, publisher)
 }
 
-/// The stream ends, by a hang-up or by an error, or takes nothing more.
 #[test]
 fn everybody_is_told_that_the_stream_is_lost() {
     check(|| {
         let (connection, broker) = connect(Mood::GOOD);
         let playing = play(&broker);
-        let (told, publisher) = end_amid_everything(&connection, 2, || match pick(&[0, 1, 2]) {
-            0 => broker.end(End::HungUp),
-            1 => broker.end(End::Reset),
-            _ => broker.take_nothing_more(),
-        });
+        let (told, publisher) = end_amid_everything(&connection, 2, || lose(&broker));
         for told in told.iter().chain([&publisher]) {
             assert!(matches!(told, Error::StreamLost(_)), "{told:?}");
         }
         assert!(connection.is_closed());
         playing.join().unwrap();
+    });
+}
+
+/// Publishers that wait for room, and whoever waits for a flush, are told that the stream is lost.
+#[test]
+fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
+    check(|| {
+        let (connection, broker) = connect(Mood {
+            room: 1000,
+            ..Mood::GOOD
+        });
+        let append = |size| {
+            let connection = connection.clone();
+            move || {
+                let link = connection.link();
+                link.outgoing.append(link, TIMEOUT, |out| {
+                    out.resize(out.len() + size, 0);
+                    Ok(())
+                })
+            }
+        };
+        let publishers = [append(300_000), append(300_000)]
+            .map(|append| spawn(move || while append().is_ok() {}));
+        let flusher = {
+            let (connection, append) = (connection.clone(), append(10));
+            spawn(move || {
+                if append().is_ok() {
+                    connection.link().outgoing.flush(connection.link(), TIMEOUT);
+                }
+            })
+        };
+        sleep(a_while());
+        lose(&broker);
+        let lost = Instant::now();
+        for thread in publishers.into_iter().chain([flusher]) {
+            thread.join().unwrap();
+        }
+        // At the latest when a thread that was writing gives up. It may be the one that has to start the reader thread.
+        assert!(!is_calm() || lost.elapsed() <= WRITE_SLICE + SOON);
     });
 }
 
@@ -156,7 +202,7 @@ fn a_connection_lost_early_leaves_no_thread_behind() {
         });
         if let Some(end) = end {
             sleep(pick(&[Duration::ZERO, Duration::from_millis(9)]));
-            broker.end(end);
+            broker.send_nothing_more(end);
         }
         publisher.join().unwrap();
     });

@@ -4,15 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::broker::{connect, delivery, pick, Broker, Mood};
-use super::calls::{declare, declare_ok, Sent, SETTLED};
+use super::broker::{connect, delivery, pick, Broker, End, Mood};
+use super::calls::{declare, declare_ok, Sent, Thing, SETTLED};
 use super::check;
-use super::sync::sleep;
 use super::sync::thread::spawn;
-use crate::io::reader::UNDELIVERED_BOUND;
-use crate::{BasicConsume, Channel, ConsumingEnded};
+use super::sync::{is_calm, sleep, Instant};
+use crate::io::reader::{SLICE, UNDELIVERED_BOUND};
+use crate::{BasicConsume, Channel, ConsumingEnded, QueueDeclare};
 
 const CONSUMER: &str = "consumer";
+
+const REST: Duration = Duration::from_millis(1);
 
 fn consume(channel: &Channel, mut callback: impl FnMut(u64) + Send + 'static) {
     let request = BasicConsume::new("queue").consumer_tag(CONSUMER);
@@ -28,12 +30,12 @@ fn send_both(broker: &Broker, sent: &Sent, messages: u64, pauses: &[Duration]) {
     for tag in 0..=messages {
         if tag == answer_at {
             sleep(pick(pauses));
-            sent.note(2);
+            sent.note(Thing::Answer(2));
             declare_ok(broker, 2);
         }
         if tag < messages {
             sleep(pick(pauses));
-            sent.note(1);
+            sent.note(Thing::Message(tag + 1));
             broker.send_bytes(&delivery(1, CONSUMER, tag + 1));
         }
     }
@@ -59,7 +61,7 @@ fn a_consumer_and_a_caller_are_told_at_once() {
             let (told, sent) = (Arc::clone(&told), sent.clone());
             move |tag| {
                 if busy.is_zero() {
-                    sent.assert_just_now(1);
+                    sent.assert_just_now(Thing::Message(tag));
                 }
                 sleep(busy);
                 assert_eq!(told.fetch_add(1, Ordering::Relaxed) + 1, tag);
@@ -69,7 +71,7 @@ fn a_consumer_and_a_caller_are_told_at_once() {
         sleep(SETTLED);
         let consumer = spawn(move || consumed.start_consuming());
         declare(&channel);
-        sent.assert_just_now(2);
+        sent.assert_just_now(Thing::Answer(2));
         while told.load(Ordering::Relaxed) < 2 {
             sleep(Duration::from_millis(10));
         }
@@ -80,14 +82,14 @@ fn a_consumer_and_a_caller_are_told_at_once() {
     });
 }
 
-/// The same with a thread that calls `process_data_events` again and again.
+/// The same with a thread that calls `process_data_events` again and again, with a rest after each time: it is told soon, even if
+/// it never stays long enough to read.
 #[test]
 fn whoever_looks_again_and_again_is_told_everything() {
     check(|| {
-        let (connection, broker) = connect(Mood {
-            sip: pick(&[200, usize::MAX]),
-            ..Mood::GOOD
-        });
+        let settled = pick(&[true, false]);
+        let sip = if settled { usize::MAX } else { 200 };
+        let (connection, broker) = connect(Mood { sip, ..Mood::GOOD });
         let sent = Sent::default();
         let playing = {
             let (broker, sent) = (broker.clone(), sent.clone());
@@ -100,22 +102,23 @@ fn whoever_looks_again_and_again_is_told_everything() {
         let tell = Arc::clone(&told);
         consume(&consumed, move |tag| {
             assert_eq!(tell.fetch_add(1, Ordering::Relaxed) + 1, tag);
+            if settled {
+                sent.assert_came_within(Thing::Message(tag), 4 * REST);
+            }
         });
+        if settled {
+            sleep(SETTLED);
+        }
         let looking = {
             let (connection, told) = (connection.clone(), Arc::clone(&told));
-            let limit = pick(&[
-                Duration::ZERO,
-                Duration::from_millis(1),
-                Duration::from_millis(50),
-            ]);
+            let limit = pick(&[Duration::ZERO, REST, Duration::from_millis(50)]);
             spawn(move || {
                 while told.load(Ordering::Relaxed) < 6 {
                     connection.process_data_events(limit).unwrap();
-                    sleep(Duration::from_millis(1));
+                    sleep(REST);
                 }
             })
         };
-        sleep(pick(&[Duration::ZERO, SETTLED]));
         declare(&channel);
         looking.join().unwrap();
         drop((channel, consumed));
@@ -150,7 +153,7 @@ fn reading_pauses_and_goes_on() {
                             broker.send_bytes(&delivery(1, CONSUMER, tag));
                         }
                     } else {
-                        sent.note(channel);
+                        sent.note(Thing::Answer(channel));
                         declare_ok(broker, channel);
                     }
                 });
@@ -178,11 +181,11 @@ fn reading_pauses_and_goes_on() {
         sleep(pick(&[long / 2, 4 * long]));
         let paused = unread.lock().unwrap().is_empty();
         declare(&channel);
-        sent.assert_just_now(2);
+        sent.assert_just_now(Thing::Answer(2));
         while told.load(Ordering::Relaxed) < TOO_MANY {
             sleep(Duration::from_millis(10));
         }
-        if super::sync::is_calm() {
+        if is_calm() {
             let unread = unread.lock().unwrap();
             // The call made reading go on, if it came while the first callback was at work.
             assert_eq!(unread[0] > 0, !paused, "{unread:?}");
@@ -191,6 +194,96 @@ fn reading_pauses_and_goes_on() {
         drop(channel);
         connection.close().unwrap();
         assert_eq!(consumer.join().unwrap().unwrap(), ConsumingEnded::Closed);
+        playing.join().unwrap();
+    });
+}
+
+/// While reading pauses, the reader thread sleeps for as long as it takes. It ends all the same when somebody else finds that the
+/// stream is lost, and it finds out itself when nobody else reads.
+#[test]
+fn a_pause_ends_with_the_connection() {
+    check(|| {
+        let (connection, broker) = connect(Mood {
+            sip: 400,
+            ..Mood::GOOD
+        });
+        let caller_reads = pick(&[true, false]);
+        let playing = {
+            let broker = broker.clone();
+            let mut asked = 0;
+            spawn(move || {
+                broker.play(|broker, channel, _| {
+                    asked += 1;
+                    if asked == 1 {
+                        declare_ok(broker, channel);
+                        for tag in 1..=TOO_MANY {
+                            broker.send_bytes(&delivery(1, CONSUMER, tag));
+                        }
+                    } else {
+                        broker.send_nothing_more(End::Reset);
+                    }
+                });
+            })
+        };
+        let consumed = connection.channel().unwrap();
+        let channel = connection.channel().unwrap();
+        let busy = Duration::from_millis(400);
+        consume(&consumed, move |tag| {
+            if tag == 1 {
+                sleep(busy);
+            }
+        });
+        let consumer = spawn(move || consumed.start_consuming());
+        declare(&channel);
+        sleep(pick(&[Duration::ZERO, busy / 2]));
+        if caller_reads {
+            let told = channel.queue_declare(QueueDeclare::new("queue"));
+            told.unwrap_err();
+        } else {
+            broker.take_nothing_more();
+            while channel.basic_publish("", "queue", "x").is_ok() {
+                sleep(REST);
+            }
+        }
+        consumer.join().unwrap().unwrap_err();
+        playing.join().unwrap();
+    });
+}
+
+/// A thread that waits to run callbacks runs one at once that another thread hands it, or as soon as it does not read any more.
+#[test]
+fn a_callback_from_another_thread_is_run_at_once() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let playing = {
+            let broker = broker.clone();
+            spawn(move || broker.play(|_, _, _| {}))
+        };
+        let ran = Arc::new(Mutex::new(None));
+        let waiting = {
+            let (connection, ran) = (connection.clone(), Arc::clone(&ran));
+            spawn(move || {
+                while ran.lock().unwrap().is_none() {
+                    connection.process_data_events(None).unwrap();
+                }
+            })
+        };
+        let before = pick(&[Duration::ZERO, Duration::from_millis(5), SETTLED]);
+        sleep(before);
+        let handed = Instant::now();
+        let run = Arc::clone(&ran);
+        let callback = move || *run.lock().unwrap() = Some(Instant::now());
+        connection.add_callback_threadsafe(callback).unwrap();
+        waiting.join().unwrap();
+        let ran = ran.lock().unwrap().unwrap();
+        // For the first while it reads, and nothing but the time ends a read.
+        let limit = if before == SETTLED {
+            Duration::ZERO
+        } else {
+            SLICE
+        };
+        assert!(!is_calm() || ran - handed <= limit);
+        connection.close().unwrap();
         playing.join().unwrap();
     });
 }

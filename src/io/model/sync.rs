@@ -189,6 +189,16 @@ impl Condvar {
         }
     }
 
+    /// Waits for a time that passes however long it is.
+    pub(super) fn wait_until<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        deadline: Instant,
+    ) -> MutexGuard<'a, T> {
+        let _alarm = SetAlarm::new(deadline.0, Sleeper::Waiting(Arc::clone(&self.0)));
+        self.0.wait(guard).unwrap()
+    }
+
     pub(crate) fn notify_one(&self) {
         self.0.notify_one();
     }
