@@ -156,6 +156,8 @@ struct State {
     last_write: Instant,
     /// Something was gathered that nobody waits for, since the writer thread last looked.
     gathered: bool,
+    /// Somebody who waits for the broker came to write this while somebody else was writing.
+    urgent: bool,
     /// The writer thread waits to be woken.
     asleep: bool,
     /// Threads that wait for room, for the write half, or for the end of a flush.
@@ -188,6 +190,7 @@ impl Outgoing {
                 written: 0,
                 last_write: Instant::now(),
                 gathered: false,
+                urgent: false,
                 asleep: false,
                 waiting: 0,
                 finishing: None,
@@ -328,22 +331,23 @@ impl Outgoing {
         let framed = body.len() + body.len().div_ceil(chunk) * frame::FRAME_OVERHEAD;
         state.appended += (state.bytes.len() - before + framed) as u64;
         std::mem::swap(&mut half.batch, &mut state.bytes);
+        state.urgent = false;
         drop(state);
         let outcome = half.write_body(channel, body, chunk);
         self.give_back(link, half, outcome);
         Ok(())
     }
 
-    /// Writes what has gathered, if nobody else is writing; who is will take this too.
+    /// Writes what has gathered, if nobody else is writing; if somebody is, the writer thread takes this as soon as he is done.
     pub(crate) fn flush_now(&self, link: &Link) {
-        let state = self.lock();
+        let mut state = self.lock();
         if state.bytes.is_empty() {
             return;
         }
         if state.half.as_ref().is_some_and(|half| half.is_clear()) {
             self.write_out(link, state);
         } else {
-            self.wake_writer(state);
+            state.urgent = true;
         }
     }
 
@@ -369,6 +373,7 @@ impl Outgoing {
         };
         if half.is_clear() {
             std::mem::swap(&mut half.batch, &mut state.bytes);
+            state.urgent = false;
         }
         drop(state);
         let outcome = half.write();
@@ -395,8 +400,8 @@ impl Outgoing {
                 if state.waiting > 0 {
                     self.progress.notify_all();
                 }
-                let finishing = state.finishing.is_some();
-                if state.asleep && (stuck || finishing || !state.bytes.is_empty()) {
+                let left = stuck || state.finishing.is_some() || !state.bytes.is_empty();
+                if state.urgent || state.asleep && left {
                     state.asleep = false;
                     drop(state);
                     self.work.notify_one();
@@ -461,7 +466,7 @@ pub(crate) fn run(link: &Arc<Link>) {
             state.appended += frame::HEARTBEAT.len() as u64;
             continue;
         }
-        let due = stuck || since >= GATHER || state.finishing.is_some();
+        let due = stuck || state.urgent || since >= GATHER || state.finishing.is_some();
         if !idle && due && state.half.is_some() {
             pause = GATHER;
             outgoing.write_out(link, state);

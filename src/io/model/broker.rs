@@ -310,6 +310,11 @@ impl Broker {
         self.seen.0.lock().unwrap().clone()
     }
 
+    /// When the frame that is being answered was there: perhaps some time ago, if the broker took a rest.
+    pub(super) fn arrival(&self) -> Instant {
+        self.seen.0.lock().unwrap().last().expect("a frame").at
+    }
+
     /// How many bytes the client has written.
     pub(super) fn written(&self) -> usize {
         self.wire.to_broker.lock().total

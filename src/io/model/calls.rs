@@ -24,6 +24,7 @@ pub(super) const SETTLED: Duration = Duration::from_millis(100);
 /// What goes over the wire, with the number of its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Thing {
+    Call(u16),
     Answer(u16),
     Message(u64),
 }
@@ -81,6 +82,7 @@ fn play(broker: &Broker, sent: &Sent, together: usize) -> JoinHandle<()> {
     spawn(move || {
         broker.play(|broker, channel, method| {
             assert!(matches!(method, Method::QueueDeclare { .. }));
+            sent.assert_took(Thing::Call(channel), broker.arrival(), Duration::ZERO);
             asked.push(channel);
             if asked.len() == together {
                 while !asked.is_empty() {
@@ -118,6 +120,7 @@ fn answers_reach_their_callers(callers: usize, calls: usize) {
             spawn(move || {
                 let number = channel.channel_number();
                 for _ in 0..calls {
+                    sent.note(Thing::Call(number));
                     declare(&channel);
                     if settled {
                         sent.assert_just_now(Thing::Answer(number));
@@ -152,8 +155,13 @@ fn answers_on_one_channel_reach_their_callers() {
         let playing = play(&broker, &sent, 1);
         let channel = connection.channel().unwrap();
         let callers = [(); 2].map(|()| {
-            let channel = channel.clone();
-            spawn(move || (0..2).for_each(|_| declare(&channel)))
+            let (channel, sent) = (channel.clone(), sent.clone());
+            spawn(move || {
+                for _ in 0..2 {
+                    sent.note(Thing::Call(1));
+                    declare(&channel);
+                }
+            })
         });
         for caller in callers {
             caller.join().unwrap();
