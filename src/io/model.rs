@@ -33,7 +33,7 @@ use shuttle::scheduler::{
 use shuttle::{Config, MaxSteps, Runner};
 
 /// How many schedules each test walks in each weather by each strategy.
-const SCHEDULES: usize = 2000;
+const SCHEDULES: usize = 1500;
 
 /// A schedule of so many steps goes round in circles.
 const STEPS: usize = 100_000;
