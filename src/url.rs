@@ -311,8 +311,8 @@ impl Options {
         };
         let field = format!("url option {name}");
         Err(match value {
-            // cut, because it may be anything
-            Ok(value) if !dictionary => {
+            // cut, because it may be anything; not shown where an '@' says that it is the rest of a password
+            Ok(value) if !dictionary && !value.as_bytes().contains(&b'@') => {
                 let shown: String = value.chars().take(60).collect();
                 Error::invalid(&field, format_args!("{shown:?}"), expected)
             }
