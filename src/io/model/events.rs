@@ -10,16 +10,19 @@ use super::check;
 use super::sync::thread::spawn;
 use super::sync::{is_calm, sleep, Instant};
 use crate::io::reader::{SLICE, UNDELIVERED_BOUND};
-use crate::{BasicConsume, Channel, ConsumingEnded, QueueDeclare};
+use crate::{BasicConsume, CallbackResult, Channel, ConsumingEnded, Error, QueueDeclare};
 
 const CONSUMER: &str = "consumer";
 
 const REST: Duration = Duration::from_millis(1);
 
-fn consume(channel: &Channel, mut callback: impl FnMut(u64) + Send + 'static) {
+fn consume<R: CallbackResult>(
+    channel: &Channel,
+    mut callback: impl FnMut(u64) -> R + Send + 'static,
+) {
     let request = BasicConsume::new("queue").consumer_tag(CONSUMER);
     let consume = channel.basic_consume(request, move |_, deliver, _, _| {
-        callback(deliver.delivery_tag);
+        callback(deliver.delivery_tag)
     });
     consume.unwrap();
 }
@@ -199,7 +202,7 @@ fn reading_pauses_and_goes_on() {
 }
 
 /// While reading pauses, the reader thread sleeps for as long as it takes. It ends all the same when somebody else finds that the
-/// stream is lost, and it finds out itself when nobody else reads.
+/// stream is lost, and it finds out itself when nobody else reads; neither waits for the callback that is at work.
 #[test]
 fn a_pause_ends_with_the_connection() {
     check(|| {
@@ -227,7 +230,7 @@ fn a_pause_ends_with_the_connection() {
         };
         let consumed = connection.channel().unwrap();
         let channel = connection.channel().unwrap();
-        let busy = Duration::from_millis(400);
+        let busy = Duration::from_secs(2);
         consume(&consumed, move |tag| {
             if tag == 1 {
                 sleep(busy);
@@ -235,7 +238,7 @@ fn a_pause_ends_with_the_connection() {
         });
         let consumer = spawn(move || consumed.start_consuming());
         declare(&channel);
-        sleep(pick(&[Duration::ZERO, busy / 2]));
+        sleep(pick(&[Duration::ZERO, busy / 4]));
         if caller_reads {
             let told = channel.queue_declare(QueueDeclare::new("queue"));
             told.unwrap_err();
@@ -245,7 +248,55 @@ fn a_pause_ends_with_the_connection() {
                 sleep(REST);
             }
         }
+        // What came before the loss is read first, a little at a time, since the program is expected to look soon.
+        sleep(busy / 2);
+        if is_calm() {
+            assert!(connection.is_closed());
+            let threads = Arc::strong_count(connection.link()) - 1;
+            assert_eq!(threads, 0);
+        }
         consumer.join().unwrap().unwrap_err();
+        playing.join().unwrap();
+    });
+}
+
+/// When a callback fails, what comes behind it is told to another thread that waited meanwhile.
+#[test]
+fn what_a_failed_callback_leaves_is_told_to_others() {
+    check(|| {
+        let (connection, broker) = connect(Mood::GOOD);
+        let playing = {
+            let broker = broker.clone();
+            spawn(move || broker.play(|_, _, _| {}))
+        };
+        let consumed = connection.channel().unwrap();
+        let told = Arc::new(AtomicU64::new(0));
+        let tell = Arc::clone(&told);
+        consume(&consumed, move |tag| {
+            sleep(pick(&[Duration::ZERO, Duration::from_millis(60)]));
+            tell.fetch_add(1, Ordering::Relaxed);
+            let failed = || Error::invalid("message", "it", "another");
+            (tag > 1).then_some(()).ok_or_else(failed)
+        });
+        let threads = [(); 2].map(|()| {
+            let (connection, told) = (connection.clone(), Arc::clone(&told));
+            spawn(move || {
+                while told.load(Ordering::Relaxed) < 2
+                    && connection.process_data_events(None).is_ok()
+                {}
+            })
+        });
+        sleep(pick(&[Duration::ZERO, SETTLED]));
+        let messages = [delivery(1, CONSUMER, 1), delivery(1, CONSUMER, 2)];
+        broker.send_bytes(&messages.concat());
+        while told.load(Ordering::Relaxed) < 2 {
+            sleep(Duration::from_millis(10));
+        }
+        drop(consumed);
+        connection.close().unwrap();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
         playing.join().unwrap();
     });
 }
