@@ -425,8 +425,8 @@ impl Channel {
     /// 1.8.3.7).
     ///
     /// The exchange `""` is the default exchange, whose routing keys are names of queues. Without confirms this only hands
-    /// the message to the connection, which sends it within a millisecond; a mistake such as a missing exchange closes the channel
-    /// later. After [`confirm_delivery`](Channel::confirm_delivery) it waits until the broker has taken the message. For
+    /// the message to the connection, which sends it within a few milliseconds; a mistake such as a missing exchange closes
+    /// the channel later. After [`confirm_delivery`](Channel::confirm_delivery) it waits until the broker has taken the message. For
     /// many messages with confirms, see [`publisher`](Channel::publisher).
     ///
     /// # Errors
@@ -1051,8 +1051,8 @@ impl Channel {
     /// Acknowledges a message, or all up to it with [`multiple`](BasicAck::multiple) (pika: `basic_ack`; specification
     /// 1.8.3.13).
     ///
-    /// It is sent within a millisecond, also while the callback works on; nothing is waited for. A tag that the broker does not know makes it close the channel,
-    /// which shows at a later call.
+    /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. A tag that the broker
+    /// does not know makes it close the channel, which shows at a later call.
     ///
     /// # Errors
     /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`.

@@ -19,6 +19,9 @@ const WRITE_AT: usize = 48 * 1024;
 /// through.
 const WRITE_MOST: usize = 60 * 1024;
 
+/// A body is cut so for its system calls, so that several pieces and what goes before them come near `WRITE_MOST`.
+const PIECE: usize = 16 * 1024;
+
 /// Above this much, publishers wait for room.
 pub(super) const HIGH_WATER: usize = 512 * 1024;
 
@@ -99,10 +102,11 @@ impl Writer {
                 .chunks(chunk)
                 .map(|part| frame::body_prefix(channel, part.len() as u32))
                 .collect();
-            let mut slices: Vec<IoSlice<'_>> = first.take().into_iter().map(IoSlice::new).collect();
+            let before = first.take().unwrap_or_default();
+            let mut slices: Vec<IoSlice<'_>> = before.chunks(PIECE).map(IoSlice::new).collect();
             for (part, prefix) in group.chunks(chunk).zip(&prefixes) {
                 slices.push(IoSlice::new(prefix));
-                slices.extend(part.chunks(16 * 1024).map(IoSlice::new));
+                slices.extend(part.chunks(PIECE).map(IoSlice::new));
                 slices.push(IoSlice::new(&[frame::FRAME_END]));
             }
             let mut rest = &mut slices[..];
