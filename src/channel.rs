@@ -265,9 +265,13 @@ impl Channel {
                 let all = "with all its arguments it";
                 return Err(Fault::too_large(method.name(), size, all, frame_max));
             }
-            if matches!(method, Method::ConfirmSelect { .. }) {
-                // The broker numbers what comes after this method, so the mode begins here and not with its answer.
-                self.handle.gate.confirming.store(true, Ordering::Release);
+            // A mode begins with the method and not with its answer.
+            match method {
+                Method::ConfirmSelect { .. } => {
+                    self.handle.gate.confirming.store(true, Ordering::Release);
+                }
+                Method::TxSelect => self.handle.gate.acks.never_join(),
+                _ => {}
             }
             Ok(())
         })?;
@@ -319,21 +323,24 @@ impl Channel {
 
     // ---- what is only sent
 
-    /// Gathers a method that nobody waits for.
-    fn send(&self, method: &Method<'_>) -> Result<()> {
+    /// Gathers what settles messages.
+    fn settle(&self, method: &Method<'_>) -> Result<()> {
         let link = self.link();
         let handle = &*self.handle;
         if !handle.gate.is_open() {
             return Err(self.closure().into());
         }
         let mut closed = false;
-        let sent = link.outgoing.append(link, link.rpc_timeout, |out| {
+        let write = |out: &mut Vec<u8>, appended| {
             closed = !handle.gate.is_open();
             if !closed {
-                frame::write_method(out, handle.number, method).map_err(Fault::unsendable)?;
+                let acks = &handle.gate.acks;
+                acks.write(out, appended, handle.number, method)
+                    .map_err(Fault::unsendable)?;
             }
             Ok(())
-        });
+        };
+        let sent = link.outgoing.append_at(link, link.rpc_timeout, write);
         if closed {
             return Err(self.closure().into());
         }
@@ -1051,8 +1058,9 @@ impl Channel {
     /// Acknowledges a message, or all up to it with [`multiple`](BasicAck::multiple) (pika: `basic_ack`; specification
     /// 1.8.3.13).
     ///
-    /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. A tag that the broker
-    /// does not know makes it close the channel, which shows at a later call.
+    /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. Acknowledgements made in
+    /// the order of delivery that go out together go out as one, with `multiple`, which says the same and costs the broker
+    /// much less. A tag that the broker does not know makes it close the channel, which shows at a later call.
     ///
     /// # Errors
     /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`.
@@ -1061,7 +1069,7 @@ impl Channel {
             delivery_tag,
             multiple,
         } = request.into();
-        self.send(&Method::BasicAck {
+        self.settle(&Method::BasicAck {
             delivery_tag,
             multiple,
         })
@@ -1078,7 +1086,7 @@ impl Channel {
             multiple,
             requeue,
         } = request.into();
-        self.send(&Method::BasicNack {
+        self.settle(&Method::BasicNack {
             delivery_tag,
             multiple,
             requeue,
@@ -1095,7 +1103,7 @@ impl Channel {
             delivery_tag,
             requeue,
         } = request.into();
-        self.send(&Method::BasicReject {
+        self.settle(&Method::BasicReject {
             delivery_tag,
             requeue,
         })

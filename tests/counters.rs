@@ -235,7 +235,7 @@ fn many_acks_take_few_writes() {
             channel.basic_publish("", &queue, "").unwrap();
         }
         assert_message_count(&channel, &queue, COUNT);
-        let calls = account.calls();
+        let (calls, bytes) = (account.calls(), account.bytes());
         let mut left = COUNT;
         channel
             .basic_consume(&queue, move |channel, method, _, _| {
@@ -249,9 +249,15 @@ fn many_acks_take_few_writes() {
             .unwrap();
         channel.start_consuming().unwrap();
         assert_message_count(&channel, &queue, 0);
-        let calls = account.calls() - calls;
+        let (calls, bytes) = (account.calls() - calls, account.bytes() - bytes);
         // Each read of deliveries may be followed by a write of acks, and the broker sends in small portions.
         assert!(calls < u64::from(COUNT) / 3, "{calls} writes");
+        // What goes out together is one ack, for all of them.
+        let one = ack_frame(1, 1).len() as u64;
+        assert!(
+            bytes < (calls + 100) * one,
+            "{bytes} bytes in {calls} writes"
+        );
         connection.close().unwrap();
     });
 }

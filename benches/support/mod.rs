@@ -3,8 +3,8 @@
 //! It speaks just enough AMQP 0-9-1, routes nothing and keeps nothing.
 //!
 //! - What is published is counted and dropped. In confirm mode, one `multiple` ack answers each read.
-//! - `queue.declare` answers with what this connection has sent so far: complete messages as `message_count`, acks as
-//!   `consumer_count`. That is the fence, and the proof that everything arrived.
+//! - `queue.declare` answers with what this connection has sent so far: complete messages as `message_count`, acknowledged
+//!   ones as `consumer_count`. That is the fence, and the proof that everything arrived.
 //! - The queue named `"q.COUNT.SIZE"` holds COUNT messages of SIZE bytes: [`queue`]. A consumer gets them at once, whatever
 //!   its prefetch count, and then nothing. Several consumers take turns, message by message.
 //! - Consumers of `"held.COUNT.SIZE"` ([`held_queue`]) get nothing until some queue is purged.
@@ -78,6 +78,8 @@ struct ChannelState {
     complete: u64,
     confirmed: u64,
     fetched: u64,
+    /// The tag of the last ack.
+    acked: u64,
 }
 
 /// What one consumer is still to get.
@@ -254,7 +256,13 @@ impl Server {
         let reply = match id {
             (60, 40) => return Ok(true),
             (60, 80) => {
-                self.acks += 1;
+                // Here nobody acknowledges out of order.
+                let tag = arguments.long_long();
+                let multiple = arguments.take() != [0];
+                let state = self.channel(channel);
+                let count = if multiple { tag - state.acked } else { 1 };
+                state.acked = tag;
+                self.acks += count;
                 return Ok(true);
             }
             // start-ok, tune-ok, connection.open, connection.close

@@ -270,6 +270,17 @@ impl Outgoing {
         timeout: Duration,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
+        self.append_at(link, timeout, |out, _| write(out))
+    }
+
+    /// The same; `write` is also told how many bytes were ever appended, and so whether what it wrote last stands last still.
+    #[inline]
+    pub(crate) fn append_at(
+        &self,
+        link: &Link,
+        timeout: Duration,
+        write: impl FnOnce(&mut Vec<u8>, u64) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut state = self.lock();
         if state.bytes.len() >= HIGH_WATER {
             let deadline = after(timeout);
@@ -285,8 +296,8 @@ impl Outgoing {
             drop(state);
             return Err(link.end_reason());
         }
-        let before = state.bytes.len();
-        write(&mut state.bytes)?;
+        let (before, appended) = (state.bytes.len(), state.appended);
+        write(&mut state.bytes, appended)?;
         state.gathered = true;
         state.appended += (state.bytes.len() - before) as u64;
         if state.bytes.len() >= WRITE_AT && state.half.as_ref().is_some_and(|half| half.is_clear())

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use super::acks::Acks;
 use super::confirms::Confirms;
 use super::properties::Arrived;
 use crate::error::Fault;
@@ -35,6 +36,7 @@ pub(crate) struct Gate {
     pub(crate) confirming: AtomicBool,
     /// Mandatory messages on their way, oldest first, to tie a return to its publish.
     pub(crate) mandatory: Mutex<VecDeque<Mandatory>>,
+    pub(crate) acks: Acks,
 }
 
 impl Gate {

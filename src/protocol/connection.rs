@@ -796,8 +796,10 @@ impl Session {
     ) -> Result<(), Fault> {
         match carrier {
             Carrier::Deliver(method) => {
+                let channel = self.at(place)?;
+                channel.gate.acks.delivered(method.delivery_tag);
                 // After channel.close has been sent the broker takes back what it still delivers.
-                if self.at(place)?.phase == Phase::Open {
+                if channel.phase == Phase::Open {
                     self.push(
                         place,
                         Incoming::Message(Delivery {
@@ -809,6 +811,8 @@ impl Session {
                 }
             }
             Carrier::Get(method) => {
+                let channel = self.at(place)?;
+                channel.gate.acks.delivered(method.delivery_tag);
                 return self.answer(
                     place,
                     (60, 71),

@@ -2,6 +2,7 @@
 //!
 //! Nothing here asks the time, waits, locks or touches a socket, so every rule can be tested with bytes alone.
 
+pub(crate) mod acks;
 pub(crate) mod channel;
 pub(crate) mod confirms;
 pub(crate) mod connection;

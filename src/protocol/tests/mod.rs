@@ -1,5 +1,6 @@
 //! Every byte that goes over the wire, held against the specification and against bytes computed independently.
 
+mod acks;
 mod fields;
 mod frames;
 mod golden;

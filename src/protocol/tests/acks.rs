@@ -1,0 +1,250 @@
+//! Acknowledgements that speak for others settle what the program settled, in the same order, and nothing else.
+
+use super::random::Random;
+use crate::protocol::acks::Acks;
+use crate::protocol::frame::{self, Frame};
+use crate::protocol::method::Method;
+
+const CHANNEL: u16 = 7;
+
+/// What a broker makes of what it is told.
+#[derive(Debug, Default, PartialEq)]
+struct Broker {
+    unsettled: Vec<u64>,
+    settled: Vec<(u64, &'static str)>,
+    /// It was told of a message that it does not know, and closed the channel.
+    failed: bool,
+}
+
+impl Broker {
+    fn told(&mut self, method: &Method<'_>) {
+        let (tag, multiple) = match *method {
+            Method::BasicAck {
+                delivery_tag,
+                multiple,
+            }
+            | Method::BasicNack {
+                delivery_tag,
+                multiple,
+                ..
+            } => (delivery_tag, multiple),
+            Method::BasicReject { delivery_tag, .. } => (delivery_tag, false),
+            _ => return,
+        };
+        let everything = multiple && tag == 0;
+        if self.failed || !everything && !self.unsettled.contains(&tag) {
+            self.failed = true;
+            return;
+        }
+        let concerned = |one: u64| one == tag || multiple && one < tag || everything;
+        let settled = self.unsettled.iter().filter(|one| concerned(**one));
+        self.settled
+            .extend(settled.map(|one| (*one, method.name())));
+        self.unsettled.retain(|one| !concerned(*one));
+    }
+}
+
+/// One channel, and what has gathered of it.
+#[derive(Default)]
+struct Client {
+    acks: Acks,
+    out: Vec<u8>,
+    appended: u64,
+    said: Vec<Method<'static>>,
+    delivered: u64,
+    /// By what the program said, and by what went over the wire.
+    meant: Broker,
+    got: Broker,
+    calls: usize,
+    frames: usize,
+}
+
+impl Client {
+    fn deliver(&mut self) {
+        self.delivered += 1;
+        self.acks.delivered(self.delivered);
+        self.meant.unsettled.push(self.delivered);
+        self.got.unsettled.push(self.delivered);
+    }
+
+    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>, u64, &Acks)) {
+        let before = self.out.len();
+        write(&mut self.out, self.appended, &self.acks);
+        self.appended += (self.out.len() - before) as u64;
+    }
+
+    fn say(&mut self, method: Method<'static>) {
+        self.calls += 1;
+        self.append(|out, appended, acks| acks.write(out, appended, CHANNEL, &method).unwrap());
+        self.said.push(method);
+    }
+
+    fn ack(&mut self, delivery_tag: u64, multiple: bool) {
+        self.say(Method::BasicAck {
+            delivery_tag,
+            multiple,
+        });
+    }
+
+    fn flush(&mut self) {
+        for method in self.said.drain(..) {
+            self.meant.told(&method);
+        }
+        let bytes = std::mem::take(&mut self.out);
+        let mut rest = &bytes[..];
+        while let Some((frame, length)) = frame::parse(rest, 0).unwrap() {
+            rest = &rest[length..];
+            if let Frame::Method {
+                channel: CHANNEL,
+                payload,
+            } = frame
+            {
+                self.got.told(&Method::decode(payload).unwrap());
+                self.frames += 1;
+            }
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[track_caller]
+    fn check(&mut self, frames: usize) {
+        self.flush();
+        assert_eq!(self.got, self.meant);
+        assert_eq!(self.frames, frames);
+    }
+}
+
+fn client(delivered: u64) -> Client {
+    let mut client = Client::default();
+    (0..delivered).for_each(|_| client.deliver());
+    client
+}
+
+#[test]
+fn acks_in_order_share_a_frame() {
+    let mut client = client(1000);
+    (1..=900).for_each(|tag| client.ack(tag, false));
+    client.check(1);
+    (901..=1000).for_each(|tag| client.ack(tag, false));
+    client.check(2);
+    assert_eq!(client.got.settled.len(), 1000);
+}
+
+#[test]
+fn one_ack_alone_stays_as_it_was_said() {
+    let mut client = client(1);
+    client.ack(1, false);
+    let mut expected = Vec::new();
+    let method = Method::BasicAck {
+        delivery_tag: 1,
+        multiple: false,
+    };
+    frame::write_method(&mut expected, CHANNEL, &method).unwrap();
+    assert_eq!(client.out, expected);
+}
+
+/// Else the message that the program still works on would be settled.
+#[test]
+fn an_ack_does_not_speak_for_a_message_that_is_worked_on() {
+    let mut client = client(4);
+    for tag in [1, 3, 4] {
+        client.ack(tag, false);
+    }
+    client.check(3);
+    assert_eq!(client.got.unsettled, [2]);
+    // The last acknowledgement is of a later message.
+    client.ack(2, false);
+    client.check(4);
+}
+
+#[test]
+fn an_unknown_tag_takes_no_other_with_it() {
+    for unknown in [3, 4, 2, 0] {
+        let mut client = client(2);
+        for tag in [1, 2, unknown] {
+            client.ack(tag, false);
+        }
+        client.check(2);
+        assert_eq!(client.got.settled.len(), 2);
+        assert!(client.got.failed);
+    }
+}
+
+/// What is rolled back is unacknowledged again.
+#[test]
+fn in_a_transaction_each_ack_is_sent() {
+    let mut client = client(4);
+    client.ack(1, false);
+    client.acks.never_join();
+    for tag in 2..=4 {
+        client.ack(tag, false);
+    }
+    client.check(4);
+    client.deliver();
+    client.ack(5, true);
+    client.deliver();
+    client.ack(6, false);
+    client.check(6);
+}
+
+#[test]
+fn whatever_a_program_says_comes_to_the_same() {
+    let mut random = Random(0x5EED_0009);
+    let (mut calls, mut frames, mut failed) = (0, 0, 0);
+    for _ in 0..3_000 {
+        let mut client = Client::default();
+        let in_order = random.below(4) > 0;
+        for _ in 0..random.below(120) {
+            let unsettled = client.meant.unsettled.clone();
+            let open = |random: &mut Random| match unsettled.as_slice() {
+                [] => 1,
+                [first, ..] if in_order => {
+                    // What was said since the last flush counts as settled here.
+                    let last = client.said.iter().rev().find_map(|method| match *method {
+                        Method::BasicAck { delivery_tag, .. }
+                        | Method::BasicNack { delivery_tag, .. }
+                        | Method::BasicReject { delivery_tag, .. } => Some(delivery_tag + 1),
+                        _ => None,
+                    });
+                    last.unwrap_or(*first)
+                }
+                open => open[random.below(open.len())],
+            };
+            let delivery_tag = open(&mut random);
+            match random.below(16) {
+                0..=4 => client.deliver(),
+                5..=10 if delivery_tag <= client.delivered => client.ack(delivery_tag, false),
+                11 if delivery_tag <= client.delivered => client.ack(delivery_tag, true),
+                12 if delivery_tag <= client.delivered => client.say(match random.below(3) {
+                    0 => Method::BasicReject {
+                        delivery_tag,
+                        requeue: true,
+                    },
+                    multiple => Method::BasicNack {
+                        delivery_tag,
+                        multiple: multiple == 1,
+                        requeue: false,
+                    },
+                }),
+                13 => client.append(|out, _, _| out.extend_from_slice(&frame::HEARTBEAT)),
+                14 => client.flush(),
+                15 if random.below(20) == 0 => {
+                    let any = random.below(client.delivered as usize + 3) as u64;
+                    client.ack(any, random.below(3) == 0);
+                }
+                _ => {}
+            }
+        }
+        client.flush();
+        assert_eq!(client.got, client.meant);
+        calls += client.calls;
+        frames += client.frames;
+        failed += usize::from(client.got.failed);
+    }
+    // Many shared a frame and many did not, and some were mistakes.
+    let counts = (calls, frames, failed);
+    assert!(
+        calls > frames + 10_000 && frames > 10_000 && failed > 100,
+        "{counts:?}"
+    );
+}

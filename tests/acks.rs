@@ -1,0 +1,112 @@
+//! Acknowledgements made one after another may share a frame. The broker must be left with what it would have been left with.
+
+mod support;
+
+use haypile::{BasicAck, BasicNack, Channel, Connection, QueueDeclare};
+use support::{assert_message_count, bounded, channel, open, pump_until, Fixture, Log};
+
+const COUNT: usize = 300;
+
+/// A channel that was given `COUNT` messages, numbered from 1 as their delivery tags are, and has settled none of them.
+fn channel_with_messages(connection: &Connection, queue: &str) -> Channel {
+    let channel = connection.channel().unwrap();
+    channel.queue_declare(QueueDeclare::new(queue)).unwrap();
+    for number in 1..=COUNT {
+        channel
+            .basic_publish("", queue, number.to_string())
+            .unwrap();
+    }
+    let came = Log::new();
+    let log = came.clone();
+    channel
+        .basic_consume(queue, move |_, method, _, _| log.push(method.delivery_tag))
+        .unwrap();
+    pump_until(connection, || came.len() == COUNT);
+    channel
+}
+
+/// The numbers of the messages that are in a queue, `count` of them.
+fn left_in(queue: &str, count: usize) -> Vec<u64> {
+    let channel = channel();
+    assert_message_count(&channel, queue, count as u32);
+    std::iter::from_fn(|| channel.basic_get(queue).unwrap())
+        .map(|(_, _, body)| String::from_utf8(body).unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn what_was_not_settled_goes_back_and_nothing_else() {
+    bounded(|| {
+        let mut fixture = Fixture::default();
+        let queue = fixture.queue("acks");
+        let connection = open();
+        let channel = channel_with_messages(&connection, &queue);
+        let discard = |tag| BasicNack::new(tag).requeue(false);
+        for tag in 1..=100 {
+            channel.basic_ack(tag).unwrap();
+        }
+        channel.basic_nack(discard(101)).unwrap();
+        for tag in 102..=150 {
+            channel.basic_ack(tag).unwrap();
+        }
+        channel
+            .basic_ack(BasicAck::new(180).multiple(true))
+            .unwrap();
+        channel.basic_ack(181).unwrap();
+        // From here on out of order.
+        for tag in (200..COUNT as u64).step_by(2) {
+            channel.basic_ack(tag).unwrap();
+        }
+        for tag in 182..=190 {
+            channel.basic_ack(tag).unwrap();
+        }
+        channel.close().unwrap();
+        let expected: Vec<u64> = (191..=COUNT as u64)
+            .filter(|tag| *tag < 200 || tag % 2 == 1 || *tag == COUNT as u64)
+            .collect();
+        assert_eq!(left_in(&queue, expected.len()), expected);
+    });
+}
+
+#[test]
+fn acks_that_are_rolled_back_stay_so() {
+    bounded(|| {
+        let mut fixture = Fixture::default();
+        let queue = fixture.queue("acks");
+        let connection = open();
+        let channel = channel_with_messages(&connection, &queue);
+        channel.tx_select().unwrap();
+        for tag in 1..=10 {
+            channel.basic_ack(tag).unwrap();
+        }
+        channel.tx_rollback().unwrap();
+        for tag in 11..=COUNT as u64 {
+            channel.basic_ack(tag).unwrap();
+        }
+        channel.tx_commit().unwrap();
+        channel.close().unwrap();
+        let expected: Vec<u64> = (1..=10).collect();
+        assert_eq!(left_in(&queue, 10), expected);
+    });
+}
+
+#[test]
+fn an_unknown_tag_closes_the_channel_and_spoils_no_other_ack() {
+    bounded(|| {
+        let mut fixture = Fixture::default();
+        let queue = fixture.queue("acks");
+        let connection = open();
+        let channel = channel_with_messages(&connection, &queue);
+        let last = COUNT as u64;
+        for tag in (1..=last).chain([last + 1, last + 2]) {
+            channel.basic_ack(tag).unwrap();
+        }
+        let error = channel.basic_qos(1).unwrap_err();
+        assert_eq!(error.reply_code(), Some(406), "{error}");
+        assert!(
+            error.to_string().contains(&(last + 1).to_string()),
+            "{error}"
+        );
+        assert_eq!(left_in(&queue, 0), []);
+    });
+}
