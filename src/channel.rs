@@ -265,13 +265,11 @@ impl Channel {
                 let all = "with all its arguments it";
                 return Err(Fault::too_large(method.name(), size, all, frame_max));
             }
-            // A mode begins with the method and not with its answer.
-            match method {
-                Method::ConfirmSelect { .. } => {
-                    self.handle.gate.confirming.store(true, Ordering::Release);
-                }
-                Method::TxSelect => self.handle.gate.acks.never_join(),
-                _ => {}
+            let gate = &*self.handle.gate;
+            gate.acks.sent(method);
+            if matches!(method, Method::ConfirmSelect { .. }) {
+                // The broker numbers what comes after this method, so the mode begins here and not with its answer.
+                gate.confirming.store(true, Ordering::Release);
             }
             Ok(())
         })?;
@@ -1058,9 +1056,10 @@ impl Channel {
     /// Acknowledges a message, or all up to it with [`multiple`](BasicAck::multiple) (pika: `basic_ack`; specification
     /// 1.8.3.13).
     ///
-    /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. Acknowledgements made in
-    /// the order of delivery that go out together go out as one, with `multiple`, which says the same and costs the broker
-    /// much less. A tag that the broker does not know makes it close the channel, which shows at a later call.
+    /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. As long as all messages of
+    /// the channel are settled in the order in which they came, acknowledgements that go out together go out as one with
+    /// `multiple`, which says the same and costs the broker much less. A tag that the broker does not know makes it close the
+    /// channel, which shows at a later call.
     ///
     /// # Errors
     /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use haypile::{BasicAck, BasicNack, Channel, Connection, QueueDeclare};
+use haypile::{BasicAck, BasicConsume, BasicNack, Channel, Connection, QueueDeclare};
 use support::{assert_message_count, bounded, channel, open, pump_until, Fixture, Log};
 
 const COUNT: usize = 300;
@@ -108,5 +108,51 @@ fn an_unknown_tag_closes_the_channel_and_spoils_no_other_ack() {
             "{error}"
         );
         assert_eq!(left_in(&queue, 0), []);
+    });
+}
+
+/// A message that is acknowledged automatically has a tag as well, which the broker does not know afterwards.
+#[test]
+fn acking_what_was_acknowledged_automatically_spoils_no_other_ack() {
+    bounded(|| {
+        let mut fixture = Fixture::default();
+        let (queue, automatic) = (fixture.queue("acks"), fixture.queue("acks"));
+        let connection = open();
+        let channel = channel_with_messages(&connection, &queue);
+        channel.queue_declare(automatic.as_str()).unwrap();
+        channel.basic_publish("", &automatic, "x").unwrap();
+        let came = Log::new();
+        let log = came.clone();
+        channel
+            .basic_consume(
+                BasicConsume::new(&automatic).auto_ack(true),
+                move |_, method, _, _| log.push(method.delivery_tag),
+            )
+            .unwrap();
+        pump_until(&connection, || !came.is_empty());
+        for tag in 1..=came.take()[0] {
+            channel.basic_ack(tag).unwrap();
+        }
+        assert_eq!(channel.basic_qos(1).unwrap_err().reply_code(), Some(406));
+        assert_eq!(left_in(&queue, 0), []);
+    });
+}
+
+#[test]
+fn acking_what_was_delivered_anew_under_its_old_tag_is_refused() {
+    bounded(|| {
+        let mut fixture = Fixture::default();
+        let queue = fixture.queue("acks");
+        let connection = open();
+        let channel = channel_with_messages(&connection, &queue);
+        channel.basic_recover(true).unwrap();
+        let last = 2 * COUNT as u64;
+        // They are on their way to the consumer, or there.
+        assert_message_count(&channel, &queue, 0);
+        for tag in 1..=last {
+            channel.basic_ack(tag).unwrap();
+        }
+        assert_eq!(channel.basic_qos(1).unwrap_err().reply_code(), Some(406));
+        assert_eq!(left_in(&queue, COUNT).len(), COUNT);
     });
 }

@@ -263,6 +263,31 @@ fn many_acks_take_few_writes() {
 }
 
 #[test]
+fn acks_of_what_was_fetched_share_a_frame() {
+    bounded(|| {
+        let account = Account::new(false);
+        let (connection, channel) = open_counted(&account, 60);
+        let queue = exclusive_queue(&channel);
+        for _ in 0..100 {
+            channel.basic_publish("", &queue, "").unwrap();
+        }
+        for tag in 1..=100 {
+            let (method, _, _) = channel.basic_get(&queue).unwrap().unwrap();
+            assert_eq!(method.delivery_tag, tag);
+        }
+        let bytes = account.bytes();
+        for tag in 1..=100 {
+            channel.basic_ack(tag).unwrap();
+        }
+        assert_message_count(&channel, &queue, 0);
+        let bytes = account.bytes() - bytes;
+        // The writer thread may look in between, and the count is a message too.
+        assert!(bytes < 1000, "{bytes} bytes");
+        connection.close().unwrap();
+    });
+}
+
+#[test]
 fn an_ack_goes_out_while_the_callback_works_on() {
     bounded(|| {
         const COUNT: u64 = 21;

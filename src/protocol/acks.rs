@@ -13,34 +13,45 @@ const FRAME: usize = 21;
 const TAG: usize = 11;
 const MULTIPLE: usize = TAG + 8;
 
-/// Messages are settled out of order, or a transaction may undo what was settled: each acknowledgement is sent.
+/// It is not known any more which messages the broker waits for: each acknowledgement is sent.
 const NEVER: u64 = u64::MAX;
 
 /// The acknowledgements of one channel.
 ///
 /// A broker spends more on an acknowledgement than on the message. So one that follows another, unsent one of its channel is
 /// not sent beside it: the earlier frame is made to say "all up to this one" (`multiple`; specification 1.8.3.13). It may say
-/// so only if every message up to it has been settled, or it would settle one that the program still works on.
+/// so only if the broker waits for this one and for none before it but those that the earlier frame speaks for. Else it would
+/// settle a message that the program still works on, or hide a mistake, or let a mistake spoil what came before it.
 ///
-/// Numbers change under the lock of the outgoing bytes, `delivered` apart, which only grows.
+/// Numbers change under the lock of the outgoing bytes; `last_came` apart, which is set before the program can know the tag.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
-    /// The tag of the last message that came.
-    delivered: AtomicU64,
-    /// Every message up to this one is settled, and none above it. `NEVER`, once that cannot be said any more.
-    settled: AtomicU64,
-    /// Where, in all that was ever appended, the acknowledgement ends that settled it.
+    /// The tag of the last message that came. Brokers number upwards.
+    last_came: AtomicU64,
+    /// Every message up to this one is settled, and those that came after it are not. Or `NEVER`.
+    settled_to: AtomicU64,
+    /// Where, in all that was ever appended, the last acknowledgement in order ends.
     end: AtomicU64,
 }
 
 impl Acks {
-    pub(crate) fn delivered(&self, tag: u64) {
-        self.delivered.store(tag, Ordering::Release);
+    /// A message came.
+    pub(crate) fn came(&self, tag: u64) {
+        self.last_came.store(tag, Ordering::Release);
     }
 
-    /// In a transaction what was acknowledged may become unacknowledged again (RabbitMQ's `tx.rollback`).
-    pub(crate) fn never_join(&self) {
-        self.settled.store(NEVER, Ordering::Relaxed);
+    /// This method is sent. After some of them the broker need not wait for every message that comes, or may wait again for
+    /// one that was settled.
+    pub(crate) fn sent(&self, method: &Method<'_>) {
+        if matches!(
+            method,
+            Method::BasicConsume { no_ack: true, .. }
+                | Method::BasicGet { no_ack: true, .. }
+                | Method::BasicRecover { .. }
+                | Method::TxSelect
+        ) {
+            self.settled_to.store(NEVER, Ordering::Relaxed);
+        }
     }
 
     /// Appends `basic.ack`, `basic.nack` or `basic.reject` to `out`, which holds the last of `appended` bytes, or lets an
@@ -65,26 +76,23 @@ impl Acks {
             Method::BasicReject { delivery_tag, .. } => (delivery_tag, false, false),
             _ => return frame::write_method(out, channel, method),
         };
-        let settled = self.settled.load(Ordering::Relaxed);
-        let new = tag > settled;
-        // A tag that is not known is sent as it is, for the broker to complain of it alone.
-        let known = tag <= self.delivered.load(Ordering::Acquire);
-        let in_order = known && (multiple || tag.wrapping_sub(settled) == 1);
-        if new && in_order && ack && self.end.load(Ordering::Relaxed) == appended {
+        let settled_to = self.settled_to.load(Ordering::Relaxed);
+        let known = tag <= self.last_came.load(Ordering::Acquire);
+        let in_order = known && tag > settled_to && (multiple || tag - settled_to == 1);
+        if ack && in_order && self.end.load(Ordering::Relaxed) == appended {
             if let Some(last) = out.last_chunk_mut::<FRAME>() {
                 BigEndian::write_u64(&mut last[TAG..MULTIPLE], tag);
                 last[MULTIPLE] = 1;
-                self.settled.store(tag, Ordering::Relaxed);
+                self.settled_to.store(tag, Ordering::Relaxed);
                 return Ok(());
             }
         }
         frame::write_method(out, channel, method)?;
-        if new {
-            let settled = if in_order { tag } else { NEVER };
-            self.settled.store(settled, Ordering::Relaxed);
-            if ack {
-                self.end.store(appended + FRAME as u64, Ordering::Relaxed);
-            }
+        // 0 means all that the broker has sent, some of which may not have come.
+        let settled_to = if in_order { tag } else { NEVER };
+        self.settled_to.store(settled_to, Ordering::Relaxed);
+        if ack {
+            self.end.store(appended + FRAME as u64, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -797,7 +797,7 @@ impl Session {
         match carrier {
             Carrier::Deliver(method) => {
                 let channel = self.at(place)?;
-                channel.gate.acks.delivered(method.delivery_tag);
+                channel.gate.acks.came(method.delivery_tag);
                 // After channel.close has been sent the broker takes back what it still delivers.
                 if channel.phase == Phase::Open {
                     self.push(
@@ -812,7 +812,7 @@ impl Session {
             }
             Carrier::Get(method) => {
                 let channel = self.at(place)?;
-                channel.gate.acks.delivered(method.delivery_tag);
+                channel.gate.acks.came(method.delivery_tag);
                 return self.answer(
                     place,
                     (60, 71),

@@ -29,6 +29,11 @@ impl Broker {
                 ..
             } => (delivery_tag, multiple),
             Method::BasicReject { delivery_tag, .. } => (delivery_tag, false),
+            Method::BasicRecover { .. } => {
+                // It will come again, under other tags.
+                self.unsettled.clear();
+                return;
+            }
             _ => return,
         };
         let everything = multiple && tag == 0;
@@ -61,10 +66,15 @@ struct Client {
 
 impl Client {
     fn deliver(&mut self) {
-        self.delivered += 1;
-        self.acks.delivered(self.delivered);
+        self.deliver_automatic();
         self.meant.unsettled.push(self.delivered);
         self.got.unsettled.push(self.delivered);
+    }
+
+    /// A message that wants no acknowledgement has a tag too.
+    fn deliver_automatic(&mut self) {
+        self.delivered += 1;
+        self.acks.came(self.delivered);
     }
 
     fn append(&mut self, write: impl FnOnce(&mut Vec<u8>, u64, &Acks)) {
@@ -83,6 +93,24 @@ impl Client {
         self.say(Method::BasicAck {
             delivery_tag,
             multiple,
+        });
+    }
+
+    /// A method that settles nothing.
+    fn call(&mut self, method: Method<'static>) {
+        self.calls += 1;
+        self.append(|out, _, acks| {
+            frame::write_method(out, CHANNEL, &method).unwrap();
+            acks.sent(&method);
+        });
+        self.said.push(method);
+    }
+
+    /// From here on there may be messages that want no acknowledgement.
+    fn get_automatic(&mut self) {
+        self.call(Method::BasicGet {
+            queue: "q".into(),
+            no_ack: true,
         });
     }
 
@@ -175,47 +203,83 @@ fn an_unknown_tag_takes_no_other_with_it() {
 fn in_a_transaction_each_ack_is_sent() {
     let mut client = client(4);
     client.ack(1, false);
-    client.acks.never_join();
+    client.call(Method::TxSelect);
     for tag in 2..=4 {
         client.ack(tag, false);
     }
-    client.check(4);
+    client.check(5);
     client.deliver();
     client.ack(5, true);
     client.deliver();
     client.ack(6, false);
-    client.check(6);
+    client.check(7);
+}
+
+/// The program's own "all up to this one" takes the place of what stands before it, and is taken further.
+#[test]
+fn acks_of_many_share_a_frame_too() {
+    let mut client = client(9);
+    client.ack(1, false);
+    client.ack(4, true);
+    client.ack(5, false);
+    client.check(1);
+    assert_eq!(client.got.unsettled, [6, 7, 8, 9]);
+}
+
+/// Each would be hidden, or spoil the acknowledgements before it, if it shared their frame.
+#[test]
+fn mistakes_are_complained_of_by_themselves() {
+    let automatic: fn(&mut Client) = |client| {
+        client.get_automatic();
+        client.deliver_automatic();
+        client.deliver();
+    };
+    let recovered: fn(&mut Client) = |client| {
+        client.deliver();
+        client.call(Method::BasicRecover { requeue: true });
+        client.deliver();
+    };
+    let all_settled: fn(&mut Client) = |client| {
+        client.deliver();
+        client.ack(0, true);
+        client.flush();
+        client.deliver();
+    };
+    for mistake in [automatic, recovered, all_settled] {
+        for before in [0, 2] {
+            let mut client = client(before);
+            mistake(&mut client);
+            for tag in 1..=client.delivered {
+                client.ack(tag, false);
+            }
+            client.flush();
+            assert_eq!(client.got, client.meant);
+            assert!(client.got.failed);
+        }
+    }
 }
 
 #[test]
 fn whatever_a_program_says_comes_to_the_same() {
     let mut random = Random(0x5EED_0009);
     let (mut calls, mut frames, mut failed) = (0, 0, 0);
-    for _ in 0..3_000 {
+    for _ in 0..4_000 {
         let mut client = Client::default();
-        let in_order = random.below(4) > 0;
+        let careful = random.below(4) > 0;
+        let mut automatic = false;
+        // The next message that nothing was said of.
+        let mut next = 1;
         for _ in 0..random.below(120) {
-            let unsettled = client.meant.unsettled.clone();
-            let open = |random: &mut Random| match unsettled.as_slice() {
-                [] => 1,
-                [first, ..] if in_order => {
-                    // What was said since the last flush counts as settled here.
-                    let last = client.said.iter().rev().find_map(|method| match *method {
-                        Method::BasicAck { delivery_tag, .. }
-                        | Method::BasicNack { delivery_tag, .. }
-                        | Method::BasicReject { delivery_tag, .. } => Some(delivery_tag + 1),
-                        _ => None,
-                    });
-                    last.unwrap_or(*first)
-                }
-                open => open[random.below(open.len())],
+            let delivery_tag = match careful {
+                true => next,
+                false => random.below(client.delivered as usize + 2) as u64,
             };
-            let delivery_tag = open(&mut random);
-            match random.below(16) {
-                0..=4 => client.deliver(),
-                5..=10 if delivery_tag <= client.delivered => client.ack(delivery_tag, false),
-                11 if delivery_tag <= client.delivered => client.ack(delivery_tag, true),
-                12 if delivery_tag <= client.delivered => client.say(match random.below(3) {
+            let known = delivery_tag <= client.delivered || !careful && random.below(20) == 0;
+            match random.below(20) {
+                0..=6 => client.deliver(),
+                7..=12 if known => client.ack(delivery_tag, false),
+                13 if known => client.ack(delivery_tag, true),
+                14 if known => client.say(match random.below(3) {
                     0 => Method::BasicReject {
                         delivery_tag,
                         requeue: true,
@@ -226,13 +290,39 @@ fn whatever_a_program_says_comes_to_the_same() {
                         requeue: false,
                     },
                 }),
-                13 => client.append(|out, _, _| out.extend_from_slice(&frame::HEARTBEAT)),
-                14 => client.flush(),
-                15 if random.below(20) == 0 => {
-                    let any = random.below(client.delivered as usize + 3) as u64;
-                    client.ack(any, random.below(3) == 0);
+                // Another channel's, as long as one of this channel.
+                15 => client.append(|out, _, _| {
+                    let ack = Method::BasicAck {
+                        delivery_tag,
+                        multiple: false,
+                    };
+                    frame::write_method(out, CHANNEL + 1, &ack).unwrap();
+                }),
+                16 => client.flush(),
+                17 if random.below(30) == 0 => {
+                    client.ack(0, true);
+                    next = client.delivered + 1;
+                    continue;
+                }
+                18 if random.below(30) == 0 => {
+                    client.call(Method::BasicRecover { requeue: true });
+                    next = client.delivered + 1;
+                    continue;
+                }
+                19 if automatic => client.deliver_automatic(),
+                19 if random.below(10) == 0 => {
+                    client.get_automatic();
+                    automatic = true;
                 }
                 _ => {}
+            }
+            if let Some(
+                Method::BasicAck { delivery_tag, .. }
+                | Method::BasicNack { delivery_tag, .. }
+                | Method::BasicReject { delivery_tag, .. },
+            ) = client.said.last()
+            {
+                next = delivery_tag + 1;
             }
         }
         client.flush();
