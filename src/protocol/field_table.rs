@@ -336,36 +336,25 @@ fn end(out: &mut [u8], start: usize, field: &'static str) -> Result<(), SyntaxEr
 }
 
 fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
-    let mut writer = Writer::new(out);
     match value {
-        FieldValue::Bool(value) => writer.bytes(&[b't', u8::from(*value)]),
-        FieldValue::I8(value) => writer.bytes(&[b'b', *value as u8]),
-        FieldValue::U8(value) => writer.bytes(&[b'B', *value]),
-        FieldValue::I16(value) => number(&mut writer, b's', &value.to_be_bytes()),
-        FieldValue::U16(value) => number(&mut writer, b'u', &value.to_be_bytes()),
-        FieldValue::I32(value) => number(&mut writer, b'I', &value.to_be_bytes()),
-        FieldValue::U32(value) => number(&mut writer, b'i', &value.to_be_bytes()),
-        FieldValue::I64(value) => number(&mut writer, b'l', &value.to_be_bytes()),
-        FieldValue::Timestamp(value) => number(&mut writer, b'T', &value.to_be_bytes()),
-        FieldValue::F32(value) if value.is_finite() => {
-            number(&mut writer, b'f', &value.to_be_bytes())
-        }
-        FieldValue::F64(value) if value.is_finite() => {
-            number(&mut writer, b'd', &value.to_be_bytes())
-        }
+        FieldValue::Bool(value) => number(out, b't', [u8::from(*value)]),
+        FieldValue::I8(value) => number(out, b'b', value.to_be_bytes()),
+        FieldValue::U8(value) => number(out, b'B', value.to_be_bytes()),
+        FieldValue::I16(value) => number(out, b's', value.to_be_bytes()),
+        FieldValue::U16(value) => number(out, b'u', value.to_be_bytes()),
+        FieldValue::I32(value) => number(out, b'I', value.to_be_bytes()),
+        FieldValue::U32(value) => number(out, b'i', value.to_be_bytes()),
+        FieldValue::I64(value) => number(out, b'l', value.to_be_bytes()),
+        FieldValue::Timestamp(value) => number(out, b'T', value.to_be_bytes()),
+        FieldValue::F32(value) if value.is_finite() => number(out, b'f', value.to_be_bytes()),
+        FieldValue::F64(value) if value.is_finite() => number(out, b'd', value.to_be_bytes()),
         FieldValue::F32(_) | FieldValue::F64(_) => return Err(SyntaxError::NotFinite),
         FieldValue::Decimal { scale, value } => {
-            writer.bytes(&[b'D', *scale]);
-            writer.long("decimal", value);
+            number(out, b'D', [*scale]);
+            out.extend_from_slice(&value.to_be_bytes());
         }
-        FieldValue::Text(text) => {
-            writer.bytes(b"S");
-            writer.longstr("text", text);
-        }
-        FieldValue::Bytes(bytes) => {
-            writer.bytes(b"x");
-            writer.longstr("byte array", bytes);
-        }
+        FieldValue::Text(bytes) => return text(out, b'S', "text", bytes),
+        FieldValue::Bytes(bytes) => return text(out, b'x', "byte array", bytes),
         FieldValue::Array(values) => {
             out.push(b'A');
             return encode_array(values, out, depth + 1);
@@ -374,13 +363,27 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
             out.push(b'F');
             return encode_table(table, out, depth + 1);
         }
-        FieldValue::Void => writer.bytes(b"V"),
+        FieldValue::Void => out.push(b'V'),
     }
-    writer.finish()
+    Ok(())
 }
 
 /// The type octet, and the number in its own width.
-fn number(writer: &mut Writer<'_>, kind: u8, bytes: &[u8]) {
-    writer.bytes(&[kind]);
-    writer.bytes(bytes);
+#[inline(never)]
+fn number<const N: usize>(out: &mut Vec<u8>, kind: u8, bytes: [u8; N]) {
+    out.push(kind);
+    out.extend_from_slice(&bytes);
+}
+
+/// The type octet, and the bytes behind their length.
+fn text(
+    out: &mut Vec<u8>,
+    kind: u8,
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<(), SyntaxError> {
+    out.push(kind);
+    let mut writer = Writer::new(out);
+    writer.longstr(field, bytes);
+    writer.finish()
 }

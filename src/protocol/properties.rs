@@ -88,23 +88,20 @@ macro_rules! properties {
 
             /// The property flags, and behind them the values of those that are set, in the order of the flags.
             pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
-                let mut flags = 0;
-                $(
-                    if self.$name.is_some() {
-                        flags |= 1u16 << $flag;
-                    }
-                )+
+                let start = out.len();
+                let mut flags = 0u16;
                 let mut writer = Writer::new(out);
+                // Their place, until all are known.
                 writer.short("property flags", &flags);
-                if flags == 0 {
-                    return Ok(());
-                }
                 $(
                     if let Some(value) = &self.$name {
+                        flags |= 1 << $flag;
                         writer.$kind(stringify!($name), $write(value));
                     }
                 )+
-                writer.finish()
+                writer.finish()?;
+                out[start..start + 2].copy_from_slice(&flags.to_be_bytes());
+                Ok(())
             }
 
             /// Reads the values of the properties that these flags announce.

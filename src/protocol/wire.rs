@@ -122,6 +122,14 @@ impl Deref for Name<'_> {
 
 impl Name<'_> {
     /// What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
+    /// The name at the front of some bytes, and what stands behind it.
+    #[inline]
+    pub(crate) fn first(bytes: &[u8]) -> Option<(Name<'_>, &[u8])> {
+        let (length, rest) = bytes.split_first()?;
+        let (text, rest) = rest.split_at_checked(usize::from(*length))?;
+        Some((Name(text), rest))
+    }
+
     pub(crate) fn into_owned(self) -> String {
         match std::str::from_utf8(self.0) {
             Ok(text) => text.to_owned(),
@@ -199,6 +207,7 @@ impl<'a> Reader<'a> {
 
     /// Notes an error, unless there was one before; nothing more is read.
     #[cold]
+    #[inline(never)]
     pub(crate) fn fail(&mut self, error: SyntaxError) {
         self.rest = &[];
         self.error.get_or_insert(error);
@@ -233,24 +242,29 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn octet(&mut self, field: &'static str) -> u8 {
         let [octet] = self.array(field);
         octet
     }
 
+    #[inline(never)]
     pub(crate) fn short(&mut self, field: &'static str) -> u16 {
         BigEndian::read_u16(&self.array::<2>(field))
     }
 
+    #[inline(never)]
     pub(crate) fn long(&mut self, field: &'static str) -> u32 {
         BigEndian::read_u32(&self.array::<4>(field))
     }
 
+    #[inline(never)]
     pub(crate) fn longlong(&mut self, field: &'static str) -> u64 {
         BigEndian::read_u64(&self.array::<8>(field))
     }
 
     /// One bit. Bits that follow each other share an octet, lowest first (specification 4.2.5.2).
+    #[inline(never)]
     pub(crate) fn bit(&mut self, field: &'static str) -> bool {
         if self.next_bit == 0 {
             self.bits = self.octet(field);
@@ -261,9 +275,19 @@ impl<'a> Reader<'a> {
         bit
     }
 
+    #[inline(never)]
     pub(crate) fn shortstr(&mut self, field: &'static str) -> Name<'a> {
-        let length = self.octet(field);
-        Name(self.take(usize::from(length), field))
+        self.next_bit = 0;
+        match Name::first(self.rest) {
+            Some((name, rest)) => {
+                self.rest = rest;
+                name
+            }
+            None => {
+                self.fail(SyntaxError::Truncated { field });
+                Name(&[])
+            }
+        }
     }
 
     pub(crate) fn longstr(&mut self, field: &'static str) -> &'a [u8] {
@@ -287,9 +311,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Bytes behind a length of four octets.
+    #[inline(never)]
     pub(crate) fn block(&mut self, field: &'static str) -> &'a [u8] {
         // A length that an usize cannot hold is certainly more than there is.
-        let length = usize::try_from(self.long(field)).unwrap_or(usize::MAX);
+        let length = BigEndian::read_u32(&self.array::<4>(field));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         self.take(length, field)
     }
 }
@@ -330,13 +356,13 @@ impl<'b> Writer<'b> {
         self.out.extend_from_slice(bytes);
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn octet(&mut self, _field: &'static str, value: &u8) {
         self.next_bit = 0;
         self.out.push(*value);
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn short(&mut self, _field: &'static str, value: &u16) {
         let mut bytes = [0; 2];
         BigEndian::write_u16(&mut bytes, *value);
@@ -355,7 +381,7 @@ impl<'b> Writer<'b> {
         self.bytes(&bytes);
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn bit(&mut self, _field: &'static str, value: &bool) {
         let bit = if self.next_bit == 0 {
             self.out.push(0);
@@ -371,6 +397,7 @@ impl<'b> Writer<'b> {
         self.next_bit = bit << 1;
     }
 
+    #[inline(never)]
     pub(crate) fn shortstr(&mut self, field: &'static str, value: &[u8]) {
         let length = value.len();
         if length > SHORT_STRING_MAX {
