@@ -11,6 +11,7 @@ use crate::channel::{Channel, ChannelHandle};
 use crate::dispatch::{CallbackList, CallbackResult, Round};
 use crate::error::{Fault, Result};
 use crate::io::connect;
+use crate::io::stream::Transport;
 use crate::io::sync::Instant;
 use crate::io::wait::{after, Interest, Link};
 use crate::parameters::IntoParameters;
@@ -132,7 +133,8 @@ impl Connection {
         mut parameters: ConnectionParameters,
         stream: impl Stream + 'static,
     ) -> Result<Connection> {
-        Self::start(connect::open_over(&mut parameters, Box::new(stream))?)
+        let stream = Transport::Other(Box::new(stream));
+        Self::start(connect::open_over(&mut parameters, stream)?)
     }
 
     pub(crate) fn start(opened: crate::io::wait::Opened) -> Result<Connection> {

@@ -1,12 +1,12 @@
 //! Connecting: names, addresses, retries, and the handshake driven to its end.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::stream::{is_timeout, Stream};
+use super::stream::{is_timeout, Transport};
 use super::sync::Instant;
 #[cfg(feature = "tls")]
 use super::tls;
@@ -101,7 +101,7 @@ pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
 /// Opens over a stream that the caller made.
 pub(crate) fn open_over(
     parameters: &mut ConnectionParameters,
-    stream: Box<dyn Stream>,
+    stream: Transport,
 ) -> Result<Opened> {
     parameters.validate()?;
     let security = Security::prepare(parameters)?;
@@ -166,7 +166,7 @@ fn open_address(
             Ok(stream)
         })
         .map_err(|error| tcp_failure(&error, limit))?;
-    secure_and_shake(parameters, security, Box::new(stream), deadline)
+    secure_and_shake(parameters, security, Transport::Tcp(stream), deadline)
 }
 
 fn tcp_failure(error: &io::Error, limit: Option<Duration>) -> Failure {
@@ -221,7 +221,7 @@ fn set_options(stream: &TcpStream, options: &TcpOptions) -> io::Result<()> {
 fn secure_and_shake(
     parameters: &ConnectionParameters,
     security: &Security,
-    stream: Box<dyn Stream>,
+    stream: Transport,
     deadline: Option<Instant>,
 ) -> Result<Opened, Failure> {
     let mut secured = security.secure(parameters, stream, deadline)?;
@@ -248,7 +248,7 @@ struct Security {
 
 /// A stream that AMQP can be spoken over.
 struct Secured {
-    stream: Box<dyn Stream>,
+    stream: Transport,
     #[cfg(feature = "tls")]
     certificate_missing: bool,
 }
@@ -262,7 +262,7 @@ impl Security {
     fn secure(
         &self,
         _: &ConnectionParameters,
-        stream: Box<dyn Stream>,
+        stream: Transport,
         _: Option<Instant>,
     ) -> Result<Secured, Failure> {
         Ok(Secured { stream })
@@ -289,7 +289,7 @@ impl Security {
     fn secure(
         &self,
         parameters: &ConnectionParameters,
-        stream: Box<dyn Stream>,
+        stream: Transport,
         deadline: Option<Instant>,
     ) -> Result<Secured, Failure> {
         let Some(prepared) = &self.tls else {
@@ -298,9 +298,9 @@ impl Security {
                 certificate_missing: false,
             });
         };
-        match tls::connect(prepared, stream, deadline) {
+        match tls::connect(prepared, stream.boxed(), deadline) {
             Ok(secured) => Ok(Secured {
-                stream: secured.stream,
+                stream: Transport::Other(secured.stream),
                 certificate_missing: secured.certificate_missing,
             }),
             Err(tls::Failure::TimeUp) => Err(too_slow(parameters, Stage::Tls)
@@ -366,7 +366,7 @@ fn shake_hands(
         let length = out.len();
         let stream = &mut secured.stream;
         let sent = limits
-            .set(&**stream)
+            .set(stream)
             .and_then(|()| stream.write_all(&out))
             .and_then(|()| stream.flush());
         out.clear();
@@ -406,7 +406,7 @@ fn shake_hands(
                     }
                     let mut chunk = [0; 4096];
                     let stream = &mut secured.stream;
-                    let read = limits.set(&**stream).and_then(|()| stream.read(&mut chunk));
+                    let read = limits.set(stream).and_then(|()| stream.read(&mut chunk));
                     let ended = |error: &io::Error| {
                         let nothing_came = !answered && received.is_empty();
                         secured.tls_failure(error, nothing_came).unwrap_or_else(|| {
@@ -460,7 +460,7 @@ struct Limits {
 
 impl Limits {
     /// Sets them to what is left, unless this was done a moment ago: each is a system call.
-    fn set(&mut self, stream: &dyn Stream) -> io::Result<()> {
+    fn set(&mut self, stream: &Transport) -> io::Result<()> {
         const MOMENT: Duration = Duration::from_millis(100);
         let now = Instant::now();
         if self.set_at.is_some_and(|at| now - at < MOMENT) {

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stream::{is_timeout, Stream};
+use super::stream::{is_timeout, Transport};
 use super::sync::{small_in_model, thread, Instant};
 use super::wait::Link;
 use crate::error::Fault;
@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
 
 /// The read half of the stream: the right to read.
 pub(crate) struct Reader {
-    stream: Box<dyn Stream>,
+    stream: Transport,
     timeout: Duration,
     buffer: Vec<u8>,
     /// What of the buffer has been read and not handled.
@@ -48,7 +48,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// `leftover` is what was read beyond the handshake.
-    pub(crate) fn new(stream: Box<dyn Stream>, leftover: &[u8]) -> io::Result<Self> {
+    pub(crate) fn new(stream: Transport, leftover: &[u8]) -> io::Result<Self> {
         stream.set_read_timeout(SLICE)?;
         let mut buffer = vec![0; BUFFER.max(leftover.len())];
         buffer[..leftover.len()].copy_from_slice(leftover);

@@ -1,6 +1,6 @@
 //! What a connection runs over: any two-way stream of bytes.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
@@ -88,6 +88,84 @@ impl Stream for Box<dyn Stream> {
 
     fn shutdown(&self) -> io::Result<()> {
         (**self).shutdown()
+    }
+}
+
+/// A stream as this crate keeps it. A TCP stream is not boxed like the others: the table of its methods would bring all that
+/// [`Read`] and [`Write`] have besides what is used here into every program.
+pub(crate) enum Transport {
+    Tcp(TcpStream),
+    Other(Box<dyn Stream>),
+}
+
+impl Transport {
+    pub(crate) fn try_clone(&self) -> io::Result<Transport> {
+        match self {
+            Transport::Tcp(stream) => stream.try_clone().map(Transport::Tcp),
+            Transport::Other(stream) => stream.try_clone().map(Transport::Other),
+        }
+    }
+
+    pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Transport::Tcp(stream) => Stream::set_read_timeout(stream, timeout),
+            Transport::Other(stream) => stream.set_read_timeout(timeout),
+        }
+    }
+
+    pub(crate) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Transport::Tcp(stream) => Stream::set_write_timeout(stream, timeout),
+            Transport::Other(stream) => stream.set_write_timeout(timeout),
+        }
+    }
+
+    pub(crate) fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Transport::Tcp(stream) => Stream::shutdown(stream),
+            Transport::Other(stream) => stream.shutdown(),
+        }
+    }
+
+    /// For what wraps any stream.
+    #[cfg(feature = "tls")]
+    pub(crate) fn boxed(self) -> Box<dyn Stream> {
+        match self {
+            Transport::Tcp(stream) => Box::new(stream),
+            Transport::Other(stream) => stream,
+        }
+    }
+}
+
+impl Read for Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(stream) => stream.read(buffer),
+            Transport::Other(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(stream) => stream.write(bytes),
+            Transport::Other(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(stream) => stream.write_vectored(slices),
+            Transport::Other(stream) => stream.write_vectored(slices),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Transport::Tcp(stream) => stream.flush(),
+            Transport::Other(stream) => stream.flush(),
+        }
     }
 }
 

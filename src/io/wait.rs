@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::reader::{self, Outcome, Reader, SLICE};
-use super::stream::Stream;
+use super::stream::Transport;
 use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
@@ -131,7 +131,7 @@ impl Shared {
 pub(crate) struct Link {
     shared: Mutex<Shared>,
     pub(crate) outgoing: Outgoing,
-    control: Mutex<Box<dyn Stream>>,
+    control: Mutex<Transport>,
     reader_thread: OnceLock<Thread>,
     pub(crate) address: Arc<str>,
     pub(crate) negotiated: Negotiated,
@@ -142,7 +142,7 @@ pub(crate) struct Link {
 
 /// What an open stream becomes a connection with.
 pub(crate) struct Opened {
-    pub(crate) stream: Box<dyn Stream>,
+    pub(crate) stream: Transport,
     /// What came behind the last frame of the handshake.
     pub(crate) leftover: Vec<u8>,
     pub(crate) negotiated: Negotiated,

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::reader::{self, SLICE};
-use super::stream::{is_timeout, Stream};
+use super::stream::{is_timeout, Transport};
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::wait::{after, Link, LONG};
 use crate::error::Fault;
@@ -48,7 +48,7 @@ const FINISH: Duration = Duration::from_secs(2);
 
 /// The write half of the stream: the right to write.
 struct Writer {
-    stream: Box<dyn Stream>,
+    stream: Transport,
     /// What this half has taken to write; what of it is written.
     batch: Vec<u8>,
     done: usize,
@@ -179,7 +179,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn new(stream: Box<dyn Stream>) -> io::Result<Self> {
+    pub(crate) fn new(stream: Transport) -> io::Result<Self> {
         stream.set_write_timeout(WRITE_SLICE)?;
         let half = Some(Box::new(Writer {
             stream,

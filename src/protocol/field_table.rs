@@ -376,12 +376,7 @@ fn number<const N: usize>(out: &mut Vec<u8>, kind: u8, bytes: [u8; N]) {
 }
 
 /// The type octet, and the bytes behind their length.
-fn text(
-    out: &mut Vec<u8>,
-    kind: u8,
-    field: &'static str,
-    bytes: &[u8],
-) -> Result<(), SyntaxError> {
+fn text(out: &mut Vec<u8>, kind: u8, field: &'static str, bytes: &[u8]) -> Result<(), SyntaxError> {
     out.push(kind);
     let mut writer = Writer::new(out);
     writer.longstr(field, bytes);

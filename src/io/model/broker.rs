@@ -7,7 +7,7 @@ use std::time::Duration;
 use shuttle::rand::Rng;
 
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
-use crate::io::stream::Stream;
+use crate::io::stream::{Stream, Transport};
 use crate::io::wait::Opened;
 use crate::io::writer::WRITE_SLICE;
 use crate::protocol::frame::{self, Frame};
@@ -208,7 +208,7 @@ pub(super) fn connect(mood: Mood) -> (Connection, Broker) {
         timeouts: std::sync::Mutex::new([TIMEOUT; 2]),
     });
     let connection = Connection::start(Opened {
-        stream: Box::new(ClientEnd(Arc::clone(&wire))),
+        stream: Transport::Other(Box::new(ClientEnd(Arc::clone(&wire)))),
         leftover: Vec::new(),
         negotiated: Negotiated {
             channel_max: 10,
