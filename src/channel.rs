@@ -1048,7 +1048,10 @@ impl Channel {
             },
             (60, 71),
         )? {
-            Reply::Got(got) => Ok(got.map(|message| *message)),
+            Reply::Got(got) => Ok(got.map(|message| {
+                let (method, properties, body) = *message;
+                (method, properties.into(), body)
+            })),
             _ => Ok(None),
         }
     }

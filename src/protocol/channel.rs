@@ -9,7 +9,7 @@ use super::acks::Acks;
 use super::confirms::Confirms;
 use super::properties::Arrived;
 use crate::error::Fault;
-use crate::{BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage};
+use crate::{Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage};
 
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(crate) enum Reply {
     Declared(QueueDeclareOk),
     Count(u32),
     Active(bool),
-    Got(Option<Box<(GetOk, BasicProperties, Vec<u8>)>>),
+    Got(Option<Box<(GetOk, Arrived, Vec<u8>)>>),
 }
 
 /// A call that waits for its answer. Answers on a channel come in the order of the calls.

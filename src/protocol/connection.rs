@@ -816,7 +816,7 @@ impl Session {
                 return self.answer(
                     place,
                     (60, 71),
-                    Reply::Got(Some(Box::new((method, properties.into(), body)))),
+                    Reply::Got(Some(Box::new((method, properties, body)))),
                 );
             }
             Carrier::Return(method) => {

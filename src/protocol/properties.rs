@@ -1,5 +1,7 @@
 //! The properties of a message (specification 1.8.1), and their bytes in a content header (4.2.6.1).
 
+use std::sync::Arc;
+
 use super::field_table::FieldTable;
 use super::field_value::FieldValue;
 use super::wire::{Name, Reader, SyntaxError, Writer};
@@ -187,14 +189,15 @@ fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
 }
 
 /// Properties as they wait for the program: most messages carry none, or only a delivery mode and a priority, and are kept
-/// small for it.
+/// small for it. Those that carry more are never shared; they are behind an `Arc` because that is dropped by one function, a
+/// `Box` by as many copies of it as there are modules that drop messages.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Arrived {
     Few {
         delivery_mode: Option<DeliveryMode>,
         priority: Option<u8>,
     },
-    Many(Box<BasicProperties>),
+    Many(Arc<BasicProperties>),
 }
 
 impl Arrived {
@@ -204,7 +207,7 @@ impl Arrived {
         const PRIORITY: u16 = 1 << 11;
         let flags = reader.short("property flags");
         if flags & !(DELIVERY_MODE | PRIORITY) != 0 {
-            return Arrived::Many(Box::new(BasicProperties::decode(flags, reader)));
+            return Arrived::Many(Arc::new(BasicProperties::decode(flags, reader)));
         }
         Arrived::Few {
             delivery_mode: (flags & DELIVERY_MODE != 0)
@@ -225,7 +228,7 @@ impl From<Arrived> for BasicProperties {
                 priority,
                 ..BasicProperties::default()
             },
-            Arrived::Many(properties) => *properties,
+            Arrived::Many(properties) => Arc::unwrap_or_clone(properties),
         }
     }
 }
