@@ -173,9 +173,10 @@ impl Channel {
             channel.owner = Arc::downgrade(&owner);
         }
         let channel = Channel { handle };
-        let call = channel.begin_call(&mut shared, &Method::ChannelOpen, (20, 11));
+        let method = Method::ChannelOpen;
+        let call = channel.begin_call(&mut shared, &method, (20, 11));
         drop(shared);
-        channel.finish_call(call?, "channel.open")?;
+        channel.finish_call(call?, &method)?;
         Ok(channel)
     }
 
@@ -276,7 +277,7 @@ impl Channel {
         Ok(shared.session.add_call(self.handle.place, expects))
     }
 
-    fn finish_call(&self, call: u64, name: &'static str) -> Result<Reply, Fault> {
+    fn finish_call(&self, call: u64, method: &Method<'_>) -> Result<Reply, Fault> {
         let link = self.link();
         let place = self.handle.place;
         let answer = link.wait(
@@ -294,7 +295,7 @@ impl Channel {
         match answer {
             Some(Some(reply)) => Ok(reply),
             Some(None) => Err(self.ended()),
-            None => Err(self.time_is_up(name)),
+            None => Err(self.time_is_up(method.name())),
         }
     }
 
@@ -316,7 +317,7 @@ impl Channel {
         }
         let call = self.begin_call(&mut shared, method, expects);
         drop(shared);
-        self.finish_call(call?, method.name())
+        self.finish_call(call?, method)
     }
 
     // ---- what is only sent

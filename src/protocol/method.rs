@@ -83,19 +83,22 @@ macro_rules! methods {
                 let mut reader = Reader::new(payload);
                 let class = reader.short("the class id of a method");
                 let method = reader.short("the id of a method");
-                let (what, read) = match (class, method) {
+                let read = match (class, method) {
                     $( ($class, $method) if comes_from!($sender) => {
                         $( $( reader.$before_kind(stringify!($before)); )+ )?
                         $( $( let $field = pass!(reader.$kind(stringify!($field))); )+ )?
                         $( $( reader.$after_kind(stringify!($after)); )+ )?
-                        ($name, Method::$variant $({ $($field),+ })?)
+                        Method::$variant $({ $($field),+ })?
                     } )+
                     _ => {
                         reader.fail(SyntaxError::UnknownMethod { class, method });
-                        ("", Method::ConnectionUnblocked)
+                        Method::ConnectionUnblocked
                     }
                 };
-                reader.finish(what).map(|()| read)
+                if !reader.is_done() {
+                    reader.finish(Method::name_of(class, method).unwrap_or_default())?;
+                }
+                Ok(read)
             }
 
             /// Appends class id, method id and arguments. After an error, part of them may stand in `out`.
@@ -133,19 +136,20 @@ macro_rules! methods {
 
             /// The specification's name, such as `queue.declare-ok`.
             pub(crate) fn name(&self) -> &'static str {
-                match self {
-                    $( Method::$variant { .. } => $name, )+
-                }
+                let (class, method) = self.id();
+                Method::name_of(class, method).unwrap_or_default()
             }
 
             /// The specification's name of the method with these ids.
             pub(crate) fn name_of(class: u16, method: u16) -> Option<&'static str> {
-                match (class, method) {
-                    $( ($class, $method) => Some($name), )+
-                    _ => None,
-                }
+                let ids = format!("{class} {method} ");
+                NAMES.split('\n').find_map(|line| line.strip_prefix(&*ids))
             }
         }
+
+        /// The ids and the name of each method, in a line: names are seldom asked for, and a table of them takes several times
+        /// as much room.
+        const NAMES: &str = concat!($( stringify!($class), " ", stringify!($method), " ", $name, "\n" ),+);
 
         /// The table itself, for the test that holds it against the specification.
         #[cfg(test)]

@@ -196,6 +196,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// Whether `finish` will find nothing wrong.
+    pub(crate) fn is_done(&self) -> bool {
+        self.rest.is_empty() && self.error.is_none()
+    }
+
     /// Checks that there was no error and that all has been read.
     pub(crate) fn finish(&mut self, what: &'static str) -> Result<(), SyntaxError> {
         match (self.error.take(), self.rest.len()) {
