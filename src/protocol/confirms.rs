@@ -161,9 +161,14 @@ impl Confirms {
         returned: &mut Vec<(u64, Arc<ReturnedMessage>)>,
         nacked: &mut Vec<u64>,
     ) {
-        let from = self.nacked.partition_point(|at| *at < first);
-        let to = self.nacked.partition_point(|at| *at <= last);
-        nacked.extend(self.nacked.drain(from..to));
+        let asked = first..=last;
+        for at in std::mem::take(&mut self.nacked) {
+            if asked.contains(&at) {
+                nacked.push(at);
+            } else {
+                self.nacked.push(at);
+            }
+        }
         for sequence in first.max(self.all_to + 1)..=last.min(self.all_to + self.above.len() as u64)
         {
             let place = (sequence - self.all_to - 1) as usize;
@@ -172,11 +177,13 @@ impl Confirms {
                 nacked.push(sequence);
             }
         }
-        let mut all = std::mem::take(&mut self.returned);
-        let from = all.partition_point(|(at, _)| *at < first);
-        let to = all.partition_point(|(at, _)| *at <= last);
-        returned.extend(all.extract_if(from..to, |(at, _)| self.is_settled(*at)));
-        self.returned = all;
+        for (at, message) in std::mem::take(&mut self.returned) {
+            if asked.contains(&at) && self.is_settled(at) {
+                returned.push((at, message));
+            } else {
+                self.returned.push((at, message));
+            }
+        }
     }
 
     /// How many of `first..=last` are not settled.

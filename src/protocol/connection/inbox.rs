@@ -191,11 +191,8 @@ impl Session {
         let Some(channel) = self.channel(place) else {
             return;
         };
-        let mut held: usize = channel
-            .inbox
-            .drain(..)
-            .map(|incoming| weight(&incoming))
-            .sum();
+        let mut held: usize = channel.inbox.iter().map(weight).sum();
+        channel.inbox.clear();
         channel.consumers.clear();
         if let Some(puller) = channel.puller.take() {
             held += puller.buffered.iter().map(message_weight).sum::<usize>();
