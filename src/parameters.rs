@@ -340,7 +340,7 @@ impl ConnectionParameters {
             "exchange_exchange_bindings",
             "publisher_confirms",
         ] {
-            capabilities.insert(capability, true);
+            set(&mut capabilities, capability, true.into());
         }
         let mut merged = FieldTable::new();
         for (key, value) in [
@@ -349,14 +349,14 @@ impl ConnectionParameters {
             ("platform", "Rust"),
             ("information", env!("CARGO_PKG_DESCRIPTION")),
         ] {
-            merged.insert(key, value);
+            set(&mut merged, key, value.into());
         }
         let own = &self.client_properties;
         if let Some(own) = own.get(CAPABILITIES).and_then(FieldValue::as_table) {
             capabilities.extend(own.clone());
         }
         merged.extend(own.clone());
-        merged.insert(CAPABILITIES, capabilities);
+        set(&mut merged, CAPABILITIES, capabilities.into());
         merged
     }
 
@@ -440,6 +440,12 @@ impl ConnectionParameters {
 }
 
 const CAPABILITIES: &str = "capabilities";
+
+/// Loops over a few constants are unrolled, so this should not be inlined into them.
+#[inline(never)]
+fn set(table: &mut FieldTable, key: &str, value: FieldValue) {
+    table.insert(key, value);
+}
 
 impl Default for ConnectionParameters {
     /// `localhost`, and the defaults of [`ConnectionParameters`] for the rest.
