@@ -162,18 +162,19 @@ impl Link {
             rpc_timeout,
             blocked_timeout,
         } = opened;
-        let reader = Reader::new(stream.try_clone()?, &leftover)?;
+        let reader = Box::new(Reader::new(stream.try_clone()?, &leftover)?);
         let outgoing = Outgoing::new(stream.try_clone()?)?;
-        let session = Session::new(
-            negotiated.frame_max,
-            negotiated.channel_max,
-            Arc::clone(&address),
-        );
-        let link = Arc::new(Link {
+        let heartbeat = Heartbeat::new(negotiated.heartbeat);
+        // Made in its place, the session last: so there is no code here that drops a session and all that it holds.
+        let link = Arc::new_cyclic(|_| Link {
             shared: Mutex::new(Shared {
-                session,
+                session: Session::new(
+                    negotiated.frame_max,
+                    negotiated.channel_max,
+                    Arc::clone(&address),
+                ),
                 last_bytes: reader.last_bytes,
-                reader: Some(Box::new(reader)),
+                reader: Some(reader),
                 turns: 0,
                 hand_over: false,
                 paused: false,
@@ -187,7 +188,7 @@ impl Link {
             control: Mutex::new(stream),
             reader_thread: OnceLock::new(),
             address,
-            heartbeat: Heartbeat::new(negotiated.heartbeat),
+            heartbeat,
             negotiated,
             rpc_timeout,
             blocked_timeout,
