@@ -220,6 +220,7 @@ impl Link {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -205,6 +205,7 @@ impl Outgoing {
         })
     }
 
+    #[inline(never)]
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
