@@ -313,7 +313,8 @@ impl Options {
         Err(match value {
             // cut, because it may be anything; not shown where an '@' says that it is the rest of a password
             Ok(value) if !dictionary && !value.as_bytes().contains(&b'@') => {
-                let shown: String = value.chars().take(60).collect();
+                let end = value.char_indices().nth(60).map(|(end, _)| end);
+                let shown = end.and_then(|end| value.get(..end)).unwrap_or(&value);
                 Error::invalid(&field, format_args!("{shown:?}"), expected)
             }
             // pika's may hold the password of a key file

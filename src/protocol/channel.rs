@@ -183,7 +183,8 @@ pub(crate) struct ChannelState {
 }
 
 impl ChannelState {
-    /// Its number is the session's to give.
+    /// Its number is the session's to give. Not inlined, since so many fields are set.
+    #[inline(never)]
     pub(crate) fn new(gate: Arc<Gate>, owner: Weak<dyn Any + Send + Sync>) -> Self {
         ChannelState {
             number: 0,

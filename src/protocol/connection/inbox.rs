@@ -191,8 +191,8 @@ impl Session {
         let Some(channel) = self.channel(place) else {
             return;
         };
-        let mut held: usize = channel.inbox.iter().map(weight).sum();
-        channel.inbox.clear();
+        let inbox = std::mem::take(&mut channel.inbox);
+        let mut held: usize = inbox.iter().map(weight).sum();
         channel.consumers.clear();
         if let Some(puller) = channel.puller.take() {
             held += puller.buffered.iter().map(message_weight).sum::<usize>();
