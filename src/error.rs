@@ -364,14 +364,14 @@ impl Error {
     }
 
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
-        Self::invalid_value(field, format_args!("{value}"), expected)
+        Self::invalid_value(field, &value, expected)
     }
 
     /// The same, made once for all types of values.
-    fn invalid_value(field: &str, value: fmt::Arguments<'_>, expected: &str) -> Self {
+    fn invalid_value(field: &str, value: &dyn fmt::Display, expected: &str) -> Self {
         Error::InvalidParameter {
             field: field.into(),
-            value: fmt::format(value).into(),
+            value: format!("{value}").into(),
             expected: expected.into(),
         }
     }
@@ -412,6 +412,11 @@ impl From<Fault> for Error {
 }
 
 impl Fault {
+    #[cold]
+    pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
+        Error::invalid(field, value, expected).into()
+    }
+
     /// An argument of the program's own cannot be put on the wire; nothing was sent.
     #[cold]
     pub(crate) fn unsendable(error: SyntaxError) -> Self {

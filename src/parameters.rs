@@ -133,7 +133,7 @@ impl ConnectionParameters {
     /// # Ok::<(), haypile::Error>(())
     /// ```
     pub fn from_url(url: impl AsRef<str>) -> Result<Self> {
-        crate::url::parse(url.as_ref())
+        Ok(crate::url::parse(url.as_ref())?)
     }
 
     /// The broker's host: a name or an address, IPv6 with or without brackets. Default: `localhost`.

@@ -10,14 +10,14 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
-use crate::error::{Error, Result};
+use crate::error::Fault;
 use crate::parameters::{has_space, ConnectionParameters, TcpOptions};
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
 use crate::{FieldTable, FieldValue};
 
 /// What was read, or what was expected in its place.
-type Read<T> = std::result::Result<T, &'static str>;
+type Read<T> = Result<T, &'static str>;
 
 /// What an `amqps` URL says about TLS.
 #[cfg(feature = "tls")]
@@ -51,9 +51,9 @@ macro_rules! escapes {
     };
 }
 
-pub(crate) fn parse(url: &str) -> Result<ConnectionParameters> {
+pub(crate) fn parse(url: &str) -> Result<ConnectionParameters, Fault> {
     let parts =
-        Parts::of(url).map_err(|(part, shown, expected)| Error::invalid(part, shown, expected))?;
+        Parts::of(url).map_err(|(part, shown, expected)| Fault::invalid(part, shown, expected))?;
     let mut read = Options::default();
     read.fill(&parts)?;
     #[cfg(feature = "tls")]
@@ -79,7 +79,7 @@ struct Parts<'u> {
 type Wrong<'u> = (&'static str, &'u str, &'static str);
 
 impl<'u> Parts<'u> {
-    fn of(url: &'u str) -> std::result::Result<Self, Wrong<'u>> {
+    fn of(url: &'u str) -> Result<Self, Wrong<'u>> {
         let expected_scheme = "a URL that begins with amqp:// or amqps:// is expected";
         let (scheme, rest) = cut(url, ':');
         let Some(rest) = rest.and_then(|rest| rest.strip_prefix("//")) else {
@@ -210,7 +210,7 @@ fn is_word(text: &str, most: usize, others: &[u8]) -> bool {
 }
 
 /// What the user name, the password and the mechanisms come to; `None` for the default.
-fn credentials(user_info: Option<&str>, mechanisms: &[Mechanism]) -> Result<Option<Credentials>> {
+fn credentials(user_info: Option<&str>, mechanisms: &[Mechanism]) -> Result<Option<Credentials>, Fault> {
     let external_alone = mechanisms == [Mechanism::External];
     let (username, password) = match user_info.map(|user_info| cut(user_info, ':')) {
         Some((username, Some(password))) => (username, password),
@@ -218,7 +218,7 @@ fn credentials(user_info: Option<&str>, mechanisms: &[Mechanism]) -> Result<Opti
         Some((username, None)) if external_alone => (username, ""),
         Some((_, None)) => {
             let expected = "a user name needs a password; an empty one is written user:@host";
-            return Err(Error::invalid("url password", "leaving it out", expected));
+            return Err(Fault::invalid("url password", "leaving it out", expected));
         }
         None if mechanisms.is_empty() => return Ok(None),
         None => ("guest", "guest"),
@@ -261,7 +261,7 @@ struct Options {
 }
 
 impl Options {
-    fn fill(&mut self, parts: &Parts<'_>) -> Result<()> {
+    fn fill(&mut self, parts: &Parts<'_>) -> Result<(), Fault> {
         self.tls = parts.tls;
         if !parts.host.is_empty() {
             self.parameters.host = decoded("url host", parts.host)?;
@@ -288,7 +288,7 @@ impl Options {
         Ok(())
     }
 
-    fn add(&mut self, name: &str, encoded: &str) -> Result<()> {
+    fn add(&mut self, name: &str, encoded: &str) -> Result<(), Fault> {
         if !is_option(name) {
             // a password cut at its question mark would end up here
             let shown = if is_word(name, 40, b"_-.") {
@@ -297,7 +297,7 @@ impl Options {
                 "the name given (not shown)"
             };
             let expected = concat!("the options are ", options!());
-            return Err(Error::invalid("url option", shown, expected));
+            return Err(Fault::invalid("url option", shown, expected));
         }
         // Dictionaries come out of Python's urlencode, which writes a space as '+'. Elsewhere a '+' is a '+'.
         let dictionary = name.ends_with("_options") || name == "client_properties";
@@ -315,10 +315,10 @@ impl Options {
             Ok(value) if !dictionary && !value.as_bytes().contains(&b'@') => {
                 let end = value.char_indices().nth(60).map(|(end, _)| end);
                 let shown = end.and_then(|end| value.get(..end)).unwrap_or(&value);
-                Error::invalid(&field, format_args!("{shown:?}"), expected)
+                Fault::invalid(&field, format_args!("{shown:?}"), expected)
             }
             // pika's may hold the password of a key file
-            _ => Error::invalid(&field, NOT_SHOWN, expected),
+            _ => Fault::invalid(&field, NOT_SHOWN, expected),
         })
     }
 
@@ -420,7 +420,7 @@ impl Options {
 
 #[cfg(feature = "tls")]
 impl UrlTls {
-    fn finish(self) -> Result<TlsOptions> {
+    fn finish(self) -> Result<TlsOptions, Fault> {
         let mut options = TlsOptions::new();
         if let Some(path) = self.cacertfile {
             options = options.ca_certificates_file(path);
@@ -432,7 +432,7 @@ impl UrlTls {
             (None, Some(_)) => {
                 let shown = "a key without a certificate";
                 let expected = "certfile is expected with it";
-                return Err(Error::invalid("url option keyfile", shown, expected));
+                return Err(Fault::invalid("url option keyfile", shown, expected));
             }
             (None, None) => options,
         };
@@ -581,8 +581,8 @@ fn is_digits(text: &str) -> bool {
 
 /// A part of the URL without its percent-encoding.
 #[inline(never)]
-fn decoded(part: &str, text: &str) -> Result<String> {
-    decode(text, b'+').map_err(|expected| Error::invalid(part, NOT_SHOWN, expected))
+fn decoded(part: &str, text: &str) -> Result<String, Fault> {
+    decode(text, b'+').map_err(|expected| Fault::invalid(part, NOT_SHOWN, expected))
 }
 
 /// Resolves percent-encoding. `plus` is what a '+' stands for.
