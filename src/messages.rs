@@ -120,12 +120,10 @@ impl fmt::Display for UnconfirmedReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.returned.len() + self.nacked.len() + self.pending.len();
         write!(f, "{total} not confirmed")?;
-        let returned: Vec<u64> = self
-            .returned
-            .iter()
-            .take(SHOWN)
-            .map(|(number, _)| *number)
-            .collect();
+        let mut returned = Vec::new();
+        for (number, _) in self.returned.iter().take(SHOWN) {
+            returned.push(*number);
+        }
         let groups = [
             (self.returned.len(), &returned[..], "returned"),
             (self.nacked.len(), &self.nacked[..], "refused"),

@@ -210,7 +210,10 @@ fn is_word(text: &str, most: usize, others: &[u8]) -> bool {
 }
 
 /// What the user name, the password and the mechanisms come to; `None` for the default.
-fn credentials(user_info: Option<&str>, mechanisms: &[Mechanism]) -> Result<Option<Credentials>, Fault> {
+fn credentials(
+    user_info: Option<&str>,
+    mechanisms: &[Mechanism],
+) -> Result<Option<Credentials>, Fault> {
     let external_alone = mechanisms == [Mechanism::External];
     let (username, password) = match user_info.map(|user_info| cut(user_info, ':')) {
         Some((username, Some(password))) => (username, password),

@@ -400,11 +400,13 @@ impl Link {
         let changed = std::mem::take(&mut session.changed);
         let everything = std::mem::take(&mut session.connection_changed);
         if !shared.waiters.is_empty() {
-            let homes: Vec<u64> = changed
-                .iter()
-                .filter_map(|place| Some(shared.session.channel(*place)?.home))
-                .filter(|home| *home != 0)
-                .collect();
+            let mut homes = Vec::new();
+            for place in &changed {
+                match shared.session.channel(*place) {
+                    Some(channel) if channel.home != 0 => homes.push(channel.home),
+                    _ => {}
+                }
+            }
             for Waiter {
                 thread, interest, ..
             } in &shared.waiters

@@ -103,7 +103,8 @@ impl Writer {
                 .map(|part| frame::body_prefix(channel, part.len() as u32))
                 .collect();
             let before = first.take().unwrap_or_default();
-            let mut slices: Vec<IoSlice<'_>> = before.chunks(PIECE).map(IoSlice::new).collect();
+            let mut slices: Vec<IoSlice<'_>> = Vec::new();
+            slices.extend(before.chunks(PIECE).map(IoSlice::new));
             for (part, prefix) in group.chunks(chunk).zip(&prefixes) {
                 slices.push(IoSlice::new(prefix));
                 slices.extend(part.chunks(PIECE).map(IoSlice::new));

@@ -178,12 +178,13 @@ impl Session {
 
     /// The owners of the channels that have nothing more to tell, and that nobody consumes on.
     pub(crate) fn idle_owners(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
-        self.channels
-            .iter()
-            .flatten()
-            .filter(|channel| channel.claims.is_empty() && channel.inbox.is_empty())
-            .filter_map(|channel| channel.owner.upgrade())
-            .collect()
+        let mut owners = Vec::new();
+        for channel in self.channels.iter().flatten() {
+            if channel.claims.is_empty() && channel.inbox.is_empty() {
+                owners.extend(channel.owner.upgrade());
+            }
+        }
+        owners
     }
 
     /// Drops what waits for the program on a channel that the program closed.
