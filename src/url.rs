@@ -189,16 +189,18 @@ fn same(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-fn is_option(name: &str) -> bool {
+/// The option of this name, as it stands in the list of all.
+fn known_option(name: &str) -> Option<&'static str> {
     let mut list = Some(options!());
     while let Some(rest) = list {
         let (option, others) = cut(rest, ',');
-        if option.trim_ascii_start() == name {
-            return true;
+        let option = option.trim_ascii_start();
+        if option == name {
+            return Some(option);
         }
         list = others;
     }
-    false
+    None
 }
 
 /// Whether this is a short word of ASCII letters, digits and these.
@@ -259,7 +261,7 @@ struct Options {
     #[cfg(feature = "tls")]
     tls_options: UrlTls,
     /// What has been set, so that nothing is set twice.
-    seen: Vec<String>,
+    seen: Vec<&'static str>,
     mechanisms: Vec<Mechanism>,
 }
 
@@ -292,7 +294,7 @@ impl Options {
     }
 
     fn add(&mut self, name: &str, encoded: &str) -> Result<(), Fault> {
-        if !is_option(name) {
+        let Some(option) = known_option(name) else {
             // a password cut at its question mark would end up here
             let shown = if is_word(name, 40, b"_-.") {
                 name
@@ -301,12 +303,12 @@ impl Options {
             };
             let expected = concat!("the options are ", options!());
             return Err(Fault::invalid("url option", shown, expected));
-        }
+        };
         // Dictionaries come out of Python's urlencode, which writes a space as '+'. Elsewhere a '+' is a '+'.
         let dictionary = name.ends_with("_options") || name == "client_properties";
         let value = decode(encoded, if dictionary { b' ' } else { b'+' });
         let wrong = match &value {
-            Ok(value) => self.set(name, value).err(),
+            Ok(value) => self.set(option, value).err(),
             Err(expected) => Some(*expected),
         };
         let Some(expected) = wrong else {
@@ -325,7 +327,7 @@ impl Options {
         })
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Read<()> {
+    fn set(&mut self, name: &'static str, value: &str) -> Read<()> {
         // two names, one parameter
         let what = if name == "connection_timeout" {
             "socket_timeout"
@@ -333,12 +335,12 @@ impl Options {
             name
         };
         if name != "auth_mechanism" {
-            if self.seen.iter().any(|seen| seen == what) {
+            if self.seen.contains(&what) {
                 return Err(
                     "each option is expected once (connection_timeout and socket_timeout are one)",
                 );
             }
-            self.seen.push(what.to_owned());
+            self.seen.push(what);
         }
         let parameters = &mut self.parameters;
         match name {
