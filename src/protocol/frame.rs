@@ -127,6 +127,9 @@ pub(crate) fn body_prefix(channel: u16, length: u32) -> [u8; PREFIX] {
 
 /// Reads the payload of a header frame: the size of the body that follows, and the properties.
 pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError> {
+    if let Some(header) = read_short_header(payload) {
+        return Ok(header);
+    }
     let mut reader = Reader::new(payload);
     let class = reader.short("the class id of a content header");
     if class != BASIC {
@@ -134,9 +137,19 @@ pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError>
     }
     reader.short("the weight of a content header");
     let body_size = reader.longlong("the body size of a content header");
-    let properties = Arrived::decode(&mut reader);
+    let properties = Arrived::many(&mut reader);
     reader.finish("a content header")?;
     Ok((body_size, properties))
+}
+
+/// Reads one with few properties, if nothing is wrong with it: most are like that, and read faster so.
+fn read_short_header(payload: &[u8]) -> Option<(u64, Arrived)> {
+    let (start, properties) = payload.split_first_chunk::<12>()?;
+    if BigEndian::read_u16(&start[..2]) != BASIC {
+        return None;
+    }
+    let body_size = BigEndian::read_u64(&start[4..]);
+    Some((body_size, Arrived::few(properties)?))
 }
 
 #[inline]

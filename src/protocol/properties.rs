@@ -201,19 +201,28 @@ pub(crate) enum Arrived {
 }
 
 impl Arrived {
-    /// Reads what [`encode`](BasicProperties::encode) writes.
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Self {
-        const DELIVERY_MODE: u16 = 1 << 12;
-        const PRIORITY: u16 = 1 << 11;
+    /// Reads what [`encode`](BasicProperties::encode) writes, if that is not much.
+    pub(crate) fn few(bytes: &[u8]) -> Option<Self> {
+        const MODE: u8 = 1 << 4;
+        const PRIORITY: u8 = 1 << 3;
+        const BOTH: u8 = MODE | PRIORITY;
+        let (mode, priority) = match *bytes {
+            [0, 0] => (None, None),
+            [MODE, 0, mode] => (Some(mode), None),
+            [PRIORITY, 0, priority] => (None, Some(priority)),
+            [BOTH, 0, mode, priority] => (Some(mode), Some(priority)),
+            _ => return None,
+        };
+        Some(Arrived::Few {
+            delivery_mode: mode.map(DeliveryMode::from),
+            priority,
+        })
+    }
+
+    /// Reads all that [`encode`](BasicProperties::encode) writes.
+    pub(crate) fn many(reader: &mut Reader<'_>) -> Self {
         let flags = reader.short("property flags");
-        if flags & !(DELIVERY_MODE | PRIORITY) != 0 {
-            return Arrived::Many(Arc::new(BasicProperties::decode(flags, reader)));
-        }
-        Arrived::Few {
-            delivery_mode: (flags & DELIVERY_MODE != 0)
-                .then(|| reader.octet("delivery_mode").into()),
-            priority: (flags & PRIORITY != 0).then(|| reader.octet("priority")),
-        }
+        Arrived::Many(Arc::new(BasicProperties::decode(flags, reader)))
     }
 }
 

@@ -121,7 +121,6 @@ impl Deref for Name<'_> {
 }
 
 impl Name<'_> {
-    /// What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
     /// The name at the front of some bytes, and what stands behind it.
     #[inline]
     pub(crate) fn first(bytes: &[u8]) -> Option<(Name<'_>, &[u8])> {
@@ -130,6 +129,7 @@ impl Name<'_> {
         Some((Name(text), rest))
     }
 
+    /// What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
     pub(crate) fn into_owned(self) -> String {
         match std::str::from_utf8(self.0) {
             Ok(text) => text.to_owned(),
@@ -171,6 +171,9 @@ impl PartialEq for Table<'_> {
 ///
 /// Every method takes the name of what is read, for the error. The first error is kept for `finish`; whatever is read
 /// after it is zero or empty, so that nobody has to look in between.
+///
+/// The methods are not inlined: together the fields of all AMQP methods would be much code. What must be fast is read without
+/// a `Reader` where nothing is wrong with it.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -327,7 +330,8 @@ impl<'a> Reader<'a> {
 
 /// Appends wire types to a buffer.
 ///
-/// Every method takes the name of what is written, for the error. The first error is kept for `finish`.
+/// Every method takes the name of what is written, for the error. The first error is kept for `finish`. As with `Reader`,
+/// little is inlined.
 #[derive(Debug)]
 pub(crate) struct Writer<'b> {
     out: &'b mut Vec<u8>,
@@ -409,7 +413,6 @@ impl<'b> Writer<'b> {
             return self.fail(SyntaxError::ShortStringTooLong { field, length });
         }
         self.next_bit = 0;
-        self.out.reserve(1 + length);
         self.out.push(length as u8);
         self.out.extend_from_slice(value);
     }
