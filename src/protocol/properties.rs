@@ -1,6 +1,5 @@
 //! The properties of a message (specification 1.8.1), and their bytes in a content header (4.2.6.1).
 
-use std::sync::Arc;
 
 use super::field_table::FieldTable;
 use super::field_value::FieldValue;
@@ -189,15 +188,14 @@ fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
 }
 
 /// Properties as they wait for the program: most messages carry none, or only a delivery mode and a priority, and are kept
-/// small for it. Those that carry more are never shared; they are behind an `Arc` because that is dropped by one function, a
-/// `Box` by as many copies of it as there are modules that drop messages.
+/// small for it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Arrived {
     Few {
         delivery_mode: Option<DeliveryMode>,
         priority: Option<u8>,
     },
-    Many(Arc<BasicProperties>),
+    Many(Box<BasicProperties>),
 }
 
 impl Arrived {
@@ -222,7 +220,7 @@ impl Arrived {
     /// Reads all that [`encode`](BasicProperties::encode) writes.
     pub(crate) fn many(reader: &mut Reader<'_>) -> Self {
         let flags = reader.short("property flags");
-        Arrived::Many(Arc::new(BasicProperties::decode(flags, reader)))
+        Arrived::Many(Box::new(BasicProperties::decode(flags, reader)))
     }
 }
 
@@ -237,7 +235,7 @@ impl From<Arrived> for BasicProperties {
                 priority,
                 ..BasicProperties::default()
             },
-            Arrived::Many(properties) => Arc::unwrap_or_clone(properties),
+            Arrived::Many(properties) => *properties,
         }
     }
 }
