@@ -183,7 +183,6 @@ impl Credentials {
         }
     }
 
-    /// Whether a login was erased, so that there is nothing left to log in with.
     /// Whether this is RabbitMQ's default user, whom it lets in from its own host only.
     pub(crate) fn is_guest(&self) -> bool {
         match self {

@@ -161,7 +161,7 @@ impl<'a> Round<'a> {
             let found = link.wait(self.dispatcher.into(), until, |shared| {
                 if !self.nested {
                     work.channel_events = shared.session.count_events(&self.dispatcher);
-                    work.connection_events = shared.session.events.len();
+                    work.connection_events = shared.session.count_connection_events();
                     if work.channel_events + work.connection_events > 0
                         || shared.session.has_unreported(&self.dispatcher)
                     {
@@ -237,7 +237,14 @@ fn run_connection_events(connection: &Connection, waiting: usize) -> Result<usiz
         }
     }
     for _ in 0..waiting {
-        let Some(event) = connection.link().lock().session.events.pop_front() else {
+        let event = {
+            let link = connection.link();
+            let mut shared = link.lock();
+            let event = shared.session.next_connection_event();
+            link.resume_if_paused(&mut shared);
+            event
+        };
+        let Some(event) = event else {
             break;
         };
         told += 1;

@@ -84,7 +84,7 @@ pub(crate) struct Session {
     pub(crate) end_told: bool,
     /// This end sent `connection.close` with this code and text.
     pub(crate) closing: Option<(u16, String)>,
-    pub(crate) events: VecDeque<ConnectionEvent>,
+    events: VecDeque<ConnectionEvent>,
     /// Somebody listens for them.
     pub(crate) wants_blocked: bool,
     /// The broker's reason, while it blocks the connection.
@@ -604,17 +604,15 @@ impl Session {
                 Ok(())
             }
             Method::ConnectionBlocked { reason } if number == 0 => {
-                self.blocked = Some(reason.into_owned().into());
-                self.events
-                    .push_back(ConnectionEvent::Blocked(reason.into_owned()));
+                let reason = reason.into_owned();
+                self.blocked = Some(reason.as_str().into());
+                self.push_connection_event(ConnectionEvent::Blocked(reason));
                 self.connection_changed = true;
                 Ok(())
             }
             Method::ConnectionUnblocked {} if number == 0 => {
                 self.blocked = None;
-                if self.wants_blocked {
-                    self.events.push_back(ConnectionEvent::Unblocked);
-                }
+                self.push_connection_event(ConnectionEvent::Unblocked);
                 self.connection_changed = true;
                 Ok(())
             }

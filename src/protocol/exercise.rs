@@ -158,6 +158,7 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
 /// Channel 1 has consumers, confirms and calls that wait; 2 is being opened, 3 has an iterator, 4 is being closed.
 fn busy_session() -> Session {
     let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
+    session.wants_blocked = true;
     for number in 1..=4 {
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);
@@ -232,7 +233,7 @@ fn take_all(session: &mut Session, told: &mut Told) {
             told.extend(answers.map(|(id, reply)| format!("{id}: {reply:?}")));
         }
     }
-    let events = session.events.drain(..);
+    let events = std::iter::from_fn(|| session.next_connection_event());
     told.connection
         .extend(events.map(|event| format!("{event:?}")));
     while let Some(closure) = session.take_unreported(&dispatcher) {

@@ -1,6 +1,5 @@
 //! The properties of a message (specification 1.8.1), and their bytes in a content header (4.2.6.1).
 
-
 use super::field_table::FieldTable;
 use super::field_value::FieldValue;
 use super::wire::{Name, Reader, SyntaxError, Writer};

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{message_weight, weight, Dispatcher, Session};
+use super::{message_weight, weight, ConnectionEvent, Dispatcher, Session, MESSAGE_OVERHEAD};
 use crate::error::Fault;
 use crate::protocol::channel::{Delivery, Incoming, Puller};
 
@@ -34,6 +34,25 @@ impl Session {
             }
         }
         self.touch(place);
+    }
+
+    pub(super) fn push_connection_event(&mut self, event: ConnectionEvent) {
+        if self.wants_blocked {
+            self.undelivered += MESSAGE_OVERHEAD;
+            self.events.push_back(event);
+        }
+    }
+
+    /// How many events that concern the connection as a whole wait now.
+    pub(crate) fn count_connection_events(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Takes the oldest event that concerns the connection as a whole.
+    pub(crate) fn next_connection_event(&mut self) -> Option<ConnectionEvent> {
+        let event = self.events.pop_front()?;
+        self.undelivered = self.undelivered.saturating_sub(MESSAGE_OVERHEAD);
+        Some(event)
     }
 
     /// How many events wait for this dispatcher now.

@@ -1,6 +1,7 @@
 //! What a broker may say on an open connection: whole, cut anywhere, spoilt, and made up.
 
 use super::random::Random;
+use crate::protocol::connection::{ConnectionEvent, Session};
 use crate::protocol::exercise::{self, told};
 use crate::protocol::frame::{self, write_body, write_header, write_method};
 use crate::protocol::method::Method;
@@ -291,4 +292,28 @@ fn random_streams() {
         }
         exercise::session(&bytes);
     }
+}
+
+/// A broker that says again and again that it blocks must not fill the memory of a program that does not listen.
+#[test]
+fn blocking_is_kept_only_for_those_who_listen() {
+    let mut bytes = method(
+        0,
+        &Method::ConnectionBlocked {
+            reason: "low on memory".into(),
+        },
+    );
+    bytes.extend(method(0, &Method::ConnectionUnblocked {}));
+    let mut session = Session::new(0, 0, "peer".into());
+    session.feed(&bytes.repeat(1000)).unwrap();
+    assert_eq!(session.next_connection_event(), None);
+
+    session.wants_blocked = true;
+    session.feed(&bytes).unwrap();
+    assert!(session.undelivered > 0);
+    let events: Vec<_> = std::iter::from_fn(|| session.next_connection_event()).collect();
+    let reason = "low on memory".to_owned();
+    let expected = [ConnectionEvent::Blocked(reason), ConnectionEvent::Unblocked];
+    assert_eq!(events, expected);
+    assert_eq!(session.undelivered, 0);
 }
