@@ -1,0 +1,647 @@
+//! Consumers and their callbacks; fetching; settling.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use super::{done, lock, Channel};
+use crate::consumer::Messages;
+use crate::dispatch::{self, CallbackResult, Round};
+use crate::error::{Fault, Result};
+use crate::io::wait::Shared;
+use crate::protocol::channel::{Consumer, Reply};
+use crate::protocol::method::Method;
+use crate::{
+    BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume,
+    ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message,
+};
+
+pub(crate) type MessageCallback =
+    dyn FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> Result<()> + Send;
+pub(super) type CancelCallback = dyn FnMut(&Channel, String) -> Result<()> + Send;
+
+/// A consumer's callback, unless it is being run.
+pub(super) struct MessageSlot {
+    pub(super) consumer_tag: String,
+    id: u64,
+    callback: Option<Box<MessageCallback>>,
+}
+
+/// A consumer's callback, taken from its place to run it.
+pub(crate) struct TakenCallback {
+    consumer_tag: String,
+    version: u64,
+    id: u64,
+    pub(crate) callback: Box<MessageCallback>,
+}
+
+impl Channel {
+    // ---- consumers
+
+    /// Registers a callback for the messages of a queue; answers the consumer's tag
+    /// (pika: `basic_consume(queue, on_message_callback, …)`; specification 1.8.3.3).
+    ///
+    /// The callback runs inside [`start_consuming`](Channel::start_consuming),
+    /// [`Connection::process_data_events`](crate::Connection::process_data_events) and the like, never by itself. It may
+    /// answer nothing or a [`Result`](crate::Result), whose error then ends that call.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # let channel = haypile::Connection::open("amqp://localhost")?.channel()?;
+    /// channel.basic_consume("task_queue", |channel, method, _properties, body| {
+    ///     println!(" [x] {}", String::from_utf8_lossy(&body));
+    ///     channel.basic_ack(method.delivery_tag)
+    /// })?;
+    /// channel.start_consuming()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::DuplicateConsumerTag`]; [`Error::ChannelClosedByBroker`] if there is no such queue (404) or it may not be
+    /// consumed (403); and as every call.
+    pub fn basic_consume<R: CallbackResult>(
+        &self,
+        request: impl Into<BasicConsume>,
+        mut callback: impl FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> R + Send + 'static,
+    ) -> Result<String> {
+        let BasicConsume {
+            queue,
+            auto_ack,
+            exclusive,
+            consumer_tag,
+            arguments,
+        } = request.into();
+        let callback: Box<MessageCallback> = Box::new(move |channel, method, properties, body| {
+            callback(channel, method, properties, body).into_result()
+        });
+        let consumer_tag = consumer_tag.unwrap_or_else(|| self.new_consumer_tag());
+        let place = self.handle.place;
+        let id = {
+            let mut shared = self.link().lock();
+            if self.is_ended() {
+                drop(shared);
+                return Err(self.closure().into());
+            }
+            let mut callbacks = lock(&self.handle.callbacks);
+            callbacks.next_slot += 1;
+            let id = callbacks.next_slot;
+            if let Some(channel) = shared.session.channel(place) {
+                let puller = channel.puller.as_ref();
+                let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
+                if pulled || channel.consumer(&consumer_tag).is_some() {
+                    return Err(Error::DuplicateConsumerTag { consumer_tag });
+                }
+                channel.consumers.push(Consumer {
+                    consumer_tag: consumer_tag.clone(),
+                    id,
+                    auto_ack,
+                });
+                channel.home = dispatch::thread_number();
+            }
+            // Before the broker knows of it, so that no message can come too early.
+            let slot = MessageSlot {
+                consumer_tag: consumer_tag.clone(),
+                id,
+                callback: Some(callback),
+            };
+            match callbacks.find(&consumer_tag) {
+                Ok(place) => callbacks.messages[place] = slot,
+                Err(place) => callbacks.messages.insert(place, slot),
+            }
+            id
+        };
+        let result = self.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments);
+        if let Err(error) = result {
+            drop(self.forget_consumer(&consumer_tag, id));
+            return Err(error);
+        }
+        Ok(consumer_tag)
+    }
+
+    pub(crate) fn new_consumer_tag(&self) -> String {
+        format!(
+            "ctag{}.{}",
+            self.handle.number,
+            uuid::Uuid::new_v4().simple()
+        )
+    }
+
+    pub(crate) fn subscribe(
+        &self,
+        queue: &str,
+        consumer_tag: &str,
+        auto_ack: bool,
+        exclusive: bool,
+        arguments: &FieldTable,
+    ) -> Result<()> {
+        let method = Method::BasicConsume {
+            queue: queue.into(),
+            consumer_tag: consumer_tag.into(),
+            no_local: false,
+            no_ack: auto_ack,
+            exclusive,
+            no_wait: false,
+            arguments: arguments.into(),
+        };
+        done(self.call(&method, (60, 21)))
+    }
+
+    pub(super) fn callbacks_changed(&self) {
+        self.handle.callbacks_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether a callback that was taken is still the one for this consumer.
+    pub(crate) fn is_current(&self, taken: &TakenCallback, consumer_tag: &str) -> bool {
+        taken.version == self.handle.callbacks_version.load(Ordering::Acquire)
+            && taken.consumer_tag == consumer_tag
+    }
+
+    /// Takes a consumer's callback to run it; `give_back` puts it in its place again.
+    pub(crate) fn take_callback(&self, consumer_tag: &str) -> Option<TakenCallback> {
+        let mut callbacks = lock(&self.handle.callbacks);
+        let slot = callbacks.slot(consumer_tag)?;
+        Some(TakenCallback {
+            consumer_tag: consumer_tag.to_owned(),
+            version: self.handle.callbacks_version.load(Ordering::Acquire),
+            id: slot.id,
+            callback: slot.callback.take()?,
+        })
+    }
+
+    /// Puts a callback in its place again. If its consumer is gone, it is answered, to be dropped without a lock: what it
+    /// captured is the program's own.
+    pub(crate) fn give_back(&self, taken: Option<TakenCallback>) -> Option<Box<MessageCallback>> {
+        let taken = taken?;
+        let mut callbacks = lock(&self.handle.callbacks);
+        let slot = callbacks.slot(&taken.consumer_tag);
+        match slot.filter(|slot| slot.id == taken.id) {
+            Some(slot) => {
+                slot.callback = Some(taken.callback);
+                None
+            }
+            None => Some(taken.callback),
+        }
+    }
+
+    /// Forgets a consumer; answers its callback, to be dropped without a lock.
+    #[must_use]
+    fn forget_consumer(&self, consumer_tag: &str, id: u64) -> Option<MessageSlot> {
+        let mut shared = self.link().lock();
+        self.forget_consumer_in(&mut shared, consumer_tag, id)
+    }
+
+    fn forget_consumer_in(
+        &self,
+        shared: &mut Shared,
+        consumer_tag: &str,
+        id: u64,
+    ) -> Option<MessageSlot> {
+        if let Some(channel) = shared.session.channel(self.handle.place) {
+            channel.remove_consumer(consumer_tag, id);
+        }
+        let mut callbacks = lock(&self.handle.callbacks);
+        let place = callbacks.find(consumer_tag).ok()?;
+        let ours = callbacks.messages[place].id == id;
+        let slot = ours.then(|| callbacks.messages.remove(place));
+        self.callbacks_changed();
+        slot
+    }
+
+    /// Cancels a consumer (pika: `basic_cancel`; specification 1.8.3.5).
+    ///
+    /// Messages that came for it and were not told to the callback go back to the queue. With automatic acknowledgement
+    /// they cannot, so they are answered here. An unknown tag is no error: nothing is answered, and a warning is logged.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
+        let place = self.handle.place;
+        let (consumer, pulled) = {
+            let mut shared = self.link().lock();
+            let channel = shared.session.channel(place);
+            let puller = channel.as_ref().and_then(|channel| channel.puller.as_ref());
+            let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
+            (
+                channel.and_then(|channel| channel.consumer(consumer_tag).cloned()),
+                pulled,
+            )
+        };
+        if self.is_ended() {
+            return Err(self.closure().into());
+        }
+        if pulled {
+            self.cancel()?;
+            return Ok(Vec::new());
+        }
+        let Some(consumer) = consumer else {
+            log::warn!(
+                "channel {}: there is no consumer {consumer_tag:?} to cancel",
+                self.handle.number
+            );
+            return Ok(Vec::new());
+        };
+        self.unsubscribe(consumer_tag)?;
+        let (undelivered, slot) = {
+            let mut shared = self.link().lock();
+            let slot = self.forget_consumer_in(&mut shared, consumer_tag, consumer.id);
+            if let Some(channel) = shared.session.channel(place) {
+                channel.cancelled_by_broker = None;
+            }
+            let undelivered = shared.session.take_undelivered(place, consumer_tag);
+            self.link().resume_if_paused(&mut shared);
+            (undelivered, slot)
+        };
+        drop(slot);
+        // Whoever is inside start_consuming may have nothing left to wait for.
+        self.link().poke();
+        if consumer.auto_ack {
+            return Ok(undelivered);
+        }
+        for (method, ..) in &undelivered {
+            self.basic_reject(method.delivery_tag)?;
+        }
+        Ok(Vec::new())
+    }
+
+    pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
+        done(self.call(
+            &Method::BasicCancel {
+                consumer_tag: consumer_tag.into(),
+                no_wait: false,
+            },
+            (60, 31),
+        ))
+    }
+
+    /// Runs callbacks until no consumer is left on this channel, and says why it ended (pika: `start_consuming`).
+    ///
+    /// # Errors
+    /// What a callback answered: everything stays as it is then, and the rest is delivered by the next call. What closed
+    /// the channel or the connection, unless this program did. [`Error::Reentrancy`] inside a callback.
+    pub fn start_consuming(&self) -> Result<ConsumingEnded> {
+        let link = self.link();
+        let round = Round::enter(&self.handle.connection, Some(self));
+        if round.is_nested() {
+            return Err(Error::Reentrancy {
+                call: "start_consuming",
+            });
+        }
+        let place = self.handle.place;
+        let thread = dispatch::thread_number();
+        {
+            let mut shared = link.lock();
+            if self.is_ended() {
+                drop(shared);
+                return Err(self.closure().into());
+            }
+            let Some(channel) = shared.session.channel(place) else {
+                return Ok(ConsumingEnded::Closed);
+            };
+            if channel.consumers.is_empty() {
+                return Ok(ConsumingEnded::NoConsumers);
+            }
+            channel.claims.push(thread);
+        }
+        let _claim = Claim {
+            channel: self,
+            thread,
+        };
+        let is_over = |shared: &mut Shared| {
+            let Some(channel) = shared.session.channel(place) else {
+                return true;
+            };
+            // What came before the end is told first, so that nothing is lost.
+            let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
+            over && channel.inbox.is_empty()
+        };
+        while round.run(None, is_over)? || !is_over(&mut link.lock()) {}
+        if let Some(end) = self.handle.gate.end.get() {
+            // Nothing will come any more; the callbacks may hold clones of this channel.
+            self.forget_callbacks();
+            return match **end {
+                Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {
+                    Ok(ConsumingEnded::Closed)
+                }
+                _ => Err(self.ended().into()),
+            };
+        }
+        let by_broker = link
+            .lock()
+            .session
+            .channel(place)
+            .and_then(|channel| channel.cancelled_by_broker.take());
+        Ok(match by_broker {
+            Some(consumer_tag) => ConsumingEnded::CancelledByBroker { consumer_tag },
+            None => ConsumingEnded::Cancelled,
+        })
+    }
+
+    /// Cancels all consumers of this channel, that of the iterator too, so that
+    /// [`start_consuming`](Channel::start_consuming) ends (pika: `stop_consuming`). One consumer alone is stopped with
+    /// [`basic_cancel`](Channel::basic_cancel).
+    ///
+    /// Messages with automatic acknowledgement that came and were not told are lost by this; cancel such consumers with
+    /// [`basic_cancel`](Channel::basic_cancel) to get them.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn stop_consuming(&self) -> Result<()> {
+        if self.is_ended() {
+            return Err(self.closure().into());
+        }
+        let (tags, pulled) = {
+            let mut shared = self.link().lock();
+            match shared.session.channel(self.handle.place) {
+                Some(channel) => (
+                    channel
+                        .consumers
+                        .iter()
+                        .map(|consumer| consumer.consumer_tag.clone())
+                        .collect(),
+                    channel.puller.is_some(),
+                ),
+                None => (Vec::new(), false),
+            }
+        };
+        if pulled {
+            self.cancel()?;
+        }
+        for tag in tags {
+            let lost = self.basic_cancel(&tag)?;
+            if !lost.is_empty() {
+                log::warn!(
+                    "consumer {tag:?} was stopped with {} acknowledged messages not told",
+                    lost.len()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a callback whenever the broker cancels a consumer of this channel, because its queue was deleted, say
+    /// (pika: `add_on_cancel_callback`; RabbitMQ's consumer cancel notification).
+    pub fn add_on_cancel_callback<R: CallbackResult>(
+        &self,
+        mut callback: impl FnMut(&Channel, String) -> R + Send + 'static,
+    ) {
+        let callback: Box<CancelCallback> =
+            Box::new(move |channel, tag| callback(channel, tag).into_result());
+        lock(&self.handle.callbacks)
+            .cancelled
+            .push(Arc::new(Mutex::new(callback)));
+        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+            channel.home = dispatch::thread_number();
+        }
+    }
+
+    pub(crate) fn tell_cancelled(&self, consumer_tag: &str) -> Result<()> {
+        let slot = {
+            let mut shared = self.link().lock();
+            let channel = shared.session.channel(self.handle.place);
+            let consumer = channel.and_then(|channel| channel.consumer(consumer_tag).cloned());
+            consumer.and_then(|consumer| {
+                let slot = self.forget_consumer_in(&mut shared, consumer_tag, consumer.id);
+                if let Some(channel) = shared.session.channel(self.handle.place) {
+                    channel.cancelled_by_broker = Some(consumer_tag.to_owned());
+                }
+                slot
+            })
+        };
+        drop(slot);
+        let callbacks = lock(&self.handle.callbacks).cancelled.clone();
+        callbacks
+            .iter()
+            .try_for_each(|callback| lock(callback)(self, consumer_tag.to_owned()))
+    }
+
+    /// The messages of a queue as an iterator (pika: `consume`).
+    ///
+    /// It waits for each message, and runs callbacks meanwhile. It ends when [`cancel`](Channel::cancel) was called, when
+    /// the broker cancelled the consumer, or when nothing came within the inactivity timeout; asked again, it waits anew.
+    /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # use haypile::{Connection, Consume};
+    /// # use std::time::Duration;
+    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
+    /// let patience = Consume::new("task_queue").inactivity_timeout(Duration::from_secs(5));
+    /// for message in channel.consume(patience)? {
+    ///     let (method, _properties, body) = message?;
+    ///     println!("{}", String::from_utf8_lossy(&body));
+    ///     channel.basic_ack(method.delivery_tag)?;
+    /// }
+    /// let requeued = channel.cancel()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the channel has an iterator over another queue or with other flags (pika:
+    /// `ValueError`); [`Error::ChannelClosedByBroker`] if there is no such queue; and as every call.
+    pub fn consume(&self, request: impl Into<Consume>) -> Result<Messages> {
+        Messages::start(self, request.into())
+    }
+
+    /// Ends the [`consume`](Channel::consume) iterator: cancels its consumer and gives back what it had not yielded
+    /// (pika: `cancel`). Answers how many messages went back to the queue.
+    ///
+    /// With automatic acknowledgement nothing can go back; iterate to the end first if nothing may be lost.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn cancel(&self) -> Result<usize> {
+        crate::consumer::cancel(self)
+    }
+
+    /// How many messages the iterator has at hand without waiting (pika: `get_waiting_message_count`).
+    pub fn get_waiting_message_count(&self) -> usize {
+        let mut shared = self.link().lock();
+        let channel = shared.session.channel(self.handle.place);
+        channel
+            .and_then(|channel| channel.puller.as_ref())
+            .map_or(0, |puller| puller.buffered.len())
+    }
+
+    /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`).
+    pub fn consumer_tags(&self) -> Vec<String> {
+        let mut shared = self.link().lock();
+        let Some(channel) = shared.session.channel(self.handle.place) else {
+            return Vec::new();
+        };
+        let pulled = channel
+            .puller
+            .iter()
+            .map(|puller| puller.consumer_tag.clone());
+        channel
+            .consumers
+            .iter()
+            .map(|consumer| consumer.consumer_tag.clone())
+            .chain(pulled)
+            .collect()
+    }
+
+    // ---- fetching and settling
+
+    /// Fetches one message, if there is one (pika: `basic_get`; specification 1.8.3.10).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] if there is no such queue, and as every call.
+    pub fn basic_get(
+        &self,
+        request: impl Into<BasicGet>,
+    ) -> Result<Option<(GetOk, BasicProperties, Vec<u8>)>> {
+        let BasicGet { queue, auto_ack } = request.into();
+        match self.call(
+            &Method::BasicGet {
+                queue: (&queue).into(),
+                no_ack: auto_ack,
+            },
+            (60, 71),
+        )? {
+            Reply::Got(got) => Ok(got.map(|message| {
+                let (method, properties, body) = *message;
+                (method, properties.into(), body)
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    /// Acknowledges a message, or all up to it with [`multiple`](BasicAck::multiple) (pika: `basic_ack`; specification
+    /// 1.8.3.13).
+    ///
+    /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. As long as all messages of
+    /// the channel are settled in the order in which they came, acknowledgements that go out together go out as one with
+    /// `multiple`, which says the same and costs the broker much less. A tag that the broker does not know makes it close the
+    /// channel, which shows at a later call.
+    ///
+    /// # Errors
+    /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`.
+    pub fn basic_ack(&self, request: impl Into<BasicAck>) -> Result<()> {
+        let BasicAck {
+            delivery_tag,
+            multiple,
+        } = request.into();
+        self.settle(&Method::BasicAck {
+            delivery_tag,
+            multiple,
+        })
+    }
+
+    /// Refuses a message, or all up to it, which goes back to the queue unless [`requeue`](BasicNack::requeue) is turned
+    /// off (pika: `basic_nack`; RabbitMQ's `basic.nack`).
+    ///
+    /// # Errors
+    /// As [`basic_ack`](Channel::basic_ack).
+    pub fn basic_nack(&self, request: impl Into<BasicNack>) -> Result<()> {
+        let BasicNack {
+            delivery_tag,
+            multiple,
+            requeue,
+        } = request.into();
+        self.settle(&Method::BasicNack {
+            delivery_tag,
+            multiple,
+            requeue,
+        })
+    }
+
+    /// Refuses one message, which goes back to the queue unless [`requeue`](BasicReject::requeue) is turned off
+    /// (pika: `basic_reject`; specification 1.8.3.14).
+    ///
+    /// # Errors
+    /// As [`basic_ack`](Channel::basic_ack).
+    pub fn basic_reject(&self, request: impl Into<BasicReject>) -> Result<()> {
+        let BasicReject {
+            delivery_tag,
+            requeue,
+        } = request.into();
+        self.settle(&Method::BasicReject {
+            delivery_tag,
+            requeue,
+        })
+    }
+
+    /// Makes the broker deliver again what this channel has not acknowledged, to any consumer if `requeue`
+    /// (pika: `basic_recover`; specification 1.8.3.16). RabbitMQ knows only `true`.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn basic_recover(&self, requeue: bool) -> Result<()> {
+        done(self.call(&Method::BasicRecover { requeue }, (60, 111)))
+    }
+
+    /// Limits how many unacknowledged messages the broker sends ahead (pika: `basic_qos`; specification 1.8.3.1).
+    ///
+    /// `channel.basic_qos(1)` is fair dispatch: a consumer gets the next message when it has acknowledged the last.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn basic_qos(&self, request: impl Into<BasicQos>) -> Result<()> {
+        let BasicQos {
+            prefetch_size,
+            prefetch_count,
+            global,
+        } = request.into();
+        done(self.call(
+            &Method::BasicQos {
+                prefetch_size,
+                prefetch_count,
+                global,
+            },
+            (60, 11),
+        ))
+    }
+
+    /// Gathers what settles messages.
+    fn settle(&self, method: &Method<'_>) -> Result<()> {
+        let link = self.link();
+        let handle = &*self.handle;
+        if !handle.gate.is_open() {
+            return Err(self.closure().into());
+        }
+        let mut closed = false;
+        let write = |out: &mut Vec<u8>, appended| {
+            closed = !handle.gate.is_open();
+            if !closed {
+                let acks = &handle.gate.acks;
+                acks.write(out, appended, handle.number, method)
+                    .map_err(Fault::unsendable)?;
+            }
+            Ok(())
+        };
+        let sent = link.outgoing.append_at(link, link.rpc_timeout, write);
+        if closed {
+            return Err(self.closure().into());
+        }
+        Ok(sent?)
+    }
+}
+
+/// While a thread is inside `start_consuming`, the channel's callbacks are its own.
+pub(crate) struct Claim<'a> {
+    channel: &'a Channel,
+    thread: u64,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some(channel) = self
+            .channel
+            .link()
+            .lock()
+            .session
+            .channel(self.channel.place())
+        {
+            if let Some(at) = channel
+                .claims
+                .iter()
+                .position(|thread| *thread == self.thread)
+            {
+                channel.claims.swap_remove(at);
+            }
+        }
+        // What is left there may be told by others now.
+        self.channel.link().poke();
+    }
+}

@@ -1,0 +1,261 @@
+//! Publishing, confirms and returned messages.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use super::{done, lock, Channel};
+use crate::dispatch::{self, CallbackResult};
+use crate::error::{Fault, Result};
+use crate::io::wait::{after, Interest};
+use crate::io::writer::DIRECT_BODY;
+use crate::protocol::channel::Mandatory;
+use crate::protocol::confirms::Outcome;
+use crate::protocol::connection::fingerprint;
+use crate::protocol::frame;
+use crate::protocol::method::Method;
+use crate::publisher::Publisher;
+use crate::{BasicProperties, Error, Publish, Return, ReturnedMessage};
+
+pub(super) type ReturnCallback =
+    dyn FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> Result<()> + Send;
+
+impl Channel {
+    /// Sends a message; answers its number in confirm mode, else 0.
+    pub(crate) fn send_message(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        publish: &Publish<'_>,
+        waits: bool,
+    ) -> Result<u64, Fault> {
+        let link = self.link();
+        let handle = &*self.handle;
+        let gate = &*handle.gate;
+        let frame_max = link.negotiated.frame_max as usize;
+        let chunk = frame_max - frame::FRAME_OVERHEAD;
+        let direct = body.len() >= DIRECT_BODY;
+        // Before the lock, unless the mode is turned on just now.
+        let expected = publish.mandatory && gate.confirming.load(Ordering::Acquire);
+        let content = expected.then(|| fingerprint(exchange, routing_key, body));
+        if !gate.is_open() {
+            return Err(self.closure());
+        }
+        let mut closed = false;
+        let mut sequence = 0;
+        let write = |out: &mut Vec<u8>| {
+            if !gate.is_open() {
+                closed = true;
+                return Ok(());
+            }
+            let start = out.len();
+            let method = Method::BasicPublish {
+                exchange: exchange.into(),
+                routing_key: routing_key.into(),
+                mandatory: publish.mandatory,
+                immediate: false,
+            };
+            frame::write_method(out, handle.number, &method).map_err(Fault::unsendable)?;
+            let header = out.len();
+            if let Err(error) =
+                frame::write_header(out, handle.number, body.len() as u64, &publish.properties)
+            {
+                out.truncate(start);
+                return Err(Fault::unsendable(error));
+            }
+            let size = out.len() - header;
+            if size > frame_max {
+                out.truncate(start);
+                let all = "all properties and headers";
+                return Err(Fault::too_large("properties", size, all, frame_max));
+            }
+            if !direct && !body.is_empty() {
+                for part in body.chunks(chunk) {
+                    frame::write_body(out, handle.number, part);
+                }
+            }
+            if gate.confirming.load(Ordering::Relaxed) {
+                sequence = gate.published.load(Ordering::Relaxed) + 1;
+                gate.published.store(sequence, Ordering::Release);
+                if publish.mandatory {
+                    let content =
+                        content.unwrap_or_else(|| fingerprint(exchange, routing_key, body));
+                    lock(&gate.mandatory).push_back(Mandatory { sequence, content });
+                }
+            }
+            Ok(())
+        };
+        let sent = if direct {
+            link.outgoing
+                .append_body(link, link.rpc_timeout, handle.number, body, chunk, write)
+        } else if waits {
+            link.outgoing.append_quietly(write)
+        } else {
+            link.outgoing.append(link, link.rpc_timeout, write)
+        };
+        if closed {
+            return Err(self.closure());
+        }
+        sent.map(|()| sequence)
+    }
+
+    /// Publishes a message without properties (pika: `basic_publish(exchange, routing_key, body)`; specification
+    /// 1.8.3.7).
+    ///
+    /// The exchange `""` is the default exchange, whose routing keys are names of queues. Without confirms this only hands
+    /// the message to the connection, which sends it within a few milliseconds; a mistake such as a missing exchange closes
+    /// the channel later. After [`confirm_delivery`](Channel::confirm_delivery) it waits until the broker has taken the message. For
+    /// many messages with confirms, see [`publisher`](Channel::publisher).
+    ///
+    /// # Errors
+    /// [`Error::ShortStringTooLong`] for a name over 255 bytes (nothing is sent then); [`Error::Nack`] and
+    /// [`Error::Unroutable`] in confirm mode; [`Error::Timeout`] if there was no room to send, or no confirmation, within
+    /// `rpc_timeout`; what closed the channel or the connection.
+    pub fn basic_publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        self.basic_publish_with(exchange, routing_key, body, Publish::new())
+    }
+
+    /// Publishes a message with properties, or as mandatory
+    /// (pika: `basic_publish(exchange, routing_key, body, properties, mandatory)`).
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # use haypile::{BasicProperties, Connection, DeliveryMode, Publish};
+    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
+    /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+    /// channel.basic_publish_with("", "task_queue", "kept on disk", &persistent)?;
+    /// channel.basic_publish_with("", "task_queue", "or told", Publish::new().mandatory(true).properties(&persistent))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`basic_publish`](Channel::basic_publish).
+    pub fn basic_publish_with<'p>(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+        publish: impl Into<Publish<'p>>,
+    ) -> Result<()> {
+        self.publish(exchange, routing_key, body.as_ref(), publish.into())
+    }
+
+    /// The same, made once for all types of messages.
+    fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        publish: Publish<'_>,
+    ) -> Result<()> {
+        let waits = self.handle.gate.confirming.load(Ordering::Acquire);
+        let sequence = self.send_message(exchange, routing_key, body, &publish, waits)?;
+        match sequence {
+            0 => Ok(()),
+            sequence => self.wait_for_confirm(sequence),
+        }
+    }
+
+    fn wait_for_confirm(&self, sequence: u64) -> Result<()> {
+        let link = self.link();
+        let place = self.handle.place;
+        let outcome = link.wait(
+            Interest::channel(place),
+            Some(after(link.rpc_timeout)),
+            |shared| {
+                let channel = shared.session.channel(place)?;
+                match channel.confirms.take(sequence) {
+                    Some(outcome) => Some(Some(outcome)),
+                    None if channel.gate.end.get().is_some() => Some(None),
+                    None => None,
+                }
+            },
+        );
+        match outcome {
+            Some(Some(Outcome::Acked)) => Ok(()),
+            Some(Some(Outcome::Returned(messages))) => Err(Error::unroutable(messages)),
+            Some(Some(Outcome::Nacked(messages))) => Err(Error::nack(messages)),
+            Some(None) => Err(self.ended().into()),
+            None => Err(self.time_is_up("the broker's confirmation").into()),
+        }
+    }
+
+    /// Lets the broker confirm every message from now on (pika: `confirm_delivery`; RabbitMQ's `confirm.select`).
+    ///
+    /// A second call does nothing but log an error, as in pika.
+    ///
+    /// # Errors
+    /// [`Error::MethodNotImplemented`] if the server has no confirms, and as every call.
+    pub fn confirm_delivery(&self) -> Result<()> {
+        if self.handle.gate.confirming.load(Ordering::Acquire) {
+            log::error!(
+                "channel {}: confirm_delivery was called before",
+                self.handle.number
+            );
+            return Ok(());
+        }
+        self.start_confirming()
+    }
+
+    pub(crate) fn start_confirming(&self) -> Result<()> {
+        if !self.handle.connection.publisher_confirms_supported() {
+            return Err(Error::MethodNotImplemented {
+                capability: "publisher confirms",
+            });
+        }
+        done(self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)))
+    }
+
+    /// Publishes many messages with confirms: waits only while `window` of them are unconfirmed. Turns confirms on if they
+    /// are off. Has no counterpart in pika.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for a window of 0, and as [`confirm_delivery`](Channel::confirm_delivery).
+    pub fn publisher(&self, window: usize) -> Result<Publisher> {
+        if window == 0 {
+            return Err(Error::invalid("window", 0, "at least 1 is expected"));
+        }
+        if !self.handle.gate.confirming.load(Ordering::Acquire) {
+            self.start_confirming()?;
+        }
+        Ok(Publisher::new(self.clone(), window as u64))
+    }
+
+    /// Runs a callback for each returned message (pika: `add_on_return_callback`; specification 1.8.3.9).
+    ///
+    /// The broker returns messages published as mandatory that no queue took, in confirm mode too.
+    pub fn add_on_return_callback<R: CallbackResult>(
+        &self,
+        mut callback: impl FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> R + Send + 'static,
+    ) {
+        let callback: Box<ReturnCallback> = Box::new(move |channel, method, properties, body| {
+            callback(channel, method, properties, body).into_result()
+        });
+        lock(&self.handle.callbacks)
+            .returned
+            .push(Arc::new(Mutex::new(callback)));
+        let mut shared = self.link().lock();
+        if let Some(channel) = shared.session.channel(self.handle.place) {
+            channel.wants_returns = true;
+            channel.home = dispatch::thread_number();
+        }
+    }
+
+    pub(crate) fn tell_returned(&self, returned: &ReturnedMessage) -> Result<()> {
+        let callbacks = lock(&self.handle.callbacks).returned.clone();
+        callbacks.iter().try_for_each(|callback| {
+            let ReturnedMessage {
+                method,
+                properties,
+                body,
+            } = returned.clone();
+            lock(callback)(self, method, properties, body)
+        })
+    }
+}
