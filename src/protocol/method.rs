@@ -77,9 +77,14 @@ macro_rules! methods {
         impl<'a> Method<'a> {
             /// Reads class id, method id and arguments, which must fill the payload.
             pub(crate) fn decode(payload: &'a [u8]) -> Result<Method<'a>, SyntaxError> {
-                if let Some(deliver) = deliver(payload) {
-                    return Ok(deliver);
+                match deliver(payload) {
+                    Some(deliver) => Ok(deliver),
+                    None => Method::decode_by_table(payload),
                 }
+            }
+
+            /// The same, for every method.
+            pub(super) fn decode_by_table(payload: &'a [u8]) -> Result<Method<'a>, SyntaxError> {
                 let mut reader = Reader::new(payload);
                 let class = reader.short("the class id of a method");
                 let method = reader.short("the id of a method");
@@ -105,14 +110,18 @@ macro_rules! methods {
             pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
                 match *self {
                     Method::BasicPublish { exchange, routing_key, mandatory, immediate } => {
-                        return publish(out, exchange, routing_key, mandatory, immediate);
+                        publish(out, exchange, routing_key, mandatory, immediate)
                     }
                     Method::BasicAck { delivery_tag, multiple } => {
                         ack(out, delivery_tag, multiple);
-                        return Ok(());
+                        Ok(())
                     }
-                    _ => {}
+                    _ => self.encode_by_table(out),
                 }
+            }
+
+            /// The same, for every method.
+            pub(super) fn encode_by_table(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
                 let (class, method) = self.id();
                 out.extend_from_slice(&ids(class, method));
                 let mut writer = Writer::new(out);

@@ -2,6 +2,10 @@
 
 use super::golden_lines;
 use crate::protocol::exercise;
+use crate::protocol::method::Method;
+use crate::protocol::properties::Arrived;
+use crate::protocol::wire::Reader;
+use crate::BasicProperties;
 
 /// A small generator of pseudo-random numbers (xorshift), so that each run tries the same.
 pub(super) struct Random(pub(super) u64);
@@ -144,4 +148,68 @@ fn value(random: &mut Random, out: &mut Vec<u8>, depth: usize) {
         }
     };
     out.extend((0..length).map(|_| random.next() as u8));
+}
+
+/// What comes with each message has code of its own beside the table of methods: both must read and write the same.
+#[test]
+fn the_fast_ways_agree_with_the_table() {
+    let mut random = Random(0x5EED_000A);
+    let names: Vec<String> = [0, 1, 20, 255, 256].map(|length| "n".repeat(length)).into();
+    let mut agreed = 0;
+    for _ in 0..20_000 {
+        let mut name = || names[random.below(names.len())].as_str().into();
+        let (exchange, routing_key) = (name(), name());
+        let (delivery_tag, bits) = (random.next(), random.below(4));
+        let (mandatory, immediate) = (bits & 1 == 1, bits & 2 == 2);
+        let publish = Method::BasicPublish {
+            exchange,
+            routing_key,
+            mandatory,
+            immediate,
+        };
+        let ack = Method::BasicAck {
+            delivery_tag,
+            multiple: mandatory,
+        };
+        for method in [publish, ack] {
+            let (mut fast, mut table) = (Vec::new(), Vec::new());
+            let result = method.encode(&mut fast);
+            assert_eq!(result, method.encode_by_table(&mut table));
+            if result.is_ok() {
+                assert_eq!(fast, table);
+            }
+        }
+
+        let mut deliver = vec![0, 60, 0, 60];
+        for length in [random.below(9), 9, random.below(3), random.below(9)] {
+            if length != 9 {
+                deliver.push(length as u8);
+            }
+            deliver.extend((0..length).map(|_| random.byte()));
+        }
+        match random.below(4) {
+            0 => deliver.truncate(random.below(deliver.len())),
+            1 => deliver.push(random.byte()),
+            _ => {}
+        }
+        let read = Method::decode(&deliver);
+        assert_eq!(read, Method::decode_by_table(&deliver));
+        agreed += usize::from(read.is_ok());
+    }
+    assert!(agreed > 5_000, "{agreed}");
+
+    let mut few = 0;
+    for flags in 0..=u16::MAX {
+        for length in 0..4 {
+            let bytes = [&flags.to_be_bytes()[..], &[1, 9, 2][..length]].concat();
+            if let Some(arrived) = Arrived::few(&bytes) {
+                let mut reader = Reader::new(&bytes);
+                let many = Arrived::many(&mut reader);
+                reader.finish("properties").unwrap();
+                assert_eq!(BasicProperties::from(arrived), many.into());
+                few += 1;
+            }
+        }
+    }
+    assert_eq!(few, 4);
 }
