@@ -6,15 +6,18 @@
 //! What is wrong is passed on as the text of what was expected, which owns nothing, and becomes an error in few places: a
 //! program that never sees one carries little code for it.
 
+mod literals;
+
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use self::literals::dictionary;
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 use crate::error::Fault;
 use crate::parameters::{has_space, ConnectionParameters, TcpOptions};
+use crate::FieldTable;
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
-use crate::{FieldTable, FieldValue};
 
 /// What was read, or what was expected in its place.
 type Read<T> = Result<T, &'static str>;
@@ -413,7 +416,7 @@ impl Options {
             #[cfg(feature = "tls")]
             (true, false) if name == "ssl_options" => match dictionary(value)? {
                 Some(options) => self.tls_options.set_from_dictionary(&options),
-                None => Err(DICTIONARY),
+                None => Err(literals::DICTIONARY),
             },
             #[cfg(feature = "tls")]
             (true, false) => self.tls_options.set(name, value),
@@ -492,7 +495,7 @@ impl UrlTls {
                 (Some(text), _) => self.set(name, text)?,
                 (_, Some(true)) if name == "verify" => self.set(name, "verify_peer")?,
                 (_, Some(false)) if name == "verify" => self.set(name, "verify_none")?,
-                _ if *value == FieldValue::Void => {}
+                _ if *value == crate::FieldValue::Void => {}
                 _ => return Err("texts are expected"),
             }
         }
@@ -615,246 +618,10 @@ fn hexadecimal(bytes: &mut std::str::Bytes<'_>, digits: usize) -> Option<u32> {
     Some(number)
 }
 
-const DICTIONARY: &str = "a dictionary is expected";
-
-/// A Python or JSON dictionary; nothing for Python's `None`, which is the default there.
-fn dictionary(text: &str) -> Read<Option<FieldTable>> {
-    match LiteralReader::read(text)? {
-        FieldValue::Void => Ok(None),
-        FieldValue::Table(table) => Ok(Some(table)),
-        _ => Err(DICTIONARY),
-    }
-}
-
-/// How deep lists and dictionaries may be nested, so that no text can exhaust the stack.
-const DEPTH: usize = 16;
-
-/// Reads Python and JSON literals, as values of a table.
-struct LiteralReader<'a> {
-    rest: &'a str,
-}
-
-impl LiteralReader<'_> {
-    /// The literal that is the whole text.
-    fn read(text: &str) -> Read<FieldValue> {
-        let mut reader = LiteralReader { rest: text };
-        let value = reader.value(DEPTH)?;
-        match reader.next() {
-            None => Ok(value),
-            Some(_) => Err("the end is expected after the closing bracket"),
-        }
-    }
-
-    /// What comes next, after spaces.
-    #[inline(never)]
-    fn next(&mut self) -> Option<u8> {
-        self.rest = self.rest.trim_ascii_start();
-        self.rest.bytes().next()
-    }
-
-    /// Takes this ASCII character, if it comes next.
-    fn take(&mut self, byte: u8) -> bool {
-        let found = self.next() == Some(byte);
-        if found {
-            self.rest = &self.rest[1..];
-        }
-        found
-    }
-
-    fn value(&mut self, depth: usize) -> Read<FieldValue> {
-        if depth == 0 {
-            return Err("at most 16 levels of nesting are expected");
-        }
-        match self.next() {
-            Some(b'{') => self.dictionary(depth),
-            Some(b'[') => self.list(b']', depth),
-            Some(b'(') => self.list(b')', depth),
-            Some(b'\'' | b'"') => Ok(self.text()?.into()),
-            Some(b'-' | b'+' | b'.' | b'0'..=b'9') => self.number(),
-            Some(_) => self.word(),
-            None => Err("a Python or JSON dictionary is expected"),
-        }
-    }
-
-    fn dictionary(&mut self, depth: usize) -> Read<FieldValue> {
-        self.take(b'{');
-        let mut entries = FieldTable::new();
-        while !self.take(b'}') {
-            if !matches!(self.next(), Some(b'\'' | b'"')) {
-                return Err("keys in quotes are expected");
-            }
-            let key = self.text()?;
-            if !self.take(b':') {
-                return Err("a ':' is expected after a key");
-            }
-            let value = self.value(depth - 1)?;
-            if entries.insert(key, value).is_some() {
-                return Err("each key is expected once");
-            }
-            if !self.take(b',') && self.next() != Some(b'}') {
-                return Err("',' or '}' is expected after an entry");
-            }
-        }
-        Ok(FieldValue::Table(entries))
-    }
-
-    fn list(&mut self, end: u8, depth: usize) -> Read<FieldValue> {
-        self.rest = &self.rest[1..];
-        let mut values = Vec::new();
-        while !self.take(end) {
-            values.push(self.value(depth - 1)?);
-            if !self.take(b',') && self.next() != Some(end) {
-                return Err("',' or the closing bracket is expected after an item of a list");
-            }
-        }
-        Ok(FieldValue::Array(values))
-    }
-
-    fn text(&mut self) -> Read<String> {
-        const UNFINISHED: &str = "a closing quote is expected";
-        const ESCAPE: &str =
-            "of escapes, \\\\ \\' \\\" \\/ \\n \\r \\t \\xhh and \\uhhhh are expected";
-        let mut text = Vec::new();
-        let mut bytes = self.rest.bytes();
-        let quote = bytes.next();
-        loop {
-            let byte = bytes.next();
-            if byte == quote {
-                break;
-            }
-            let plain = match byte.ok_or(UNFINISHED)? {
-                b'\\' => match bytes.next().ok_or(UNFINISHED)? {
-                    c @ (b'\\' | b'\'' | b'"' | b'/') => c,
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    kind @ (b'x' | b'u') => {
-                        let code = hexadecimal(&mut bytes, if kind == b'x' { 2 } else { 4 });
-                        let c = code.and_then(char::from_u32).ok_or(ESCAPE)?;
-                        text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-                        continue;
-                    }
-                    _ => return Err(ESCAPE),
-                },
-                byte => byte,
-            };
-            text.push(plain);
-        }
-        self.rest = &self.rest[self.rest.len() - bytes.len()..];
-        String::from_utf8(text).map_err(|_| ESCAPE)
-    }
-
-    fn number(&mut self) -> Read<FieldValue> {
-        let mut bytes = self.rest.bytes();
-        let end = bytes.position(|b| !(b.is_ascii_alphanumeric() || b"+-._".contains(&b)));
-        let (text, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-        self.rest = rest;
-        let (negative, text) = match text.as_bytes().first() {
-            Some(b'-') => (true, &text[1..]),
-            Some(b'+') => (false, &text[1..]),
-            _ => (false, text),
-        };
-        if !text.is_empty() && is_digits(text) {
-            const TOO_LARGE: &str = "a number has more than 64 bits";
-            let number = whole_number(text).ok_or(TOO_LARGE)?;
-            let signed = if negative {
-                0i64.checked_sub_unsigned(number).ok_or(TOO_LARGE)?
-            } else {
-                match i64::try_from(number) {
-                    Ok(number) => number,
-                    Err(_) => return Ok(number.into()),
-                }
-            };
-            // the smallest type that holds it, as in pika
-            return Ok(match i32::try_from(signed) {
-                Ok(small) => small.into(),
-                Err(_) => signed.into(),
-            });
-        }
-        match fraction(text) {
-            Some(number) => Ok(FieldValue::F64(if negative { -number } else { number })),
-            None => Err("finite decimal numbers of at most 15 digits are expected"),
-        }
-    }
-
-    fn word(&mut self) -> Read<FieldValue> {
-        let mut bytes = self.rest.bytes();
-        let end = bytes.position(|b| !(b.is_ascii_alphanumeric() || b == b'_' || !b.is_ascii()));
-        let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-        self.rest = rest;
-        match word {
-            "True" | "true" => Ok(FieldValue::Bool(true)),
-            "False" | "false" => Ok(FieldValue::Bool(false)),
-            "None" | "null" => Ok(FieldValue::Void),
-            _ => Err(
-                "numbers, texts in quotes, True, False, None, lists and dictionaries are expected",
-            ),
-        }
-    }
-}
-
-/// A number with a point or an exponent. As long as all digits together and the power of ten are numbers that an `f64`
-/// holds exactly, their product or quotient is the nearest one; more digits than that nobody writes into a URL.
-fn fraction(text: &str) -> Option<f64> {
-    const MOST: u64 = 1_000_000_000_000_000;
-    let (digits, exponent) = match text.bytes().position(|b| b == b'e' || b == b'E') {
-        Some(at) => (&text[..at], text[at + 1..].parse::<i8>().ok()?),
-        None => (text, 0),
-    };
-    let (whole, behind) = decimal(digits)?;
-    let number = more_digits(whole, behind)?;
-    let scale = i32::from(exponent) - i32::try_from(behind.len()).ok()?;
-    if number >= MOST || scale.abs() > 22 {
-        return None;
-    }
-    let power = (0..scale.abs()).fold(1.0, |power, _| power * 10.0);
-    let number = number as f64;
-    Some(if scale < 0 {
-        number / power
-    } else {
-        number * power
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn decimal_numbers_are_read_as_rust_reads_them() {
-        for text in [
-            "1.5",
-            "0.1",
-            ".25",
-            "7.",
-            "3e2",
-            "2.5E-3",
-            "123456789.012345",
-            "1e22",
-            "1e-22",
-            "0.000",
-            "9.95e-3",
-        ] {
-            assert_eq!(fraction(text), text.parse().ok(), "{text}");
-        }
-        for text in [
-            "",
-            ".",
-            "e1",
-            "1e",
-            "1.2.3",
-            "1e23",
-            "1234567890123456.5",
-            "1e999",
-            "-1",
-            "1_0",
-            "0x1",
-            "nan",
-        ] {
-            assert_eq!(fraction(text), None, "{text}");
-        }
-        assert_eq!(fraction("18446744073709551615.9"), None);
-    }
+    use crate::FieldValue;
 
     #[test]
     fn seconds_are_read_to_the_nanosecond() {
@@ -1039,49 +806,6 @@ mod tests {
             capabilities.get("basic.nack").and_then(FieldValue::as_bool),
             Some(false)
         );
-    }
-
-    #[test]
-    fn literals() {
-        let read = LiteralReader::read;
-        assert_eq!(read(" {} "), Ok(FieldTable::new().into()));
-        assert_eq!(read("-7"), Ok((-7).into()));
-        assert_eq!(read("1e3"), Ok(1000.0.into()));
-        assert_eq!(read(r#""\u00e9\x41\n""#), Ok("\u{e9}A\n".into()));
-        assert_eq!(read("()"), Ok(FieldValue::Array(Vec::new())));
-        for wrong in [
-            "",
-            "{",
-            "{'a'",
-            "{'a':",
-            "{'a': 1",
-            "{'a': 1 'b': 2}",
-            "{'a': 1, 'a': 2}",
-            "{1: 2}",
-            "[1",
-            "[1 2]",
-            "'a",
-            "'\\",
-            "'\\q'",
-            "'\\x4'",
-            "'\\ud800'",
-            "nan",
-            "inf",
-            "1e999",
-            "1_000",
-            "0x10",
-            "Nonesuch",
-            "{} {}",
-            "[1)",
-            "{,}",
-            "-",
-        ] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-        let deep = "[".repeat(100_000);
-        assert!(read(&deep).is_err());
-        assert!(read(&format!("{}{}", "[".repeat(16), "]".repeat(16))).is_ok());
-        assert!(read(&format!("{}{}", "[".repeat(17), "]".repeat(17))).is_err());
     }
 
     /// Whatever the bytes, there is an answer.
