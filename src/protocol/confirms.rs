@@ -161,12 +161,16 @@ impl Confirms {
         returned: &mut Vec<(u64, Arc<ReturnedMessage>)>,
         nacked: &mut Vec<u64>,
     ) {
+        // Both lists are in order. They may be long, and mostly there is nothing in them of what is asked for.
         let asked = first..=last;
-        for at in std::mem::take(&mut self.nacked) {
-            if asked.contains(&at) {
-                nacked.push(at);
-            } else {
-                self.nacked.push(at);
+        let from = self.nacked.partition_point(|at| *at < first);
+        if self.nacked.get(from).is_some_and(|at| asked.contains(at)) {
+            for at in std::mem::take(&mut self.nacked) {
+                if asked.contains(&at) {
+                    nacked.push(at);
+                } else {
+                    self.nacked.push(at);
+                }
             }
         }
         for sequence in first.max(self.all_to + 1)..=last.min(self.all_to + self.above.len() as u64)
@@ -177,11 +181,15 @@ impl Confirms {
                 nacked.push(sequence);
             }
         }
-        for (at, message) in std::mem::take(&mut self.returned) {
-            if asked.contains(&at) && self.is_settled(at) {
-                returned.push((at, message));
-            } else {
-                self.returned.push((at, message));
+        let from = self.returned.partition_point(|(at, _)| *at < first);
+        let next = self.returned.get(from);
+        if next.is_some_and(|(at, _)| asked.contains(at)) {
+            for (at, message) in std::mem::take(&mut self.returned) {
+                if asked.contains(&at) && self.is_settled(at) {
+                    returned.push((at, message));
+                } else {
+                    self.returned.push((at, message));
+                }
             }
         }
     }
@@ -272,6 +280,22 @@ mod tests {
         let (mut returned, mut nacked) = (Vec::new(), Vec::new());
         confirms.take_losses(1, COUNT, &mut returned, &mut nacked);
         assert!(nacked.iter().copied().eq((1..=100).map(|n| n * 1000)));
+    }
+
+    /// One that publishes and waits must not pay for what another has not asked about yet.
+    #[test]
+    fn what_is_kept_for_others_costs_little_time() {
+        const COUNT: u64 = 100_000;
+        let mut confirms = Confirms::default();
+        for sequence in 1..=2 * COUNT {
+            let lost = sequence <= COUNT;
+            confirms.settle(sequence, false, lost, 2 * COUNT);
+            let outcome = (!lost).then(|| confirms.take(sequence));
+            assert!(matches!(outcome, None | Some(Some(Outcome::Acked))));
+        }
+        let (mut returned, mut nacked) = (Vec::new(), Vec::new());
+        confirms.take_losses(1, 2 * COUNT, &mut returned, &mut nacked);
+        assert!(nacked.iter().copied().eq(1..=COUNT));
     }
 
     #[test]
