@@ -3,6 +3,7 @@
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::iter::FusedIterator;
+use std::sync::Arc;
 use std::{slice, vec};
 
 use byteorder::{BigEndian, ByteOrder};
@@ -35,21 +36,32 @@ const LENGTH: usize = 4;
 /// let same: FieldTable = [("attempt", FieldValue::from(3)), ("x-match", "all".into())].into_iter().collect();
 /// assert_eq!(headers, same);
 /// ```
-#[derive(Clone, PartialEq, Default)]
+#[derive(Clone, Default)]
 pub struct FieldTable(
-    /// In the order of the keys, each key once. Tables are small, and mostly written or read from end to end.
-    Vec<(String, FieldValue)>,
+    /// In the order of the keys, each key once. Tables are small, and mostly written or read from end to end. They are passed
+    /// on much more often than changed, so clones share the fields until one of them is changed. `None` if there are none.
+    Option<Arc<Vec<Field>>>,
 );
+
+type Field = (String, FieldValue);
 
 impl FieldTable {
     /// An empty table.
     pub const fn new() -> Self {
-        FieldTable(Vec::new())
+        FieldTable(None)
+    }
+
+    fn fields(&self) -> &[Field] {
+        self.0.as_ref().map_or(&[], |fields| fields)
+    }
+
+    fn fields_mut(&mut self) -> &mut Vec<Field> {
+        Arc::make_mut(self.0.get_or_insert_default())
     }
 
     /// Where `key` is, or belongs.
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.0
+        self.fields()
             .binary_search_by(|(known, _)| known.as_str().cmp(key))
     }
 
@@ -64,9 +76,9 @@ impl FieldTable {
 
     fn set(&mut self, key: String, value: FieldValue) -> Option<FieldValue> {
         match self.find(&key) {
-            Ok(place) => Some(std::mem::replace(&mut self.0[place].1, value)),
+            Ok(place) => Some(std::mem::replace(&mut self.fields_mut()[place].1, value)),
             Err(place) => {
-                self.0.insert(place, (key, value));
+                self.fields_mut().insert(place, (key, value));
                 None
             }
         }
@@ -74,12 +86,14 @@ impl FieldTable {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&FieldValue> {
-        self.find(key).ok().map(|place| &self.0[place].1)
+        self.find(key).ok().map(|place| &self.fields()[place].1)
     }
 
     /// The value of `key`, to be changed in its place.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut FieldValue> {
-        self.find(key).ok().map(|place| &mut self.0[place].1)
+        self.find(key)
+            .ok()
+            .map(|place| &mut self.fields_mut()[place].1)
     }
 
     /// Whether there is a value for `key`.
@@ -89,22 +103,24 @@ impl FieldTable {
 
     /// Takes `key` out of the table, and answers its value.
     pub fn remove(&mut self, key: &str) -> Option<FieldValue> {
-        self.find(key).ok().map(|place| self.0.remove(place).1)
+        self.find(key)
+            .ok()
+            .map(|place| self.fields_mut().remove(place).1)
     }
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.fields().len()
     }
 
     /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields().is_empty()
     }
 
     /// All keys and values, in the order of the keys.
     pub fn iter(&self) -> Iter<'_> {
-        Iter(self.0.iter())
+        Iter(self.fields().iter())
     }
 
     /// All keys, in their order.
@@ -120,6 +136,12 @@ impl FieldTable {
     /// Appends the length and the fields.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
         encode_table(self, out, 1)
+    }
+}
+
+impl PartialEq for FieldTable {
+    fn eq(&self, other: &Self) -> bool {
+        self.fields() == other.fields()
     }
 }
 
@@ -156,7 +178,7 @@ impl IntoIterator for FieldTable {
     type IntoIter = IntoIter;
 
     fn into_iter(self) -> IntoIter {
-        IntoIter(self.0.into_iter())
+        IntoIter(self.0.map(Arc::unwrap_or_clone).unwrap_or_default().into_iter())
     }
 }
 
@@ -171,7 +193,7 @@ impl<'a> IntoIterator for &'a FieldTable {
 
 /// The keys and values of a [`FieldTable`], in the order of the keys; see [`FieldTable::iter`].
 #[derive(Debug, Clone)]
-pub struct Iter<'a>(slice::Iter<'a, (String, FieldValue)>);
+pub struct Iter<'a>(slice::Iter<'a, Field>);
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a FieldValue);
@@ -196,7 +218,7 @@ impl FusedIterator for Iter<'_> {}
 
 /// The owned keys and values of a [`FieldTable`], in the order of the keys.
 #[derive(Debug)]
-pub struct IntoIter(vec::IntoIter<(String, FieldValue)>);
+pub struct IntoIter(vec::IntoIter<Field>);
 
 impl Iterator for IntoIter {
     type Item = (String, FieldValue);
@@ -218,7 +240,7 @@ fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, SyntaxError> {
         return Err(SyntaxError::NestedTooDeeply);
     }
     let mut reader = Reader::new(bytes);
-    let mut fields: Vec<(String, FieldValue)> = Vec::new();
+    let mut fields: Vec<Field> = Vec::new();
     let mut in_order = true;
     while !reader.is_empty() {
         let key = reader.shortstr("table key").into_owned();
@@ -227,15 +249,18 @@ fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, SyntaxError> {
         fields.push((key, value));
     }
     reader.finish("table")?;
-    Ok(FieldTable(if in_order { fields } else { sorted(fields) }))
+    if !in_order {
+        fields = sorted(fields);
+    }
+    Ok(FieldTable((!fields.is_empty()).then(|| Arc::new(fields))))
 }
 
 /// In the order of the keys; of equal ones the last stays. Not inserted one by one: a peer could send them in the order
 /// that takes longest. A heap needs a tenth of the code that `sort_by` does.
-fn sorted(mut fields: Vec<(String, FieldValue)>) -> Vec<(String, FieldValue)> {
+fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
     let keys = fields.iter_mut().map(|(key, _)| std::mem::take(key));
     let keys: BinaryHeap<(String, usize)> = keys.zip(0..).collect();
-    let mut sorted: Vec<(String, FieldValue)> = Vec::with_capacity(fields.len());
+    let mut sorted: Vec<Field> = Vec::with_capacity(fields.len());
     for (key, place) in keys.into_sorted_vec() {
         let value = std::mem::replace(&mut fields[place].1, FieldValue::Void);
         match sorted.last_mut() {
