@@ -90,7 +90,7 @@ pub(crate) struct Session {
     /// The broker's reason, while it blocks the connection.
     pub(crate) blocked: Option<Arc<str>>,
     /// Channels that have something to tell, oldest first.
-    ready: VecDeque<usize>,
+    ready: Vec<usize>,
     /// Bytes held for the program.
     pub(crate) undelivered: usize,
     /// How many messages have come for the program, ever.
@@ -118,6 +118,17 @@ fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
     }
 }
 
+/// Takes a channel out of a list; answers whether it was there.
+fn take_out(list: &mut Vec<usize>, place: usize) -> bool {
+    match list.iter().position(|listed| *listed == place) {
+        Some(at) => {
+            list.remove(at);
+            true
+        }
+        None => false,
+    }
+}
+
 impl Session {
     pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
         // Channel 0 is the connection's own; it carries the calls that concern it, such as update-secret.
@@ -142,7 +153,7 @@ impl Session {
             events: VecDeque::new(),
             wants_blocked: false,
             blocked: None,
-            ready: VecDeque::new(),
+            ready: Vec::new(),
             undelivered: 0,
             arrived: 0,
             replies: Vec::new(),
@@ -238,8 +249,8 @@ impl Session {
 
     fn forget(&mut self, place: usize) {
         self.channels[place] = None;
-        self.ready.retain(|ready| *ready != place);
-        self.changed.retain(|changed| *changed != place);
+        take_out(&mut self.ready, place);
+        while take_out(&mut self.changed, place) {}
         self.vacant.push(place);
     }
 

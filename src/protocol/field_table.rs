@@ -178,7 +178,12 @@ impl IntoIterator for FieldTable {
     type IntoIter = IntoIter;
 
     fn into_iter(self) -> IntoIter {
-        IntoIter(self.0.map(Arc::unwrap_or_clone).unwrap_or_default().into_iter())
+        IntoIter(
+            self.0
+                .map(Arc::unwrap_or_clone)
+                .unwrap_or_default()
+                .into_iter(),
+        )
     }
 }
 

@@ -4,7 +4,9 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{message_weight, weight, ConnectionEvent, Dispatcher, Session, MESSAGE_OVERHEAD};
+use super::{
+    message_weight, take_out, weight, ConnectionEvent, Dispatcher, Session, MESSAGE_OVERHEAD,
+};
 use crate::error::Fault;
 use crate::protocol::channel::{Delivery, Incoming, Puller};
 
@@ -29,7 +31,7 @@ impl Session {
                 channel.inbox.push_back(incoming);
                 if !channel.ready {
                     channel.ready = true;
-                    self.ready.push_back(place);
+                    self.ready.push(place);
                 }
             }
         }
@@ -107,10 +109,10 @@ impl Session {
         let more = !channel.inbox.is_empty();
         let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
         if std::mem::replace(&mut channel.ready, more) {
-            self.ready.retain(|ready| *ready != place);
+            take_out(&mut self.ready, place);
         }
         if more {
-            self.ready.push_back(place);
+            self.ready.push(place);
         }
         more || over
     }
@@ -140,7 +142,7 @@ impl Session {
         channel.inbox = kept;
         if channel.inbox.is_empty() && channel.ready {
             channel.ready = false;
-            self.ready.retain(|ready| *ready != place);
+            take_out(&mut self.ready, place);
         }
         self.undelivered = self.undelivered.saturating_sub(held);
         taken
@@ -184,9 +186,7 @@ impl Session {
 
     /// Somebody is told of a channel's closure; answers whether he is the first.
     pub(crate) fn reported(&mut self, place: usize) -> bool {
-        let before = self.closures.len();
-        self.closures.retain(|closed| *closed != place);
-        self.closures.len() < before
+        take_out(&mut self.closures, place)
     }
 
     /// Whether nothing waits on a channel for the program, and nobody consumes there.
@@ -218,7 +218,7 @@ impl Session {
             held += puller.buffered.iter().map(message_weight).sum::<usize>();
         }
         if std::mem::take(&mut channel.ready) {
-            self.ready.retain(|ready| *ready != place);
+            take_out(&mut self.ready, place);
         }
         self.undelivered = self.undelivered.saturating_sub(held);
     }
