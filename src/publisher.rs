@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::io::wait::{after, Interest};
+use crate::protocol::confirms::Losses;
 use crate::{Error, Publish, UnconfirmedReport};
 
 /// Publishes with confirms, many at a time; made by [`Channel::publisher`]. Has no counterpart in pika, which waits for
@@ -156,21 +157,20 @@ impl Publisher {
         if settled == Some(false) {
             return Err(self.channel.ended().into());
         }
-        let mut report = UnconfirmedReport::default();
-        let mut returned = Vec::new();
+        let mut losses = Losses::default();
         if let Some(channel) = link.lock().session.channel(place) {
             for (first, last) in std::mem::take(&mut self.own) {
-                channel
-                    .confirms
-                    .take_losses(first, last, &mut returned, &mut report.nacked);
-                report.pending.extend(channel.confirms.pending(first, last));
-                channel.confirms.forget(first, last);
+                channel.confirms.take_for_good(first, last, &mut losses);
             }
         }
-        let returned = returned.into_iter();
-        report.returned = returned
-            .map(|(sequence, message)| (sequence, Arc::unwrap_or_clone(message)))
-            .collect();
+        let returned = losses.returned.into_iter();
+        let report = UnconfirmedReport {
+            returned: returned
+                .map(|(sequence, message)| (sequence, Arc::unwrap_or_clone(message)))
+                .collect(),
+            nacked: losses.nacked,
+            pending: losses.pending,
+        };
         if report == UnconfirmedReport::default() {
             Ok(())
         } else {
@@ -190,7 +190,9 @@ impl Drop for Publisher {
             .channel(self.channel.place())
         {
             for (first, last) in self.own.drain(..) {
-                channel.confirms.forget(first, last);
+                channel
+                    .confirms
+                    .take_for_good(first, last, &mut Losses::default());
             }
         }
         if unconfirmed > 0 {

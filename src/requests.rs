@@ -3,7 +3,6 @@
 //! A name, or a delivery tag, converts into the request where it is enough.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::{BasicProperties, FieldTable, FieldValue};
@@ -652,7 +651,7 @@ pub struct Publish<'a> {
 }
 
 /// What a message without properties borrows.
-static NO_PROPERTIES: LazyLock<BasicProperties> = LazyLock::new(BasicProperties::new);
+static NO_PROPERTIES: BasicProperties = BasicProperties::NONE;
 
 impl<'a> Publish<'a> {
     /// No properties, not mandatory.

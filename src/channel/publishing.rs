@@ -9,7 +9,7 @@ use crate::error::{Fault, Result};
 use crate::io::wait::{after, Interest};
 use crate::io::writer::DIRECT_BODY;
 use crate::protocol::channel::Mandatory;
-use crate::protocol::confirms::Outcome;
+use crate::protocol::confirms::Losses;
 use crate::protocol::connection::fingerprint;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
@@ -177,12 +177,20 @@ impl Channel {
                 }
             },
         );
-        match outcome {
-            Some(Some(Outcome::Acked)) => Ok(()),
-            Some(Some(Outcome::Returned(messages))) => Err(Error::unroutable(messages)),
-            Some(Some(Outcome::Nacked(messages))) => Err(Error::nack(messages)),
-            Some(None) => Err(self.ended().into()),
-            None => Err(self.time_is_up("the broker's confirmation").into()),
+        let losses = match outcome {
+            Some(Some(losses)) => losses,
+            Some(None) => return Err(self.ended().into()),
+            None => return Err(self.time_is_up("the broker's confirmation").into()),
+        };
+        let Losses {
+            returned, nacked, ..
+        } = losses;
+        if !nacked.is_empty() {
+            Err(Error::nack(returned))
+        } else if !returned.is_empty() {
+            Err(Error::unroutable(returned))
+        } else {
+            Ok(())
         }
     }
 

@@ -1,6 +1,5 @@
 //! Which published messages the broker has confirmed, refused or returned (RabbitMQ's `confirm` extension).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::ReturnedMessage;
@@ -11,7 +10,7 @@ pub(crate) struct Confirms {
     /// Every message up to this one is settled.
     all_to: u64,
     /// Those above it, as far as any is settled.
-    above: VecDeque<State>,
+    above: Vec<State>,
     /// Refused messages up to `all_to`, in order.
     nacked: Vec<u64>,
     /// In the order of their numbers.
@@ -28,12 +27,13 @@ enum State {
     Nacked,
 }
 
-/// What became of one message.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Outcome {
-    Acked,
-    Returned(Vec<(u64, Arc<ReturnedMessage>)>),
-    Nacked(Vec<(u64, Arc<ReturnedMessage>)>),
+/// What the broker did not take.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Losses {
+    pub(crate) returned: Vec<(u64, Arc<ReturnedMessage>)>,
+    pub(crate) nacked: Vec<u64>,
+    /// Neither settled nor returned yet.
+    pub(crate) pending: Vec<u64>,
 }
 
 impl Confirms {
@@ -50,51 +50,36 @@ impl Confirms {
         if last > published || (last == 0 && !multiple) {
             return None;
         }
-        let state = if nack { State::Nacked } else { State::Settled };
+        let Some(place) = self.place(last) else {
+            return Some(0);
+        };
         let mut count = 0;
-        if multiple {
-            while self.all_to < last {
-                match self.above.pop_front() {
-                    // Acknowledged runs cost nothing per message.
-                    None if !nack => {
-                        count += last - self.all_to;
-                        self.all_to = last;
-                    }
-                    None | Some(State::Open) => {
-                        count += 1;
-                        self.advance(state);
-                    }
-                    Some(known) => self.advance(known),
-                }
-            }
-        } else if last == self.all_to + 1 && self.above.is_empty() {
-            count = 1;
-            self.advance(state);
-        } else if let Some(place) = self.place(last) {
+        if self.above.is_empty() && !nack && (multiple || place == 0) {
+            // Acknowledged runs cost nothing per message.
+            count = last - self.all_to;
+            self.all_to = last;
+        } else {
             if self.above.len() <= place {
                 self.above.resize(place + 1, State::Open);
             }
-            if self.above[place] == State::Open {
-                count = 1;
-                self.above[place] = state;
+            let first = if multiple { 0 } else { place };
+            for state in &mut self.above[first..=place] {
+                if *state == State::Open {
+                    *state = if nack { State::Nacked } else { State::Settled };
+                    count += 1;
+                }
+            }
+            let open = self.above.iter().position(|state| *state == State::Open);
+            for state in self.above.drain(..open.unwrap_or(self.above.len())) {
+                self.all_to += 1;
+                if state == State::Nacked && !is_in(&self.forgotten, self.all_to) {
+                    self.nacked.push(self.all_to);
+                }
             }
         }
-        while let Some(state) = self.above.front().copied() {
-            if state == State::Open {
-                break;
-            }
-            self.above.pop_front();
-            self.advance(state);
-        }
+        let all_to = self.all_to;
+        self.forgotten.retain(|(_, last)| *last > all_to);
         Some(count)
-    }
-
-    /// The next message is settled.
-    fn advance(&mut self, state: State) {
-        self.all_to += 1;
-        if state == State::Nacked {
-            self.nacked.push(self.all_to);
-        }
     }
 
     /// Where a message is in `above`, or would be.
@@ -111,87 +96,60 @@ impl Confirms {
         }
     }
 
-    pub(crate) fn add_returned(&mut self, sequence: u64, message: Arc<ReturnedMessage>) {
-        // They come in order, but for what a broker might invent.
-        let place = self.returned.partition_point(|(at, _)| *at <= sequence);
-        self.returned.insert(place, (sequence, message));
-    }
-
     pub(crate) fn is_settled(&self, sequence: u64) -> bool {
         self.state(sequence) != State::Open
     }
 
-    /// Takes out what became of a message, once it is settled.
-    pub(crate) fn take(&mut self, sequence: u64) -> Option<Outcome> {
-        if !self.is_settled(sequence) {
-            return None;
+    pub(crate) fn add_returned(&mut self, sequence: u64, message: Arc<ReturnedMessage>) {
+        if !is_in(&self.forgotten, sequence) {
+            // They come in order, but for what a broker might invent.
+            let place = self.returned.partition_point(|(at, _)| *at <= sequence);
+            self.returned.insert(place, (sequence, message));
         }
-        let (mut returned, mut nacked) = (Vec::new(), Vec::new());
-        self.take_losses(sequence, sequence, &mut returned, &mut nacked);
-        Some(if !nacked.is_empty() {
-            Outcome::Nacked(returned)
-        } else if !returned.is_empty() {
-            Outcome::Returned(returned)
-        } else {
-            Outcome::Acked
+    }
+
+    /// Takes out what became of a message, once it is settled.
+    pub(crate) fn take(&mut self, sequence: u64) -> Option<Losses> {
+        let mut losses = Losses::default();
+        self.is_settled(sequence).then(|| {
+            self.take_losses(sequence, sequence, &mut losses);
+            losses
         })
     }
 
-    /// Nobody will ask what became of `first..=last`: it is not kept, neither what is known nor what is still to come.
-    pub(crate) fn forget(&mut self, first: u64, last: u64) {
-        self.forgotten.push((first, last));
-        self.drop_forgotten();
-    }
-
-    /// Drops what has become known of forgotten messages.
-    pub(crate) fn drop_forgotten(&mut self) {
-        for (first, last) in std::mem::take(&mut self.forgotten) {
-            self.take_losses(first, last, &mut Vec::new(), &mut Vec::new());
-            if self.unsettled(first, last) > 0 {
-                self.forgotten.push((first, last));
+    /// Takes out what became of `first..=last`, which nobody will ask about again: what is still to come is not kept.
+    pub(crate) fn take_for_good(&mut self, first: u64, last: u64, losses: &mut Losses) {
+        self.take_losses(first, last, losses);
+        for sequence in first.max(self.all_to + 1)..=last {
+            let returned = &losses.returned;
+            let is_returned = returned.binary_search_by_key(&sequence, |(at, _)| *at);
+            if !self.is_settled(sequence) && is_returned.is_err() {
+                losses.pending.push(sequence);
             }
+        }
+        if last > self.all_to {
+            self.forgotten.push((first, last));
         }
     }
 
-    /// Takes out what was returned or refused, and is settled, among `first..=last`.
-    pub(crate) fn take_losses(
-        &mut self,
-        first: u64,
-        last: u64,
-        returned: &mut Vec<(u64, Arc<ReturnedMessage>)>,
-        nacked: &mut Vec<u64>,
-    ) {
+    fn take_losses(&mut self, first: u64, last: u64, losses: &mut Losses) {
         // Both lists are in order. They may be long, and mostly there is nothing in them of what is asked for.
-        let asked = first..=last;
         let from = self.nacked.partition_point(|at| *at < first);
-        if self.nacked.get(from).is_some_and(|at| asked.contains(at)) {
-            for at in std::mem::take(&mut self.nacked) {
-                if asked.contains(&at) {
-                    nacked.push(at);
-                } else {
-                    self.nacked.push(at);
-                }
-            }
-        }
-        for sequence in first.max(self.all_to + 1)..=last.min(self.all_to + self.above.len() as u64)
-        {
+        let to = self.nacked.partition_point(|at| *at <= last);
+        losses.nacked.extend(self.nacked.drain(from..to));
+        for sequence in first.max(self.all_to + 1)..=last {
             let place = (sequence - self.all_to - 1) as usize;
-            if self.above[place] == State::Nacked {
-                self.above[place] = State::Settled;
-                nacked.push(sequence);
+            let Some(state) = self.above.get_mut(place) else {
+                break;
+            };
+            if *state == State::Nacked {
+                *state = State::Settled;
+                losses.nacked.push(sequence);
             }
         }
         let from = self.returned.partition_point(|(at, _)| *at < first);
-        let next = self.returned.get(from);
-        if next.is_some_and(|(at, _)| asked.contains(at)) {
-            for (at, message) in std::mem::take(&mut self.returned) {
-                if asked.contains(&at) && self.is_settled(at) {
-                    returned.push((at, message));
-                } else {
-                    self.returned.push((at, message));
-                }
-            }
-        }
+        let to = self.returned.partition_point(|(at, _)| *at <= last);
+        losses.returned.extend(self.returned.drain(from..to));
     }
 
     /// How many of `first..=last` are not settled.
@@ -205,28 +163,57 @@ impl Confirms {
         let known = self.above.iter().skip(skipped).take(asked);
         asked - known.filter(|state| **state != State::Open).count()
     }
+}
 
-    /// Those of `first..=last` that are not settled.
-    pub(crate) fn pending(&self, first: u64, last: u64) -> impl Iterator<Item = u64> + '_ {
-        (first.max(self.all_to + 1)..=last).filter(|sequence| !self.is_settled(*sequence))
-    }
+fn is_in(runs: &[(u64, u64)], sequence: u64) -> bool {
+    let mut runs = runs.iter();
+    runs.any(|(first, last)| (*first..=*last).contains(&sequence))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn nacked(sequence: u64) -> Losses {
+        Losses {
+            nacked: vec![sequence],
+            ..Losses::default()
+        }
+    }
+
+    fn returned() -> Arc<ReturnedMessage> {
+        Arc::new(ReturnedMessage {
+            method: crate::Return::default(),
+            properties: crate::BasicProperties::new(),
+            body: Vec::new(),
+        })
+    }
+
     #[test]
     fn what_is_forgotten_is_not_kept() {
         let mut confirms = Confirms::default();
         confirms.settle(1, false, true, 4);
-        confirms.forget(1, 3);
+        let mut losses = Losses::default();
+        confirms.take_for_good(1, 3, &mut losses);
+        assert_eq!((losses.nacked, losses.pending), (vec![1], vec![2, 3]));
+        confirms.add_returned(2, returned());
         confirms.settle(3, false, true, 4);
-        confirms.drop_forgotten();
         confirms.settle(4, true, true, 4);
-        confirms.drop_forgotten();
-        assert_eq!(confirms.nacked, [4]);
+        assert_eq!((confirms.nacked, confirms.returned), (vec![4], vec![]));
         assert!(confirms.forgotten.is_empty());
+    }
+
+    #[test]
+    fn what_was_returned_is_told_before_it_is_settled_too() {
+        let mut confirms = Confirms::default();
+        confirms.add_returned(2, returned());
+        assert_eq!(confirms.take(2), None);
+        let mut losses = Losses::default();
+        confirms.take_for_good(1, 2, &mut losses);
+        assert_eq!(losses.returned, [(2, returned())]);
+        assert_eq!(losses.pending, [1]);
+        assert_eq!(confirms.settle(2, true, false, 2), Some(2));
+        assert!(confirms.returned.is_empty() && confirms.forgotten.is_empty());
     }
 
     #[test]
@@ -239,7 +226,6 @@ mod tests {
         assert_eq!(confirms.settle(1, false, false, 5), Some(1));
         assert_eq!(confirms.all_to, 3);
         assert!(confirms.above.is_empty());
-        assert_eq!(confirms.pending(1, 5).collect::<Vec<_>>(), [4, 5]);
     }
 
     #[test]
@@ -248,8 +234,8 @@ mod tests {
         confirms.settle(2, false, true, 9);
         assert_eq!(confirms.settle(4, true, false, 9), Some(3));
         assert_eq!(confirms.settle(4, true, false, 9), Some(0));
-        assert_eq!(confirms.take(2), Some(Outcome::Nacked(Vec::new())));
-        assert_eq!(confirms.take(3), Some(Outcome::Acked));
+        assert_eq!(confirms.take(2), Some(nacked(2)));
+        assert_eq!(confirms.take(3), Some(Losses::default()));
         assert_eq!(confirms.take(5), None);
     }
 
@@ -258,11 +244,11 @@ mod tests {
         let mut confirms = Confirms::default();
         confirms.settle(2, false, false, 3);
         assert_eq!(confirms.settle(3, true, true, 3), Some(2));
-        let (mut returned, mut nacked) = (Vec::new(), Vec::new());
-        confirms.take_losses(1, 3, &mut returned, &mut nacked);
-        assert_eq!(nacked, [1, 3]);
-        confirms.take_losses(1, 3, &mut returned, &mut nacked);
-        assert_eq!(nacked, [1, 3], "each loss is told once");
+        let mut losses = Losses::default();
+        confirms.take_losses(1, 3, &mut losses);
+        assert_eq!(losses.nacked, [1, 3]);
+        confirms.take_losses(1, 3, &mut losses);
+        assert_eq!(losses.nacked, [1, 3], "each loss is told once");
     }
 
     #[test]
@@ -277,9 +263,13 @@ mod tests {
             assert_eq!(confirms.settle(sequence, false, false, COUNT), Some(0));
         }
         assert_eq!((confirms.all_to, confirms.above.len()), (COUNT, 0));
-        let (mut returned, mut nacked) = (Vec::new(), Vec::new());
-        confirms.take_losses(1, COUNT, &mut returned, &mut nacked);
-        assert!(nacked.iter().copied().eq((1..=100).map(|n| n * 1000)));
+        let mut losses = Losses::default();
+        confirms.take_losses(1, COUNT, &mut losses);
+        assert!(losses
+            .nacked
+            .iter()
+            .copied()
+            .eq((1..=100).map(|n| n * 1000)));
     }
 
     /// One that publishes and waits must not pay for what another has not asked about yet.
@@ -291,11 +281,11 @@ mod tests {
             let lost = sequence <= COUNT;
             confirms.settle(sequence, false, lost, 2 * COUNT);
             let outcome = (!lost).then(|| confirms.take(sequence));
-            assert!(matches!(outcome, None | Some(Some(Outcome::Acked))));
+            assert!(outcome.is_none_or(|outcome| outcome == Some(Losses::default())));
         }
-        let (mut returned, mut nacked) = (Vec::new(), Vec::new());
-        confirms.take_losses(1, 2 * COUNT, &mut returned, &mut nacked);
-        assert!(nacked.iter().copied().eq(1..=COUNT));
+        let mut losses = Losses::default();
+        confirms.take_losses(1, 2 * COUNT, &mut losses);
+        assert!(losses.nacked.iter().copied().eq(1..=COUNT));
     }
 
     #[test]
@@ -303,15 +293,15 @@ mod tests {
         let mut confirms = Confirms::default();
         confirms.settle(3, false, true, 5);
         confirms.settle(5, true, false, 5);
-        assert_eq!(confirms.take(3), Some(Outcome::Nacked(Vec::new())));
+        assert_eq!(confirms.take(3), Some(nacked(3)));
 
         let mut confirms = Confirms::default();
         confirms.settle(3, false, true, 5);
-        assert_eq!(confirms.take(3), Some(Outcome::Nacked(Vec::new())));
+        assert_eq!(confirms.take(3), Some(nacked(3)));
         confirms.settle(0, true, false, 5);
-        let (mut returned, mut nacked) = (Vec::new(), Vec::new());
-        confirms.take_losses(1, 5, &mut returned, &mut nacked);
-        assert!(nacked.is_empty());
+        let mut losses = Losses::default();
+        confirms.take_losses(1, 5, &mut losses);
+        assert!(losses.nacked.is_empty());
         assert_eq!(confirms.unsettled(1, 5), 0);
     }
 

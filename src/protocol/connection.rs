@@ -715,7 +715,6 @@ impl Session {
         let gate = Arc::clone(&channel.gate);
         let published = gate.published.load(Ordering::Acquire);
         let settled = channel.confirms.settle(tag, multiple, nack, published);
-        channel.confirms.drop_forgotten();
         let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
             let number = channel.number;
             return Err(Fault::unexpected(format_args!(

@@ -79,6 +79,8 @@ macro_rules! properties {
         }
 
         impl BasicProperties {
+            pub(crate) const NONE: Self = BasicProperties { $( $name: None, )+ };
+
             $(
                 #[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]
                 #[must_use]
