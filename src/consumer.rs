@@ -115,7 +115,7 @@ impl Messages {
         let message = shared.session.next_pulled(self.channel.place());
         link.resume_if_paused(&mut shared);
         match message {
-            Some(delivery) => Some(Some(delivery.into())),
+            Some(message) => Some(Some(message.delivered())),
             None if over => {
                 // The broker ended it, and all of it has been yielded.
                 shared.session.take_puller(self.channel.place());
@@ -225,7 +225,7 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
         return Ok(0);
     }
     for delivery in &puller.buffered {
-        channel.basic_reject(delivery.method.delivery_tag)?;
+        channel.basic_reject(delivery.delivery_tag)?;
     }
     Ok(puller.buffered.len())
 }

@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::error::Result;
 use crate::io::sync::{thread_local, Instant};
 use crate::io::wait::{Link, Shared};
-use crate::protocol::channel::{Delivery, Incoming};
+use crate::protocol::channel::Incoming;
 use crate::protocol::connection::{ConnectionEvent, Dispatcher};
 
 /// What a callback may answer: nothing, or a [`Result`](crate::Result) whose error ends the call that runs the callbacks.
@@ -326,7 +326,7 @@ impl<'a> Turn<'a> {
         self.link.resume_if_paused(&mut shared);
         let mut spent = None;
         if let (Some(channel), Some(Incoming::Message(delivery))) = (&self.channel, &incoming) {
-            let consumer_tag = &delivery.method.consumer_tag;
+            let consumer_tag = &delivery.label;
             let fits = |taken: &TakenCallback| channel.is_current(taken, consumer_tag);
             if !self.taken.as_ref().is_some_and(fits) {
                 spent = channel.give_back(self.taken.take());
@@ -344,13 +344,9 @@ impl<'a> Turn<'a> {
         };
         match incoming {
             Incoming::Message(delivery) => {
-                let Delivery {
-                    method,
-                    properties,
-                    body,
-                } = delivery;
+                let (method, properties, body) = delivery.delivered();
                 match &mut self.taken {
-                    Some(taken) => (taken.callback)(channel, method, properties.into(), body),
+                    Some(taken) => (taken.callback)(channel, method, properties, body),
                     None => {
                         log::warn!(
                             "a message came for {:?}, which is no consumer any more",

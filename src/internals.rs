@@ -7,7 +7,7 @@ use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::exercise;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
-use crate::{BasicProperties, FieldTable, Message, Result};
+use crate::{BasicProperties, FieldTable, Result};
 
 /// Arbitrary bytes into what reads from the network. They panic if a rule is broken.
 pub mod fuzz {
@@ -152,7 +152,7 @@ impl Deliveries {
             while let Some((place, _)) = self.0.begin_turn(&dispatcher) {
                 while let Some(incoming) = self.0.next_event(place) {
                     if let Incoming::Message(message) = incoming {
-                        let (_, _, body) = Message::from(message);
+                        let (_, _, body) = message.delivered();
                         messages += 1;
                         size += body.len();
                     }

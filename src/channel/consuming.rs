@@ -499,10 +499,7 @@ impl Channel {
             },
             (60, 71),
         )? {
-            Reply::Got(got) => Ok(got.map(|message| {
-                let (method, properties, body) = *message;
-                (method, properties.into(), body)
-            })),
+            Reply::Got(got) => Ok(got.map(|message| message.fetched())),
             _ => Ok(None),
         }
     }

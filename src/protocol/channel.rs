@@ -9,7 +9,7 @@ use super::acks::Acks;
 use super::confirms::Confirms;
 use super::properties::Arrived;
 use crate::error::Fault;
-use crate::{Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage};
+use crate::{BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage};
 
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(crate) enum Reply {
     Declared(QueueDeclareOk),
     Count(u32),
     Active(bool),
-    Got(Option<Box<(GetOk, Arrived, Vec<u8>)>>),
+    Got(Option<Box<Received>>),
 }
 
 /// A call that waits for its answer. Answers on a channel come in the order of the calls.
@@ -84,17 +84,55 @@ pub(crate) struct Call {
     pub(crate) expects: (u16, u16),
 }
 
-/// A message that came for a consumer.
+/// How a message came.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Carrier {
+    Deliver,
+    Get { message_count: u32 },
+    Return { reply_code: u16 },
+}
+
+/// A message that came, or is coming in.
 #[derive(Debug)]
-pub(crate) struct Delivery {
-    pub(crate) method: Deliver,
+pub(crate) struct Received {
+    pub(crate) carrier: Carrier,
+    /// The consumer's tag, or the reason why it was returned.
+    pub(crate) label: String,
+    pub(crate) delivery_tag: u64,
+    pub(crate) redelivered: bool,
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
     pub(crate) properties: Arrived,
     pub(crate) body: Vec<u8>,
 }
 
-impl From<Delivery> for Message {
-    fn from(delivery: Delivery) -> Self {
-        (delivery.method, delivery.properties.into(), delivery.body)
+impl Received {
+    /// A fetched message, as the program gets it.
+    pub(crate) fn fetched(self) -> (GetOk, BasicProperties, Vec<u8>) {
+        let message_count = match self.carrier {
+            Carrier::Get { message_count } => message_count,
+            _ => 0,
+        };
+        let method = GetOk {
+            delivery_tag: self.delivery_tag,
+            redelivered: self.redelivered,
+            exchange: self.exchange,
+            routing_key: self.routing_key,
+            message_count,
+        };
+        (method, self.properties.into(), self.body)
+    }
+
+    /// A delivered message, as the program gets it.
+    pub(crate) fn delivered(self) -> Message {
+        let method = Deliver {
+            consumer_tag: self.label,
+            delivery_tag: self.delivery_tag,
+            redelivered: self.redelivered,
+            exchange: self.exchange,
+            routing_key: self.routing_key,
+        };
+        (method, self.properties.into(), self.body)
     }
 }
 
@@ -103,18 +141,10 @@ impl From<Delivery> for Message {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Incoming {
-    Message(Delivery),
+    Message(Received),
     Returned(Arc<ReturnedMessage>),
     /// The broker cancelled this consumer.
     Cancelled(String),
-}
-
-/// What kind of message is coming in.
-#[derive(Debug)]
-pub(crate) enum Carrier {
-    Deliver(Deliver),
-    Get(GetOk),
-    Return(Return),
 }
 
 /// The message that is coming in: method, then header, then body. There is one for each channel, so its size does not
@@ -124,11 +154,9 @@ pub(crate) enum Carrier {
 pub(crate) enum Content {
     #[default]
     None,
-    Header(Carrier),
+    Header(Received),
     Body {
-        carrier: Carrier,
-        properties: Arrived,
-        body: Vec<u8>,
+        message: Received,
         remaining: u64,
     },
 }
@@ -140,7 +168,7 @@ pub(crate) struct Puller {
     pub(crate) queue: String,
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
-    pub(crate) buffered: VecDeque<Delivery>,
+    pub(crate) buffered: VecDeque<Received>,
     pub(crate) cancelled: bool,
 }
 

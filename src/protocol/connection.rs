@@ -8,13 +8,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::channel::{
-    Carrier, ChannelState, Content, Delivery, Gate, Incoming, Mandatory, Phase, Reply,
+    Carrier, ChannelState, Content, Gate, Incoming, Mandatory, Phase, Received, Reply,
 };
 use super::frame::{self, Frame};
 use super::method::Method;
 use super::properties::Arrived;
+use super::wire::Name;
 use crate::error::{Fault, Result};
-use crate::{Deliver, Error, GetOk, QueueDeclareOk, Return, ReturnedMessage};
+use crate::{Error, QueueDeclareOk, Return, ReturnedMessage};
 
 /// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
 const TRUSTED_BODY: u64 = 1 << 20;
@@ -407,44 +408,48 @@ impl Session {
                 method.name()
             )));
         }
-        let carrier = match method {
+        let (carrier, label, delivery_tag, redelivered, exchange, routing_key) = match method {
             Method::BasicDeliver {
                 consumer_tag,
                 delivery_tag,
                 redelivered,
                 exchange,
                 routing_key,
-            } => Carrier::Deliver(Deliver {
-                consumer_tag: consumer_tag.into_owned(),
+            } => (
+                Carrier::Deliver,
+                consumer_tag,
                 delivery_tag,
                 redelivered,
-                exchange: exchange.into_owned(),
-                routing_key: routing_key.into_owned(),
-            }),
-            Method::BasicReturn {
-                reply_code,
-                reply_text,
                 exchange,
                 routing_key,
-            } => Carrier::Return(Return {
-                reply_code,
-                reply_text: reply_text.into_owned(),
-                exchange: exchange.into_owned(),
-                routing_key: routing_key.into_owned(),
-            }),
+            ),
             Method::BasicGetOk {
                 delivery_tag,
                 redelivered,
                 exchange,
                 routing_key,
                 message_count,
-            } => Carrier::Get(GetOk {
+            } => (
+                Carrier::Get { message_count },
+                Name::default(),
                 delivery_tag,
                 redelivered,
-                exchange: exchange.into_owned(),
-                routing_key: routing_key.into_owned(),
-                message_count,
-            }),
+                exchange,
+                routing_key,
+            ),
+            Method::BasicReturn {
+                reply_code,
+                reply_text,
+                exchange,
+                routing_key,
+            } => (
+                Carrier::Return { reply_code },
+                reply_text,
+                0,
+                false,
+                exchange,
+                routing_key,
+            ),
             other => {
                 self.plain_method(place, number, other)?;
                 return Ok(0);
@@ -453,16 +458,23 @@ impl Session {
         if number == 0 {
             return Err(Fault::unexpected(format_args!("a message on channel 0")));
         }
-        match self.whole_content(number, rest)? {
-            Some((properties, body, used)) => {
-                self.complete(place, carrier, properties, body)?;
-                Ok(used)
-            }
-            None => {
-                self.at(place)?.content = Content::Header(carrier);
-                Ok(0)
-            }
+        let mut message = Received {
+            carrier,
+            label: label.into_owned(),
+            delivery_tag,
+            redelivered,
+            exchange: exchange.into_owned(),
+            routing_key: routing_key.into_owned(),
+            properties: Arrived::default(),
+            body: Vec::new(),
+        };
+        let used = self.whole_content(number, rest, &mut message)?;
+        if used > 0 {
+            self.complete(place, message)?;
+        } else {
+            self.at(place)?.content = Content::Header(message);
         }
+        Ok(used)
     }
 
     fn is_closing(&mut self, number: u16) -> bool {
@@ -483,31 +495,35 @@ impl Session {
         }
     }
 
-    /// The header and the one body frame of a message, if both are at hand: most messages are small, and go the short way.
+    /// Takes the header and the one body frame of a message, if both are at hand: most messages are small, and go the short
+    /// way. Answers how many bytes of `rest` they are, 0 if they are not there.
     fn whole_content(
         &self,
         number: u16,
         rest: &[u8],
-    ) -> Result<Option<(Arrived, Vec<u8>, usize)>, Fault> {
+        message: &mut Received,
+    ) -> Result<usize, Fault> {
         let Some((Frame::Header { channel, payload }, header)) =
             frame::parse(rest, self.frame_max)?
         else {
-            return Ok(None);
+            return Ok(0);
         };
         if channel != number {
-            return Ok(None);
+            return Ok(0);
         }
         let (size, properties) = frame::read_header(payload)?;
+        message.properties = properties;
         if size == 0 {
-            return Ok(Some((properties, Vec::new(), header)));
+            return Ok(header);
         }
         match frame::parse(&rest[header..], self.frame_max)? {
             Some((Frame::Body { channel, payload }, body))
                 if channel == number && payload.len() as u64 == size =>
             {
-                Ok(Some((properties, payload.to_vec(), header + body)))
+                message.body = payload.to_vec();
+                Ok(header + body)
             }
-            _ => Ok(None),
+            _ => Ok(0),
         }
     }
 
@@ -741,19 +757,18 @@ impl Session {
         let (size, properties) = frame::read_header(payload)?;
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
-        let Content::Header(carrier) = std::mem::take(&mut channel.content) else {
+        let Content::Header(mut message) = std::mem::take(&mut channel.content) else {
             return Err(Fault::unexpected(format_args!(
                 "a content header on channel {number} that nothing announced"
             )));
         };
-        let body = Vec::with_capacity(size.min(TRUSTED_BODY) as usize);
+        message.properties = properties;
         if size == 0 {
-            return self.complete(place, carrier, properties, body);
+            return self.complete(place, message);
         }
+        message.body = Vec::with_capacity(size.min(TRUSTED_BODY) as usize);
         channel.content = Content::Body {
-            carrier,
-            properties,
-            body,
+            message,
             remaining: size,
         };
         Ok(())
@@ -762,10 +777,7 @@ impl Session {
     fn body(&mut self, number: u16, chunk: &[u8]) -> Result<(), Fault> {
         let place = self.place_of(number)?;
         let channel = self.at(place)?;
-        let Content::Body {
-            body, remaining, ..
-        } = &mut channel.content
-        else {
+        let Content::Body { message, remaining } = &mut channel.content else {
             return Err(Fault::unexpected(format_args!(
                 "a content body on channel {number} that nothing announced"
             )));
@@ -775,6 +787,7 @@ impl Session {
                 "more body than its header announced on channel {number}"
             )));
         };
+        let body = &mut message.body;
         if body.capacity() - body.len() < chunk.len() {
             // Grow in steps that what has come justifies, and never beyond the end.
             body.reserve_exact((*remaining).min(body.len().max(chunk.len()) as u64) as usize);
@@ -782,61 +795,43 @@ impl Session {
         body.extend_from_slice(chunk);
         *remaining = left;
         if left == 0 {
-            if let Content::Body {
-                carrier,
-                properties,
-                body,
-                ..
-            } = std::mem::take(&mut channel.content)
-            {
-                return self.complete(place, carrier, properties, body);
+            if let Content::Body { message, .. } = std::mem::take(&mut channel.content) {
+                return self.complete(place, message);
             }
         }
         Ok(())
     }
 
-    fn complete(
-        &mut self,
-        place: usize,
-        carrier: Carrier,
-        properties: Arrived,
-        body: Vec<u8>,
-    ) -> Result<(), Fault> {
-        match carrier {
-            Carrier::Deliver(method) => {
-                let channel = self.at(place)?;
-                channel.gate.acks.came(method.delivery_tag);
+    fn complete(&mut self, place: usize, message: Received) -> Result<(), Fault> {
+        let channel = self.at(place)?;
+        match message.carrier {
+            Carrier::Deliver => {
+                channel.gate.acks.came(message.delivery_tag);
                 // After channel.close has been sent the broker takes back what it still delivers.
                 if channel.phase == Phase::Open {
-                    self.push(
-                        place,
-                        Incoming::Message(Delivery {
-                            method,
-                            properties,
-                            body,
-                        }),
-                    );
+                    self.push(place, Incoming::Message(message));
                 }
+                Ok(())
             }
-            Carrier::Get(method) => {
-                let channel = self.at(place)?;
-                channel.gate.acks.came(method.delivery_tag);
-                return self.answer(
-                    place,
-                    (60, 71),
-                    Reply::Got(Some(Box::new((method, properties, body)))),
-                );
+            Carrier::Get { .. } => {
+                channel.gate.acks.came(message.delivery_tag);
+                self.answer(place, (60, 71), Reply::Got(Some(Box::new(message))))
             }
-            Carrier::Return(method) => {
+            Carrier::Return { reply_code } => {
+                let method = Return {
+                    reply_code,
+                    reply_text: message.label,
+                    exchange: message.exchange,
+                    routing_key: message.routing_key,
+                };
                 let message = ReturnedMessage {
                     method,
-                    properties: properties.into(),
-                    body,
+                    properties: message.properties.into(),
+                    body: message.body,
                 };
-                self.returned(place, Arc::new(message))?;
+                self.returned(place, Arc::new(message))
             }
         }
-        Ok(())
     }
 
     fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Fault> {
@@ -886,6 +881,6 @@ fn weight(incoming: &Incoming) -> usize {
     }
 }
 
-fn message_weight(message: &Delivery) -> usize {
+fn message_weight(message: &Received) -> usize {
     message.body.len() + MESSAGE_OVERHEAD
 }

@@ -217,7 +217,7 @@ fn take_all(session: &mut Session, told: &mut Told) {
     while let Some((place, _)) = session.begin_turn(&dispatcher) {
         while let Some(incoming) = session.next_event(place) {
             told.incoming[place].push(match incoming {
-                Incoming::Message(message) => describe(Message::from(message)),
+                Incoming::Message(message) => describe(message.delivered()),
                 other => format!("{other:?}"),
             });
         }
@@ -225,7 +225,7 @@ fn take_all(session: &mut Session, told: &mut Told) {
     }
     assert_eq!(session.count_events(&dispatcher), 0);
     while let Some(message) = session.next_pulled(3) {
-        told.pulled.push(describe(Message::from(message)));
+        told.pulled.push(describe(message.delivered()));
     }
     for (place, told) in told.answers.iter_mut().enumerate() {
         if let Some(channel) = session.channel(place) {

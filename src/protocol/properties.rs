@@ -202,6 +202,15 @@ pub(crate) enum Arrived {
     Many(Arc<BasicProperties>),
 }
 
+impl Default for Arrived {
+    fn default() -> Self {
+        Arrived::Few {
+            delivery_mode: None,
+            priority: None,
+        }
+    }
+}
+
 impl Arrived {
     /// Reads what [`encode`](BasicProperties::encode) writes, if that is not much.
     pub(crate) fn few(bytes: &[u8]) -> Option<Self> {

@@ -97,7 +97,7 @@ pub enum SyntaxError {
 
 /// A short string where it lies. It is borrowed whatever it holds, so that methods own nothing but tables and are dropped
 /// with little code.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Name<'a>(&'a [u8]);
 
 impl<'a> From<&'a str> for Name<'a> {

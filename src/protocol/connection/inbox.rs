@@ -8,7 +8,7 @@ use super::{
     message_weight, take_out, weight, ConnectionEvent, Dispatcher, Session, MESSAGE_OVERHEAD,
 };
 use crate::error::Fault;
-use crate::protocol::channel::{Delivery, Incoming, Puller};
+use crate::protocol::channel::{Incoming, Puller, Received};
 
 impl Session {
     pub(super) fn push(&mut self, place: usize, incoming: Incoming) {
@@ -22,9 +22,7 @@ impl Session {
         self.undelivered += held;
         self.arrived += 1;
         match (&mut channel.puller, incoming) {
-            (Some(puller), Incoming::Message(message))
-                if message.method.consumer_tag == puller.consumer_tag =>
-            {
+            (Some(puller), Incoming::Message(message)) if message.label == puller.consumer_tag => {
                 puller.buffered.push_back(message);
             }
             (_, incoming) => {
@@ -131,9 +129,9 @@ impl Session {
         let mut kept = VecDeque::with_capacity(channel.inbox.len());
         for incoming in channel.inbox.drain(..) {
             match incoming {
-                Incoming::Message(message) if message.method.consumer_tag == consumer_tag => {
+                Incoming::Message(message) if message.label == consumer_tag => {
                     held += message_weight(&message);
-                    taken.push(message.into());
+                    taken.push(message.delivered());
                 }
                 Incoming::Cancelled(tag) if tag == consumer_tag => {}
                 other => kept.push_back(other),
@@ -149,7 +147,7 @@ impl Session {
     }
 
     /// Takes the next message that the iterator of a channel is to yield.
-    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Delivery> {
+    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Received> {
         let message = self.channel(place)?.puller.as_mut()?.buffered.pop_front()?;
         self.undelivered = self.undelivered.saturating_sub(message_weight(&message));
         Some(message)
