@@ -217,6 +217,7 @@ impl Channel {
                 capability: "publisher confirms",
             });
         }
+        self.link().lock().session.expect_messages();
         done(self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)))
     }
 
@@ -249,6 +250,7 @@ impl Channel {
             .returned
             .push(Arc::new(Mutex::new(callback)));
         let mut shared = self.link().lock();
+        shared.session.expect_messages();
         if let Some(channel) = shared.session.channel(self.handle.place) {
             channel.wants_returns = true;
             channel.home = dispatch::thread_number();

@@ -159,6 +159,8 @@ pub(crate) enum Content {
         message: Received,
         remaining: u64,
     },
+    /// A message that nobody waits for; how much of its body is still to come, when that is known.
+    Skipped(Option<u64>),
 }
 
 /// The one consumer behind the `consume` iterator.

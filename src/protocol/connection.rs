@@ -1,27 +1,19 @@
 //! An open connection: what each frame does to the channels, and what the program is to be told.
 
+mod content;
 mod inbox;
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use super::channel::{
-    Carrier, ChannelState, Content, Gate, Incoming, Mandatory, Phase, Received, Reply,
-};
+pub(crate) use self::content::fingerprint;
+use self::content::{unasked, Piece, TakeIn};
+
+use super::channel::{ChannelState, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};
 use super::method::Method;
-use super::properties::Arrived;
-use super::wire::Name;
 use crate::error::{Fault, Result};
-use crate::{Error, QueueDeclareOk, Return, ReturnedMessage};
-
-/// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
-const TRUSTED_BODY: u64 = 1 << 20;
-
-/// What an undelivered message costs beside its body, roughly.
-const MESSAGE_OVERHEAD: usize = 512;
+use crate::{Error, QueueDeclareOk};
 
 /// What concerns the connection as a whole, to be told to the program.
 #[derive(Debug, PartialEq)]
@@ -94,6 +86,8 @@ pub(crate) struct Session {
     ready: Vec<usize>,
     /// Bytes held for the program.
     pub(crate) undelivered: usize,
+    /// What handles messages, once the program has asked for something that brings them.
+    messages: Option<TakeIn>,
     /// How many messages have come for the program, ever.
     arrived: u64,
     /// What the protocol itself must answer, and the gates that close with it.
@@ -156,6 +150,7 @@ impl Session {
             blocked: None,
             ready: Vec::new(),
             undelivered: 0,
+            messages: None,
             arrived: 0,
             replies: Vec::new(),
             closures: Vec::new(),
@@ -333,7 +328,8 @@ impl Session {
             if let Some(PartialBody { channel, left }) = self.partial {
                 let chunk = &bytes[at..bytes.len().min(at + left)];
                 if !chunk.is_empty() {
-                    self.body(channel, chunk)?;
+                    let place = self.place_of(channel)?;
+                    self.take_in(place, Piece::Body(chunk))?;
                     at += chunk.len();
                 }
                 self.partial = Some(PartialBody {
@@ -357,8 +353,14 @@ impl Session {
                         Frame::Method { channel, payload } => {
                             at += self.method(channel, payload, &bytes[at..])?;
                         }
-                        Frame::Header { channel, payload } => self.header(channel, payload)?,
-                        Frame::Body { channel, payload } => self.body(channel, payload)?,
+                        Frame::Header { channel, payload } => {
+                            let place = self.place_of(channel)?;
+                            self.take_in(place, Piece::Header(payload))?;
+                        }
+                        Frame::Body { channel, payload } => {
+                            let place = self.place_of(channel)?;
+                            self.take_in(place, Piece::Body(payload))?;
+                        }
                         Frame::Heartbeat => {}
                     }
                 }
@@ -408,73 +410,18 @@ impl Session {
                 method.name()
             )));
         }
-        let (carrier, label, delivery_tag, redelivered, exchange, routing_key) = match method {
-            Method::BasicDeliver {
-                consumer_tag,
-                delivery_tag,
-                redelivered,
-                exchange,
-                routing_key,
-            } => (
-                Carrier::Deliver,
-                consumer_tag,
-                delivery_tag,
-                redelivered,
-                exchange,
-                routing_key,
-            ),
-            Method::BasicGetOk {
-                delivery_tag,
-                redelivered,
-                exchange,
-                routing_key,
-                message_count,
-            } => (
-                Carrier::Get { message_count },
-                Name::default(),
-                delivery_tag,
-                redelivered,
-                exchange,
-                routing_key,
-            ),
-            Method::BasicReturn {
-                reply_code,
-                reply_text,
-                exchange,
-                routing_key,
-            } => (
-                Carrier::Return { reply_code },
-                reply_text,
-                0,
-                false,
-                exchange,
-                routing_key,
-            ),
-            other => {
-                self.plain_method(place, number, other)?;
-                return Ok(0);
+        match method {
+            Method::BasicDeliver { .. }
+            | Method::BasicGetOk { .. }
+            | Method::BasicReturn { .. }
+            | Method::BasicCancel { .. }
+            | Method::BasicAck { .. }
+            | Method::BasicNack { .. } => self.take_in(place, Piece::Method(method, rest)),
+            _ => {
+                self.plain_method(place, number, method)?;
+                Ok(0)
             }
-        };
-        if number == 0 {
-            return Err(Fault::unexpected(format_args!("a message on channel 0")));
         }
-        let mut message = Received {
-            carrier,
-            label: label.into_owned(),
-            delivery_tag,
-            redelivered,
-            exchange: exchange.into_owned(),
-            routing_key: routing_key.into_owned(),
-            properties: Arrived::default(),
-            body: Vec::new(),
-        };
-        let used = self.whole_content(number, rest, &mut message)?;
-        if used > 0 {
-            self.complete(place, message)?;
-        } else {
-            self.at(place)?.content = Content::Header(message);
-        }
-        Ok(used)
     }
 
     fn is_closing(&mut self, number: u16) -> bool {
@@ -495,62 +442,11 @@ impl Session {
         }
     }
 
-    /// Takes the header and the one body frame of a message, if both are at hand: most messages are small, and go the short
-    /// way. Answers how many bytes of `rest` they are, 0 if they are not there.
-    fn whole_content(
-        &self,
-        number: u16,
-        rest: &[u8],
-        message: &mut Received,
-    ) -> Result<usize, Fault> {
-        let Some((Frame::Header { channel, payload }, header)) =
-            frame::parse(rest, self.frame_max)?
-        else {
-            return Ok(0);
-        };
-        if channel != number {
-            return Ok(0);
-        }
-        let (size, properties) = frame::read_header(payload)?;
-        message.properties = properties;
-        if size == 0 {
-            return Ok(header);
-        }
-        match frame::parse(&rest[header..], self.frame_max)? {
-            Some((Frame::Body { channel, payload }, body))
-                if channel == number && payload.len() as u64 == size =>
-            {
-                message.body = payload.to_vec();
-                Ok(header + body)
-            }
-            _ => Ok(0),
-        }
-    }
-
     /// A method that no message follows.
     fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<(), Fault> {
         let channel = self.at(place)?;
         match method {
-            Method::BasicAck {
-                delivery_tag,
-                multiple,
-            } => self.confirm(place, delivery_tag, multiple, false),
-            Method::BasicNack {
-                delivery_tag,
-                multiple,
-                ..
-            } => self.confirm(place, delivery_tag, multiple, true),
             Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
-            Method::BasicCancel {
-                consumer_tag,
-                no_wait,
-            } => {
-                if !no_wait {
-                    let answer = Method::BasicCancelOk { consumer_tag };
-                    frame::write_method(&mut self.replies, number, &answer)?;
-                }
-                self.cancelled(place, consumer_tag.into_owned())
-            }
             Method::ChannelFlow { active } => {
                 frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })?;
                 Ok(())
@@ -704,183 +600,8 @@ impl Session {
             }
             _ => {
                 let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
-                Err(Fault::unexpected(format_args!(
-                    "{name} on channel {}, which did not ask for it",
-                    channel.number
-                )))
+                Err(unasked(name, channel.number))
             }
         }
     }
-
-    fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<(), Fault> {
-        let channel = self.at(place)?;
-        if let Some(puller) = channel
-            .puller
-            .as_mut()
-            .filter(|puller| puller.consumer_tag == consumer_tag)
-        {
-            puller.cancelled = true;
-        }
-        // The consumer itself goes when this is told to the program, after the messages that came before it.
-        self.push(place, Incoming::Cancelled(consumer_tag));
-        Ok(())
-    }
-
-    fn confirm(&mut self, place: usize, tag: u64, multiple: bool, nack: bool) -> Result<(), Fault> {
-        let channel = self.at(place)?;
-        let gate = Arc::clone(&channel.gate);
-        let published = gate.published.load(Ordering::Acquire);
-        let settled = channel.confirms.settle(tag, multiple, nack, published);
-        let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
-            let number = channel.number;
-            return Err(Fault::unexpected(format_args!(
-                "a confirmation on channel {number} of message {tag}, never published"
-            )));
-        };
-        gate.settled.fetch_add(settled, Ordering::AcqRel);
-        let mut mandatory = gate
-            .mandatory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        while mandatory
-            .front()
-            .is_some_and(|message| channel.confirms.is_settled(message.sequence))
-        {
-            mandatory.pop_front();
-        }
-        drop(mandatory);
-        self.touch(place);
-        Ok(())
-    }
-
-    fn header(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
-        let (size, properties) = frame::read_header(payload)?;
-        let place = self.place_of(number)?;
-        let channel = self.at(place)?;
-        let Content::Header(mut message) = std::mem::take(&mut channel.content) else {
-            return Err(Fault::unexpected(format_args!(
-                "a content header on channel {number} that nothing announced"
-            )));
-        };
-        message.properties = properties;
-        if size == 0 {
-            return self.complete(place, message);
-        }
-        message.body = Vec::with_capacity(size.min(TRUSTED_BODY) as usize);
-        channel.content = Content::Body {
-            message,
-            remaining: size,
-        };
-        Ok(())
-    }
-
-    fn body(&mut self, number: u16, chunk: &[u8]) -> Result<(), Fault> {
-        let place = self.place_of(number)?;
-        let channel = self.at(place)?;
-        let Content::Body { message, remaining } = &mut channel.content else {
-            return Err(Fault::unexpected(format_args!(
-                "a content body on channel {number} that nothing announced"
-            )));
-        };
-        let Some(left) = remaining.checked_sub(chunk.len() as u64) else {
-            return Err(Fault::unexpected(format_args!(
-                "more body than its header announced on channel {number}"
-            )));
-        };
-        let body = &mut message.body;
-        if body.capacity() - body.len() < chunk.len() {
-            // Grow in steps that what has come justifies, and never beyond the end.
-            body.reserve_exact((*remaining).min(body.len().max(chunk.len()) as u64) as usize);
-        }
-        body.extend_from_slice(chunk);
-        *remaining = left;
-        if left == 0 {
-            if let Content::Body { message, .. } = std::mem::take(&mut channel.content) {
-                return self.complete(place, message);
-            }
-        }
-        Ok(())
-    }
-
-    fn complete(&mut self, place: usize, message: Received) -> Result<(), Fault> {
-        let channel = self.at(place)?;
-        match message.carrier {
-            Carrier::Deliver => {
-                channel.gate.acks.came(message.delivery_tag);
-                // After channel.close has been sent the broker takes back what it still delivers.
-                if channel.phase == Phase::Open {
-                    self.push(place, Incoming::Message(message));
-                }
-                Ok(())
-            }
-            Carrier::Get { .. } => {
-                channel.gate.acks.came(message.delivery_tag);
-                self.answer(place, (60, 71), Reply::Got(Some(Box::new(message))))
-            }
-            Carrier::Return { reply_code } => {
-                let method = Return {
-                    reply_code,
-                    reply_text: message.label,
-                    exchange: message.exchange,
-                    routing_key: message.routing_key,
-                };
-                let message = ReturnedMessage {
-                    method,
-                    properties: message.properties.into(),
-                    body: message.body,
-                };
-                self.returned(place, Arc::new(message))
-            }
-        }
-    }
-
-    fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Fault> {
-        let channel = self.at(place)?;
-        if channel.gate.confirming.load(Ordering::Acquire) {
-            let content = fingerprint(
-                &message.method.exchange,
-                &message.method.routing_key,
-                &message.body,
-            );
-            let mut mandatory = channel
-                .gate
-                .mandatory
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // Returns come in the order of publishing, so the oldest message of this content is the one. There is none
-            // if it was published before the channel confirmed.
-            let at = mandatory
-                .iter()
-                .position(|candidate| candidate.content == content);
-            let tied = at.and_then(|at| mandatory.remove(at));
-            drop(mandatory);
-            if let Some(Mandatory { sequence, .. }) = tied {
-                let message = Arc::clone(&message);
-                channel.confirms.add_returned(sequence, message);
-            }
-        }
-        if channel.wants_returns {
-            self.push(place, Incoming::Returned(message));
-        }
-        Ok(())
-    }
-}
-
-/// What ties a returned message to its publish.
-pub(crate) fn fingerprint(exchange: &str, routing_key: &str, body: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (exchange, routing_key, body).hash(&mut hasher);
-    hasher.finish()
-}
-
-fn weight(incoming: &Incoming) -> usize {
-    match incoming {
-        Incoming::Message(message) => message_weight(message),
-        Incoming::Returned(returned) => returned.body.len() + MESSAGE_OVERHEAD,
-        Incoming::Cancelled(_) => MESSAGE_OVERHEAD,
-    }
-}
-
-fn message_weight(message: &Received) -> usize {
-    message.body.len() + MESSAGE_OVERHEAD
 }

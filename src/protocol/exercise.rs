@@ -159,6 +159,7 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
 fn busy_session() -> Session {
     let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
     session.wants_blocked = true;
+    session.expect_messages();
     for number in 1..=4 {
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);

@@ -127,29 +127,26 @@ pub(crate) fn body_prefix(channel: u16, length: u32) -> [u8; PREFIX] {
 
 /// Reads the payload of a header frame: the size of the body that follows, and the properties.
 pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError> {
-    if let Some(header) = read_short_header(payload) {
-        return Ok(header);
+    let (body_size, properties) = split_header(payload)?;
+    if let Some(few) = Arrived::few(properties) {
+        return Ok((body_size, few));
     }
-    let mut reader = Reader::new(payload);
-    let class = reader.short("the class id of a content header");
-    if class != BASIC {
-        reader.fail(SyntaxError::WrongContentClass(class));
-    }
-    reader.short("the weight of a content header");
-    let body_size = reader.longlong("the body size of a content header");
-    let properties = Arrived::many(&mut reader);
+    let mut reader = Reader::new(properties);
+    let many = Arrived::many(&mut reader);
     reader.finish("a content header")?;
-    Ok((body_size, properties))
+    Ok((body_size, many))
 }
 
-/// Reads one with few properties, if nothing is wrong with it: most are like that, and read faster so.
-fn read_short_header(payload: &[u8]) -> Option<(u64, Arrived)> {
-    let (start, properties) = payload.split_first_chunk::<12>()?;
-    if BigEndian::read_u16(&start[..2]) != BASIC {
-        return None;
+/// The size of the body that follows, and the bytes of the properties.
+pub(crate) fn split_header(payload: &[u8]) -> Result<(u64, &[u8]), SyntaxError> {
+    let Some((start, properties)) = payload.split_first_chunk::<12>() else {
+        let field = "a content header";
+        return Err(SyntaxError::Truncated { field });
+    };
+    match BigEndian::read_u16(&start[..2]) {
+        BASIC => Ok((BigEndian::read_u64(&start[4..]), properties)),
+        class => Err(SyntaxError::WrongContentClass(class)),
     }
-    let body_size = BigEndian::read_u64(&start[4..]);
-    Some((body_size, Arrived::few(properties)?))
 }
 
 #[inline]

@@ -4,11 +4,24 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{
-    message_weight, take_out, weight, ConnectionEvent, Dispatcher, Session, MESSAGE_OVERHEAD,
-};
+use super::{take_out, ConnectionEvent, Dispatcher, Session};
 use crate::error::Fault;
 use crate::protocol::channel::{Incoming, Puller, Received};
+
+/// What an undelivered message costs beside its body, roughly.
+const MESSAGE_OVERHEAD: usize = 512;
+
+fn weight(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Message(message) => message_weight(message),
+        Incoming::Returned(returned) => returned.body.len() + MESSAGE_OVERHEAD,
+        Incoming::Cancelled(_) => MESSAGE_OVERHEAD,
+    }
+}
+
+fn message_weight(message: &Received) -> usize {
+    message.body.len() + MESSAGE_OVERHEAD
+}
 
 impl Session {
     pub(super) fn push(&mut self, place: usize, incoming: Incoming) {

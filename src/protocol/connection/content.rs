@@ -1,0 +1,385 @@
+//! The messages that come in, and what the broker says of those that were published.
+//!
+//! Nothing of this comes unless the program asked for it: it consumes, fetches, or publishes with confirms or as mandatory.
+//! The session gets to it through a pointer that is set when the program asks first, so a program that only publishes
+//! carries none of this code.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::Session;
+use crate::error::Fault;
+use crate::protocol::channel::{Carrier, Content, Incoming, Mandatory, Phase, Received, Reply};
+use crate::protocol::frame::{self, Frame};
+use crate::protocol::method::Method;
+use crate::protocol::properties::Arrived;
+use crate::protocol::wire::Name;
+use crate::{Return, ReturnedMessage};
+
+/// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
+const TRUSTED_BODY: u64 = 1 << 20;
+
+/// A frame for this module.
+pub(super) enum Piece<'a> {
+    /// A method, and what has come behind it.
+    Method(Method<'a>, &'a [u8]),
+    Header(&'a [u8]),
+    Body(&'a [u8]),
+}
+
+/// Handles a frame on the channel at a place; answers how many bytes behind the frame it took with it.
+pub(super) type TakeIn = fn(&mut Session, usize, Piece<'_>) -> Result<usize, Fault>;
+
+impl Session {
+    /// From now on messages, cancellations and confirms may come.
+    pub(crate) fn expect_messages(&mut self) {
+        self.messages = Some(Session::handle);
+    }
+
+    pub(super) fn take_in(&mut self, place: usize, piece: Piece<'_>) -> Result<usize, Fault> {
+        let channel = self.at(place)?;
+        let skips = matches!(channel.content, Content::Skipped(_));
+        match self.messages {
+            Some(handle) if !skips => handle(self, place, piece),
+            _ => self.skip(place, piece),
+        }
+    }
+
+    /// What comes to a program that asked for nothing: at most a mandatory message that is returned, which nobody waits for.
+    fn skip(&mut self, place: usize, piece: Piece<'_>) -> Result<usize, Fault> {
+        let channel = self.at(place)?;
+        let number = channel.number;
+        let remaining = match (piece, &channel.content) {
+            (Piece::Method(Method::BasicReturn { .. }, _), _) => None,
+            (Piece::Method(method, _), _) => return Err(unasked(method.name(), number)),
+            (Piece::Header(payload), Content::Skipped(None)) => {
+                Some(frame::split_header(payload)?.0)
+            }
+            (Piece::Header(_), _) => return Err(unannounced("header", number)),
+            (Piece::Body(chunk), Content::Skipped(Some(remaining))) => {
+                Some(rest_of(*remaining, chunk, number)?)
+            }
+            (Piece::Body(_), _) => return Err(unannounced("body", number)),
+        };
+        channel.content = match remaining {
+            Some(0) => Content::None,
+            remaining => Content::Skipped(remaining),
+        };
+        Ok(0)
+    }
+
+    fn handle(&mut self, place: usize, piece: Piece<'_>) -> Result<usize, Fault> {
+        match piece {
+            Piece::Method(method, rest) => return self.handle_method(place, method, rest),
+            Piece::Header(payload) => self.header(place, payload)?,
+            Piece::Body(chunk) => self.body(place, chunk)?,
+        }
+        Ok(0)
+    }
+
+    fn handle_method(
+        &mut self,
+        place: usize,
+        method: Method<'_>,
+        rest: &[u8],
+    ) -> Result<usize, Fault> {
+        let number = self.at(place)?.number;
+        let (carrier, label, delivery_tag, redelivered, exchange, routing_key) = match method {
+            Method::BasicDeliver {
+                consumer_tag,
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+            } => (
+                Carrier::Deliver,
+                consumer_tag,
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+            ),
+            Method::BasicGetOk {
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+                message_count,
+            } => (
+                Carrier::Get { message_count },
+                Name::default(),
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+            ),
+            Method::BasicReturn {
+                reply_code,
+                reply_text,
+                exchange,
+                routing_key,
+            } => (
+                Carrier::Return { reply_code },
+                reply_text,
+                0,
+                false,
+                exchange,
+                routing_key,
+            ),
+            Method::BasicAck {
+                delivery_tag,
+                multiple,
+            } => return self.confirm(place, delivery_tag, multiple, false),
+            Method::BasicNack {
+                delivery_tag,
+                multiple,
+                ..
+            } => return self.confirm(place, delivery_tag, multiple, true),
+            Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            } => {
+                if !no_wait {
+                    let answer = Method::BasicCancelOk { consumer_tag };
+                    frame::write_method(&mut self.replies, number, &answer)?;
+                }
+                return self.cancelled(place, consumer_tag.into_owned());
+            }
+            other => return Err(unasked(other.name(), number)),
+        };
+        if number == 0 {
+            return Err(Fault::unexpected(format_args!("a message on channel 0")));
+        }
+        let mut message = Received {
+            carrier,
+            label: label.into_owned(),
+            delivery_tag,
+            redelivered,
+            exchange: exchange.into_owned(),
+            routing_key: routing_key.into_owned(),
+            properties: Arrived::default(),
+            body: Vec::new(),
+        };
+        let used = self.whole_content(number, rest, &mut message)?;
+        if used > 0 {
+            self.complete(place, message)?;
+        } else {
+            self.at(place)?.content = Content::Header(message);
+        }
+        Ok(used)
+    }
+
+    /// Takes the header and the one body frame of a message, if both are at hand: most messages are small, and go the short
+    /// way. Answers how many bytes of `rest` they are, 0 if they are not there.
+    fn whole_content(
+        &self,
+        number: u16,
+        rest: &[u8],
+        message: &mut Received,
+    ) -> Result<usize, Fault> {
+        let Some((Frame::Header { channel, payload }, header)) =
+            frame::parse(rest, self.frame_max)?
+        else {
+            return Ok(0);
+        };
+        if channel != number {
+            return Ok(0);
+        }
+        let (size, properties) = frame::read_header(payload)?;
+        message.properties = properties;
+        if size == 0 {
+            return Ok(header);
+        }
+        match frame::parse(&rest[header..], self.frame_max)? {
+            Some((Frame::Body { channel, payload }, body))
+                if channel == number && payload.len() as u64 == size =>
+            {
+                message.body = payload.to_vec();
+                Ok(header + body)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<usize, Fault> {
+        let channel = self.at(place)?;
+        if let Some(puller) = channel
+            .puller
+            .as_mut()
+            .filter(|puller| puller.consumer_tag == consumer_tag)
+        {
+            puller.cancelled = true;
+        }
+        // The consumer itself goes when this is told to the program, after the messages that came before it.
+        self.push(place, Incoming::Cancelled(consumer_tag));
+        Ok(0)
+    }
+
+    fn confirm(
+        &mut self,
+        place: usize,
+        tag: u64,
+        multiple: bool,
+        nack: bool,
+    ) -> Result<usize, Fault> {
+        let channel = self.at(place)?;
+        let gate = Arc::clone(&channel.gate);
+        let published = gate.published.load(Ordering::Acquire);
+        let settled = channel.confirms.settle(tag, multiple, nack, published);
+        let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
+            let number = channel.number;
+            return Err(Fault::unexpected(format_args!(
+                "a confirmation on channel {number} of message {tag}, never published"
+            )));
+        };
+        gate.settled.fetch_add(settled, Ordering::AcqRel);
+        let mut mandatory = gate
+            .mandatory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while mandatory
+            .front()
+            .is_some_and(|message| channel.confirms.is_settled(message.sequence))
+        {
+            mandatory.pop_front();
+        }
+        drop(mandatory);
+        self.touch(place);
+        Ok(0)
+    }
+
+    fn header(&mut self, place: usize, payload: &[u8]) -> Result<(), Fault> {
+        let (size, properties) = frame::read_header(payload)?;
+        let channel = self.at(place)?;
+        let Content::Header(mut message) = std::mem::take(&mut channel.content) else {
+            return Err(unannounced("header", channel.number));
+        };
+        message.properties = properties;
+        if size == 0 {
+            return self.complete(place, message);
+        }
+        message.body = Vec::with_capacity(size.min(TRUSTED_BODY) as usize);
+        channel.content = Content::Body {
+            message,
+            remaining: size,
+        };
+        Ok(())
+    }
+
+    fn body(&mut self, place: usize, chunk: &[u8]) -> Result<(), Fault> {
+        let channel = self.at(place)?;
+        let number = channel.number;
+        let Content::Body { message, remaining } = &mut channel.content else {
+            return Err(unannounced("body", number));
+        };
+        let left = rest_of(*remaining, chunk, number)?;
+        let body = &mut message.body;
+        if body.capacity() - body.len() < chunk.len() {
+            // Grow in steps that what has come justifies, and never beyond the end.
+            body.reserve_exact((*remaining).min(body.len().max(chunk.len()) as u64) as usize);
+        }
+        body.extend_from_slice(chunk);
+        *remaining = left;
+        if left == 0 {
+            if let Content::Body { message, .. } = std::mem::take(&mut channel.content) {
+                return self.complete(place, message);
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, place: usize, message: Received) -> Result<(), Fault> {
+        let channel = self.at(place)?;
+        match message.carrier {
+            Carrier::Deliver => {
+                channel.gate.acks.came(message.delivery_tag);
+                // After channel.close has been sent the broker takes back what it still delivers.
+                if channel.phase == Phase::Open {
+                    self.push(place, Incoming::Message(message));
+                }
+                Ok(())
+            }
+            Carrier::Get { .. } => {
+                channel.gate.acks.came(message.delivery_tag);
+                self.answer(place, (60, 71), Reply::Got(Some(Box::new(message))))
+            }
+            Carrier::Return { reply_code } => {
+                let method = Return {
+                    reply_code,
+                    reply_text: message.label,
+                    exchange: message.exchange,
+                    routing_key: message.routing_key,
+                };
+                let message = ReturnedMessage {
+                    method,
+                    properties: message.properties.into(),
+                    body: message.body,
+                };
+                self.returned(place, Arc::new(message))
+            }
+        }
+    }
+
+    fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Fault> {
+        let channel = self.at(place)?;
+        if channel.gate.confirming.load(Ordering::Acquire) {
+            let content = fingerprint(
+                &message.method.exchange,
+                &message.method.routing_key,
+                &message.body,
+            );
+            let mut mandatory = channel
+                .gate
+                .mandatory
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            // Returns come in the order of publishing, so the oldest message of this content is the one. There is none
+            // if it was published before the channel confirmed.
+            let at = mandatory
+                .iter()
+                .position(|candidate| candidate.content == content);
+            let tied = at.and_then(|at| mandatory.remove(at));
+            drop(mandatory);
+            if let Some(Mandatory { sequence, .. }) = tied {
+                let message = Arc::clone(&message);
+                channel.confirms.add_returned(sequence, message);
+            }
+        }
+        if channel.wants_returns {
+            self.push(place, Incoming::Returned(message));
+        }
+        Ok(())
+    }
+}
+
+/// How much of a body is still to come after this part of it.
+fn rest_of(remaining: u64, chunk: &[u8], number: u16) -> Result<u64, Fault> {
+    match remaining.checked_sub(chunk.len() as u64) {
+        Some(left) => Ok(left),
+        None => Err(Fault::unexpected(format_args!(
+            "more body than its header announced on channel {number}"
+        ))),
+    }
+}
+
+#[cold]
+fn unannounced(part: &str, number: u16) -> Fault {
+    Fault::unexpected(format_args!(
+        "a content {part} on channel {number} that nothing announced"
+    ))
+}
+
+#[cold]
+pub(super) fn unasked(name: &str, number: u16) -> Fault {
+    Fault::unexpected(format_args!(
+        "{name} on channel {number}, which did not ask for it"
+    ))
+}
+
+/// What ties a returned message to its publish.
+pub(crate) fn fingerprint(exchange: &str, routing_key: &str, body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (exchange, routing_key, body).hash(&mut hasher);
+    hasher.finish()
+}
