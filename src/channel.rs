@@ -10,7 +10,7 @@ use std::any::Any;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use self::consuming::{CancelCallback, MessageSlot};
@@ -50,6 +50,8 @@ pub(crate) struct ChannelHandle {
     place: usize,
     number: u16,
     gate: Arc<Gate>,
+    /// How to wait for a confirm, once they are turned on: programs that never do so carry no code for it.
+    wait_for_confirm: OnceLock<fn(&Channel, u64) -> Result<()>>,
     callbacks: Mutex<Callbacks>,
     /// Changes whenever a consumer's callback is added or removed.
     callbacks_version: AtomicU64,
@@ -143,6 +145,7 @@ impl Channel {
             place,
             number,
             gate,
+            wait_for_confirm: OnceLock::new(),
             callbacks: Mutex::default(),
             callbacks_version: AtomicU64::new(0),
         });

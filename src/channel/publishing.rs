@@ -156,9 +156,9 @@ impl Channel {
     ) -> Result<()> {
         let waits = self.handle.gate.confirming.load(Ordering::Acquire);
         let sequence = self.send_message(exchange, routing_key, body, &publish, waits)?;
-        match sequence {
-            0 => Ok(()),
-            sequence => self.wait_for_confirm(sequence),
+        match self.handle.wait_for_confirm.get() {
+            Some(wait_for_confirm) if sequence > 0 => wait_for_confirm(self, sequence),
+            _ => Ok(()),
         }
     }
 
@@ -218,6 +218,10 @@ impl Channel {
             });
         }
         self.link().lock().session.expect_messages();
+        let wait_for_confirm = Self::wait_for_confirm;
+        self.handle
+            .wait_for_confirm
+            .get_or_init(|| wait_for_confirm);
         done(self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)))
     }
 
