@@ -193,6 +193,8 @@ pub(crate) struct ChannelState {
     pub(crate) answers: Vec<(u64, Reply)>,
     pub(crate) content: Content,
     pub(crate) inbox: VecDeque<Incoming>,
+    /// Bytes in `inbox` and `puller`, as the session counts them.
+    pub(crate) held: usize,
     pub(crate) consumers: Vec<Consumer>,
     pub(crate) puller: Option<Puller>,
     pub(crate) confirms: Confirms,
@@ -225,6 +227,7 @@ impl ChannelState {
             answers: Vec::new(),
             content: Content::None,
             inbox: VecDeque::new(),
+            held: 0,
             consumers: Vec::new(),
             puller: None,
             confirms: Confirms::default(),

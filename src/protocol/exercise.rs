@@ -155,8 +155,19 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
     told
 }
 
+/// One open channel, and nothing was asked for.
+#[cfg(test)]
+pub(crate) fn idle_session() -> Session {
+    let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
+    let mut channel = ChannelState::new(Gate::opened(), Weak::<()>::new());
+    channel.phase = Phase::Open;
+    let added = session.add_channel(None, channel);
+    assert!(added.is_ok());
+    session
+}
+
 /// Channel 1 has consumers, confirms and calls that wait; 2 is being opened, 3 has an iterator, 4 is being closed.
-fn busy_session() -> Session {
+pub(crate) fn busy_session() -> Session {
     let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
     session.wants_blocked = true;
     session.expect_messages();

@@ -33,6 +33,7 @@ impl Session {
             return;
         }
         self.undelivered += held;
+        channel.held += held;
         self.arrived += 1;
         match (&mut channel.puller, incoming) {
             (Some(puller), Incoming::Message(message)) if message.label == puller.consumer_tag => {
@@ -64,7 +65,7 @@ impl Session {
     /// Takes the oldest event that concerns the connection as a whole.
     pub(crate) fn next_connection_event(&mut self) -> Option<ConnectionEvent> {
         let event = self.events.pop_front()?;
-        self.undelivered = self.undelivered.saturating_sub(MESSAGE_OVERHEAD);
+        self.undelivered -= MESSAGE_OVERHEAD;
         Some(event)
     }
 
@@ -107,7 +108,9 @@ impl Session {
     pub(crate) fn next_event(&mut self, place: usize) -> Option<Incoming> {
         let channel = self.channels.get_mut(place)?.as_deref_mut()?;
         let incoming = channel.inbox.pop_front()?;
-        self.undelivered = self.undelivered.saturating_sub(weight(&incoming));
+        let held = weight(&incoming);
+        channel.held -= held;
+        self.undelivered -= held;
         Some(incoming)
     }
 
@@ -141,36 +144,43 @@ impl Session {
         let mut held = 0;
         let mut kept = VecDeque::with_capacity(channel.inbox.len());
         for incoming in channel.inbox.drain(..) {
+            let weight = weight(&incoming);
             match incoming {
                 Incoming::Message(message) if message.label == consumer_tag => {
-                    held += message_weight(&message);
+                    held += weight;
                     taken.push(message.delivered());
                 }
-                Incoming::Cancelled(tag) if tag == consumer_tag => {}
+                Incoming::Cancelled(tag) if tag == consumer_tag => held += weight,
                 other => kept.push_back(other),
             }
         }
         channel.inbox = kept;
+        channel.held -= held;
         if channel.inbox.is_empty() && channel.ready {
             channel.ready = false;
             take_out(&mut self.ready, place);
         }
-        self.undelivered = self.undelivered.saturating_sub(held);
+        self.undelivered -= held;
         taken
     }
 
     /// Takes the next message that the iterator of a channel is to yield.
     pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Received> {
-        let message = self.channel(place)?.puller.as_mut()?.buffered.pop_front()?;
-        self.undelivered = self.undelivered.saturating_sub(message_weight(&message));
+        let channel = self.channel(place)?;
+        let message = channel.puller.as_mut()?.buffered.pop_front()?;
+        let held = message_weight(&message);
+        channel.held -= held;
+        self.undelivered -= held;
         Some(message)
     }
 
     /// Takes the iterator of a channel, with what it had not yielded.
     pub(crate) fn take_puller(&mut self, place: usize) -> Option<Puller> {
-        let puller = self.channel(place)?.puller.take()?;
+        let channel = self.channel(place)?;
+        let puller = channel.puller.take()?;
         let held: usize = puller.buffered.iter().map(message_weight).sum();
-        self.undelivered = self.undelivered.saturating_sub(held);
+        channel.held -= held;
+        self.undelivered -= held;
         Some(puller)
     }
 
@@ -222,15 +232,13 @@ impl Session {
         let Some(channel) = self.channel(place) else {
             return;
         };
-        let inbox = std::mem::take(&mut channel.inbox);
-        let mut held: usize = inbox.iter().map(weight).sum();
-        channel.consumers.clear();
-        if let Some(puller) = channel.puller.take() {
-            held += puller.buffered.iter().map(message_weight).sum::<usize>();
-        }
+        channel.inbox = VecDeque::new();
+        channel.consumers = Vec::new();
+        channel.puller = None;
+        let held = std::mem::take(&mut channel.held);
         if std::mem::take(&mut channel.ready) {
             take_out(&mut self.ready, place);
         }
-        self.undelivered = self.undelivered.saturating_sub(held);
+        self.undelivered -= held;
     }
 }

@@ -317,3 +317,100 @@ fn blocking_is_kept_only_for_those_who_listen() {
     assert_eq!(events, expected);
     assert_eq!(session.undelivered, 0);
 }
+
+/// A consumer that the broker cancels while the program cancels it too: what was held for it is not counted any more.
+#[test]
+fn a_cancellation_that_is_not_told_is_not_counted() {
+    let mut session = exercise::busy_session();
+    let cancel = Method::BasicCancel {
+        consumer_tag: "a".into(),
+        no_wait: true,
+    };
+    session.feed(&method(1, &cancel)).unwrap();
+    assert!(session.undelivered > 0);
+    assert_eq!(session.take_undelivered(1, "a"), []);
+    assert_eq!(session.undelivered, 0);
+}
+
+/// A program that asked for nothing may still be given back what it published as mandatory. It takes no notice.
+#[test]
+fn what_nobody_waits_for_is_skipped() {
+    let mut session = exercise::idle_session();
+    let mut bytes = Vec::new();
+    for size in [0, 1, 5000] {
+        let back = Method::BasicReturn {
+            reply_code: 312,
+            reply_text: "NO_ROUTE".into(),
+            exchange: "".into(),
+            routing_key: "q".into(),
+        };
+        bytes.extend(method(1, &back));
+        let properties = BasicProperties::new().app_id("a").header("n", 1);
+        write_header(&mut bytes, 1, size, &properties).unwrap();
+        let body = vec![7; size as usize];
+        for part in body.chunks(1000) {
+            write_body(&mut bytes, 1, part);
+        }
+    }
+    for chunk in [1, 7, 4096, bytes.len()] {
+        let mut left = Vec::new();
+        for part in bytes.chunks(chunk) {
+            left.extend_from_slice(part);
+            let used = session.feed(&left).unwrap().used;
+            left.drain(..used);
+        }
+        assert_eq!((left.len(), session.undelivered), (0, 0));
+    }
+    // One that comes in when the program asks is skipped to its end.
+    let (begun, rest) = bytes.split_at(bytes.len() - 3000);
+    let used = session.feed(begun).unwrap().used;
+    session.expect_messages();
+    session.feed(&[&begun[used..], rest].concat()).unwrap();
+    session.feed(&bytes).unwrap();
+    assert_eq!(session.undelivered, 0);
+
+    for (unasked, text) in [
+        (
+            Method::BasicDeliver {
+                consumer_tag: "a".into(),
+                delivery_tag: 1,
+                redelivered: false,
+                exchange: "".into(),
+                routing_key: "q".into(),
+            },
+            "basic.deliver on channel 1",
+        ),
+        (
+            Method::BasicAck {
+                delivery_tag: 1,
+                multiple: false,
+            },
+            "basic.ack on channel 1",
+        ),
+    ] {
+        let error = exercise::idle_session()
+            .feed(&method(1, &unasked))
+            .unwrap_err();
+        assert!(error.to_string().contains(text), "{}", *error);
+    }
+    for frame in [bytes_of_header(), bytes_of_body()] {
+        let error = exercise::idle_session().feed(&frame).unwrap_err();
+        assert!(
+            error.to_string().contains("nothing announced"),
+            "{}",
+            *error
+        );
+    }
+}
+
+fn bytes_of_header() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_header(&mut bytes, 1, 1, &BasicProperties::new()).unwrap();
+    bytes
+}
+
+fn bytes_of_body() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_body(&mut bytes, 1, b"x");
+    bytes
+}
