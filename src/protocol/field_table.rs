@@ -366,23 +366,24 @@ fn end(out: &mut [u8], start: usize, field: &'static str) -> Result<(), SyntaxEr
 }
 
 fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
-    match value {
-        FieldValue::Bool(value) => number(out, b't', [u8::from(*value)]),
-        FieldValue::I8(value) => number(out, b'b', value.to_be_bytes()),
-        FieldValue::U8(value) => number(out, b'B', value.to_be_bytes()),
-        FieldValue::I16(value) => number(out, b's', value.to_be_bytes()),
-        FieldValue::U16(value) => number(out, b'u', value.to_be_bytes()),
-        FieldValue::I32(value) => number(out, b'I', value.to_be_bytes()),
-        FieldValue::U32(value) => number(out, b'i', value.to_be_bytes()),
-        FieldValue::I64(value) => number(out, b'l', value.to_be_bytes()),
-        FieldValue::Timestamp(value) => number(out, b'T', value.to_be_bytes()),
-        FieldValue::F32(value) if value.is_finite() => number(out, b'f', value.to_be_bytes()),
-        FieldValue::F64(value) if value.is_finite() => number(out, b'd', value.to_be_bytes()),
+    // Of a number the type octet, its width, and its bits; of a negative one those of its own width are kept.
+    let (kind, width, bits) = match value {
+        FieldValue::Bool(value) => (b't', 1, u64::from(*value)),
+        FieldValue::I8(value) => (b'b', 1, *value as u64),
+        FieldValue::U8(value) => (b'B', 1, u64::from(*value)),
+        FieldValue::I16(value) => (b's', 2, *value as u64),
+        FieldValue::U16(value) => (b'u', 2, u64::from(*value)),
+        FieldValue::I32(value) => (b'I', 4, *value as u64),
+        FieldValue::U32(value) => (b'i', 4, u64::from(*value)),
+        FieldValue::I64(value) => (b'l', 8, *value as u64),
+        FieldValue::Timestamp(value) => (b'T', 8, *value),
+        FieldValue::F32(value) if value.is_finite() => (b'f', 4, u64::from(value.to_bits())),
+        FieldValue::F64(value) if value.is_finite() => (b'd', 8, value.to_bits()),
         FieldValue::F32(_) | FieldValue::F64(_) => return Err(SyntaxError::NotFinite),
         FieldValue::Decimal { scale, value } => {
-            number(out, b'D', [*scale]);
-            out.extend_from_slice(&value.to_be_bytes());
+            (b'D', 5, u64::from(*scale) << 32 | u64::from(*value))
         }
+        FieldValue::Void => (b'V', 0, 0),
         FieldValue::Text(bytes) => return text(out, b'S', "text", bytes),
         FieldValue::Bytes(bytes) => return text(out, b'x', "byte array", bytes),
         FieldValue::Array(values) => {
@@ -393,16 +394,10 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
             out.push(b'F');
             return encode_table(table, out, depth + 1);
         }
-        FieldValue::Void => out.push(b'V'),
-    }
-    Ok(())
-}
-
-/// The type octet, and the number in its own width.
-#[inline(never)]
-fn number<const N: usize>(out: &mut Vec<u8>, kind: u8, bytes: [u8; N]) {
+    };
     out.push(kind);
-    out.extend_from_slice(&bytes);
+    out.extend_from_slice(&bits.to_be_bytes()[8 - width..]);
+    Ok(())
 }
 
 /// The type octet, and the bytes behind their length.
