@@ -248,7 +248,7 @@ fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, SyntaxError> {
     let mut fields: Vec<Field> = Vec::new();
     let mut in_order = true;
     while !reader.is_empty() {
-        let key = reader.shortstr("table key").into_owned();
+        let key = reader.shortstr().into_owned();
         let value = decode_value(&mut reader, depth);
         in_order &= fields.last().is_none_or(|(last, _)| *last < key);
         fields.push((key, value));
@@ -289,32 +289,31 @@ fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, SyntaxErr
 }
 
 fn decode_value(reader: &mut Reader<'_>, depth: usize) -> FieldValue {
-    const VALUE: &str = "a value of a table";
-    match reader.octet("the type of a value of a table") {
-        b't' => FieldValue::Bool(reader.octet(VALUE) != 0),
-        b'b' => FieldValue::I8(reader.octet(VALUE) as i8),
-        b'B' => FieldValue::U8(reader.octet(VALUE)),
-        b's' => FieldValue::I16(reader.short(VALUE) as i16),
-        b'u' => FieldValue::U16(reader.short(VALUE)),
-        b'I' => FieldValue::I32(reader.long(VALUE) as i32),
-        b'i' => FieldValue::U32(reader.long(VALUE)),
-        b'l' | b'L' => FieldValue::I64(reader.longlong(VALUE) as i64),
-        b'f' => FieldValue::F32(f32::from_bits(reader.long(VALUE))),
-        b'd' => FieldValue::F64(f64::from_bits(reader.longlong(VALUE))),
+    match reader.octet() {
+        b't' => FieldValue::Bool(reader.octet() != 0),
+        b'b' => FieldValue::I8(reader.octet() as i8),
+        b'B' => FieldValue::U8(reader.octet()),
+        b's' => FieldValue::I16(reader.short() as i16),
+        b'u' => FieldValue::U16(reader.short()),
+        b'I' => FieldValue::I32(reader.long() as i32),
+        b'i' => FieldValue::U32(reader.long()),
+        b'l' | b'L' => FieldValue::I64(reader.longlong() as i64),
+        b'f' => FieldValue::F32(f32::from_bits(reader.long())),
+        b'd' => FieldValue::F64(f64::from_bits(reader.longlong())),
         b'D' => FieldValue::Decimal {
-            scale: reader.octet(VALUE),
-            value: reader.long(VALUE),
+            scale: reader.octet(),
+            value: reader.long(),
         },
-        b'S' => FieldValue::Text(reader.block(VALUE).to_vec()),
-        b'x' => FieldValue::Bytes(reader.block(VALUE).to_vec()),
-        b'T' => FieldValue::Timestamp(reader.longlong(VALUE)),
+        b'S' => FieldValue::Text(reader.block().to_vec()),
+        b'x' => FieldValue::Bytes(reader.block().to_vec()),
+        b'T' => FieldValue::Timestamp(reader.longlong()),
         b'V' => FieldValue::Void,
         b'A' => {
-            let values = decode_array(reader.block(VALUE), depth + 1);
+            let values = decode_array(reader.block(), depth + 1);
             or_fail(reader, values.map(FieldValue::Array))
         }
         b'F' => {
-            let table = decode_table(reader.block(VALUE), depth + 1);
+            let table = decode_table(reader.block(), depth + 1);
             or_fail(reader, table.map(FieldValue::Table))
         }
         other => or_fail(reader, Err(SyntaxError::UnknownFieldType(other))),

@@ -35,8 +35,8 @@ macro_rules! zero {
 
 /// Reads or writes a value of a wire type.
 macro_rules! pass {
-    ($side:ident.table($($argument:expr),+)) => { $side.table_bytes($($argument),+) };
-    ($side:ident.$kind:ident($($argument:expr),+)) => { $side.$kind($($argument),+) };
+    ($side:ident.table($($argument:expr),*)) => { $side.table_bytes($($argument),*) };
+    ($side:ident.$kind:ident($($argument:expr),*)) => { $side.$kind($($argument),*) };
 }
 
 /// Whether a method of this sender is read: a client reads what a server sends. Tests and fuzzing read everything.
@@ -86,13 +86,13 @@ macro_rules! methods {
             /// The same, for every method.
             pub(super) fn decode_by_table(payload: &'a [u8]) -> Result<Method<'a>, SyntaxError> {
                 let mut reader = Reader::new(payload);
-                let class = reader.short("the class id of a method");
-                let method = reader.short("the id of a method");
+                let class = reader.short();
+                let method = reader.short();
                 let read = match (class, method) {
                     $( ($class, $method) if comes_from!($sender) => {
-                        $( $( reader.$before_kind(stringify!($before)); )+ )?
-                        $( $( let $field = pass!(reader.$kind(stringify!($field))); )+ )?
-                        $( $( reader.$after_kind(stringify!($after)); )+ )?
+                        $( $( reader.$before_kind(); )+ )?
+                        $( $( let $field = pass!(reader.$kind()); )+ )?
+                        $( $( reader.$after_kind(); )+ )?
                         Method::$variant $({ $($field),+ })?
                     } )+
                     _ => {
@@ -101,7 +101,7 @@ macro_rules! methods {
                     }
                 };
                 if !reader.is_done() {
-                    reader.finish(Method::name_of(class, method).unwrap_or_default())?;
+                    reader.finish(Method::name_of(class, method).unwrap_or("a method"))?;
                 }
                 Ok(read)
             }

@@ -118,7 +118,7 @@ macro_rules! properties {
                 }
                 $(
                     if flags & (1 << $flag) != 0 {
-                        properties.$name = Some($read(reader.$kind(stringify!($name))));
+                        properties.$name = Some($read(reader.$kind()));
                     }
                 )+
                 properties
@@ -232,7 +232,7 @@ impl Arrived {
 
     /// Reads all that [`encode`](BasicProperties::encode) writes.
     pub(crate) fn many(reader: &mut Reader<'_>) -> Self {
-        let flags = reader.short("property flags");
+        let flags = reader.short();
         Arrived::Many(Arc::new(BasicProperties::decode(flags, reader)))
     }
 }

@@ -34,7 +34,7 @@ pub enum SyntaxError {
     /// The data end before the value does.
     #[error("data end in the middle of {field}")]
     Truncated {
-        /// What was being read.
+        /// What was being read, such as `queue.declare-ok`.
         field: &'static str,
     },
     /// There are more data than the value accounts for.
@@ -169,8 +169,7 @@ impl PartialEq for Table<'_> {
 
 /// Reads wire types off the front of a byte slice.
 ///
-/// Every method takes the name of what is read, for the error. The first error is kept for `finish`; whatever is read
-/// after it is zero or empty, so that nobody has to look in between.
+/// The first error is kept for `finish`; whatever is read after it is zero or empty, so that nobody has to look in between.
 ///
 /// The methods are not inlined: together the fields of all AMQP methods would be much code. What must be fast is read without
 /// a `Reader` where nothing is wrong with it.
@@ -181,6 +180,8 @@ pub(crate) struct Reader<'a> {
     bits: u8,
     /// The next bit's place in that octet; 0 when a new octet must be read.
     next_bit: u8,
+    /// The data ended too early.
+    ended: bool,
     error: Option<SyntaxError>,
 }
 
@@ -190,6 +191,7 @@ impl<'a> Reader<'a> {
             rest: bytes,
             bits: 0,
             next_bit: 0,
+            ended: false,
             error: None,
         }
     }
@@ -201,13 +203,14 @@ impl<'a> Reader<'a> {
 
     /// Whether `finish` will find nothing wrong.
     pub(crate) fn is_done(&self) -> bool {
-        self.rest.is_empty() && self.error.is_none()
+        self.rest.is_empty() && !self.ended && self.error.is_none()
     }
 
-    /// Checks that there was no error and that all has been read.
+    /// Checks that there was no error and that all of `what` has been read.
     pub(crate) fn finish(&mut self, what: &'static str) -> Result<(), SyntaxError> {
         match (self.error.take(), self.rest.len()) {
             (Some(error), _) => Err(error),
+            (None, _) if self.ended => Err(SyntaxError::Truncated { field: what }),
             (None, 0) => Ok(()),
             (None, count) => Err(SyntaxError::TrailingBytes { what, count }),
         }
@@ -217,11 +220,21 @@ impl<'a> Reader<'a> {
     #[cold]
     #[inline(never)]
     pub(crate) fn fail(&mut self, error: SyntaxError) {
+        if !self.ended {
+            self.error.get_or_insert(error);
+        }
         self.rest = &[];
-        self.error.get_or_insert(error);
     }
 
-    fn take(&mut self, length: usize, field: &'static str) -> &'a [u8] {
+    /// There is less than what is to be read.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self) {
+        self.ended = true;
+        self.rest = &[];
+    }
+
+    fn take(&mut self, length: usize) -> &'a [u8] {
         self.next_bit = 0;
         match self.rest.split_at_checked(length) {
             Some((taken, rest)) => {
@@ -229,14 +242,14 @@ impl<'a> Reader<'a> {
                 taken
             }
             None => {
-                self.fail(SyntaxError::Truncated { field });
+                self.end();
                 &[]
             }
         }
     }
 
     #[inline]
-    fn array<const N: usize>(&mut self, field: &'static str) -> [u8; N] {
+    fn array<const N: usize>(&mut self) -> [u8; N] {
         self.next_bit = 0;
         match self.rest.split_first_chunk() {
             Some((taken, rest)) => {
@@ -244,38 +257,38 @@ impl<'a> Reader<'a> {
                 *taken
             }
             None => {
-                self.fail(SyntaxError::Truncated { field });
+                self.end();
                 [0; N]
             }
         }
     }
 
     #[inline(never)]
-    pub(crate) fn octet(&mut self, field: &'static str) -> u8 {
-        let [octet] = self.array(field);
+    pub(crate) fn octet(&mut self) -> u8 {
+        let [octet] = self.array();
         octet
     }
 
     #[inline(never)]
-    pub(crate) fn short(&mut self, field: &'static str) -> u16 {
-        BigEndian::read_u16(&self.array::<2>(field))
+    pub(crate) fn short(&mut self) -> u16 {
+        BigEndian::read_u16(&self.array::<2>())
     }
 
     #[inline(never)]
-    pub(crate) fn long(&mut self, field: &'static str) -> u32 {
-        BigEndian::read_u32(&self.array::<4>(field))
+    pub(crate) fn long(&mut self) -> u32 {
+        BigEndian::read_u32(&self.array::<4>())
     }
 
     #[inline(never)]
-    pub(crate) fn longlong(&mut self, field: &'static str) -> u64 {
-        BigEndian::read_u64(&self.array::<8>(field))
+    pub(crate) fn longlong(&mut self) -> u64 {
+        BigEndian::read_u64(&self.array::<8>())
     }
 
     /// One bit. Bits that follow each other share an octet, lowest first (specification 4.2.5.2).
     #[inline(never)]
-    pub(crate) fn bit(&mut self, field: &'static str) -> bool {
+    pub(crate) fn bit(&mut self) -> bool {
         if self.next_bit == 0 {
-            self.bits = self.octet(field);
+            self.bits = self.octet();
             self.next_bit = 1;
         }
         let bit = self.bits & self.next_bit != 0;
@@ -284,7 +297,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline(never)]
-    pub(crate) fn shortstr(&mut self, field: &'static str) -> Name<'a> {
+    pub(crate) fn shortstr(&mut self) -> Name<'a> {
         self.next_bit = 0;
         match Name::first(self.rest) {
             Some((name, rest)) => {
@@ -292,26 +305,26 @@ impl<'a> Reader<'a> {
                 name
             }
             None => {
-                self.fail(SyntaxError::Truncated { field });
+                self.end();
                 Name(&[])
             }
         }
     }
 
-    pub(crate) fn longstr(&mut self, field: &'static str) -> &'a [u8] {
-        self.block(field)
+    pub(crate) fn longstr(&mut self) -> &'a [u8] {
+        self.block()
     }
 
-    pub(crate) fn table(&mut self, field: &'static str) -> FieldTable {
-        FieldTable::decode(self.block(field)).unwrap_or_else(|error| {
+    pub(crate) fn table(&mut self) -> FieldTable {
+        FieldTable::decode(self.block()).unwrap_or_else(|error| {
             self.fail(error);
             FieldTable::new()
         })
     }
 
     /// A table that is left where it lies; its bytes are checked.
-    pub(crate) fn table_bytes(&mut self, field: &'static str) -> Table<'a> {
-        let bytes = self.block(field);
+    pub(crate) fn table_bytes(&mut self) -> Table<'a> {
+        let bytes = self.block();
         if let Err(error) = FieldTable::decode(bytes) {
             self.fail(error);
         }
@@ -320,11 +333,11 @@ impl<'a> Reader<'a> {
 
     /// Bytes behind a length of four octets.
     #[inline(never)]
-    pub(crate) fn block(&mut self, field: &'static str) -> &'a [u8] {
+    pub(crate) fn block(&mut self) -> &'a [u8] {
         // A length that an usize cannot hold is certainly more than there is.
-        let length = BigEndian::read_u32(&self.array::<4>(field));
+        let length = BigEndian::read_u32(&self.array::<4>());
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        self.take(length, field)
+        self.take(length)
     }
 }
 
@@ -390,15 +403,19 @@ impl<'b> Writer<'b> {
         self.bytes(&bytes);
     }
 
-    #[inline(never)]
     pub(crate) fn bit(&mut self, _field: &'static str, value: &bool) {
+        self.put_bit(*value);
+    }
+
+    #[inline(never)]
+    fn put_bit(&mut self, value: bool) {
         let bit = if self.next_bit == 0 {
             self.out.push(0);
             1
         } else {
             self.next_bit
         };
-        if *value {
+        if value {
             if let Some(octet) = self.out.last_mut() {
                 *octet |= bit;
             }

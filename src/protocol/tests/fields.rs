@@ -127,9 +127,7 @@ fn a_length_inside_must_not_reach_outside() {
         ));
     }
     // The inner table ends in the middle of its value, which goes on outside.
-    let error = SyntaxError::Truncated {
-        field: "a value of a table",
-    };
+    let error = SyntaxError::Truncated { field: "table" };
     assert_eq!(decode(&hex("01:61 46 00000003 01:62 42 07")), Err(error));
 }
 
