@@ -515,6 +515,34 @@ impl fmt::Display for Stage {
     }
 }
 
+/// Why one attempt to connect failed. It is handed on in a box, since many steps may answer one and hardly any does.
+pub(crate) struct Failure {
+    /// The variant of [`Error`] that it becomes.
+    pub(crate) kind: fn(Box<ConnectFailure>) -> Error,
+    pub(crate) stage: Stage,
+    pub(crate) cause: String,
+    pub(crate) reply_code: Option<u16>,
+    pub(crate) hint: Option<&'static str>,
+}
+
+impl Failure {
+    #[cold]
+    pub(crate) fn new(
+        kind: fn(Box<ConnectFailure>) -> Error,
+        stage: Stage,
+        cause: fmt::Arguments<'_>,
+        hint: Option<&'static str>,
+    ) -> Box<Self> {
+        Box::new(Failure {
+            kind,
+            stage,
+            cause: format!("{cause}"),
+            reply_code: None,
+            hint,
+        })
+    }
+}
+
 /// One attempt to connect to one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

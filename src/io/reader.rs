@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stream::{is_timeout, Transport};
+use super::stream::{closed, is_timeout, Transport};
 use super::sync::{small_in_model, thread, Instant};
 use super::wait::Link;
 use crate::error::Fault;
@@ -83,10 +83,7 @@ impl Reader {
             }
         }
         match self.stream.read(&mut self.buffer[self.filled..]) {
-            Ok(0) => Outcome::End(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the peer closed the stream",
-            )),
+            Ok(0) => Outcome::End(closed()),
             Ok(count) => {
                 self.filled += count;
                 self.last_bytes = Instant::now();

@@ -169,6 +169,12 @@ impl Write for Transport {
     }
 }
 
+/// What a read comes to that finds the end of the stream.
+#[cold]
+pub(crate) fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the stream")
+}
+
 /// Whether a read or write ended because its time was up.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     matches!(

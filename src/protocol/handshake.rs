@@ -1,28 +1,15 @@
 //! Opening a connection: `connection.start` … `connection.open-ok` (specification 2.2.4), as values and bytes.
 
+use std::net::IpAddr;
+
 use super::frame;
 use super::method::Method;
-use crate::error::{Fault, Stage};
-use crate::{FieldTable, FieldValue};
+use super::wire::Name;
+use crate::error::{Failure, Fault, Stage};
+use crate::{ConnectionParameters, Error, FieldTable, FieldValue};
 
 /// The least that any peer must accept as frame_max (specification 4.2.3, `frame-min-size`).
 const FRAME_MIN: u32 = 4096;
-
-/// Answers mechanism and response for the mechanisms that a server offers.
-pub(crate) type Respond<'a> = dyn Fn(&[&str]) -> Option<(&'static str, Vec<u8>)> + 'a;
-
-/// What the client brings to the handshake.
-pub(crate) struct Proposal<'a> {
-    pub(crate) client_properties: FieldTable,
-    /// Answers mechanism and response for the mechanisms that the server offers.
-    pub(crate) respond: &'a Respond<'a>,
-    pub(crate) locale: &'a str,
-    pub(crate) virtual_host: &'a str,
-    pub(crate) channel_max: u16,
-    pub(crate) frame_max: u32,
-    /// Answers the heartbeat to use, in seconds, for the server's.
-    pub(crate) heartbeat: &'a dyn Fn(u16) -> u16,
-}
 
 /// What came out of it.
 #[derive(Debug, Default, PartialEq)]
@@ -33,54 +20,34 @@ pub(crate) struct Negotiated {
     pub(crate) server_properties: FieldTable,
 }
 
-/// Why it came to nothing.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// The server closed the connection.
-    Closed { reply_code: u16, reply_text: String },
-    /// No common mechanism; what was offered.
-    Mechanisms(String),
-    /// The server speaks another version of the protocol.
-    Version(u8, u8),
-    /// The server said something that has no place here, or something that this end cannot send.
-    Violation(Fault),
-}
-
-impl<E: Into<Fault>> From<E> for Refusal {
-    fn from(error: E) -> Self {
-        Refusal::Violation(error.into())
-    }
-}
-
 /// The state of the handshake: what was sent last decides what may come.
 pub(crate) struct Handshake<'a> {
-    proposal: Proposal<'a>,
-    stage: Stage,
-    negotiated: Negotiated,
+    parameters: &'a ConnectionParameters,
+    negotiated: &'a mut Negotiated,
+    /// How far it came.
+    pub(crate) stage: Stage,
 }
 
 impl<'a> Handshake<'a> {
-    /// Begins; `out` gets the protocol header.
-    pub(crate) fn new(proposal: Proposal<'a>, out: &mut Vec<u8>) -> Self {
-        out.extend_from_slice(&frame::PROTOCOL_HEADER);
+    /// Begins where the protocol header was sent; fills in what is negotiated.
+    pub(crate) fn new(
+        parameters: &'a ConnectionParameters,
+        negotiated: &'a mut Negotiated,
+    ) -> Self {
         Handshake {
-            proposal,
+            parameters,
+            negotiated,
             stage: Stage::ProtocolHeader,
-            negotiated: Negotiated::default(),
         }
     }
 
-    /// How far it came.
-    pub(crate) fn stage(&self) -> Stage {
-        self.stage
-    }
-
-    /// Takes the server's next method; `out` gets the answer. Done when it returns what was negotiated.
+    /// Takes the server's next method; `out` gets the answer, even if this fails. Answers whether the connection is open.
     pub(crate) fn handle(
         &mut self,
-        method: Method<'_>,
+        payload: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<Option<Negotiated>, Refusal> {
+    ) -> Result<bool, Box<Failure>> {
+        let method = Method::decode(payload).map_err(|error| self.violated(error.into()))?;
         match (self.stage, method) {
             (
                 _,
@@ -90,11 +57,8 @@ impl<'a> Handshake<'a> {
                     ..
                 },
             ) => {
-                frame::write_method(out, 0, &Method::ConnectionCloseOk {})?;
-                Err(Refusal::Closed {
-                    reply_code,
-                    reply_text: reply_text.into_owned(),
-                })
+                self.answer(out, &Method::ConnectionCloseOk {})?;
+                Err(self.closed(reply_code, reply_text))
             }
             (
                 Stage::ProtocolHeader,
@@ -107,23 +71,34 @@ impl<'a> Handshake<'a> {
                 },
             ) => {
                 if (version_major, version_minor) != (0, 9) {
-                    return Err(Refusal::Version(version_major, version_minor));
+                    return Err(Failure::new(
+                        Error::IncompatibleProtocol,
+                        self.stage,
+                        format_args!(
+                            "the server speaks AMQP {version_major}-{version_minor}, not 0-9"
+                        ),
+                        None,
+                    ));
                 }
-                self.negotiated.server_properties = server_properties.values()?;
-                let offered = String::from_utf8_lossy(mechanisms).into_owned();
+                let properties = server_properties.values();
+                self.negotiated.server_properties =
+                    properties.map_err(|error| self.violated(error.into()))?;
+                let offered = String::from_utf8_lossy(mechanisms);
                 let names: Vec<&str> = offered.split_ascii_whitespace().collect();
-                let Some((mechanism, response)) = (self.proposal.respond)(&names) else {
-                    return Err(Refusal::Mechanisms(offered));
+                let Some((mechanism, response)) = self.parameters.credentials.respond(&names)
+                else {
+                    return Err(no_mechanism(&offered));
                 };
+                let client_properties = self.parameters.merged_client_properties();
                 let answer = Method::ConnectionStartOk {
-                    client_properties: (&self.proposal.client_properties).into(),
+                    client_properties: (&client_properties).into(),
                     mechanism: mechanism.into(),
                     response: &response,
-                    locale: self.proposal.locale.into(),
+                    locale: (&self.parameters.locale).into(),
                 };
-                frame::write_method(out, 0, &answer)?;
+                self.answer(out, &answer)?;
                 self.stage = Stage::Authentication;
-                Ok(None)
+                Ok(false)
             }
             (
                 Stage::Authentication,
@@ -134,40 +109,97 @@ impl<'a> Handshake<'a> {
                 },
             ) => {
                 if frame_max != 0 && frame_max < FRAME_MIN {
-                    return Err(Refusal::Violation(Fault::unexpected(format_args!(
+                    return Err(self.violated(Fault::unexpected(format_args!(
                         "connection.tune with a frame_max of {frame_max}, below {FRAME_MIN}"
                     ))));
                 }
-                let agreed = &mut self.negotiated;
+                let agreed = &mut *self.negotiated;
                 agreed.channel_max =
-                    agree(self.proposal.channel_max.into(), channel_max.into()) as u16;
-                agreed.frame_max = agree(self.proposal.frame_max, frame_max);
-                agreed.heartbeat = (self.proposal.heartbeat)(heartbeat);
+                    agree(self.parameters.channel_max.into(), channel_max.into()) as u16;
+                agreed.frame_max = agree(self.parameters.frame_max, frame_max);
+                agreed.heartbeat = self.parameters.heartbeat.choose(heartbeat);
                 let answer = Method::ConnectionTuneOk {
                     channel_max: agreed.channel_max,
                     frame_max: agreed.frame_max,
                     heartbeat: agreed.heartbeat,
                 };
-                frame::write_method(out, 0, &answer)?;
+                self.answer(out, &answer)?;
                 let open = Method::ConnectionOpen {
-                    virtual_host: self.proposal.virtual_host.into(),
+                    virtual_host: (&self.parameters.virtual_host).into(),
                 };
-                frame::write_method(out, 0, &open)?;
+                self.answer(out, &open)?;
                 self.stage = Stage::VirtualHost;
-                Ok(None)
+                Ok(false)
             }
-            (Stage::VirtualHost, Method::ConnectionOpenOk { .. }) => {
-                Ok(Some(std::mem::take(&mut self.negotiated)))
-            }
-            (_, Method::ConnectionSecure { .. }) => Err(Refusal::Mechanisms(
-                "a mechanism that asks a second time (connection.secure)".into(),
+            (Stage::VirtualHost, Method::ConnectionOpenOk { .. }) => Ok(true),
+            (_, Method::ConnectionSecure { .. }) => Err(no_mechanism(
+                "a mechanism that asks a second time (connection.secure)",
             )),
-            (stage, other) => Err(Refusal::Violation(Fault::unexpected(format_args!(
+            (stage, other) => Err(self.violated(Fault::unexpected(format_args!(
                 "{} at the stage {stage} of connecting",
                 other.name()
             )))),
         }
     }
+
+    #[inline(never)]
+    fn answer(&self, out: &mut Vec<u8>, method: &Method<'_>) -> Result<(), Box<Failure>> {
+        frame::write_method(out, 0, method).map_err(|error| self.violated(error.into()))
+    }
+
+    /// The server said something that has no place here, or is to be told something that cannot be sent.
+    #[cold]
+    fn violated(&self, fault: Fault) -> Box<Failure> {
+        Failure::new(
+            Error::IncompatibleProtocol,
+            self.stage,
+            format_args!("{}", *fault),
+            None,
+        )
+    }
+
+    /// The server said no.
+    #[cold]
+    fn closed(&self, reply_code: u16, reply_text: Name<'_>) -> Box<Failure> {
+        let (kind, hint): (fn(_) -> _, _) = match self.stage {
+            Stage::Authentication if self.is_guest_from_afar() => (
+                Error::ProbableAuthentication,
+                Some("RabbitMQ lets the user guest in from localhost only: create another user"),
+            ),
+            Stage::Authentication => (
+                Error::ProbableAuthentication,
+                Some("check the user and the password"),
+            ),
+            Stage::VirtualHost => (
+                Error::ProbableAccessDenied,
+                Some("check that the virtual host exists and that the user has permissions on it (in a URL, / is written %2f)"),
+            ),
+            _ => (Error::Connection, None),
+        };
+        let reply_text = reply_text.into_owned();
+        let cause = format_args!("{reply_code} {reply_text}");
+        let mut failure = Failure::new(kind, self.stage, cause, hint);
+        failure.reply_code = Some(reply_code);
+        failure
+    }
+
+    fn is_guest_from_afar(&self) -> bool {
+        let host = &self.parameters.host;
+        let address = host.parse::<IpAddr>();
+        self.parameters.credentials.is_guest()
+            && host != "localhost"
+            && !address.is_ok_and(|address| address.is_loopback())
+    }
+}
+
+#[cold]
+fn no_mechanism(offered: &str) -> Box<Failure> {
+    Failure::new(
+        Error::Authentication,
+        Stage::Authentication,
+        format_args!("no mechanism in common; the server offers: {offered}"),
+        Some("PlainCredentials need PLAIN or AMQPLAIN, ExternalCredentials need EXTERNAL"),
+    )
 }
 
 /// The lower of two limits, where 0 means none (specification, `connection.tune-ok`).
