@@ -150,25 +150,25 @@ impl Credentials {
     /// The mechanism to log in with and the response to send for it, out of what the server offers
     /// (`connection.start`, `mechanisms`, split at spaces). `None` if nothing fits, or all that would is erased.
     pub(crate) fn respond(&self, offered: &[&str]) -> Option<(&'static str, Vec<u8>)> {
-        match self {
-            Credentials::Plain(PlainCredentials(login)) if !login.erased => {
-                if offered.contains(&PLAIN) {
-                    Some((PLAIN, login.plain()))
-                } else if offered.contains(&AMQPLAIN) {
-                    Some((AMQPLAIN, login.amqplain()))
-                } else {
-                    None
-                }
-            }
-            Credentials::AmqPlain(AmqPlainCredentials(login)) if !login.erased => offered
-                .contains(&AMQPLAIN)
-                .then(|| (AMQPLAIN, login.amqplain())),
-            Credentials::Plain(_) | Credentials::AmqPlain(_) => None,
-            Credentials::External(_) => offered.contains(&EXTERNAL).then(|| (EXTERNAL, Vec::new())),
+        let offers = |mechanism| offered.contains(&mechanism);
+        let (login, mechanism) = match self {
+            Credentials::Plain(PlainCredentials(login)) if offers(PLAIN) => (login, PLAIN),
+            Credentials::Plain(PlainCredentials(login))
+            | Credentials::AmqPlain(AmqPlainCredentials(login)) => (login, AMQPLAIN),
+            Credentials::External(_) => return offers(EXTERNAL).then(|| (EXTERNAL, Vec::new())),
             Credentials::FirstOffered(choices) => {
-                choices.iter().find_map(|choice| choice.respond(offered))
+                return choices.iter().find_map(|choice| choice.respond(offered))
             }
+        };
+        if login.erased || !offers(mechanism) {
+            return None;
         }
+        let response = if mechanism == PLAIN {
+            login.plain()
+        } else {
+            login.amqplain()
+        };
+        Some((mechanism, response))
     }
 
     /// Forgets what was to be forgotten after the login.
@@ -230,6 +230,15 @@ const PLAIN: &str = "PLAIN";
 const AMQPLAIN: &str = "AMQPLAIN";
 const EXTERNAL: &str = "EXTERNAL";
 
+#[inline(never)]
+fn joined(parts: &[&[u8]]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for part in parts {
+        all.extend_from_slice(part);
+    }
+    all
+}
+
 #[derive(Clone, PartialEq, Eq)]
 struct Login {
     username: String,
@@ -241,27 +250,23 @@ struct Login {
 impl Login {
     /// RFC 4616, without an identity to act as.
     fn plain(&self) -> Vec<u8> {
-        let mut response = Vec::with_capacity(self.username.len() + self.password.len() + 2);
-        response.push(0);
-        response.extend_from_slice(self.username.as_bytes());
-        response.push(0);
-        response.extend_from_slice(self.password.as_bytes());
-        response
+        let (username, password) = (self.username.as_bytes(), self.password.as_bytes());
+        joined(&[b"\0", username, b"\0", password])
     }
 
     /// A field table without the length that goes before it elsewhere: AMQPLAIN leaves it out.
     fn amqplain(&self) -> Vec<u8> {
-        let mut response = Vec::with_capacity(self.username.len() + self.password.len() + 25);
-        for (key, value) in [("LOGIN", &self.username), ("PASSWORD", &self.password)] {
-            response.push(key.len() as u8);
-            response.extend_from_slice(key.as_bytes());
-            response.push(b'S');
-            // what does not fit does not fit into a frame either, where it is refused
-            response
-                .extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
-            response.extend_from_slice(value.as_bytes());
-        }
-        response
+        // what does not fit does not fit into a frame either, where it is refused
+        let length = |text: &[u8]| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let (username, password) = (self.username.as_bytes(), self.password.as_bytes());
+        joined(&[
+            b"\x05LOGINS",
+            &length(username),
+            username,
+            b"\x08PASSWORDS",
+            &length(password),
+            password,
+        ])
     }
 
     fn erase(&mut self) {

@@ -33,14 +33,10 @@ struct UrlTls {
     server_name_indication: Option<String>,
 }
 
-/// Every option.
-macro_rules! options {
-    () => {
-        "auth_mechanism, blocked_connection_timeout, cacertfile, certfile, channel_max, client_properties, \
-        connection_attempts, connection_timeout, frame_max, heartbeat, keyfile, locale, retry_delay, rpc_timeout, \
-        server_name_indication, socket_timeout, ssl_options, stack_timeout, tcp_options, verify"
-    };
-}
+/// Every option, as errors list them.
+const OPTIONS: &str = "auth_mechanism, blocked_connection_timeout, cacertfile, certfile, channel_max, \
+    client_properties, connection_attempts, connection_timeout, frame_max, heartbeat, keyfile, locale, retry_delay, \
+    rpc_timeout, server_name_indication, socket_timeout, ssl_options, stack_timeout, tcp_options, verify";
 
 const NOT_SHOWN: &str = "the value given (not shown)";
 
@@ -55,16 +51,11 @@ macro_rules! escapes {
 }
 
 pub(crate) fn parse(url: &str) -> Result<ConnectionParameters, Fault> {
-    let parts =
-        Parts::of(url).map_err(|(part, shown, expected)| Fault::invalid(part, shown, expected))?;
-    let mut read = Options::default();
-    read.fill(&parts)?;
-    #[cfg(feature = "tls")]
-    if parts.tls {
-        read.parameters.tls = Some(read.tls_options.finish()?);
-    }
-    read.parameters.validate()?;
-    Ok(read.parameters)
+    let parts = Parts::of(url)?;
+    let mut parameters = ConnectionParameters::default();
+    Options::new(&mut parameters).fill(&parts)?;
+    parameters.validate()?;
+    Ok(parameters)
 }
 
 /// The parts of a URL, where they stand and as they are written.
@@ -78,15 +69,12 @@ struct Parts<'u> {
     query: Option<&'u str>,
 }
 
-/// The part that is wrong, what may be shown of it, and what was expected.
-type Wrong<'u> = (&'static str, &'u str, &'static str);
-
 impl<'u> Parts<'u> {
-    fn of(url: &'u str) -> Result<Self, Wrong<'u>> {
+    fn of(url: &'u str) -> Result<Self, Fault> {
         let expected_scheme = "a URL that begins with amqp:// or amqps:// is expected";
         let (scheme, rest) = cut(url, ':');
         let Some(rest) = rest.and_then(|rest| rest.strip_prefix("//")) else {
-            return Err(("url", NOT_SHOWN, expected_scheme));
+            return Err(Fault::invalid("url", NOT_SHOWN, expected_scheme));
         };
         let tls = same(scheme, "amqps");
         if !tls && !same(scheme, "amqp") {
@@ -96,19 +84,23 @@ impl<'u> Parts<'u> {
             } else {
                 NOT_SHOWN
             };
-            return Err(("url scheme", shown, expected_scheme));
+            return Err(Fault::invalid("url scheme", shown, expected_scheme));
         }
         if tls && !cfg!(feature = "tls") {
             let expected = "for TLS, haypile must be built with its feature `tls`";
-            return Err(("url scheme", "amqps", expected));
+            return Err(Fault::invalid("url scheme", "amqps", expected));
         }
         if has_space(rest) {
             let expected = "spaces and control characters must be percent-encoded (a space is %20)";
-            return Err(("url", "a space or control character", expected));
+            return Err(Fault::invalid(
+                "url",
+                "a space or control character",
+                expected,
+            ));
         }
-        if rest.as_bytes().contains(&b'#') {
+        if has(rest, b'#') {
             let expected = "an AMQP URL has no fragment; '#' as part of something is written %23";
-            return Err(("url", "'#'", expected));
+            return Err(Fault::invalid("url", "'#'", expected));
         }
         let (before_query, query) = cut(rest, '?');
         let (authority, virtual_host) = cut(before_query, '/');
@@ -117,33 +109,35 @@ impl<'u> Parts<'u> {
             None => (None, authority),
         };
         let (host, port) = split_host_and_port(host_and_port)
-            .map_err(|expected| ("url host", NOT_SHOWN, expected))?;
-        let mut number = None;
-        if !port.is_empty() {
-            number = whole_number(port)
-                .and_then(|number| u16::try_from(number).ok())
-                .filter(|number| *number != 0);
-            if number.is_none() {
-                // An '@' further on means that this may be the beginning of a password that was cut at its first slash.
-                let cut_short = rest.as_bytes()[authority.len()..].contains(&b'@');
-                let shown = if is_digits(port) && !cut_short {
-                    port
-                } else {
-                    NOT_SHOWN
-                };
-                return Err(("url port", shown, escapes!("1 to 65535 is expected")));
+            .map_err(|expected| Fault::invalid("url host", NOT_SHOWN, expected))?;
+        let port = match port {
+            "" => None,
+            digits => {
+                let expected = escapes!("1 to 65535 is expected");
+                let port = number(digits, 1, 65535).ok_or_else(|| {
+                    // An '@' further on means that this may be the beginning of a password that was cut at its first
+                    // slash.
+                    let behind = rest.strip_prefix(authority).unwrap_or_default();
+                    let shown = if is_digits(digits) && !has(behind, b'@') {
+                        digits
+                    } else {
+                        NOT_SHOWN
+                    };
+                    Fault::invalid("url port", shown, expected)
+                })?;
+                Some(port as u16)
             }
-        }
-        if virtual_host.is_some_and(|path| path.as_bytes().contains(&b'/')) {
+        };
+        if virtual_host.is_some_and(|path| has(path, b'/')) {
             let shown = "a path of more than one segment";
             let expected = "one name is expected; a '/' in it is written %2f";
-            return Err(("url virtual host", shown, expected));
+            return Err(Fault::invalid("url virtual host", shown, expected));
         }
         Ok(Parts {
             tls,
             user_info,
             host,
-            port: number,
+            port,
             virtual_host,
             query,
         })
@@ -155,7 +149,7 @@ fn split_host_and_port(text: &str) -> Read<(&str, &str)> {
     let Some(rest) = text.strip_prefix('[') else {
         let (host, port) = cut(text, ':');
         let port = port.unwrap_or_default();
-        if port.as_bytes().contains(&b':') {
+        if has(port, b':') {
             return Err(escapes!(
                 "one ':' before the port is expected; an IPv6 address stands in brackets"
             ));
@@ -169,7 +163,8 @@ fn split_host_and_port(text: &str) -> Read<(&str, &str)> {
         return Err("nothing but a colon and the port may follow the ']' of an IPv6 address");
     };
     // An address of one link alone names its interface: fe80::1%eth0
-    let decoded = decode(address, b'+')?;
+    let mut decoded = String::new();
+    decode(address, b'+', &mut decoded)?;
     let (number, _interface) = cut(&decoded, '%');
     if number.parse::<Ipv6Addr>().is_err() {
         return Err("brackets are for IPv6 addresses");
@@ -192,15 +187,22 @@ fn same(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-/// The option of this name, as it stands in the list of all.
-fn known_option(name: &str) -> Option<&'static str> {
-    let mut list = Some(options!());
+/// Whether this byte is in the text.
+#[inline(never)]
+fn has(text: &str, byte: u8) -> bool {
+    text.bytes().any(|b| b == byte)
+}
+
+/// Where this option stands in the list of all.
+fn place(name: &str) -> Option<u32> {
+    let mut place = 0;
+    let mut list = Some(OPTIONS);
     while let Some(rest) = list {
         let (option, others) = cut(rest, ',');
-        let option = option.trim_ascii_start();
-        if option == name {
-            return Some(option);
+        if option.trim_ascii_start() == name {
+            return Some(place);
         }
+        place += 1;
         list = others;
     }
     None
@@ -214,39 +216,13 @@ fn is_word(text: &str, most: usize, others: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
 }
 
-/// What the user name, the password and the mechanisms come to; `None` for the default.
-fn credentials(
-    user_info: Option<&str>,
-    mechanisms: &[Mechanism],
-) -> Result<Option<Credentials>, Fault> {
-    let external_alone = mechanisms == [Mechanism::External];
-    let (username, password) = match user_info.map(|user_info| cut(user_info, ':')) {
-        Some((username, Some(password))) => (username, password),
-        // EXTERNAL has no use for a password, nor for the name
-        Some((username, None)) if external_alone => (username, ""),
-        Some((_, None)) => {
-            let expected = "a user name needs a password; an empty one is written user:@host";
-            return Err(Fault::invalid("url password", "leaving it out", expected));
-        }
-        None if mechanisms.is_empty() => return Ok(None),
-        None => ("guest", "guest"),
-    };
-    let username = decoded("url user name", username)?;
-    let password = decoded("url password", password)?;
-    let mut choices: Vec<Credentials> = Vec::new();
-    for mechanism in mechanisms {
-        let (username, password) = (username.as_str(), password.as_str());
-        choices.push(match mechanism {
-            Mechanism::Plain => PlainCredentials::new(username, password).into(),
-            Mechanism::AmqPlain => AmqPlainCredentials::new(username, password).into(),
-            Mechanism::External => ExternalCredentials.into(),
-        });
+#[inline(never)]
+fn login(mechanism: Mechanism, username: &str, password: &str) -> Credentials {
+    match mechanism {
+        Mechanism::Plain => PlainCredentials::new(username, password).into(),
+        Mechanism::AmqPlain => AmqPlainCredentials::new(username, password).into(),
+        Mechanism::External => ExternalCredentials.into(),
     }
-    Ok(Some(match choices.len() {
-        0 => PlainCredentials::new(username, password).into(),
-        1 => choices.remove(0),
-        _ => Credentials::FirstOffered(choices),
-    }))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,139 +233,165 @@ enum Mechanism {
 }
 
 /// The parameters so far, and what the query says beside them.
-#[derive(Default)]
-struct Options {
-    parameters: ConnectionParameters,
+struct Options<'p> {
+    parameters: &'p mut ConnectionParameters,
     tls: bool,
     #[cfg(feature = "tls")]
     tls_options: UrlTls,
-    /// What has been set, so that nothing is set twice.
-    seen: Vec<&'static str>,
+    /// The places of the options that have been set, as bits, so that nothing is set twice.
+    seen: u32,
     mechanisms: Vec<Mechanism>,
 }
 
-impl Options {
-    fn fill(&mut self, parts: &Parts<'_>) -> Result<(), Fault> {
+impl<'p> Options<'p> {
+    fn new(parameters: &'p mut ConnectionParameters) -> Self {
+        Options {
+            parameters,
+            tls: false,
+            #[cfg(feature = "tls")]
+            tls_options: UrlTls::default(),
+            seen: 0,
+            mechanisms: Vec::new(),
+        }
+    }
+
+    fn fill(mut self, parts: &Parts<'_>) -> Result<(), Fault> {
         self.tls = parts.tls;
         if !parts.host.is_empty() {
-            self.parameters.host = decoded("url host", parts.host)?;
+            decoded("url host", parts.host, &mut self.parameters.host)?;
         }
         self.parameters.port = parts.port;
-        if let Some(virtual_host) = parts.virtual_host {
-            self.parameters.virtual_host = decoded("url virtual host", virtual_host)?;
+        if let Some(name) = parts.virtual_host {
+            decoded("url virtual host", name, &mut self.parameters.virtual_host)?;
         }
         let mut query = parts.query;
         while let Some(rest) = query {
             let (option, others) = cut(rest, '&');
             query = others;
             if !option.is_empty() {
-                let (name, value) = cut(option, '=');
-                self.add(
-                    &decoded("url option name", name)?,
-                    value.unwrap_or_default(),
-                )?;
+                let (encoded_name, value) = cut(option, '=');
+                let mut name = String::new();
+                decoded("url option name", encoded_name, &mut name)?;
+                self.add(&name, value.unwrap_or_default())?;
             }
         }
-        if let Some(credentials) = credentials(parts.user_info, &self.mechanisms)? {
-            self.parameters.credentials = credentials;
+        self.set_credentials(parts.user_info)?;
+        #[cfg(feature = "tls")]
+        if self.tls {
+            self.parameters.tls = Some(self.tls_options.finish()?);
         }
         Ok(())
     }
 
+    /// What the user name, the password and the mechanisms come to.
+    fn set_credentials(&mut self, user_info: Option<&str>) -> Result<(), Fault> {
+        let (encoded_name, encoded_password) = match user_info.map(|user_info| cut(user_info, ':'))
+        {
+            Some((name, Some(password))) => (name, password),
+            // EXTERNAL has no use for a password, nor for the name
+            Some((name, None)) if self.mechanisms == [Mechanism::External] => (name, ""),
+            Some((_, None)) => {
+                let expected = "a user name needs a password; an empty one is written user:@host";
+                return Err(Fault::invalid("url password", "leaving it out", expected));
+            }
+            None if self.mechanisms.is_empty() => return Ok(()),
+            None => ("guest", "guest"),
+        };
+        let (mut username, mut password) = (String::new(), String::new());
+        decoded("url user name", encoded_name, &mut username)?;
+        decoded("url password", encoded_password, &mut password)?;
+        let choice = |mechanism: &Mechanism| login(*mechanism, &username, &password);
+        self.parameters.credentials = match self.mechanisms.as_slice() {
+            [] => choice(&Mechanism::Plain),
+            [one] => choice(one),
+            several => Credentials::FirstOffered(several.iter().map(choice).collect()),
+        };
+        Ok(())
+    }
+
     fn add(&mut self, name: &str, encoded: &str) -> Result<(), Fault> {
-        let Some(option) = known_option(name) else {
+        // two names, one parameter
+        let place = place(match name {
+            "connection_timeout" => "socket_timeout",
+            name => name,
+        });
+        let Some(place) = place else {
             // a password cut at its question mark would end up here
             let shown = if is_word(name, 40, b"_-.") {
                 name
             } else {
                 "the name given (not shown)"
             };
-            let expected = concat!("the options are ", options!());
-            return Err(Fault::invalid("url option", shown, expected));
+            let expected = format!("the options are {OPTIONS}");
+            return Err(Fault::invalid("url option", shown, &expected));
         };
         // Dictionaries come out of Python's urlencode, which writes a space as '+'. Elsewhere a '+' is a '+'.
         let dictionary = name.ends_with("_options") || name == "client_properties";
-        let value = decode(encoded, if dictionary { b' ' } else { b'+' });
-        let wrong = match &value {
-            Ok(value) => self.set(option, value).err(),
-            Err(expected) => Some(*expected),
-        };
-        let Some(expected) = wrong else {
+        let mut value = String::new();
+        let decoded = decode(encoded, if dictionary { b' ' } else { b'+' }, &mut value);
+        let Err(expected) = decoded.and_then(|()| self.set(name, place, &value)) else {
             return Ok(());
         };
         let field = format!("url option {name}");
-        Err(match value {
-            // cut, because it may be anything; not shown where an '@' says that it is the rest of a password
-            Ok(value) if !dictionary && !value.as_bytes().contains(&b'@') => {
-                let end = value.char_indices().nth(60).map(|(end, _)| end);
-                let shown = end.and_then(|end| value.get(..end)).unwrap_or(&value);
-                Fault::invalid(&field, format_args!("{shown:?}"), expected)
-            }
-            // pika's may hold the password of a key file
-            _ => Fault::invalid(&field, NOT_SHOWN, expected),
-        })
+        // cut, because it may be anything; not shown where an '@' says that it is the rest of a password
+        if decoded.is_ok() && !dictionary && !has(&value, b'@') {
+            let mut ends = (0..value.len()).filter(|end| value.is_char_boundary(*end));
+            let shown = ends.nth(60).and_then(|end| value.get(..end));
+            let shown = shown.unwrap_or(&value);
+            return Err(Fault::invalid(&field, format_args!("{shown:?}"), expected));
+        }
+        // pika's may hold the password of a key file
+        Err(Fault::invalid(&field, NOT_SHOWN, expected))
     }
 
-    fn set(&mut self, name: &'static str, value: &str) -> Read<()> {
-        // two names, one parameter
-        let what = if name == "connection_timeout" {
-            "socket_timeout"
-        } else {
-            name
-        };
-        if name != "auth_mechanism" {
-            if self.seen.contains(&what) {
-                return Err(
-                    "each option is expected once (connection_timeout and socket_timeout are one)",
-                );
-            }
-            self.seen.push(what);
+    fn set(&mut self, name: &str, place: u32, value: &str) -> Read<()> {
+        if name == "auth_mechanism" {
+            return self.add_mechanism(value);
         }
-        let parameters = &mut self.parameters;
+        if self.seen & 1 << place != 0 {
+            return Err(
+                "each option is expected once (connection_timeout and socket_timeout are one)",
+            );
+        }
+        self.seen |= 1 << place;
+        let parameters = &mut *self.parameters;
+        // what most of them are
+        let (seconds, some_seconds) = (seconds(value), some_seconds(value));
         match name {
-            "auth_mechanism" => {
-                let mechanism = if same(value, "plain") {
-                    Mechanism::Plain
-                } else if same(value, "amqplain") {
-                    Mechanism::AmqPlain
-                } else if same(value, "external") {
-                    Mechanism::External
-                } else {
-                    return Err("plain, amqplain or external is expected");
-                };
-                if self.mechanisms.contains(&mechanism) {
-                    return Err("each mechanism is expected once");
-                }
-                self.mechanisms.push(mechanism);
-            }
             "blocked_connection_timeout" => {
-                parameters.blocked_connection_timeout = Some(seconds(value)?)
+                parameters.blocked_connection_timeout = Some(seconds?);
             }
-            "retry_delay" => parameters.retry_delay = seconds(value)?,
-            "socket_timeout" => parameters.socket_timeout = Some(some_seconds(value)?),
-            "stack_timeout" => parameters.stack_timeout = Some(some_seconds(value)?),
-            "rpc_timeout" => parameters.rpc_timeout = some_seconds(value)?,
+            "retry_delay" => parameters.retry_delay = seconds?,
+            "socket_timeout" => {
+                parameters.socket_timeout = Some(some_seconds?);
+            }
+            "stack_timeout" => {
+                parameters.stack_timeout = Some(some_seconds?);
+            }
+            "rpc_timeout" => parameters.rpc_timeout = some_seconds?,
             "connection_timeout" => {
                 let expected = "1 to 4294967295 milliseconds is expected";
-                let millis = number(value, 1, u32::MAX, expected)?;
+                let millis = number(value, 1, u32::MAX).ok_or(expected)?;
                 parameters.socket_timeout = Some(Duration::from_millis(millis.into()));
             }
             "channel_max" => {
-                parameters.channel_max = number(value, 1, 65535, "1 to 65535 is expected")? as u16;
+                let expected = "1 to 65535 is expected";
+                parameters.channel_max = number(value, 1, 65535).ok_or(expected)? as u16;
             }
             "frame_max" => {
                 let expected = "8192 to 131072 bytes is expected";
-                parameters.frame_max = number(value, 8192, 131_072, expected)?;
+                parameters.frame_max = number(value, 8192, 131_072).ok_or(expected)?;
             }
             "heartbeat" => {
                 let expected = "0 (off) to 65535 seconds is expected";
-                parameters.heartbeat = (number(value, 0, 65535, expected)? as u16).into();
+                let seconds = number(value, 0, 65535).ok_or(expected)?;
+                parameters.heartbeat = (seconds as u16).into();
             }
             "connection_attempts" => {
                 let expected = "1 to 4294967295 is expected";
-                parameters.connection_attempts = number(value, 1, u32::MAX, expected)?;
+                parameters.connection_attempts = number(value, 1, u32::MAX).ok_or(expected)?;
             }
-            "locale" => parameters.locale = value.to_owned(),
+            "locale" => value.clone_into(&mut parameters.locale),
             "client_properties" => {
                 if let Some(properties) = dictionary(value)? {
                     parameters.client_properties = properties;
@@ -397,12 +399,29 @@ impl Options {
             }
             "tcp_options" => {
                 if let Some(options) = dictionary(value)? {
-                    parameters.tcp_options = tcp_options(&options)?;
+                    set_tcp_options(&options, &mut parameters.tcp_options)?;
                 }
             }
             // the list above has no others but those about TLS
             _ => return self.set_tls(name, value),
         }
+        Ok(())
+    }
+
+    fn add_mechanism(&mut self, name: &str) -> Read<()> {
+        let mechanism = if same(name, "plain") {
+            Mechanism::Plain
+        } else if same(name, "amqplain") {
+            Mechanism::AmqPlain
+        } else if same(name, "external") {
+            Mechanism::External
+        } else {
+            return Err("plain, amqplain or external is expected");
+        };
+        if self.mechanisms.contains(&mechanism) {
+            return Err("each mechanism is expected once");
+        }
+        self.mechanisms.push(mechanism);
         Ok(())
     }
 
@@ -506,45 +525,44 @@ impl UrlTls {
 #[cfg(feature = "tls")]
 const TWICE: &str = "what is in ssl_options is expected there alone, and under one key";
 
-fn tcp_options(entries: &FieldTable) -> Read<TcpOptions> {
-    let mut options = TcpOptions::new();
+fn set_tcp_options(entries: &FieldTable, options: &mut TcpOptions) -> Read<()> {
     for (key, value) in entries {
         let Some(value) = value.as_u64().and_then(|value| u32::try_from(value).ok()) else {
             return Err("whole numbers that are not negative are expected");
         };
-        options =
-            match key {
-                "TCP_KEEPIDLE" => options.keepidle(Duration::from_secs(value.into())),
-                "TCP_KEEPINTVL" => options.keepintvl(Duration::from_secs(value.into())),
-                "TCP_KEEPCNT" => options.keepcnt(value),
-                "TCP_USER_TIMEOUT" => options.user_timeout(Duration::from_millis(value.into())),
-                _ => return Err(
+        let seconds = Some(Duration::from_secs(value.into()));
+        match key {
+            "TCP_KEEPIDLE" => options.keepidle = seconds,
+            "TCP_KEEPINTVL" => options.keepintvl = seconds,
+            "TCP_KEEPCNT" => options.keepcnt = Some(value),
+            "TCP_USER_TIMEOUT" => options.user_timeout = Some(Duration::from_millis(value.into())),
+            _ => {
+                return Err(
                     "the keys are TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT and TCP_USER_TIMEOUT",
-                ),
-            };
+                )
+            }
+        }
     }
-    Ok(options)
+    Ok(())
 }
 
 /// Seconds, fractions allowed.
-#[inline(never)]
 fn seconds(value: &str) -> Read<Duration> {
-    let (whole, fraction) = decimal(value).ok_or("seconds, 0 or more, are expected")?;
-    // Digits beyond the ninth are less than a nanosecond.
-    let mut nanos = 0;
-    let mut unit = 100_000_000;
-    for digit in fraction.bytes().take(9) {
-        nanos += u32::from(digit - b'0') * unit;
-        unit /= 10;
-    }
-    Ok(Duration::new(whole, nanos))
+    duration(value).ok_or("seconds, 0 or more, are expected")
 }
 
 fn some_seconds(value: &str) -> Read<Duration> {
-    match seconds(value) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("seconds, more than 0, are expected"),
-    }
+    let duration = duration(value).filter(|duration| !duration.is_zero());
+    duration.ok_or("seconds, more than 0, are expected")
+}
+
+#[inline(never)]
+fn duration(seconds: &str) -> Option<Duration> {
+    let (whole, fraction) = decimal(seconds)?;
+    // Digits beyond the ninth are less than a nanosecond.
+    let fraction = fraction.get(..9).unwrap_or(fraction);
+    let nanos = more_digits(0, fraction)? * 10u64.pow(9 - fraction.len() as u32);
+    Some(Duration::new(whole, nanos as u32))
 }
 
 /// The whole part of a decimal number without a sign, and the digits behind its point. One of the two may be left out.
@@ -559,11 +577,10 @@ fn decimal(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A whole number within these bounds.
-fn number(value: &str, least: u32, most: u32, expected: &'static str) -> Read<u32> {
+#[inline(never)]
+fn number(value: &str, least: u32, most: u32) -> Option<u32> {
     let number = whole_number(value).and_then(|number| u32::try_from(number).ok());
-    number
-        .filter(|number| (least..=most).contains(number))
-        .ok_or(expected)
+    number.filter(|number| (least..=most).contains(number))
 }
 
 /// Digits alone: `parse` would take a plus sign too.
@@ -587,14 +604,14 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// A part of the URL without its percent-encoding.
+/// Reads a part of the URL into its place.
 #[inline(never)]
-fn decoded(part: &str, text: &str) -> Result<String, Fault> {
-    decode(text, b'+').map_err(|expected| Fault::invalid(part, NOT_SHOWN, expected))
+fn decoded(part: &str, text: &str, place: &mut String) -> Result<(), Fault> {
+    decode(text, b'+', place).map_err(|expected| Fault::invalid(part, NOT_SHOWN, expected))
 }
 
 /// Resolves percent-encoding. `plus` is what a '+' stands for.
-fn decode(text: &str, plus: u8) -> Read<String> {
+fn decode(text: &str, plus: u8, place: &mut String) -> Read<()> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -606,7 +623,9 @@ fn decode(text: &str, plus: u8) -> Read<String> {
             other => other,
         });
     }
-    String::from_utf8(decoded).map_err(|_| "UTF-8 is expected after percent-decoding")
+    let decoded = String::from_utf8(decoded);
+    *place = decoded.map_err(|_| "UTF-8 is expected after percent-decoding")?;
+    Ok(())
 }
 
 /// The number that the next so many digits are.

@@ -1,6 +1,6 @@
 //! Values written as Python's literals, as pika reads them in a URL: dictionaries, lists, texts, numbers.
 
-use super::{decimal, hexadecimal, is_digits, more_digits, whole_number, Read};
+use super::{cut, decimal, is_digits, more_digits, whole_number, Read};
 use crate::{FieldTable, FieldValue};
 
 pub(super) const DICTIONARY: &str = "a dictionary is expected";
@@ -22,7 +22,7 @@ pub(super) struct LiteralReader<'a> {
     rest: &'a str,
 }
 
-impl LiteralReader<'_> {
+impl<'a> LiteralReader<'a> {
     /// The literal that is the whole text.
     pub(super) fn read(text: &str) -> Read<FieldValue> {
         let mut reader = LiteralReader { rest: text };
@@ -41,12 +41,32 @@ impl LiteralReader<'_> {
     }
 
     /// Takes this ASCII character, if it comes next.
+    #[inline(never)]
     fn take(&mut self, byte: u8) -> bool {
         let found = self.next() == Some(byte);
         if found {
-            self.rest = &self.rest[1..];
+            self.rest = self.rest.get(1..).unwrap_or_default();
         }
         found
+    }
+
+    /// Takes the next character.
+    #[inline(never)]
+    fn any(&mut self) -> Option<char> {
+        let mut chars = self.rest.chars();
+        let next = chars.next();
+        self.rest = chars.as_str();
+        next
+    }
+
+    /// Takes all that belongs together, by its bytes.
+    #[inline(never)]
+    fn run(&mut self, belongs: fn(u8) -> bool) -> &'a str {
+        let end = self.rest.bytes().position(|byte| !belongs(byte));
+        let run = end.and_then(|end| self.rest.split_at_checked(end));
+        let (run, rest) = run.unwrap_or((self.rest, ""));
+        self.rest = rest;
+        run
     }
 
     fn value(&mut self, depth: usize) -> Read<FieldValue> {
@@ -55,8 +75,8 @@ impl LiteralReader<'_> {
         }
         match self.next() {
             Some(b'{') => self.dictionary(depth),
-            Some(b'[') => self.list(b']', depth),
-            Some(b'(') => self.list(b')', depth),
+            Some(b'[') => self.list(b'[', b']', depth),
+            Some(b'(') => self.list(b'(', b')', depth),
             Some(b'\'' | b'"') => Ok(self.text()?.into()),
             Some(b'-' | b'+' | b'.' | b'0'..=b'9') => self.number(),
             Some(_) => self.word(),
@@ -86,8 +106,8 @@ impl LiteralReader<'_> {
         Ok(FieldValue::Table(entries))
     }
 
-    fn list(&mut self, end: u8, depth: usize) -> Read<FieldValue> {
-        self.rest = &self.rest[1..];
+    fn list(&mut self, begin: u8, end: u8, depth: usize) -> Read<FieldValue> {
+        self.take(begin);
         let mut values = Vec::new();
         while !self.take(end) {
             values.push(self.value(depth - 1)?);
@@ -102,75 +122,67 @@ impl LiteralReader<'_> {
         const UNFINISHED: &str = "a closing quote is expected";
         const ESCAPE: &str =
             "of escapes, \\\\ \\' \\\" \\/ \\n \\r \\t \\xhh and \\uhhhh are expected";
-        let mut text = Vec::new();
-        let mut bytes = self.rest.bytes();
-        let quote = bytes.next();
+        let quote = self.any();
+        let mut text = String::new();
         loop {
-            let byte = bytes.next();
-            if byte == quote {
-                break;
+            let next = self.any();
+            if next == quote {
+                return Ok(text);
             }
-            let plain = match byte.ok_or(UNFINISHED)? {
-                b'\\' => match bytes.next().ok_or(UNFINISHED)? {
-                    c @ (b'\\' | b'\'' | b'"' | b'/') => c,
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    kind @ (b'x' | b'u') => {
-                        let code = hexadecimal(&mut bytes, if kind == b'x' { 2 } else { 4 });
-                        let c = code.and_then(char::from_u32).ok_or(ESCAPE)?;
-                        text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-                        continue;
-                    }
+            text.push(match next.ok_or(UNFINISHED)? {
+                '\\' => match self.any().ok_or(UNFINISHED)? {
+                    c @ ('\\' | '\'' | '"' | '/') => c,
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    'x' => self.code(2).ok_or(ESCAPE)?,
+                    'u' => self.code(4).ok_or(ESCAPE)?,
                     _ => return Err(ESCAPE),
                 },
-                byte => byte,
-            };
-            text.push(plain);
+                c => c,
+            });
         }
-        self.rest = &self.rest[self.rest.len() - bytes.len()..];
-        String::from_utf8(text).map_err(|_| ESCAPE)
+    }
+
+    /// The character whose code is so many hexadecimal digits.
+    #[inline(never)]
+    fn code(&mut self, digits: usize) -> Option<char> {
+        let mut code = 0;
+        for _ in 0..digits {
+            code = code << 4 | self.any()?.to_digit(16)?;
+        }
+        char::from_u32(code)
     }
 
     fn number(&mut self) -> Read<FieldValue> {
-        let mut bytes = self.rest.bytes();
-        let end = bytes.position(|b| !(b.is_ascii_alphanumeric() || b"+-._".contains(&b)));
-        let (text, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-        self.rest = rest;
-        let (negative, text) = match text.as_bytes().first() {
-            Some(b'-') => (true, &text[1..]),
-            Some(b'+') => (false, &text[1..]),
-            _ => (false, text),
-        };
-        if !text.is_empty() && is_digits(text) {
-            const TOO_LARGE: &str = "a number has more than 64 bits";
-            let number = whole_number(text).ok_or(TOO_LARGE)?;
-            let signed = if negative {
-                0i64.checked_sub_unsigned(number).ok_or(TOO_LARGE)?
-            } else {
-                match i64::try_from(number) {
-                    Ok(number) => number,
-                    Err(_) => return Ok(number.into()),
-                }
+        const TOO_LARGE: &str = "a number has more than 64 bits";
+        let text = self.run(|byte| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte));
+        let (negative, text) = sign(text);
+        if text.is_empty() || !is_digits(text) {
+            return match fraction(text) {
+                Some(number) => Ok(FieldValue::F64(if negative { -number } else { number })),
+                None => Err("finite decimal numbers of at most 15 digits are expected"),
             };
-            // the smallest type that holds it, as in pika
-            return Ok(match i32::try_from(signed) {
-                Ok(small) => small.into(),
-                Err(_) => signed.into(),
-            });
         }
-        match fraction(text) {
-            Some(number) => Ok(FieldValue::F64(if negative { -number } else { number })),
-            None => Err("finite decimal numbers of at most 15 digits are expected"),
-        }
+        let number = whole_number(text).ok_or(TOO_LARGE)?;
+        let signed = if negative {
+            0i64.checked_sub_unsigned(number).ok_or(TOO_LARGE)?
+        } else {
+            match i64::try_from(number) {
+                Ok(number) => number,
+                Err(_) => return Ok(number.into()),
+            }
+        };
+        // the smallest type that holds it, as in pika
+        Ok(match i32::try_from(signed) {
+            Ok(small) => small.into(),
+            Err(_) => signed.into(),
+        })
     }
 
     fn word(&mut self) -> Read<FieldValue> {
-        let mut bytes = self.rest.bytes();
-        let end = bytes.position(|b| !(b.is_ascii_alphanumeric() || b == b'_' || !b.is_ascii()));
-        let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-        self.rest = rest;
-        match word {
+        let belongs = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii();
+        match self.run(belongs) {
             "True" | "true" => Ok(FieldValue::Bool(true)),
             "False" | "false" => Ok(FieldValue::Bool(false)),
             "None" | "null" => Ok(FieldValue::Void),
@@ -181,22 +193,48 @@ impl LiteralReader<'_> {
     }
 }
 
+/// Whether the sign is a minus, and what follows the sign, which may be left out.
+#[inline(never)]
+fn sign(text: &str) -> (bool, &str) {
+    match text.strip_prefix('-') {
+        Some(number) => (true, number),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    }
+}
+
+/// The powers of ten that an `f64` holds exactly.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+];
+
 /// A number with a point or an exponent. As long as all digits together and the power of ten are numbers that an `f64`
 /// holds exactly, their product or quotient is the nearest one; more digits than that nobody writes into a URL.
 pub(super) fn fraction(text: &str) -> Option<f64> {
     const MOST: u64 = 1_000_000_000_000_000;
-    let (digits, exponent) = match text.bytes().position(|b| b == b'e' || b == b'E') {
-        Some(at) => (&text[..at], text[at + 1..].parse::<i8>().ok()?),
-        None => (text, 0),
+    let (digits, exponent) = match cut(text, 'e') {
+        (_, None) => cut(text, 'E'),
+        parts => parts,
+    };
+    let exponent = match exponent.map(sign) {
+        Some((negative, digits)) => {
+            let exponent = i8::try_from(whole_number(digits)?).ok()?;
+            if negative {
+                -exponent
+            } else {
+                exponent
+            }
+        }
+        None => 0,
     };
     let (whole, behind) = decimal(digits)?;
     let number = more_digits(whole, behind)?;
-    let scale = i32::from(exponent) - i32::try_from(behind.len()).ok()?;
-    if number >= MOST || scale.abs() > 22 {
+    if number >= MOST {
         return None;
     }
-    let power = (0..scale.abs()).fold(1.0, |power, _| power * 10.0);
     let number = number as f64;
+    let scale = i32::from(exponent) - i32::try_from(behind.len()).ok()?;
+    let power = POWERS.get(scale.unsigned_abs() as usize)?;
     Some(if scale < 0 {
         number / power
     } else {
