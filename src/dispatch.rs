@@ -344,9 +344,9 @@ impl<'a> Turn<'a> {
         };
         match incoming {
             Incoming::Message(delivery) => {
-                let (method, properties, body) = delivery.delivered();
+                let (method, properties, body) = delivery.parts();
                 match &mut self.taken {
-                    Some(taken) => (taken.callback)(channel, method, properties, body),
+                    Some(taken) => (taken.callback)(channel, method, properties.into(), body),
                     None => {
                         log::warn!(
                             "a message came for {:?}, which is no consumer any more",

@@ -87,19 +87,25 @@ pub(crate) struct Call {
 /// How a message came.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Carrier {
-    Deliver,
-    Get { message_count: u32 },
-    Return { reply_code: u16 },
+    Deliver {
+        redelivered: bool,
+    },
+    Get {
+        redelivered: bool,
+        message_count: u32,
+    },
+    Return {
+        reply_code: u16,
+    },
 }
 
-/// A message that came, or is coming in.
+/// A message that came, or is coming in. No larger than what is moved without a call of `memcpy`: it is moved several times.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) carrier: Carrier,
     /// The consumer's tag, or the reason why it was returned.
     pub(crate) label: String,
     pub(crate) delivery_tag: u64,
-    pub(crate) redelivered: bool,
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
     pub(crate) properties: Arrived,
@@ -109,13 +115,16 @@ pub(crate) struct Received {
 impl Received {
     /// A fetched message, as the program gets it.
     pub(crate) fn fetched(self) -> (GetOk, BasicProperties, Vec<u8>) {
-        let message_count = match self.carrier {
-            Carrier::Get { message_count } => message_count,
-            _ => 0,
+        let (redelivered, message_count) = match self.carrier {
+            Carrier::Get {
+                redelivered,
+                message_count,
+            } => (redelivered, message_count),
+            _ => (false, 0),
         };
         let method = GetOk {
             delivery_tag: self.delivery_tag,
-            redelivered: self.redelivered,
+            redelivered,
             exchange: self.exchange,
             routing_key: self.routing_key,
             message_count,
@@ -125,14 +134,21 @@ impl Received {
 
     /// A delivered message, as the program gets it.
     pub(crate) fn delivered(self) -> Message {
+        let (method, properties, body) = self.parts();
+        (method, properties.into(), body)
+    }
+
+    /// The same, but for the properties, which are large once they are the program's.
+    #[inline]
+    pub(crate) fn parts(self) -> (Deliver, Arrived, Vec<u8>) {
         let method = Deliver {
             consumer_tag: self.label,
             delivery_tag: self.delivery_tag,
-            redelivered: self.redelivered,
+            redelivered: matches!(self.carrier, Carrier::Deliver { redelivered: true }),
             exchange: self.exchange,
             routing_key: self.routing_key,
         };
-        (method, self.properties.into(), self.body)
+        (method, self.properties, self.body)
     }
 }
 

@@ -85,7 +85,7 @@ impl Session {
         rest: &[u8],
     ) -> Result<usize, Fault> {
         let number = self.at(place)?.number;
-        let (carrier, label, delivery_tag, redelivered, exchange, routing_key) = match method {
+        let (carrier, label, delivery_tag, exchange, routing_key) = match method {
             Method::BasicDeliver {
                 consumer_tag,
                 delivery_tag,
@@ -93,10 +93,9 @@ impl Session {
                 exchange,
                 routing_key,
             } => (
-                Carrier::Deliver,
+                Carrier::Deliver { redelivered },
                 consumer_tag,
                 delivery_tag,
-                redelivered,
                 exchange,
                 routing_key,
             ),
@@ -107,10 +106,12 @@ impl Session {
                 routing_key,
                 message_count,
             } => (
-                Carrier::Get { message_count },
+                Carrier::Get {
+                    redelivered,
+                    message_count,
+                },
                 Name::default(),
                 delivery_tag,
-                redelivered,
                 exchange,
                 routing_key,
             ),
@@ -123,7 +124,6 @@ impl Session {
                 Carrier::Return { reply_code },
                 reply_text,
                 0,
-                false,
                 exchange,
                 routing_key,
             ),
@@ -155,7 +155,6 @@ impl Session {
             carrier,
             label: label.into_owned(),
             delivery_tag,
-            redelivered,
             exchange: exchange.into_owned(),
             routing_key: routing_key.into_owned(),
             properties: Arrived::default(),
@@ -292,7 +291,7 @@ impl Session {
     fn complete(&mut self, place: usize, message: Received) -> Result<(), Fault> {
         let channel = self.at(place)?;
         match message.carrier {
-            Carrier::Deliver => {
+            Carrier::Deliver { .. } => {
                 channel.gate.acks.came(message.delivery_tag);
                 // After channel.close has been sent the broker takes back what it still delivers.
                 if channel.phase == Phase::Open {
