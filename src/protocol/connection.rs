@@ -416,7 +416,7 @@ impl Session {
             | Method::BasicReturn { .. }
             | Method::BasicCancel { .. }
             | Method::BasicAck { .. }
-            | Method::BasicNack { .. } => self.take_in(place, Piece::Method(method, rest)),
+            | Method::BasicNack { .. } => self.take_in(place, Piece::Method(&method, rest)),
             _ => {
                 self.plain_method(place, number, method)?;
                 Ok(0)

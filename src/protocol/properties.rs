@@ -238,6 +238,7 @@ impl Arrived {
 }
 
 impl From<Arrived> for BasicProperties {
+    #[inline]
     fn from(arrived: Arrived) -> Self {
         match arrived {
             Arrived::Few {

@@ -23,7 +23,7 @@ const TRUSTED_BODY: u64 = 1 << 20;
 /// A frame for this module.
 pub(super) enum Piece<'a> {
     /// A method, and what has come behind it.
-    Method(Method<'a>, &'a [u8]),
+    Method(&'a Method<'a>, &'a [u8]),
     Header(&'a [u8]),
     Body(&'a [u8]),
 }
@@ -81,11 +81,11 @@ impl Session {
     fn handle_method(
         &mut self,
         place: usize,
-        method: Method<'_>,
+        method: &Method<'_>,
         rest: &[u8],
     ) -> Result<usize, Fault> {
         let number = self.at(place)?.number;
-        let (carrier, label, delivery_tag, exchange, routing_key) = match method {
+        let (carrier, label, delivery_tag, exchange, routing_key) = match *method {
             Method::BasicDeliver {
                 consumer_tag,
                 delivery_tag,
