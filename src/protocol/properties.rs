@@ -1,7 +1,5 @@
 //! The properties of a message (specification 1.8.1), and their bytes in a content header (4.2.6.1).
 
-use std::sync::Arc;
-
 use super::field_table::FieldTable;
 use super::field_value::FieldValue;
 use super::wire::{Name, Reader, SyntaxError, Writer};
@@ -191,15 +189,14 @@ fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
 }
 
 /// Properties as they wait for the program: most messages carry none, or only a delivery mode and a priority, and are kept
-/// small for it. Others are behind an `Arc`, although nobody shares them: with it one function drops them everywhere, and they
-/// are much code to drop.
+/// small for it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Arrived {
     Few {
         delivery_mode: Option<DeliveryMode>,
         priority: Option<u8>,
     },
-    Many(Arc<BasicProperties>),
+    Many(Box<BasicProperties>),
 }
 
 impl Default for Arrived {
@@ -233,7 +230,7 @@ impl Arrived {
     /// Reads all that [`encode`](BasicProperties::encode) writes.
     pub(crate) fn many(reader: &mut Reader<'_>) -> Self {
         let flags = reader.short();
-        Arrived::Many(Arc::new(BasicProperties::decode(flags, reader)))
+        Arrived::Many(Box::new(BasicProperties::decode(flags, reader)))
     }
 }
 
@@ -249,7 +246,7 @@ impl From<Arrived> for BasicProperties {
                 priority,
                 ..BasicProperties::default()
             },
-            Arrived::Many(properties) => Arc::unwrap_or_clone(properties),
+            Arrived::Many(properties) => *properties,
         }
     }
 }
