@@ -51,7 +51,7 @@ impl Session {
         let channel = self.at(place)?;
         let number = channel.number;
         let remaining = match (piece, &channel.content) {
-            (Piece::Method(Method::BasicReturn { .. }, _), _) => None,
+            (Piece::Method(Method::BasicReturn { .. }, _), _) if number != 0 => None,
             (Piece::Method(method, _), _) => return Err(unasked(method.name(), number)),
             (Piece::Header(payload), Content::Skipped(None)) => {
                 Some(frame::split_header(payload)?.0)

@@ -393,6 +393,16 @@ fn what_nobody_waits_for_is_skipped() {
             .unwrap_err();
         assert!(error.to_string().contains(text), "{}", *error);
     }
+    let back = Method::BasicReturn {
+        reply_code: 312,
+        reply_text: "NO_ROUTE".into(),
+        exchange: "".into(),
+        routing_key: "q".into(),
+    };
+    let error = exercise::idle_session()
+        .feed(&method(0, &back))
+        .unwrap_err();
+    assert!(error.to_string().contains("channel 0"), "{}", *error);
     for frame in [bytes_of_header(), bytes_of_body()] {
         let error = exercise::idle_session().feed(&frame).unwrap_err();
         assert!(
