@@ -36,8 +36,8 @@ pub use parameters::{ConnectionParameters, Heartbeat, IntoParameters, TcpOptions
 pub use protocol::{BasicProperties, DeliveryMode, FieldTable, FieldValue, SyntaxError};
 pub use publisher::Publisher;
 pub use requests::{
-    BasicAck, BasicConsume, BasicGet, BasicNack, BasicQos, BasicReject, Consume, ExchangeDeclare,
-    ExchangeDelete, ExchangeType, Publish, QueueDeclare, QueueDelete,
+    BasicAck, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicReject, Consume,
+    ExchangeDeclare, ExchangeDelete, ExchangeType, QueueDeclare, QueueDelete,
 };
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

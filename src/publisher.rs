@@ -9,7 +9,7 @@ use crate::channel::Channel;
 use crate::error::Result;
 use crate::io::wait::{after, Interest};
 use crate::protocol::confirms::Losses;
-use crate::{Error, Publish, UnconfirmedReport};
+use crate::{BasicPublish, Error, UnconfirmedReport};
 
 /// Publishes with confirms, many at a time; made by [`Channel::publisher`]. Has no counterpart in pika, which waits for
 /// each confirmation.
@@ -64,7 +64,7 @@ impl Publisher {
         routing_key: &str,
         body: impl AsRef<[u8]>,
     ) -> Result<u64> {
-        self.publish_with(exchange, routing_key, body, Publish::new())
+        self.publish_with(exchange, routing_key, body, BasicPublish::new())
     }
 
     /// Publishes a message with properties, or as mandatory; answers its sequence number on the channel, from 1.
@@ -76,7 +76,7 @@ impl Publisher {
         exchange: &str,
         routing_key: &str,
         body: impl AsRef<[u8]>,
-        publish: impl Into<Publish<'p>>,
+        publish: impl Into<BasicPublish<'p>>,
     ) -> Result<u64> {
         if self.channel.gate().unsettled() >= self.window {
             self.wait_for_room()?;

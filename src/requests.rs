@@ -637,15 +637,15 @@ impl From<u16> for BasicQos {
 /// Properties alone convert. Borrowed ones are not copied, so that one value serves any number of messages:
 ///
 /// ```
-/// use haypile::{BasicProperties, DeliveryMode, Publish};
+/// use haypile::{BasicProperties, BasicPublish, DeliveryMode};
 ///
 /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
-/// assert_eq!(Publish::from(&persistent), Publish::new().properties(persistent.clone()));
-/// let must_arrive = Publish::new().mandatory(true).properties(&persistent);
+/// assert_eq!(BasicPublish::from(&persistent), BasicPublish::new().properties(persistent.clone()));
+/// let must_arrive = BasicPublish::new().mandatory(true).properties(&persistent);
 /// # let _ = must_arrive;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct Publish<'a> {
+pub struct BasicPublish<'a> {
     pub(crate) properties: Cow<'a, BasicProperties>,
     pub(crate) mandatory: bool,
 }
@@ -653,10 +653,10 @@ pub struct Publish<'a> {
 /// What a message without properties borrows.
 static NO_PROPERTIES: BasicProperties = BasicProperties::NONE;
 
-impl<'a> Publish<'a> {
+impl<'a> BasicPublish<'a> {
     /// No properties, not mandatory.
     pub fn new() -> Self {
-        Publish {
+        BasicPublish {
             properties: Cow::Borrowed(&NO_PROPERTIES),
             mandatory: false,
         }
@@ -676,24 +676,24 @@ impl<'a> Publish<'a> {
     }
 }
 
-impl Default for Publish<'_> {
+impl Default for BasicPublish<'_> {
     fn default() -> Self {
-        Publish::new()
+        BasicPublish::new()
     }
 }
 
-impl From<BasicProperties> for Publish<'_> {
+impl From<BasicProperties> for BasicPublish<'_> {
     fn from(properties: BasicProperties) -> Self {
-        Publish {
+        BasicPublish {
             properties: Cow::Owned(properties),
             mandatory: false,
         }
     }
 }
 
-impl<'a> From<&'a BasicProperties> for Publish<'a> {
+impl<'a> From<&'a BasicProperties> for BasicPublish<'a> {
     fn from(properties: &'a BasicProperties) -> Self {
-        Publish {
+        BasicPublish {
             properties: Cow::Borrowed(properties),
             mandatory: false,
         }
@@ -764,7 +764,7 @@ mod tests {
                 global: false
             }
         );
-        assert!(!Publish::new().mandatory);
+        assert!(!BasicPublish::new().mandatory);
     }
 
     #[test]
@@ -819,15 +819,15 @@ mod tests {
     fn borrowed_properties_are_not_copied() {
         let properties = BasicProperties::new();
         assert!(
-            matches!(Publish::from(&properties).properties, Cow::Borrowed(p) if std::ptr::eq(p, &properties))
+            matches!(BasicPublish::from(&properties).properties, Cow::Borrowed(p) if std::ptr::eq(p, &properties))
         );
         assert!(matches!(
-            Publish::new().properties(&properties).properties,
+            BasicPublish::new().properties(&properties).properties,
             Cow::Borrowed(_)
         ));
-        assert!(matches!(Publish::new().properties, Cow::Borrowed(_)));
+        assert!(matches!(BasicPublish::new().properties, Cow::Borrowed(_)));
         assert!(matches!(
-            Publish::from(properties).properties,
+            BasicPublish::from(properties).properties,
             Cow::Owned(_)
         ));
     }

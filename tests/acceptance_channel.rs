@@ -6,16 +6,16 @@ mod support;
 use std::time::Duration;
 
 use haypile::{
-    BasicNack, BasicReject, Channel, Connection, Error, ExchangeDeclare, ExchangeType, Publish,
-    QueueDeclare,
+    BasicNack, BasicPublish, BasicReject, Channel, Connection, Error, ExchangeDeclare,
+    ExchangeType, QueueDeclare,
 };
 use support::peer::{m, Args, Peer};
 use support::{
     assert_message_count, bounded, channel, exclusive_queue, message_count, open, unique, Fixture,
 };
 
-fn mandatory() -> Publish<'static> {
-    Publish::new().mandatory(true)
+fn mandatory() -> BasicPublish<'static> {
+    BasicPublish::new().mandatory(true)
 }
 
 /// A channel with confirms, so that a message is in its queue when `basic_publish` returns; and a queue with the bodies.

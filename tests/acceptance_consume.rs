@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use haypile::{
-    BasicConsume, Channel, Connection, Consume, ConsumingEnded, Deliver, Error, ExchangeDeclare,
-    ExchangeType, Publish, QueueDeclare,
+    BasicConsume, BasicPublish, Channel, Connection, Consume, ConsumingEnded, Deliver, Error,
+    ExchangeDeclare, ExchangeType, QueueDeclare,
 };
 use support::peer::{m, Args, Peer};
 use support::{
@@ -16,8 +16,8 @@ use support::{
     Log,
 };
 
-fn mandatory() -> Publish<'static> {
-    Publish::new().mandatory(true)
+fn mandatory() -> BasicPublish<'static> {
+    BasicPublish::new().mandatory(true)
 }
 
 /// A channel with confirms, so that a message is in its queue when `basic_publish` returns; and a queue with the bodies.

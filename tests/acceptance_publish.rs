@@ -6,16 +6,16 @@ mod support;
 use std::time::Duration;
 
 use haypile::{
-    BasicProperties, BasicQos, Channel, ConsumingEnded, Error, ExchangeDeclare, ExchangeType,
-    Publish, Return, ReturnedMessage,
+    BasicProperties, BasicPublish, BasicQos, Channel, ConsumingEnded, Error, ExchangeDeclare,
+    ExchangeType, Return, ReturnedMessage,
 };
 use support::{
     assert_message_count, bounded, channel, exclusive_queue, message_count, one_header, pump_until,
     Fixture, Log, Message,
 };
 
-fn mandatory() -> Publish<'static> {
-    Publish::new().mandatory(true)
+fn mandatory() -> BasicPublish<'static> {
+    BasicPublish::new().mandatory(true)
 }
 
 /// A channel and a direct exchange of its own to which nothing is bound.

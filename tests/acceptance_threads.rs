@@ -9,14 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use haypile::{
-    Channel, Connection, ConsumingEnded, Error, ExchangeDeclare, ExchangeType, Publish,
+    BasicPublish, Channel, Connection, ConsumingEnded, Error, ExchangeDeclare, ExchangeType,
     QueueDeclare, Result,
 };
 use support::peer::{m, Args, Peer};
 use support::{assert_message_count, bounded, channel, exclusive_queue, open, unique, Log, SOON};
 
-fn mandatory() -> Publish<'static> {
-    Publish::new().mandatory(true)
+fn mandatory() -> BasicPublish<'static> {
+    BasicPublish::new().mandatory(true)
 }
 
 #[test]

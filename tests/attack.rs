@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use haypile::{
-    BasicConsume, Channel, Connection, ConnectionParameters, Error, Publish, QueueDeclare, Stream,
+    BasicConsume, BasicPublish, Channel, Connection, ConnectionParameters, Error, QueueDeclare,
+    Stream,
 };
 use support::peer::{m, Args, Frame, Peer, Session};
 use support::{bounded, channel, exclusive_queue, met_within, open, Log, SOON};
@@ -571,7 +572,7 @@ fn publishers_of_one_channel_are_each_told_their_own_losses() {
             .map(|n| {
                 let (channel, queue) = (channel.clone(), queue.clone());
                 thread::spawn(move || {
-                    let mandatory = || Publish::new().mandatory(true);
+                    let mandatory = || BasicPublish::new().mandatory(true);
                     let mut publisher = channel.publisher(100).unwrap();
                     let mut lost = Vec::new();
                     for k in 0..400 {

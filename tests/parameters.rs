@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use haypile::{
-    AmqPlainCredentials, BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos,
-    BasicReject, ConnectionParameters, Consume, Credentials, Error, ExchangeDeclare,
-    ExchangeDelete, ExchangeType, ExternalCredentials, FieldTable, Heartbeat, IntoParameters,
-    PlainCredentials, Publish, QueueDeclare, QueueDelete, TcpOptions,
+    AmqPlainCredentials, BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties,
+    BasicPublish, BasicQos, BasicReject, ConnectionParameters, Consume, Credentials, Error,
+    ExchangeDeclare, ExchangeDelete, ExchangeType, ExternalCredentials, FieldTable, Heartbeat,
+    IntoParameters, PlainCredentials, QueueDeclare, QueueDelete, TcpOptions,
 };
 
 fn url(url: &str) -> ConnectionParameters {
@@ -345,7 +345,7 @@ fn heartbeats_compare_and_describe_themselves() {
 fn parameters_travel_between_threads() {
     fn travels<T: Send + Sync + Clone + 'static>() {}
     travels::<ConnectionParameters>();
-    travels::<Publish<'static>>();
+    travels::<BasicPublish<'static>>();
 }
 
 // URLs
@@ -817,21 +817,24 @@ fn exchange_types_are_known_by_name() {
 
 #[test]
 fn properties_become_a_publish_borrowed_or_not() {
-    fn publish<'a>(request: impl Into<Publish<'a>>) -> Publish<'a> {
+    fn publish<'a>(request: impl Into<BasicPublish<'a>>) -> BasicPublish<'a> {
         request.into()
     }
     let properties = BasicProperties::new().message_id("42");
     assert_eq!(publish(&properties), publish(properties.clone()));
-    assert_eq!(publish(&properties), Publish::new().properties(&properties));
     assert_eq!(
         publish(&properties),
-        Publish::new().properties(properties.clone())
+        BasicPublish::new().properties(&properties)
+    );
+    assert_eq!(
+        publish(&properties),
+        BasicPublish::new().properties(properties.clone())
     );
     assert_ne!(
         publish(&properties),
-        Publish::new().properties(&properties).mandatory(true)
+        BasicPublish::new().properties(&properties).mandatory(true)
     );
-    assert_eq!(publish(BasicProperties::new()), Publish::default());
+    assert_eq!(publish(BasicProperties::new()), BasicPublish::default());
 }
 
 #[test]

@@ -6,8 +6,8 @@ mod support;
 use std::time::Duration;
 
 use haypile::{
-    BasicAck, BasicConsume, BasicNack, BasicReject, Channel, Connection, Consume, ConsumingEnded,
-    Deliver, Error, Publish,
+    BasicAck, BasicConsume, BasicNack, BasicPublish, BasicReject, Channel, Connection, Consume,
+    ConsumingEnded, Deliver, Error,
 };
 use support::peer::{m, Args, Peer, Session};
 use support::proxy::Proxy;
@@ -20,7 +20,7 @@ fn channel_and_queue_of(bodies: &[&str]) -> (Channel, String) {
     let queue = exclusive_queue(&channel);
     for body in bodies {
         channel
-            .basic_publish_with("", &queue, body, Publish::new().mandatory(true))
+            .basic_publish_with("", &queue, body, BasicPublish::new().mandatory(true))
             .unwrap();
     }
     (channel, queue)

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use haypile::{
-    BasicConsume, Channel, Connection, Error, ExchangeDeclare, ExchangeType, Publish, QueueDeclare,
+    BasicConsume, BasicPublish, Channel, Connection, Error, ExchangeDeclare, ExchangeType,
+    QueueDeclare,
 };
 use support::peer::{m, Args, Peer};
 use support::{
@@ -17,8 +18,8 @@ use support::{
     unique, Log, SOON,
 };
 
-fn mandatory() -> Publish<'static> {
-    Publish::new().mandatory(true)
+fn mandatory() -> BasicPublish<'static> {
+    BasicPublish::new().mandatory(true)
 }
 
 /// A channel with confirms and a queue of its own.

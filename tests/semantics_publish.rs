@@ -6,9 +6,9 @@ mod support;
 use std::time::Duration;
 
 use haypile::{
-    BasicProperties, Channel, Connection, ConnectionParameters, Error, ExchangeDeclare,
-    ExchangeType, FieldTable, FieldValue, Publish, QueueDeclare, QueueDeclareOk, QueueDelete,
-    ReturnedMessage,
+    BasicProperties, BasicPublish, Channel, Connection, ConnectionParameters, Error,
+    ExchangeDeclare, ExchangeType, FieldTable, FieldValue, QueueDeclare, QueueDeclareOk,
+    QueueDelete, ReturnedMessage,
 };
 use support::peer::{m, Args, Handshake, Peer, Session};
 use support::{
@@ -16,8 +16,8 @@ use support::{
     SOON,
 };
 
-fn mandatory() -> Publish<'static> {
-    Publish::new().mandatory(true)
+fn mandatory() -> BasicPublish<'static> {
+    BasicPublish::new().mandatory(true)
 }
 
 /// A channel whose broker follows the script once the channel is open, and then serves an orderly end.

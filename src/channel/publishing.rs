@@ -14,7 +14,7 @@ use crate::protocol::connection::fingerprint;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::publisher::Publisher;
-use crate::{BasicProperties, Error, Publish, Return, ReturnedMessage};
+use crate::{BasicProperties, BasicPublish, Error, Return, ReturnedMessage};
 
 pub(super) type ReturnCallback =
     dyn FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> Result<()> + Send;
@@ -26,7 +26,7 @@ impl Channel {
         exchange: &str,
         routing_key: &str,
         body: &[u8],
-        publish: &Publish<'_>,
+        publish: &BasicPublish<'_>,
         waits: bool,
     ) -> Result<u64, Fault> {
         let link = self.link();
@@ -117,7 +117,7 @@ impl Channel {
         routing_key: &str,
         body: impl AsRef<[u8]>,
     ) -> Result<()> {
-        self.basic_publish_with(exchange, routing_key, body, Publish::new())
+        self.basic_publish_with(exchange, routing_key, body, BasicPublish::new())
     }
 
     /// Publishes a message with properties, or as mandatory
@@ -125,11 +125,11 @@ impl Channel {
     ///
     /// ```no_run
     /// # fn main() -> haypile::Result<()> {
-    /// # use haypile::{BasicProperties, Connection, DeliveryMode, Publish};
+    /// # use haypile::{BasicProperties, BasicPublish, Connection, DeliveryMode};
     /// # let channel = Connection::open("amqp://localhost")?.channel()?;
     /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
     /// channel.basic_publish_with("", "task_queue", "kept on disk", &persistent)?;
-    /// channel.basic_publish_with("", "task_queue", "or told", Publish::new().mandatory(true).properties(&persistent))?;
+    /// channel.basic_publish_with("", "task_queue", "or told", BasicPublish::new().mandatory(true).properties(&persistent))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -141,7 +141,7 @@ impl Channel {
         exchange: &str,
         routing_key: &str,
         body: impl AsRef<[u8]>,
-        publish: impl Into<Publish<'p>>,
+        publish: impl Into<BasicPublish<'p>>,
     ) -> Result<()> {
         self.publish(exchange, routing_key, body.as_ref(), publish.into())
     }
@@ -152,7 +152,7 @@ impl Channel {
         exchange: &str,
         routing_key: &str,
         body: &[u8],
-        publish: Publish<'_>,
+        publish: BasicPublish<'_>,
     ) -> Result<()> {
         let waits = self.handle.gate.confirming.load(Ordering::Acquire);
         let sequence = self.send_message(exchange, routing_key, body, &publish, waits)?;
