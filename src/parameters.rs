@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,62 +78,6 @@ impl ConnectionParameters {
             host: without_brackets(host.into()),
             ..Self::default()
         }
-    }
-
-    /// The parameters that an AMQP URL stands for (pika: `URLParameters`).
-    ///
-    /// `amqp://user:password@host:port/virtual-host?option=value&…`, as the RabbitMQ URI specification has it. Every
-    /// part may be left out, and takes its default. `amqps://` is TLS (feature `tls`).
-    ///
-    /// - Every part is percent-decoded, and must be UTF-8 then. In user name and password, `/` is written `%2f`, `?`
-    ///   `%3f`, `#` `%23`, `%` `%25`, `@` `%40` and, in the user name, `:` `%3a`.
-    /// - An IPv6 address stands in brackets: `amqp://[::1]:5672`.
-    /// - The virtual host is what follows the slash: none at all in `amqp://host` gives `/`; `amqp://host/` gives the one
-    ///   with the **empty name**, as the specification says (pika reads it as `/`); `/` itself is written
-    ///   `amqp://host/%2f`. A second slash is an error.
-    /// - A user name needs a password, which may be empty: `amqp://user:@host`. (Not with `auth_mechanism=external`.)
-    ///
-    /// Options, each at most once:
-    ///
-    /// | option | meaning |
-    /// | --- | --- |
-    /// | `heartbeat` | seconds, 0 is off |
-    /// | `channel_max`, `frame_max`, `connection_attempts` | whole numbers |
-    /// | `retry_delay`, `socket_timeout`, `stack_timeout`, `blocked_connection_timeout`, `rpc_timeout` | seconds; fractions are allowed |
-    /// | `connection_timeout` | RabbitMQ's name for `socket_timeout`, in milliseconds |
-    /// | `locale` | text |
-    /// | `auth_mechanism` | `plain`, `amqplain` or `external`; may be repeated, the first that the server offers is used |
-    /// | `client_properties` | `{'connection_name': 'orders'}`: a Python or JSON dictionary, percent-encoded |
-    /// | `tcp_options` | the same: `TCP_KEEPIDLE`, `TCP_KEEPINTVL` (seconds), `TCP_KEEPCNT`, `TCP_USER_TIMEOUT` (milliseconds) |
-    /// | `cacertfile` | path to a PEM file with the authorities to trust, in place of the platform's (`amqps`) |
-    /// | `certfile`, `keyfile` | paths to the client's certificate and key, PEM; without `keyfile`, both are in one file (`amqps`) |
-    /// | `verify` | `verify_peer` (the default), or `verify_none`, which **switches verification off** (`amqps`) |
-    /// | `server_name_indication` | the name that the server's certificate must bear (`amqps`) |
-    /// | `ssl_options` | pika's dictionary: `ca_certs` or `cafile`, `certfile`, `keyfile`, `server_hostname`, `verify` (`amqps`) |
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidParameter`], naming the part or option, the value (never a password) and what is expected, if
-    /// the text is no such URL or asks for what is out of range; [`Error::ShortStringTooLong`] for a virtual host or
-    /// locale over 255 bytes.
-    ///
-    /// ```
-    /// use haypile::{ConnectionParameters, PlainCredentials};
-    ///
-    /// let parameters = ConnectionParameters::from_url("amqp://orders:secret@rabbit.example/shop?heartbeat=30")?;
-    /// assert_eq!(
-    ///     parameters,
-    ///     ConnectionParameters::new("rabbit.example")
-    ///         .virtual_host("shop")
-    ///         .credentials(PlainCredentials::new("orders", "secret"))
-    ///         .heartbeat(30)
-    /// );
-    /// let error = ConnectionParameters::from_url("amqp://localhost?heartbeet=30").unwrap_err();
-    /// assert!(error.to_string().contains("heartbeet"));
-    /// # Ok::<(), haypile::Error>(())
-    /// ```
-    pub fn from_url(url: impl AsRef<str>) -> Result<Self> {
-        Ok(crate::url::parse(url.as_ref())?)
     }
 
     /// The broker's host: a name or an address, IPv6 with or without brackets. Default: `localhost`.
@@ -362,12 +306,14 @@ impl ConnectionParameters {
 
     /// Refuses what is out of range or cannot be sent.
     pub(crate) fn validate(&self) -> Result<(), Fault> {
-        // Whoever gives a URL where a host belongs may have put a password in it: it is not repeated.
-        if self.host.bytes().any(|b| b == b'/' || b == b'@') {
+        // This may be a URL, or a piece of one, with a password in it: it is not repeated.
+        if self.host.contains(['/', '@', '?', '#'])
+            || (self.host.contains([':', '[', ']']) && !is_ipv6(&self.host))
+        {
             return Err(Fault::invalid(
                 "host",
-                "a text with '/' or '@'",
-                "a host name or an address is expected; a URL goes through from_url",
+                "a text with one of / @ ? # : [ ]",
+                "a host name or an address is expected; a port is given by port, and a URL goes through from_url",
             ));
         }
         if self.host.is_empty() || has_space(&self.host) {
@@ -518,18 +464,15 @@ impl PartialEq for ConnectionParameters {
     }
 }
 
-impl FromStr for ConnectionParameters {
-    type Err = Error;
-
-    /// As [`ConnectionParameters::from_url`].
-    fn from_str(url: &str) -> Result<Self> {
-        Self::from_url(url)
-    }
-}
-
 /// Whether there is a space or a control character in a text.
 pub(crate) fn has_space(text: &str) -> bool {
     text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+/// Whether this is an IPv6 address, perhaps with the interface by which it is reached: `fe80::1%eth0`.
+fn is_ipv6(host: &str) -> bool {
+    let address = host.split_once('%').map_or(host, |(address, _)| address);
+    address.parse::<Ipv6Addr>().is_ok()
 }
 
 /// Names have no brackets: they are how URLs keep an IPv6 address apart from the port.

@@ -1,19 +1,17 @@
 //! AMQP URLs: the RabbitMQ URI specification, its query options and pika's.
 //!
 //! A URL holds a password, and one that is written wrongly may hold it in any of its parts. So errors name the part and
-//! repeat nothing but what cannot be one.
-//!
-//! What is wrong is passed on as the text of what was expected, which owns nothing, and becomes an error in few places: a
-//! program that never sees one carries little code for it.
+//! repeat only what cannot be a piece of a password.
 
 mod literals;
 
 use std::net::Ipv6Addr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use self::literals::dictionary;
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
-use crate::error::Fault;
+use crate::error::{Error, Fault, Result};
 use crate::parameters::{has_space, ConnectionParameters, TcpOptions};
 use crate::FieldTable;
 #[cfg(feature = "tls")]
@@ -22,21 +20,29 @@ use crate::TlsOptions;
 /// What was read, or what was expected in its place.
 type Read<T> = Result<T, &'static str>;
 
-/// What an `amqps` URL says about TLS.
-#[cfg(feature = "tls")]
-#[derive(Default)]
-struct UrlTls {
-    cacertfile: Option<String>,
-    certfile: Option<String>,
-    keyfile: Option<String>,
-    verify: Option<bool>,
-    server_name_indication: Option<String>,
-}
-
-/// Every option, as errors list them.
-const OPTIONS: &str = "auth_mechanism, blocked_connection_timeout, cacertfile, certfile, channel_max, \
-    client_properties, connection_attempts, connection_timeout, frame_max, heartbeat, keyfile, locale, retry_delay, \
-    rpc_timeout, server_name_indication, socket_timeout, ssl_options, stack_timeout, tcp_options, verify";
+/// Every query option.
+const OPTIONS: [&str; 20] = [
+    "auth_mechanism",
+    "blocked_connection_timeout",
+    "cacertfile",
+    "certfile",
+    "channel_max",
+    "client_properties",
+    "connection_attempts",
+    "connection_timeout",
+    "frame_max",
+    "heartbeat",
+    "keyfile",
+    "locale",
+    "retry_delay",
+    "rpc_timeout",
+    "server_name_indication",
+    "socket_timeout",
+    "ssl_options",
+    "stack_timeout",
+    "tcp_options",
+    "verify",
+];
 
 const NOT_SHOWN: &str = "the value given (not shown)";
 
@@ -45,12 +51,81 @@ macro_rules! escapes {
     ($expected:literal) => {
         concat!(
             $expected,
-            "; in user name and password, '/' is written %2f, '?' %3f, '#' %23, '%' %25 and '@' %40"
+            "; in user name and password '/' is written %2F, '?' %3F, '#' %23, '%' %25 and '@' %40"
         )
     };
 }
 
-pub(crate) fn parse(url: &str) -> Result<ConnectionParameters, Fault> {
+impl ConnectionParameters {
+    /// The parameters that an AMQP URL stands for (pika: `URLParameters`).
+    ///
+    /// `amqp://user:password@host:port/virtual-host?option=value&…`, as the RabbitMQ URI specification has it. Every
+    /// part may be left out, and takes its default. `amqps://` is TLS (feature `tls`).
+    ///
+    /// - Every part is percent-decoded, and must be UTF-8 then. In user name and password, `/` is written `%2F`, `?`
+    ///   `%3F`, `#` `%23`, `%` `%25`, `@` `%40` and, in the user name, `:` `%3A`.
+    /// - An `@` behind the host, in virtual host and options, is written `%40`: as it is, it is refused, since it most often
+    ///   means that a password has one of `/ ? #` in it, and would be taken apart there.
+    /// - An IPv6 address stands in brackets: `amqp://[::1]:5672`.
+    /// - The virtual host is what follows the slash: none at all in `amqp://host` gives `/`; `amqp://host/` gives the one
+    ///   with the **empty name**, as the specification says (pika reads it as `/`); `/` itself is written
+    ///   `amqp://host/%2f`. A second slash is an error.
+    /// - A user name needs a password, which may be empty: `amqp://user:@host`. (Not with `auth_mechanism=external`.)
+    ///
+    /// Options, each at most once:
+    ///
+    /// | option | meaning |
+    /// | --- | --- |
+    /// | `heartbeat` | seconds, 0 is off |
+    /// | `channel_max`, `frame_max`, `connection_attempts` | whole numbers |
+    /// | `retry_delay`, `socket_timeout`, `stack_timeout`, `blocked_connection_timeout`, `rpc_timeout` | seconds; fractions are allowed |
+    /// | `connection_timeout` | RabbitMQ's name for `socket_timeout`, in milliseconds |
+    /// | `locale` | text |
+    /// | `auth_mechanism` | `plain`, `amqplain` or `external`; may be repeated, the first that the server offers is used |
+    /// | `client_properties` | `{'connection_name': 'orders'}`: a Python or JSON dictionary, percent-encoded |
+    /// | `tcp_options` | the same: `TCP_KEEPIDLE`, `TCP_KEEPINTVL` (seconds), `TCP_KEEPCNT`, `TCP_USER_TIMEOUT` (milliseconds) |
+    /// | `cacertfile` | path to a PEM file with the authorities to trust, in place of the platform's (`amqps`) |
+    /// | `certfile`, `keyfile` | paths to the client's certificate and key, PEM; without `keyfile`, both are in one file (`amqps`) |
+    /// | `verify` | `verify_peer` (the default), or `verify_none`, which **switches verification off** (`amqps`) |
+    /// | `server_name_indication` | the name that the server's certificate must bear (`amqps`) |
+    /// | `ssl_options` | pika's dictionary: `ca_certs` or `cafile`, `certfile`, `keyfile`, `server_hostname`, `verify` (`amqps`) |
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParameter`], naming the part or option, the value (never a password) and what is expected, if
+    /// the text is no such URL or asks for what is out of range; [`Error::ShortStringTooLong`] for a virtual host or
+    /// locale over 255 bytes.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, PlainCredentials};
+    ///
+    /// let parameters = ConnectionParameters::from_url("amqp://orders:secret@rabbit.example/shop?heartbeat=30")?;
+    /// assert_eq!(
+    ///     parameters,
+    ///     ConnectionParameters::new("rabbit.example")
+    ///         .virtual_host("shop")
+    ///         .credentials(PlainCredentials::new("orders", "secret"))
+    ///         .heartbeat(30)
+    /// );
+    /// let error = ConnectionParameters::from_url("amqp://localhost?heartbeet=30").unwrap_err();
+    /// assert!(error.to_string().contains("heartbeet"));
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
+    pub fn from_url(url: impl AsRef<str>) -> Result<Self> {
+        Ok(parse(url.as_ref())?)
+    }
+}
+
+impl FromStr for ConnectionParameters {
+    type Err = Error;
+
+    /// As [`ConnectionParameters::from_url`].
+    fn from_str(url: &str) -> Result<Self> {
+        Self::from_url(url)
+    }
+}
+
+fn parse(url: &str) -> Result<ConnectionParameters, Fault> {
     let parts = Parts::of(url)?;
     let mut parameters = ConnectionParameters::default();
     Options::new(&mut parameters).fill(&parts)?;
@@ -58,7 +133,7 @@ pub(crate) fn parse(url: &str) -> Result<ConnectionParameters, Fault> {
     Ok(parameters)
 }
 
-/// The parts of a URL, where they stand and as they are written.
+/// The parts of a URL, still percent-encoded.
 struct Parts<'u> {
     tls: bool,
     user_info: Option<&'u str>,
@@ -67,19 +142,33 @@ struct Parts<'u> {
     port: Option<u16>,
     virtual_host: Option<&'u str>,
     query: Option<&'u str>,
+    /// Whether this may be a user name and a password with the host forgotten or cut off, so that what looks like an
+    /// option is no option.
+    doubtful: bool,
 }
 
 impl<'u> Parts<'u> {
     fn of(url: &'u str) -> Result<Self, Fault> {
         let expected_scheme = "a URL that begins with amqp:// or amqps:// is expected";
-        let (scheme, rest) = cut(url, ':');
-        let Some(rest) = rest.and_then(|rest| rest.strip_prefix("//")) else {
+        let Some((scheme, rest)) = url.split_once("://") else {
             return Err(Fault::invalid("url", NOT_SHOWN, expected_scheme));
         };
-        let tls = same(scheme, "amqps");
-        if !tls && !same(scheme, "amqp") {
-            // what is not a word may be anything
-            let shown = if is_word(scheme, 16, b"") {
+        let end_of_authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, behind) = rest.split_at(end_of_authority);
+        // A password with one of the three in it. Cut there, it would be taken for host, virtual host or options, and go
+        // to name servers, logs and brokers.
+        if behind.contains('@') {
+            return Err(Fault::invalid(
+                "url",
+                "an '@' behind the first '/', '?' or '#'",
+                "in user name and password '/' is written %2F, '?' %3F, '#' %23 and '@' %40; an '@' anywhere else is \
+                 written %40 too",
+            ));
+        }
+        let tls = scheme.eq_ignore_ascii_case("amqps");
+        if !tls && !scheme.eq_ignore_ascii_case("amqp") {
+            // Where there is an '@', this may be a piece of what stands before it.
+            let shown = if is_word(scheme, 16, "+-.") && !authority.contains('@') {
                 scheme
             } else {
                 NOT_SHOWN
@@ -91,44 +180,29 @@ impl<'u> Parts<'u> {
             return Err(Fault::invalid("url scheme", "amqps", expected));
         }
         if has_space(rest) {
+            let value = "a space or control character";
             let expected = "spaces and control characters must be percent-encoded (a space is %20)";
-            return Err(Fault::invalid(
-                "url",
-                "a space or control character",
-                expected,
-            ));
+            return Err(Fault::invalid("url", value, expected));
         }
-        if has(rest, b'#') {
+        if behind.contains('#') {
             let expected = "an AMQP URL has no fragment; '#' as part of something is written %23";
             return Err(Fault::invalid("url", "'#'", expected));
         }
-        let (before_query, query) = cut(rest, '?');
-        let (authority, virtual_host) = cut(before_query, '/');
         let (user_info, host_and_port) = match authority.rsplit_once('@') {
             Some((user_info, host_and_port)) => (Some(user_info), host_and_port),
             None => (None, authority),
         };
         let (host, port) = split_host_and_port(host_and_port)
             .map_err(|expected| Fault::invalid("url host", NOT_SHOWN, expected))?;
+        let doubtful = user_info.is_none()
+            && (authority.ends_with(':') || behind.contains("%40") || authority.contains("%40"));
         let port = match port {
             "" => None,
-            digits => {
-                let expected = escapes!("1 to 65535 is expected");
-                let port = number(digits, 1, 65535).ok_or_else(|| {
-                    // An '@' further on means that this may be the beginning of a password that was cut at its first
-                    // slash.
-                    let behind = rest.strip_prefix(authority).unwrap_or_default();
-                    let shown = if is_digits(digits) && !has(behind, b'@') {
-                        digits
-                    } else {
-                        NOT_SHOWN
-                    };
-                    Fault::invalid("url port", shown, expected)
-                })?;
-                Some(port as u16)
-            }
+            digits => Some(read_port(digits, user_info.is_some())?),
         };
-        if virtual_host.is_some_and(|path| has(path, b'/')) {
+        let (path, query) = cut(behind, '?');
+        let virtual_host = path.strip_prefix('/');
+        if virtual_host.is_some_and(|name| name.contains('/')) {
             let shown = "a path of more than one segment";
             let expected = "one name is expected; a '/' in it is written %2f";
             return Err(Fault::invalid("url virtual host", shown, expected));
@@ -140,8 +214,24 @@ impl<'u> Parts<'u> {
             port,
             virtual_host,
             query,
+            doubtful,
         })
     }
+}
+
+/// `behind_login`: whether a user name stands before the host. Without one, what looks like a port may be a password whose
+/// host was forgotten.
+fn read_port(digits: &str, behind_login: bool) -> Result<u16, Fault> {
+    number(digits, 1, 65535)
+        .map(|port| port as u16)
+        .ok_or_else(|| {
+            let shown = if is_digits(digits) && (behind_login || digits.len() <= 5) {
+                digits
+            } else {
+                NOT_SHOWN
+            };
+            Fault::invalid("url port", shown, escapes!("1 to 65535 is expected"))
+        })
 }
 
 /// The host, still encoded but without brackets, and the digits of the port; either may be empty.
@@ -149,7 +239,7 @@ fn split_host_and_port(text: &str) -> Read<(&str, &str)> {
     let Some(rest) = text.strip_prefix('[') else {
         let (host, port) = cut(text, ':');
         let port = port.unwrap_or_default();
-        if has(port, b':') {
+        if port.contains(':') {
             return Err(escapes!(
                 "one ':' before the port is expected; an IPv6 address stands in brackets"
             ));
@@ -163,8 +253,7 @@ fn split_host_and_port(text: &str) -> Read<(&str, &str)> {
         return Err("nothing but a colon and the port may follow the ']' of an IPv6 address");
     };
     // An address of one link alone names its interface: fe80::1%eth0
-    let mut decoded = String::new();
-    decode(address, b'+', &mut decoded)?;
+    let decoded = decode(address, '+')?;
     let (number, _interface) = cut(&decoded, '%');
     if number.parse::<Ipv6Addr>().is_err() {
         return Err("brackets are for IPv6 addresses");
@@ -173,7 +262,6 @@ fn split_host_and_port(text: &str) -> Read<(&str, &str)> {
 }
 
 /// What stands before the first such character, and what stands behind it if it is there.
-#[inline(never)]
 fn cut(text: &str, at: char) -> (&str, Option<&str>) {
     match text.split_once(at) {
         Some((before, behind)) => (before, Some(behind)),
@@ -181,48 +269,12 @@ fn cut(text: &str, at: char) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether the two are the same but for capitals.
-#[inline(never)]
-fn same(one: &str, other: &str) -> bool {
-    one.eq_ignore_ascii_case(other)
-}
-
-/// Whether this byte is in the text.
-#[inline(never)]
-fn has(text: &str, byte: u8) -> bool {
-    text.bytes().any(|b| b == byte)
-}
-
-/// Where this option stands in the list of all.
-fn place(name: &str) -> Option<u32> {
-    let mut place = 0;
-    let mut list = Some(OPTIONS);
-    while let Some(rest) = list {
-        let (option, others) = cut(rest, ',');
-        if option.trim_ascii_start() == name {
-            return Some(place);
-        }
-        place += 1;
-        list = others;
-    }
-    None
-}
-
 /// Whether this is a short word of ASCII letters, digits and these.
-fn is_word(text: &str, most: usize, others: &[u8]) -> bool {
+fn is_word(text: &str, most: usize, others: &str) -> bool {
     (1..=most).contains(&text.len())
         && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
-}
-
-#[inline(never)]
-fn login(mechanism: Mechanism, username: &str, password: &str) -> Credentials {
-    match mechanism {
-        Mechanism::Plain => PlainCredentials::new(username, password).into(),
-        Mechanism::AmqPlain => AmqPlainCredentials::new(username, password).into(),
-        Mechanism::External => ExternalCredentials.into(),
-    }
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,14 +284,35 @@ enum Mechanism {
     External,
 }
 
+impl Mechanism {
+    fn credentials(self, username: &str, password: &str) -> Credentials {
+        match self {
+            Mechanism::Plain => PlainCredentials::new(username, password).into(),
+            Mechanism::AmqPlain => AmqPlainCredentials::new(username, password).into(),
+            Mechanism::External => ExternalCredentials.into(),
+        }
+    }
+}
+
+/// What an `amqps` URL says about TLS.
+#[cfg(feature = "tls")]
+#[derive(Default)]
+struct UrlTls {
+    cacertfile: Option<String>,
+    certfile: Option<String>,
+    keyfile: Option<String>,
+    verify: Option<bool>,
+    server_name_indication: Option<String>,
+}
+
 /// The parameters so far, and what the query says beside them.
 struct Options<'p> {
     parameters: &'p mut ConnectionParameters,
     tls: bool,
     #[cfg(feature = "tls")]
     tls_options: UrlTls,
-    /// The places of the options that have been set, as bits, so that nothing is set twice.
-    seen: u32,
+    /// The options that were set, so that nothing is set twice.
+    seen: Vec<String>,
     mechanisms: Vec<Mechanism>,
 }
 
@@ -250,7 +323,7 @@ impl<'p> Options<'p> {
             tls: false,
             #[cfg(feature = "tls")]
             tls_options: UrlTls::default(),
-            seen: 0,
+            seen: Vec::new(),
             mechanisms: Vec::new(),
         }
     }
@@ -258,21 +331,17 @@ impl<'p> Options<'p> {
     fn fill(mut self, parts: &Parts<'_>) -> Result<(), Fault> {
         self.tls = parts.tls;
         if !parts.host.is_empty() {
-            decoded("url host", parts.host, &mut self.parameters.host)?;
+            self.parameters.host = decode_part("url host", parts.host)?;
         }
         self.parameters.port = parts.port;
         if let Some(name) = parts.virtual_host {
-            decoded("url virtual host", name, &mut self.parameters.virtual_host)?;
+            self.parameters.virtual_host = decode_part("url virtual host", name)?;
         }
-        let mut query = parts.query;
-        while let Some(rest) = query {
-            let (option, others) = cut(rest, '&');
-            query = others;
+        for option in parts.query.unwrap_or_default().split('&') {
             if !option.is_empty() {
                 let (encoded_name, value) = cut(option, '=');
-                let mut name = String::new();
-                decoded("url option name", encoded_name, &mut name)?;
-                self.add(&name, value.unwrap_or_default())?;
+                let name = decode_part("url option name", encoded_name)?;
+                self.add(&name, value.unwrap_or_default(), parts.doubtful)?;
             }
         }
         self.set_credentials(parts.user_info)?;
@@ -297,78 +366,67 @@ impl<'p> Options<'p> {
             None if self.mechanisms.is_empty() => return Ok(()),
             None => ("guest", "guest"),
         };
-        let (mut username, mut password) = (String::new(), String::new());
-        decoded("url user name", encoded_name, &mut username)?;
-        decoded("url password", encoded_password, &mut password)?;
-        let choice = |mechanism: &Mechanism| login(*mechanism, &username, &password);
+        let username = decode_part("url user name", encoded_name)?;
+        let password = decode_part("url password", encoded_password)?;
+        let credentials = |mechanism: &Mechanism| mechanism.credentials(&username, &password);
         self.parameters.credentials = match self.mechanisms.as_slice() {
-            [] => choice(&Mechanism::Plain),
-            [one] => choice(one),
-            several => Credentials::FirstOffered(several.iter().map(choice).collect()),
+            [] => credentials(&Mechanism::Plain),
+            [one] => credentials(one),
+            several => Credentials::FirstOffered(several.iter().map(credentials).collect()),
         };
         Ok(())
     }
 
-    fn add(&mut self, name: &str, encoded: &str) -> Result<(), Fault> {
-        // two names, one parameter
-        let place = place(match name {
-            "connection_timeout" => "socket_timeout",
-            name => name,
-        });
-        let Some(place) = place else {
-            // a password cut at its question mark would end up here
-            let shown = if is_word(name, 40, b"_-.") {
+    /// `doubtful`: see [`Parts`].
+    fn add(&mut self, name: &str, encoded: &str, doubtful: bool) -> Result<(), Fault> {
+        if !OPTIONS.contains(&name) {
+            let shown = if is_word(name, 40, "_-.") && !doubtful {
                 name
             } else {
                 "the name given (not shown)"
             };
-            let expected = format!("the options are {OPTIONS}");
+            let expected = format!("the options are {}", OPTIONS.join(", "));
             return Err(Fault::invalid("url option", shown, &expected));
-        };
+        }
         // Dictionaries come out of Python's urlencode, which writes a space as '+'. Elsewhere a '+' is a '+'.
         let dictionary = name.ends_with("_options") || name == "client_properties";
-        let mut value = String::new();
-        let decoded = decode(encoded, if dictionary { b' ' } else { b'+' }, &mut value);
-        let Err(expected) = decoded.and_then(|()| self.set(name, place, &value)) else {
-            return Ok(());
-        };
         let field = format!("url option {name}");
-        // cut, because it may be anything; not shown where an '@' says that it is the rest of a password
-        if decoded.is_ok() && !dictionary && !has(&value, b'@') {
-            let mut ends = (0..value.len()).filter(|end| value.is_char_boundary(*end));
-            let shown = ends.nth(60).and_then(|end| value.get(..end));
-            let shown = shown.unwrap_or(&value);
-            return Err(Fault::invalid(&field, format_args!("{shown:?}"), expected));
-        }
-        // pika's may hold the password of a key file
-        Err(Fault::invalid(&field, NOT_SHOWN, expected))
+        let value = decode(encoded, if dictionary { ' ' } else { '+' })
+            .map_err(|expected| Fault::invalid(&field, NOT_SHOWN, expected))?;
+        self.set(name, &value).map_err(|expected| {
+            // A dictionary may hold the password of a key file.
+            if dictionary || doubtful || value.contains('@') {
+                return Fault::invalid(&field, NOT_SHOWN, expected);
+            }
+            let shown: String = value.chars().take(60).collect();
+            Fault::invalid(&field, format_args!("{shown:?}"), expected)
+        })
     }
 
-    fn set(&mut self, name: &str, place: u32, value: &str) -> Read<()> {
+    fn set(&mut self, name: &str, value: &str) -> Read<()> {
         if name == "auth_mechanism" {
             return self.add_mechanism(value);
         }
-        if self.seen & 1 << place != 0 {
+        // two names, one parameter
+        let parameter = match name {
+            "connection_timeout" => "socket_timeout",
+            name => name,
+        };
+        if self.seen.iter().any(|seen| seen == parameter) {
             return Err(
                 "each option is expected once (connection_timeout and socket_timeout are one)",
             );
         }
-        self.seen |= 1 << place;
+        self.seen.push(parameter.to_owned());
         let parameters = &mut *self.parameters;
-        // what most of them are
-        let (seconds, some_seconds) = (seconds(value), some_seconds(value));
         match name {
             "blocked_connection_timeout" => {
-                parameters.blocked_connection_timeout = Some(seconds?);
+                parameters.blocked_connection_timeout = Some(seconds(value)?);
             }
-            "retry_delay" => parameters.retry_delay = seconds?,
-            "socket_timeout" => {
-                parameters.socket_timeout = Some(some_seconds?);
-            }
-            "stack_timeout" => {
-                parameters.stack_timeout = Some(some_seconds?);
-            }
-            "rpc_timeout" => parameters.rpc_timeout = some_seconds?,
+            "retry_delay" => parameters.retry_delay = seconds(value)?,
+            "socket_timeout" => parameters.socket_timeout = Some(some_seconds(value)?),
+            "stack_timeout" => parameters.stack_timeout = Some(some_seconds(value)?),
+            "rpc_timeout" => parameters.rpc_timeout = some_seconds(value)?,
             "connection_timeout" => {
                 let expected = "1 to 4294967295 milliseconds is expected";
                 let millis = number(value, 1, u32::MAX).ok_or(expected)?;
@@ -402,21 +460,18 @@ impl<'p> Options<'p> {
                     set_tcp_options(&options, &mut parameters.tcp_options)?;
                 }
             }
-            // the list above has no others but those about TLS
-            _ => return self.set_tls(name, value),
+            // The others are about TLS.
+            name => return self.set_tls(name, value),
         }
         Ok(())
     }
 
     fn add_mechanism(&mut self, name: &str) -> Read<()> {
-        let mechanism = if same(name, "plain") {
-            Mechanism::Plain
-        } else if same(name, "amqplain") {
-            Mechanism::AmqPlain
-        } else if same(name, "external") {
-            Mechanism::External
-        } else {
-            return Err("plain, amqplain or external is expected");
+        let mechanism = match name.to_ascii_lowercase().as_str() {
+            "plain" => Mechanism::Plain,
+            "amqplain" => Mechanism::AmqPlain,
+            "external" => Mechanism::External,
+            _ => return Err("plain, amqplain or external is expected"),
         };
         if self.mechanisms.contains(&mechanism) {
             return Err("each mechanism is expected once");
@@ -476,27 +531,28 @@ impl UrlTls {
         if value.is_empty() {
             return Err("something is expected");
         }
-        let place = match name {
-            "cacertfile" => &mut self.cacertfile,
-            "certfile" => &mut self.certfile,
-            "keyfile" => &mut self.keyfile,
-            "server_name_indication" => &mut self.server_name_indication,
-            _ => {
+        let set_before = match name {
+            "cacertfile" => self.cacertfile.replace(value.to_owned()).is_some(),
+            "certfile" => self.certfile.replace(value.to_owned()).is_some(),
+            "keyfile" => self.keyfile.replace(value.to_owned()).is_some(),
+            "server_name_indication" => {
+                let name = self.server_name_indication.replace(value.to_owned());
+                name.is_some()
+            }
+            "verify" => {
                 let verify = match value {
                     "verify_peer" => true,
                     "verify_none" => false,
                     _ => return Err("verify_peer or verify_none is expected"),
                 };
-                return match self.verify.replace(verify) {
-                    None => Ok(()),
-                    Some(_) => Err(TWICE),
-                };
+                self.verify.replace(verify).is_some()
             }
+            _ => return Err("an option about TLS is expected"),
         };
-        match place.replace(value.to_owned()) {
-            None => Ok(()),
-            Some(_) => Err(TWICE),
+        if set_before {
+            return Err("what is in ssl_options is expected there alone, and under one key");
         }
+        Ok(())
     }
 
     /// pika's `ssl_options`.
@@ -521,9 +577,6 @@ impl UrlTls {
         Ok(())
     }
 }
-
-#[cfg(feature = "tls")]
-const TWICE: &str = "what is in ssl_options is expected there alone, and under one key";
 
 fn set_tcp_options(entries: &FieldTable, options: &mut TcpOptions) -> Read<()> {
     for (key, value) in entries {
@@ -556,7 +609,6 @@ fn some_seconds(value: &str) -> Read<Duration> {
     duration.ok_or("seconds, more than 0, are expected")
 }
 
-#[inline(never)]
 fn duration(seconds: &str) -> Option<Duration> {
     let (whole, fraction) = decimal(seconds)?;
     // Digits beyond the ninth are less than a nanosecond.
@@ -577,7 +629,6 @@ fn decimal(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A whole number within these bounds.
-#[inline(never)]
 fn number(value: &str, least: u32, most: u32) -> Option<u32> {
     let number = whole_number(value).and_then(|number| u32::try_from(number).ok());
     number.filter(|number| (least..=most).contains(number))
@@ -592,7 +643,6 @@ fn whole_number(value: &str) -> Option<u64> {
 }
 
 /// The number with these digits behind its own.
-#[inline(never)]
 fn more_digits(number: u64, digits: &str) -> Option<u64> {
     digits.bytes().try_fold(number, |number, digit| {
         let digit = char::from(digit).to_digit(10)?;
@@ -604,37 +654,31 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Reads a part of the URL into its place.
-#[inline(never)]
-fn decoded(part: &str, text: &str, place: &mut String) -> Result<(), Fault> {
-    decode(text, b'+', place).map_err(|expected| Fault::invalid(part, NOT_SHOWN, expected))
+/// A part of the URL, decoded.
+fn decode_part(part: &str, text: &str) -> Result<String, Fault> {
+    decode(text, '+').map_err(|expected| Fault::invalid(part, NOT_SHOWN, expected))
 }
 
 /// Resolves percent-encoding. `plus` is what a '+' stands for.
-fn decode(text: &str, plus: u8, place: &mut String) -> Read<()> {
+fn decode(text: &str, plus: char) -> Read<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         decoded.push(match byte {
-            b'%' => hexadecimal(&mut bytes, 2).ok_or(
+            b'%' => hexadecimal(&mut bytes).ok_or(
                 "two hexadecimal digits are expected after '%'; a '%' itself is written %25",
-            )? as u8,
-            b'+' => plus,
+            )?,
+            b'+' => plus as u8,
             other => other,
         });
     }
-    let decoded = String::from_utf8(decoded);
-    *place = decoded.map_err(|_| "UTF-8 is expected after percent-decoding")?;
-    Ok(())
+    String::from_utf8(decoded).map_err(|_| "UTF-8 is expected after percent-decoding")
 }
 
-/// The number that the next so many digits are.
-fn hexadecimal(bytes: &mut std::str::Bytes<'_>, digits: usize) -> Option<u32> {
-    let mut number = 0;
-    for _ in 0..digits {
-        number = number << 4 | char::from(bytes.next()?).to_digit(16)?;
-    }
-    Some(number)
+/// The byte that the next two digits are.
+fn hexadecimal(bytes: &mut std::str::Bytes<'_>) -> Option<u8> {
+    let mut digit = || char::from(bytes.next()?).to_digit(16);
+    Some((digit()? << 4 | digit()?) as u8)
 }
 
 #[cfg(test)]

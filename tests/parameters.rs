@@ -636,7 +636,7 @@ fn virtual_hosts() {
         ConnectionParameters::new("host").virtual_host("/a/b")
     );
     assert_eq!(
-        url("amqp://host/a@b:c"),
+        url("amqp://host/a%40b:c"),
         ConnectionParameters::new("host").virtual_host("a@b:c")
     );
     assert_eq!(

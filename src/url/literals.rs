@@ -34,14 +34,12 @@ impl<'a> LiteralReader<'a> {
     }
 
     /// What comes next, after spaces.
-    #[inline(never)]
     fn next(&mut self) -> Option<u8> {
         self.rest = self.rest.trim_ascii_start();
         self.rest.bytes().next()
     }
 
     /// Takes this ASCII character, if it comes next.
-    #[inline(never)]
     fn take(&mut self, byte: u8) -> bool {
         let found = self.next() == Some(byte);
         if found {
@@ -51,7 +49,6 @@ impl<'a> LiteralReader<'a> {
     }
 
     /// Takes the next character.
-    #[inline(never)]
     fn any(&mut self) -> Option<char> {
         let mut chars = self.rest.chars();
         let next = chars.next();
@@ -60,7 +57,6 @@ impl<'a> LiteralReader<'a> {
     }
 
     /// Takes all that belongs together, by its bytes.
-    #[inline(never)]
     fn run(&mut self, belongs: fn(u8) -> bool) -> &'a str {
         let end = self.rest.bytes().position(|byte| !belongs(byte));
         let run = end.and_then(|end| self.rest.split_at_checked(end));
@@ -145,7 +141,6 @@ impl<'a> LiteralReader<'a> {
     }
 
     /// The character whose code is so many hexadecimal digits.
-    #[inline(never)]
     fn code(&mut self, digits: usize) -> Option<char> {
         let mut code = 0;
         for _ in 0..digits {
@@ -194,7 +189,6 @@ impl<'a> LiteralReader<'a> {
 }
 
 /// Whether the sign is a minus, and what follows the sign, which may be left out.
-#[inline(never)]
 fn sign(text: &str) -> (bool, &str) {
     match text.strip_prefix('-') {
         Some(number) => (true, number),
