@@ -157,7 +157,8 @@ pub enum Error {
     /// The broker refused a message (pika: `NackError`); with what was returned, if anything was.
     #[error("{}", Returned("refused by the broker", .0))]
     Nack(Vec<ReturnedMessage>),
-    /// Some messages of a [`Publisher`](crate::Publisher) were returned, refused, or not confirmed in time.
+    /// Some messages of a [`Publisher`](crate::Publisher) were returned, refused, or not confirmed in time, or before the
+    /// channel or the connection ended. The predicates and `reply_code` speak of what ended it, if anything did.
     #[error("{0}")]
     Unconfirmed(Box<UnconfirmedReport>),
 
@@ -277,7 +278,7 @@ impl Error {
     /// violations of the protocol by the peer).
     pub fn is_connection_error(&self) -> bool {
         matches!(
-            self,
+            self.end_of_channel(),
             Error::Connection(_)
                 | Error::Dns(_)
                 | Error::Tls(_)
@@ -301,7 +302,7 @@ impl Error {
     /// it).
     pub fn is_channel_error(&self) -> bool {
         matches!(
-            self,
+            self.end_of_channel(),
             Error::ChannelClosedByBroker { .. }
                 | Error::ChannelClosedByClient { .. }
                 | Error::ChannelWrongState { .. }
@@ -312,9 +313,17 @@ impl Error {
         )
     }
 
+    /// What a report of unconfirmed messages gives as the end of its channel or connection; any other error is its own.
+    fn end_of_channel(&self) -> &Error {
+        match self {
+            Error::Unconfirmed(report) => report.cause.as_ref().unwrap_or(self),
+            _ => self,
+        }
+    }
+
     /// The AMQP reply code, where the server (or `close_with`) gave one.
     pub fn reply_code(&self) -> Option<u16> {
-        match self {
+        match self.end_of_channel() {
             Error::ConnectionClosedByBroker { reply_code, .. }
             | Error::ConnectionClosedByClient { reply_code, .. }
             | Error::ChannelClosedByBroker { reply_code, .. }
@@ -330,7 +339,7 @@ impl Error {
 
     /// Host and port of the peer, where the error concerns one.
     pub fn address(&self) -> Option<&str> {
-        match self {
+        match self.end_of_channel() {
             Error::StreamLost(lost) => Some(&lost.address),
             Error::HeartbeatTimeout { address, .. }
             | Error::ConnectionClosedByBroker { address, .. }

@@ -1,8 +1,9 @@
 //! What the broker sends, as plain values with pika's field names.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
-use crate::BasicProperties;
+use crate::{BasicProperties, Error};
 
 /// A delivered message: what `consume` yields and `basic_cancel` gives back.
 pub type Message = (Deliver, BasicProperties, Vec<u8>);
@@ -102,18 +103,47 @@ pub enum ConsumingEnded {
     Closed,
 }
 
-/// What a publisher's messages came to, when not all of them were confirmed; see
+/// What became of a publisher's messages, when not all of them were confirmed; see
 /// [`Error::Unconfirmed`](crate::Error::Unconfirmed).
 ///
-/// The numbers are those that `publish` answered. Each loss is reported once.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// The numbers are those that `publish` returned. Each message is reported once: in one of the four lists, or in two if the
+/// broker both returned and refused it.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct UnconfirmedReport {
     /// Mandatory messages that no queue took, with their sequence numbers.
     pub returned: Vec<(u64, ReturnedMessage)>,
     /// Sequence numbers of those that the broker refused.
     pub nacked: Vec<u64>,
-    /// Sequence numbers of those that had no answer when the time was up.
+    /// Sequence numbers of those that had no confirmation when the time was up, or when the channel or the connection ended.
+    /// The broker may have them all the same: a message whose confirmation was lost arrives twice if it is published again.
     pub pending: Vec<u64>,
+    /// Runs of sequence numbers that the broker confirmed; see [`is_confirmed`](UnconfirmedReport::is_confirmed).
+    pub confirmed: Vec<RangeInclusive<u64>>,
+    /// What ended the channel or the connection. `None` if they go on.
+    pub cause: Option<Error>,
+}
+
+impl UnconfirmedReport {
+    /// Whether this report covers a message and the broker confirmed it.
+    pub fn is_confirmed(&self, sequence: u64) -> bool {
+        let at = self.confirmed.partition_point(|run| *run.end() < sequence);
+        self.confirmed
+            .get(at)
+            .is_some_and(|run| run.contains(&sequence))
+    }
+}
+
+/// Errors have no equality of their own: two causes are equal if they read the same.
+impl PartialEq for UnconfirmedReport {
+    fn eq(&self, other: &Self) -> bool {
+        let text = |report: &Self| report.cause.as_ref().map(|cause| format!("{cause:?}"));
+        self.returned == other.returned
+            && self.nacked == other.nacked
+            && self.pending == other.pending
+            && self.confirmed == other.confirmed
+            && text(self) == text(other)
+    }
 }
 
 impl fmt::Display for UnconfirmedReport {
@@ -148,6 +178,9 @@ impl fmt::Display for UnconfirmedReport {
                 method.reply_code, method.reply_text
             )?;
         }
+        if let Some(cause) = &self.cause {
+            write!(f, "; {cause}")?;
+        }
         Ok(())
     }
 }
@@ -174,6 +207,7 @@ mod tests {
             returned: vec![(3, returned)],
             nacked: (10..20).collect(),
             pending: vec![4, 5],
+            ..UnconfirmedReport::default()
         };
         assert_eq!(
             report.to_string(),
@@ -188,5 +222,27 @@ mod tests {
             .to_string(),
             "1 not confirmed: 1 pending (1)"
         );
+        assert_eq!(
+            UnconfirmedReport {
+                pending: vec![1],
+                cause: Some(Error::ConnectionWrongState {
+                    reason: "it was lost".into()
+                }),
+                ..Default::default()
+            }
+            .to_string(),
+            "1 not confirmed: 1 pending (1); the connection is not open: it was lost"
+        );
+    }
+
+    #[test]
+    fn a_report_knows_which_numbers_it_confirms() {
+        let report = UnconfirmedReport {
+            confirmed: vec![1..=3, 5..=5, 9..=20],
+            ..Default::default()
+        };
+        let confirmed: Vec<u64> = (0..25).filter(|n| report.is_confirmed(*n)).collect();
+        let expected: Vec<u64> = (1..=3).chain([5]).chain(9..=20).collect();
+        assert_eq!(confirmed, expected);
     }
 }

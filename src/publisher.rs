@@ -15,8 +15,9 @@ use crate::{BasicPublish, Error, UnconfirmedReport};
 /// each confirmation.
 ///
 /// [`publish`](Publisher::publish) waits only while the window is full. What the broker returned or refused is reported by
-/// [`wait_for_confirms`](Publisher::wait_for_confirms), under the sequence number that `publish` answered. A message that
-/// is in no report, and was published before a `wait_for_confirms` that returned, is the broker's responsibility.
+/// [`wait_for_confirms`](Publisher::wait_for_confirms), under the sequence number that `publish` returned, also after the
+/// channel or the connection has ended. A message that was published before a `wait_for_confirms` that returned `Ok`, or
+/// that its report lists as confirmed, is the broker's responsibility.
 ///
 /// Dropping a publisher waits for nothing: call `wait_for_confirms` first.
 ///
@@ -30,6 +31,7 @@ use crate::{BasicPublish, Error, UnconfirmedReport};
 ///     publisher.publish("", "numbers", n.to_string())?;
 /// }
 /// match publisher.wait_for_confirms(Duration::from_secs(30)) {
+///     // Also when the connection was lost meanwhile: then `report.cause` says so.
 ///     Err(Error::Unconfirmed(report)) => eprintln!("publish again: {:?} {:?}", report.nacked, report.pending),
 ///     other => other?,
 /// }
@@ -57,7 +59,8 @@ impl Publisher {
     /// # Errors
     /// As [`Channel::basic_publish`], but for what the broker does with the message, which
     /// [`wait_for_confirms`](Publisher::wait_for_confirms) reports. [`Error::Timeout`] if the window stayed full for
-    /// `rpc_timeout`; this message was not sent then, and the publisher goes on.
+    /// `rpc_timeout`; this message was not sent then, and the publisher goes on. After the end of the channel or the
+    /// connection: what ended it; this message was not sent, and `wait_for_confirms` tells what became of the others.
     pub fn publish(
         &mut self,
         exchange: &str,
@@ -131,51 +134,86 @@ impl Publisher {
             .sum()
     }
 
-    /// Waits until every message published so far is settled, or the time is up.
+    /// Waits until the broker has confirmed, refused or returned every message published so far, or the time is up.
+    ///
+    /// After the end of the channel or the connection the report still comes: [`UnconfirmedReport::cause`] says what ended
+    /// it, [`pending`](UnconfirmedReport::pending) which messages have no confirmation, and
+    /// [`confirmed`](UnconfirmedReport::confirmed) which have one, so that only the rest need be published again elsewhere.
     ///
     /// # Errors
-    /// [`Error::Unconfirmed`] with what was returned, refused, or pending when the time was up. Each loss is reported once,
-    /// the pending ones are forgotten by this publisher, and it can go on. What closed the channel or the connection: then
-    /// nothing is known of what was unconfirmed.
+    /// [`Error::Unconfirmed`] with what was returned, refused, or pending when the time was up or the channel ended. Each loss
+    /// is reported once, the pending ones are forgotten by this publisher, and it can go on if its channel is open. If the
+    /// channel is not, and nothing was published since the last report: what closed it, as for every call.
     pub fn wait_for_confirms(&mut self, timeout: impl Into<Option<Duration>>) -> Result<()> {
         let timeout = timeout.into();
+        if self.own.is_empty() && self.channel.is_ended() {
+            return Err(self.channel.closure().into());
+        }
         let link = self.channel.link();
         let place = self.channel.place();
         let own = &self.own;
-        let settled = link.wait(Interest::channel(place), timeout.map(after), |shared| {
+        link.wait(Interest::channel(place), timeout.map(after), |shared| {
             let channel = shared.session.channel(place)?;
             // The oldest come first, so the newest tell soonest that something is open.
-            if own
+            let all_known = own
                 .iter()
                 .rev()
-                .all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0)
-            {
-                return Some(true);
-            }
-            channel.gate.end.get().map(|_| false)
+                .all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0);
+            (all_known || channel.gate.end.get().is_some()).then_some(())
         });
-        if settled == Some(false) {
-            return Err(self.channel.ended().into());
-        }
+        let own = std::mem::take(&mut self.own);
         let mut losses = Losses::default();
         if let Some(channel) = link.lock().session.channel(place) {
-            for (first, last) in std::mem::take(&mut self.own) {
-                channel.confirms.take_for_good(first, last, &mut losses);
+            for (first, last) in &own {
+                channel.confirms.take_for_good(*first, *last, &mut losses);
             }
         }
-        let returned = losses.returned.into_iter();
-        let report = UnconfirmedReport {
-            returned: returned
-                .map(|(sequence, message)| (sequence, Arc::unwrap_or_clone(message)))
-                .collect(),
-            nacked: losses.nacked,
-            pending: losses.pending,
-        };
-        if report == UnconfirmedReport::default() {
-            Ok(())
-        } else {
-            Err(Error::Unconfirmed(Box::new(report)))
+        if losses == Losses::default() {
+            return Ok(());
         }
+        let is_over = self.channel.is_ended();
+        let cause = is_over.then(|| self.channel.ended().into());
+        Err(Error::Unconfirmed(Box::new(report(&own, losses, cause))))
+    }
+}
+
+/// What is reported of runs of messages of which some were lost: the others are confirmed.
+fn report(own: &VecDeque<(u64, u64)>, losses: Losses, cause: Option<Error>) -> UnconfirmedReport {
+    let Losses {
+        returned,
+        nacked,
+        pending,
+    } = losses;
+    let returned_numbers = returned.iter().map(|(sequence, _)| sequence);
+    let mut lost: Vec<u64> = returned_numbers
+        .chain(&nacked)
+        .chain(&pending)
+        .copied()
+        .collect();
+    lost.sort_unstable();
+    let mut lost = lost.into_iter().peekable();
+    let mut confirmed = Vec::new();
+    for (first, last) in own {
+        let mut from = *first;
+        while let Some(sequence) = lost.next_if(|sequence| sequence <= last) {
+            if from < sequence {
+                confirmed.push(from..=sequence - 1);
+            }
+            from = sequence + 1;
+        }
+        if from <= *last {
+            confirmed.push(from..=*last);
+        }
+    }
+    let returned = returned.into_iter();
+    UnconfirmedReport {
+        returned: returned
+            .map(|(sequence, message)| (sequence, Arc::unwrap_or_clone(message)))
+            .collect(),
+        nacked,
+        pending,
+        confirmed,
+        cause,
     }
 }
 

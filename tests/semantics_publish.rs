@@ -621,33 +621,3 @@ fn a_publisher_waits_only_while_its_window_is_full() {
         finish(channel, peer);
     });
 }
-
-// A closed channel is not open to be published on, and says what happened.
-#[test]
-fn a_publisher_on_a_broken_channel_says_so() {
-    bounded(|| {
-        let connection = open();
-        let channel = connection.channel().unwrap();
-        let mut publisher = channel.publisher(100).unwrap();
-        publisher
-            .publish(&unique("no-such-exchange"), "key", "lost")
-            .unwrap();
-        let error = publisher.wait_for_confirms(SOON).unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelClosedByBroker { .. }),
-            "{error:?}"
-        );
-        assert_eq!(error.reply_code(), Some(404));
-        assert!(connection.is_open());
-        let log = Log::new();
-        log.push(publisher.publish("", "q", "lost").unwrap_err());
-        log.push(
-            channel
-                .exchange_declare(ExchangeDeclare::new("x", ExchangeType::Direct))
-                .unwrap_err(),
-        );
-        for error in log.take() {
-            assert!(error.is_channel_error(), "{error:?}");
-        }
-    });
-}
