@@ -36,7 +36,6 @@ impl Messages {
                 drop(shared);
                 return Err(channel.closure().into());
             }
-            shared.session.expect_messages();
             let Some(state) = shared.session.channel(place) else {
                 return Err(channel.closure().into());
             };

@@ -125,7 +125,6 @@ impl Deliveries {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let mut session = Session::new(131_072, 1, "broker:5672".into());
-        session.expect_messages();
         let owner = std::sync::Weak::<()>::new();
         let mut channel = ChannelState::new(Gate::opened(), owner);
         channel.phase = Phase::Open;

@@ -82,7 +82,6 @@ impl Channel {
                 drop(shared);
                 return Err(self.closure().into());
             }
-            shared.session.expect_messages();
             let mut callbacks = lock(&self.handle.callbacks);
             callbacks.next_slot += 1;
             let id = callbacks.next_slot;
@@ -493,7 +492,6 @@ impl Channel {
         request: impl Into<BasicGet>,
     ) -> Result<Option<(GetOk, BasicProperties, Vec<u8>)>> {
         let BasicGet { queue, auto_ack } = request.into();
-        self.link().lock().session.expect_messages();
         match self.call(
             &Method::BasicGet {
                 queue: (&queue).into(),

@@ -217,7 +217,6 @@ impl Channel {
                 capability: "publisher confirms",
             });
         }
-        self.link().lock().session.expect_messages();
         let wait_for_confirm = Self::wait_for_confirm;
         self.handle
             .wait_for_confirm
@@ -254,7 +253,6 @@ impl Channel {
             .returned
             .push(Arc::new(Mutex::new(callback)));
         let mut shared = self.link().lock();
-        shared.session.expect_messages();
         if let Some(channel) = shared.session.channel(self.handle.place) {
             channel.wants_returns = true;
             channel.home = dispatch::thread_number();

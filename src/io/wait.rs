@@ -614,7 +614,7 @@ impl Link {
         let Some(channel) = shared.session.channel(place) else {
             return;
         };
-        if !matches!(channel.phase, Phase::Open | Phase::Opening) {
+        if !channel.phase.may_close() {
             return;
         }
         channel.phase = Phase::Closing;

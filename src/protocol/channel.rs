@@ -15,11 +15,20 @@ use crate::{BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMe
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Opening,
+    /// The same, with the number of a channel that is closed, whose last frames may still come.
+    Reopening,
     Open,
     /// This end sent `channel.close`; only `close` and `close-ok` count any more.
     Closing,
     /// Its number belongs to nobody or to another channel by now.
     Closed,
+}
+
+impl Phase {
+    /// Whether this end may still send `channel.close`.
+    pub(crate) fn may_close(self) -> bool {
+        matches!(self, Phase::Opening | Phase::Reopening | Phase::Open)
+    }
 }
 
 /// What senders on a channel need to know without looking at the session. It changes under the lock of the outgoing
@@ -175,8 +184,6 @@ pub(crate) enum Content {
         message: Received,
         remaining: u64,
     },
-    /// A message that nobody waits for; how much of its body is still to come, when that is known.
-    Skipped(Option<u64>),
 }
 
 /// The one consumer behind the `consume` iterator.
@@ -256,6 +263,11 @@ impl ChannelState {
             crossed: false,
             abandoned: false,
         }
+    }
+
+    /// Whether anybody consumes here, the iterator included.
+    pub(crate) fn has_consumer(&self) -> bool {
+        !self.consumers.is_empty() || self.puller.is_some()
     }
 
     pub(crate) fn consumer(&self, consumer_tag: &str) -> Option<&Consumer> {

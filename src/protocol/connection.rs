@@ -7,8 +7,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(crate) use self::content::fingerprint;
-use self::content::{unasked, Piece, TakeIn};
-
 use super::channel::{ChannelState, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};
 use super::method::Method;
@@ -20,6 +18,17 @@ use crate::{Error, QueueDeclareOk};
 pub(crate) enum ConnectionEvent {
     Blocked(String),
     Unblocked,
+}
+
+/// What a channel number stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
+    /// No channel had it yet.
+    Unused,
+    /// Its channel is closed. A broker that closes a channel may go on sending what was on its way.
+    Closed,
+    /// The channel at this place has it.
+    Taken(usize),
 }
 
 /// A body frame of which only a part has come.
@@ -67,8 +76,7 @@ pub(crate) struct Session {
     /// Channels by their place, which stays the same for as long as a handle lives; a number may change hands.
     channels: Vec<Option<Box<ChannelState>>>,
     vacant: Vec<usize>,
-    /// Place by number.
-    numbers: Vec<Option<usize>>,
+    numbers: Vec<Number>,
     next_call: u64,
     partial: Option<PartialBody>,
     /// Why the connection ended.
@@ -86,8 +94,6 @@ pub(crate) struct Session {
     ready: Vec<usize>,
     /// Bytes held for the program.
     pub(crate) undelivered: usize,
-    /// What handles messages, once the program has asked for something that brings them.
-    messages: Option<TakeIn>,
     /// How many messages have come for the program, ever.
     arrived: u64,
     /// What the protocol itself must answer, and the gates that close with it.
@@ -139,7 +145,7 @@ impl Session {
             address,
             channels: vec![Some(Box::new(zero))],
             vacant: Vec::new(),
-            numbers: vec![Some(0)],
+            numbers: vec![Number::Taken(0)],
             next_call: 0,
             partial: None,
             end: None,
@@ -150,7 +156,6 @@ impl Session {
             blocked: None,
             ready: Vec::new(),
             undelivered: 0,
-            messages: None,
             arrived: 0,
             replies: Vec::new(),
             closures: Vec::new(),
@@ -178,14 +183,7 @@ impl Session {
                 let problem = "outside of what was negotiated";
                 return Err(Error::InvalidChannelNumber { number, problem }.into());
             }
-            Some(number)
-                if self
-                    .numbers
-                    .get(number as usize)
-                    .copied()
-                    .flatten()
-                    .is_some() =>
-            {
+            Some(number) if matches!(self.number(number), Number::Taken(_)) => {
                 let problem = "in use";
                 return Err(Error::InvalidChannelNumber { number, problem }.into());
             }
@@ -197,21 +195,29 @@ impl Session {
             self.channels.push(None);
         }
         if self.numbers.len() <= number as usize {
-            self.numbers.resize(number as usize + 1, None);
+            self.numbers.resize(number as usize + 1, Number::Unused);
         }
         channel.number = number;
+        if channel.phase == Phase::Opening && self.number(number) == Number::Closed {
+            channel.phase = Phase::Reopening;
+        }
         self.channels[place] = Some(Box::new(channel));
-        self.numbers[number as usize] = Some(place);
+        self.numbers[number as usize] = Number::Taken(place);
         Ok((place, number))
+    }
+
+    fn number(&self, number: u16) -> Number {
+        let known = self.numbers.get(number as usize);
+        known.copied().unwrap_or(Number::Unused)
     }
 
     /// The lowest free number.
     fn free_number(&mut self) -> Result<u16, Fault> {
         let channel_max = self.channel_max;
-        let lowest = |numbers: &[Option<usize>]| {
+        let lowest = |numbers: &[Number]| {
             let free = numbers
                 .iter()
-                .position(Option::is_none)
+                .position(|number| !matches!(number, Number::Taken(_)))
                 .unwrap_or(numbers.len());
             u16::try_from(free)
                 .ok()
@@ -250,7 +256,7 @@ impl Session {
         self.vacant.push(place);
     }
 
-    /// The number is free again.
+    /// The number is free again. What still comes for this channel is skipped.
     fn release(&mut self, place: usize) {
         let Some(channel) = self.channel(place) else {
             return;
@@ -258,7 +264,7 @@ impl Session {
         channel.phase = Phase::Closed;
         channel.content = Content::None;
         let (number, abandoned) = (channel.number, channel.abandoned);
-        self.numbers[number as usize] = None;
+        self.numbers[number as usize] = Number::Closed;
         if abandoned {
             self.forget(place);
         } else {
@@ -328,8 +334,7 @@ impl Session {
             if let Some(PartialBody { channel, left }) = self.partial {
                 let chunk = &bytes[at..bytes.len().min(at + left)];
                 if !chunk.is_empty() {
-                    let place = self.place_of(channel)?;
-                    self.take_in(place, Piece::Body(chunk))?;
+                    self.body(channel, chunk)?;
                     at += chunk.len();
                 }
                 self.partial = Some(PartialBody {
@@ -353,14 +358,8 @@ impl Session {
                         Frame::Method { channel, payload } => {
                             at += self.method(channel, payload, &bytes[at..])?;
                         }
-                        Frame::Header { channel, payload } => {
-                            let place = self.place_of(channel)?;
-                            self.take_in(place, Piece::Header(payload))?;
-                        }
-                        Frame::Body { channel, payload } => {
-                            let place = self.place_of(channel)?;
-                            self.take_in(place, Piece::Body(payload))?;
-                        }
+                        Frame::Header { channel, payload } => self.header(channel, payload)?,
+                        Frame::Body { channel, payload } => self.body(channel, payload)?,
                         Frame::Heartbeat => {}
                     }
                 }
@@ -380,13 +379,39 @@ impl Session {
         })
     }
 
-    fn place_of(&self, number: u16) -> Result<usize, Fault> {
-        match self.numbers.get(number as usize).copied().flatten() {
-            Some(place) => Ok(place),
-            None => Err(Fault::unexpected(format_args!(
-                "a frame on channel {number}, which is not open"
-            ))),
+    /// The place of the channel that a frame is for. `None` if the frame means nothing any more, and is to be skipped.
+    #[inline]
+    fn place_of(&self, number: u16) -> Result<Option<usize>, Fault> {
+        if let Number::Taken(place) = self.number(number) {
+            if self.phase_at(place) == Phase::Open {
+                return Ok(Some(place));
+            }
         }
+        self.check_skipped(number)?;
+        Ok(None)
+    }
+
+    fn phase_at(&self, place: usize) -> Phase {
+        let channel = self.channels.get(place).and_then(Option::as_deref);
+        channel.map_or(Phase::Closed, |channel| channel.phase)
+    }
+
+    /// A frame for a channel that is not open. It may be late: sent before the broker knew that the channel is closed, or
+    /// by a part of it that did not know yet. Until the broker has confirmed a channel that opens, everything on its number
+    /// is the earlier channel's.
+    #[cold]
+    fn check_skipped(&self, number: u16) -> Result<(), Fault> {
+        let early = match self.number(number) {
+            Number::Unused => true,
+            Number::Closed => false,
+            Number::Taken(place) => self.phase_at(place) == Phase::Opening,
+        };
+        if early && self.closing.is_none() {
+            return Err(Fault::unexpected(format_args!(
+                "a frame on channel {number}, which is not open"
+            )));
+        }
+        Ok(())
     }
 
     fn at(&mut self, place: usize) -> Result<&mut ChannelState, Fault> {
@@ -394,17 +419,21 @@ impl Session {
             .ok_or_else(|| Fault::unexpected(format_args!("a frame on a channel that is not open")))
     }
 
-    /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and answers how many
+    /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and returns how many
     /// bytes of `rest` it was.
     fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Fault> {
+        let place = match self.number(number) {
+            Number::Taken(place) if self.phase_at(place) == Phase::Open => place,
+            _ => {
+                self.method_while_not_open(number, payload)?;
+                return Ok(0);
+            }
+        };
         let method = Method::decode(payload)?;
-        if matches!(method, Method::ChannelCloseOk) && !self.is_closing(number) {
-            // See `give_up_close_ok`.
-            return Ok(0);
-        }
-        let place = self.place_of(number)?;
         let channel = self.at(place)?;
-        if !matches!(channel.content, Content::None) {
+        if !matches!(channel.content, Content::None)
+            && !matches!(method, Method::ChannelClose { .. })
+        {
             return Err(Fault::unexpected(format_args!(
                 "{} in the middle of a message on channel {number}",
                 method.name()
@@ -413,10 +442,7 @@ impl Session {
         match method {
             Method::BasicDeliver { .. }
             | Method::BasicGetOk { .. }
-            | Method::BasicReturn { .. }
-            | Method::BasicCancel { .. }
-            | Method::BasicAck { .. }
-            | Method::BasicNack { .. } => self.take_in(place, Piece::Method(&method, rest)),
+            | Method::BasicReturn { .. } => self.message(place, number, &method, rest),
             _ => {
                 self.plain_method(place, number, method)?;
                 Ok(0)
@@ -424,11 +450,31 @@ impl Session {
         }
     }
 
-    fn is_closing(&mut self, number: u16) -> bool {
-        let place = self.numbers.get(number as usize).copied().flatten();
-        place
-            .and_then(|place| self.channel(place))
-            .is_some_and(|channel| channel.phase == Phase::Closing)
+    /// A method on a channel that is not open: only what opens or closes it counts (specification 1.5.2.5), the rest is
+    /// not even read. The same holds for the connection, on channel 0 (1.4.2.9).
+    #[cold]
+    fn method_while_not_open(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
+        let id = match payload {
+            [c0, c1, m0, m1, ..] => (
+                u16::from_be_bytes([*c0, *c1]),
+                u16::from_be_bytes([*m0, *m1]),
+            ),
+            _ => (0, 0),
+        };
+        let Number::Taken(place) = self.number(number) else {
+            return self.check_skipped(number);
+        };
+        let counts = match self.phase_at(place) {
+            Phase::Opening | Phase::Reopening => matches!(id, (20, 11 | 40)),
+            Phase::Closing if number == 0 => matches!(id, (10, 50 | 51)),
+            Phase::Closing => matches!(id, (20, 40 | 41)),
+            Phase::Open | Phase::Closed => false,
+        };
+        if counts {
+            self.plain_method(place, number, Method::decode(payload)?)
+        } else {
+            self.check_skipped(number)
+        }
     }
 
     /// Waits no longer for the close-ok of a channel that both ends closed at once. RabbitMQ may lose it: it ends the
@@ -446,6 +492,25 @@ impl Session {
     fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<(), Fault> {
         let channel = self.at(place)?;
         match method {
+            Method::BasicAck {
+                delivery_tag,
+                multiple,
+            } => self.confirm(place, delivery_tag, multiple, false),
+            Method::BasicNack {
+                delivery_tag,
+                multiple,
+                ..
+            } => self.confirm(place, delivery_tag, multiple, true),
+            Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            } => {
+                if !no_wait {
+                    let answer = Method::BasicCancelOk { consumer_tag };
+                    frame::write_method(&mut self.replies, number, &answer)?;
+                }
+                self.cancelled(place, consumer_tag.into_owned())
+            }
             Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
             Method::ChannelFlow { active } => {
                 frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })?;
@@ -476,8 +541,11 @@ impl Session {
                 self.release(place);
                 Ok(())
             }
-            Method::ChannelCloseOk {} if channel.phase == Phase::Closing => {
-                self.release(place);
+            Method::ChannelCloseOk {} => {
+                // On an open channel it is that of an earlier one; see `give_up_close_ok`.
+                if channel.phase == Phase::Closing {
+                    self.release(place);
+                }
                 Ok(())
             }
             Method::QueueDeclareOk {
@@ -500,9 +568,7 @@ impl Session {
             }
             Method::ChannelFlowOk { active } => self.answer(place, (20, 21), Reply::Active(active)),
             Method::ChannelOpenOk { .. } => {
-                if channel.phase == Phase::Opening {
-                    channel.phase = Phase::Open;
-                }
+                channel.phase = Phase::Open;
                 self.answer(place, (20, 11), Reply::Done)
             }
             Method::ConnectionClose {
@@ -553,14 +619,17 @@ impl Session {
         reply_text: &str,
     ) -> Result<(), Fault> {
         self.connection_changed = true;
-        for place in 1..self.channels.len() {
+        for place in 0..self.channels.len() {
             let Some(channel) = self.channel(place) else {
                 continue;
             };
-            if !matches!(channel.phase, Phase::Open | Phase::Opening) {
+            if !channel.phase.may_close() {
                 continue;
             }
             channel.phase = Phase::Closing;
+            if place == 0 {
+                continue;
+            }
             let number = channel.number;
             let close = Method::ChannelClose {
                 reply_code,
@@ -600,7 +669,10 @@ impl Session {
             }
             _ => {
                 let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
-                Err(unasked(name, channel.number))
+                let number = channel.number;
+                Err(Fault::unexpected(format_args!(
+                    "{name} on channel {number}, which did not ask for it"
+                )))
             }
         }
     }

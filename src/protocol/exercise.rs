@@ -4,7 +4,9 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::channel::{Call, ChannelState, Consumer, Gate, Incoming, Mandatory, Phase, Puller};
+use super::channel::{
+    Call, ChannelState, Consumer, Content, Gate, Incoming, Mandatory, Phase, Puller,
+};
 use super::connection::{fingerprint, Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
 use super::method::Method;
@@ -102,14 +104,17 @@ pub(crate) fn session(bytes: &[u8]) -> bool {
     whole.error.is_none()
 }
 
+/// The channels of `busy_session`, number 0 included.
+pub(crate) const CHANNELS: usize = 7;
+
 /// Everything that a program, and the broker, can see of what came.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Told {
     /// By channel, in order.
-    pub(crate) incoming: [Vec<String>; 5],
+    pub(crate) incoming: [Vec<String>; CHANNELS],
     /// What the iterator on channel 3 yields.
     pub(crate) pulled: Vec<String>,
-    pub(crate) answers: [Vec<String>; 5],
+    pub(crate) answers: [Vec<String>; CHANNELS],
     pub(crate) confirms: Vec<String>,
     pub(crate) connection: Vec<String>,
     pub(crate) replies: Vec<u8>,
@@ -152,6 +157,12 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
         told.confirms = settled.map(|outcome| format!("{outcome:?}")).collect();
     }
     assert_eq!(session.undelivered, 0, "bytes counted and not held");
+    for place in 0..CHANNELS {
+        if let Some(channel) = session.channel(place) {
+            let nothing_begun = matches!(channel.content, Content::None);
+            assert!(nothing_begun || channel.phase == Phase::Open, "{place}");
+        }
+    }
     told
 }
 
@@ -166,12 +177,12 @@ pub(crate) fn idle_session() -> Session {
     session
 }
 
-/// Channel 1 has consumers, confirms and calls that wait; 2 is being opened, 3 has an iterator, 4 is being closed.
+/// Channel 1 has consumers, confirms and calls that wait; 2 is being opened, 3 has an iterator, 4 is being closed, 5 is
+/// closed, 6 was closed and is being opened again.
 pub(crate) fn busy_session() -> Session {
     let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
     session.wants_blocked = true;
-    session.expect_messages();
-    for number in 1..=4 {
+    for number in 1..=6 {
         let gate = Arc::new(Gate::default());
         gate.open.store(true, Ordering::Release);
         let mut channel = ChannelState::new(gate, Weak::<()>::new());
@@ -197,6 +208,7 @@ pub(crate) fn busy_session() -> Session {
             }
             2 => {
                 channel.phase = Phase::Opening;
+                channel.consumers.push(consumer("a"));
                 calls.push((20, 11));
             }
             3 => {
@@ -209,7 +221,8 @@ pub(crate) fn busy_session() -> Session {
                     cancelled: false,
                 });
             }
-            _ => channel.phase = Phase::Closing,
+            4 => channel.phase = Phase::Closing,
+            _ => {}
         }
         let calls = calls.into_iter().zip(0..);
         channel
@@ -218,6 +231,32 @@ pub(crate) fn busy_session() -> Session {
         let added = session.add_channel(Some(number), channel);
         assert_eq!(added.ok(), Some((usize::from(number), number)));
     }
+    for place in [5, 6] {
+        let close = Method::ChannelClose {
+            reply_code: 404,
+            reply_text: "NOT_FOUND".into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        let mut bytes = Vec::new();
+        assert!(write_method(&mut bytes, place, &close).is_ok());
+        assert!(session.feed(&bytes).is_ok());
+        session.abandon(place.into());
+    }
+    let mut again = ChannelState::new(Gate::opened(), Weak::<()>::new());
+    again.consumers.push(Consumer {
+        id: 0,
+        consumer_tag: "a".into(),
+        auto_ack: false,
+    });
+    again.calls.push_back(Call {
+        id: 0,
+        expects: (20, 11),
+    });
+    assert_eq!(session.add_channel(Some(6), again).ok(), Some((6, 6)));
+    session.replies.clear();
+    session.closed_gates.clear();
+    session.changed.clear();
     session
 }
 

@@ -1,8 +1,4 @@
 //! The messages that come in, and what the broker says of those that were published.
-//!
-//! Nothing of this comes unless the program asked for it: it consumes, fetches, or publishes with confirms or as mandatory.
-//! The session gets to it through a pointer that is set when the program asks first, so a program that only publishes
-//! carries none of this code.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
@@ -10,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::Session;
 use crate::error::Fault;
-use crate::protocol::channel::{Carrier, Content, Incoming, Mandatory, Phase, Received, Reply};
+use crate::protocol::channel::{Carrier, Content, Incoming, Mandatory, Received, Reply};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
@@ -20,71 +16,15 @@ use crate::{Return, ReturnedMessage};
 /// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
 const TRUSTED_BODY: u64 = 1 << 20;
 
-/// A frame for this module.
-pub(super) enum Piece<'a> {
-    /// A method, and what has come behind it.
-    Method(&'a Method<'a>, &'a [u8]),
-    Header(&'a [u8]),
-    Body(&'a [u8]),
-}
-
-/// Handles a frame on the channel at a place; answers how many bytes behind the frame it took with it.
-pub(super) type TakeIn = fn(&mut Session, usize, Piece<'_>) -> Result<usize, Fault>;
-
 impl Session {
-    /// From now on messages, cancellations and confirms may come.
-    pub(crate) fn expect_messages(&mut self) {
-        self.messages = Some(Session::handle);
-    }
-
-    pub(super) fn take_in(&mut self, place: usize, piece: Piece<'_>) -> Result<usize, Fault> {
-        let channel = self.at(place)?;
-        let skips = matches!(channel.content, Content::Skipped(_));
-        match self.messages {
-            Some(handle) if !skips => handle(self, place, piece),
-            _ => self.skip(place, piece),
-        }
-    }
-
-    /// What comes to a program that asked for nothing: at most a mandatory message that is returned, which nobody waits for.
-    fn skip(&mut self, place: usize, piece: Piece<'_>) -> Result<usize, Fault> {
-        let channel = self.at(place)?;
-        let number = channel.number;
-        let remaining = match (piece, &channel.content) {
-            (Piece::Method(Method::BasicReturn { .. }, _), _) if number != 0 => None,
-            (Piece::Method(method, _), _) => return Err(unasked(method.name(), number)),
-            (Piece::Header(payload), Content::Skipped(None)) => {
-                Some(frame::split_header(payload)?.0)
-            }
-            (Piece::Header(_), _) => return Err(unannounced("header", number)),
-            (Piece::Body(chunk), Content::Skipped(Some(remaining))) => {
-                Some(rest_of(*remaining, chunk, number)?)
-            }
-            (Piece::Body(_), _) => return Err(unannounced("body", number)),
-        };
-        channel.content = match remaining {
-            Some(0) => Content::None,
-            remaining => Content::Skipped(remaining),
-        };
-        Ok(0)
-    }
-
-    fn handle(&mut self, place: usize, piece: Piece<'_>) -> Result<usize, Fault> {
-        match piece {
-            Piece::Method(method, rest) => return self.handle_method(place, method, rest),
-            Piece::Header(payload) => self.header(place, payload)?,
-            Piece::Body(chunk) => self.body(place, chunk)?,
-        }
-        Ok(0)
-    }
-
-    fn handle_method(
+    /// A message begins. Returns how many bytes of `rest` were taken with it.
+    pub(super) fn message(
         &mut self,
         place: usize,
+        number: u16,
         method: &Method<'_>,
         rest: &[u8],
     ) -> Result<usize, Fault> {
-        let number = self.at(place)?.number;
         let (carrier, label, delivery_tag, exchange, routing_key) = match *method {
             Method::BasicDeliver {
                 consumer_tag,
@@ -127,26 +67,8 @@ impl Session {
                 exchange,
                 routing_key,
             ),
-            Method::BasicAck {
-                delivery_tag,
-                multiple,
-            } => return self.confirm(place, delivery_tag, multiple, false),
-            Method::BasicNack {
-                delivery_tag,
-                multiple,
-                ..
-            } => return self.confirm(place, delivery_tag, multiple, true),
-            Method::BasicCancel {
-                consumer_tag,
-                no_wait,
-            } => {
-                if !no_wait {
-                    let answer = Method::BasicCancelOk { consumer_tag };
-                    frame::write_method(&mut self.replies, number, &answer)?;
-                }
-                return self.cancelled(place, consumer_tag.into_owned());
-            }
-            other => return Err(unasked(other.name(), number)),
+            // No other method has content.
+            _ => return Ok(0),
         };
         if number == 0 {
             return Err(Fault::unexpected(format_args!("a message on channel 0")));
@@ -201,7 +123,7 @@ impl Session {
         }
     }
 
-    fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<usize, Fault> {
+    pub(super) fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<(), Fault> {
         let channel = self.at(place)?;
         if let Some(puller) = channel
             .puller
@@ -212,16 +134,16 @@ impl Session {
         }
         // The consumer itself goes when this is told to the program, after the messages that came before it.
         self.push(place, Incoming::Cancelled(consumer_tag));
-        Ok(0)
+        Ok(())
     }
 
-    fn confirm(
+    pub(super) fn confirm(
         &mut self,
         place: usize,
         tag: u64,
         multiple: bool,
         nack: bool,
-    ) -> Result<usize, Fault> {
+    ) -> Result<(), Fault> {
         let channel = self.at(place)?;
         let gate = Arc::clone(&channel.gate);
         let published = gate.published.load(Ordering::Acquire);
@@ -245,14 +167,17 @@ impl Session {
         }
         drop(mandatory);
         self.touch(place);
-        Ok(0)
+        Ok(())
     }
 
-    fn header(&mut self, place: usize, payload: &[u8]) -> Result<(), Fault> {
+    pub(super) fn header(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
+        let Some(place) = self.place_of(number)? else {
+            return Ok(());
+        };
         let (size, properties) = frame::read_header(payload)?;
         let channel = self.at(place)?;
         let Content::Header(mut message) = std::mem::take(&mut channel.content) else {
-            return Err(unannounced("header", channel.number));
+            return Err(unannounced("header", number));
         };
         message.properties = properties;
         if size == 0 {
@@ -266,13 +191,19 @@ impl Session {
         Ok(())
     }
 
-    fn body(&mut self, place: usize, chunk: &[u8]) -> Result<(), Fault> {
+    pub(super) fn body(&mut self, number: u16, chunk: &[u8]) -> Result<(), Fault> {
+        let Some(place) = self.place_of(number)? else {
+            return Ok(());
+        };
         let channel = self.at(place)?;
-        let number = channel.number;
         let Content::Body { message, remaining } = &mut channel.content else {
             return Err(unannounced("body", number));
         };
-        let left = rest_of(*remaining, chunk, number)?;
+        let Some(left) = remaining.checked_sub(chunk.len() as u64) else {
+            return Err(Fault::unexpected(format_args!(
+                "more body than its header announced on channel {number}"
+            )));
+        };
         let body = &mut message.body;
         if body.capacity() - body.len() < chunk.len() {
             // Grow in steps that what has come justifies, and never beyond the end.
@@ -292,9 +223,9 @@ impl Session {
         let channel = self.at(place)?;
         match message.carrier {
             Carrier::Deliver { .. } => {
-                channel.gate.acks.came(message.delivery_tag);
-                // After channel.close has been sent the broker takes back what it still delivers.
-                if channel.phase == Phase::Open {
+                // Nobody consumes: it is for a consumer that is gone, on this channel or on one that had its number before.
+                if channel.has_consumer() {
+                    channel.gate.acks.came(message.delivery_tag);
                     self.push(place, Incoming::Message(message));
                 }
                 Ok(())
@@ -352,27 +283,10 @@ impl Session {
     }
 }
 
-/// How much of a body is still to come after this part of it.
-fn rest_of(remaining: u64, chunk: &[u8], number: u16) -> Result<u64, Fault> {
-    match remaining.checked_sub(chunk.len() as u64) {
-        Some(left) => Ok(left),
-        None => Err(Fault::unexpected(format_args!(
-            "more body than its header announced on channel {number}"
-        ))),
-    }
-}
-
 #[cold]
 fn unannounced(part: &str, number: u16) -> Fault {
     Fault::unexpected(format_args!(
         "a content {part} on channel {number} that nothing announced"
-    ))
-}
-
-#[cold]
-pub(super) fn unasked(name: &str, number: u16) -> Fault {
-    Fault::unexpected(format_args!(
-        "{name} on channel {number}, which did not ask for it"
     ))
 }
 

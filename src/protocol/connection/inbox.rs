@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{take_out, ConnectionEvent, Dispatcher, Session};
 use crate::error::Fault;
-use crate::protocol::channel::{Incoming, Puller, Received};
+use crate::protocol::channel::{Content, Incoming, Puller, Received};
 
 /// What an undelivered message costs beside its body, roughly.
 const MESSAGE_OVERHEAD: usize = 512;
@@ -227,11 +227,12 @@ impl Session {
         owners
     }
 
-    /// Drops what waits for the program on a channel that the program closed.
+    /// Drops what waits for the program on a channel that the program closed, and what has come of a message.
     pub(crate) fn clear_channel(&mut self, place: usize) {
         let Some(channel) = self.channel(place) else {
             return;
         };
+        channel.content = Content::None;
         channel.inbox = VecDeque::new();
         channel.consumers = Vec::new();
         channel.puller = None;

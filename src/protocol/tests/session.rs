@@ -2,8 +2,8 @@
 
 use super::random::Random;
 use crate::protocol::connection::{ConnectionEvent, Session};
-use crate::protocol::exercise::{self, told};
-use crate::protocol::frame::{self, write_body, write_header, write_method};
+use crate::protocol::exercise::{self, told, CHANNELS};
+use crate::protocol::frame::{self, write_body, write_header, write_method, Frame};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, DeliveryMode};
 
@@ -12,14 +12,14 @@ use crate::{BasicProperties, DeliveryMode};
 struct Stream {
     bytes: Vec<u8>,
     /// How many things are told, by channel.
-    expected: [usize; 5],
+    expected: [usize; CHANNELS],
 }
 
 /// One thing after another that a broker may say, from channels that take turns.
 fn stream(random: &mut Random) -> Stream {
-    let mut expected = [0; 5];
+    let mut expected = [0; CHANNELS];
     // The frames of each channel stay in order; those of different channels may be mixed.
-    let mut frames: [Vec<Vec<u8>>; 5] = Default::default();
+    let mut frames: [Vec<Vec<u8>>; CHANNELS] = Default::default();
     let mut answers = vec![
         Method::BasicConsumeOk {
             consumer_tag: "c".into(),
@@ -39,9 +39,9 @@ fn stream(random: &mut Random) -> Stream {
             consumer_count: 2,
         },
     ];
-    let (mut opened, mut closed) = (false, false);
-    for n in 0..random.below(24) as u64 {
-        let channel = 1 + random.below(4);
+    let (mut opened, mut opened_again, mut closed) = (false, false, false);
+    for n in 0..random.below(32) as u64 {
+        let channel = 1 + random.below(6);
         let out = &mut frames[channel];
         match (channel, random.below(8)) {
             (2, _) if !opened => {
@@ -49,11 +49,17 @@ fn stream(random: &mut Random) -> Stream {
                 out.push(method(2, &Method::ChannelOpenOk {}));
                 expected[2] += 1;
             }
-            (4, _) if closed => {}
-            (4, 0) => {
+            (4, 0) if !closed => {
                 closed = true;
                 out.push(method(4, &Method::ChannelCloseOk {}));
             }
+            (6, 0) if !opened_again => {
+                opened_again = true;
+                out.push(method(6, &Method::ChannelOpenOk {}));
+                expected[6] += 1;
+            }
+            (4 | 5, _) => late(random, out, channel as u16),
+            (6, _) if !opened_again => late(random, out, 6),
             (1, 0 | 1) => {
                 let Some(answer) = answers.pop() else {
                     continue;
@@ -111,7 +117,7 @@ fn stream(random: &mut Random) -> Stream {
             }
             (channel, _) => {
                 let deliver = Method::BasicDeliver {
-                    consumer_tag: ["", "a", "a", "p", "d"][channel].into(),
+                    consumer_tag: ["", "a", "a", "p", "", "", "a"][channel].into(),
                     delivery_tag: n,
                     redelivered: false,
                     exchange: "".into(),
@@ -120,15 +126,14 @@ fn stream(random: &mut Random) -> Stream {
                 out.push(method(channel as u16, &deliver));
                 let length = [0, 1, 16, 300, 5000][random.below(5)];
                 content(random, out, channel as u16, &vec![b'x'; length]);
-                // What still comes for a channel that is being closed is dropped.
-                expected[channel] += usize::from(channel != 4);
+                expected[channel] += 1;
             }
         }
     }
     let mut bytes = Vec::new();
     let mut queues = frames.map(|frames| frames.into_iter().peekable());
     while queues.iter_mut().any(|queue| queue.peek().is_some()) {
-        if let Some(frame) = queues[random.below(5)].next() {
+        if let Some(frame) = queues[random.below(CHANNELS)].next() {
             bytes.extend(frame);
         }
     }
@@ -151,6 +156,76 @@ fn stream(random: &mut Random) -> Stream {
         bytes.extend(method(0, &close));
     }
     Stream { bytes, expected }
+}
+
+/// What a broker may still send on a channel that it does not yet know to be closed, right and wrong: nothing is to come of it.
+fn late(random: &mut Random, out: &mut Vec<Vec<u8>>, channel: u16) {
+    let properties = BasicProperties::new().header("n", 1);
+    let mut header = Vec::new();
+    write_header(&mut header, channel, 700, &properties).unwrap();
+    let mut body = Vec::new();
+    write_body(&mut body, channel, &[7; 300]);
+    let deliver = method(
+        channel,
+        &Method::BasicDeliver {
+            consumer_tag: "a".into(),
+            delivery_tag: 77,
+            redelivered: true,
+            exchange: "".into(),
+            routing_key: "q".into(),
+        },
+    );
+    let answer = match random.below(7) {
+        0 => Method::BasicAck {
+            delivery_tag: 1000,
+            multiple: true,
+        },
+        1 => Method::BasicNack {
+            delivery_tag: 0,
+            multiple: false,
+            requeue: false,
+        },
+        2 => Method::BasicCancel {
+            consumer_tag: "a".into(),
+            no_wait: false,
+        },
+        3 => Method::ChannelFlow { active: false },
+        4 => Method::BasicGetEmpty {},
+        5 => Method::QueuePurgeOk { message_count: 7 },
+        _ => Method::ConnectionUnblocked {},
+    };
+    match random.below(9) {
+        0 => out.extend([deliver, header, body]),
+        1 => out.extend([deliver, header]),
+        2 => out.extend([header, body]),
+        3 => out.push(body),
+        4 => out.push(frame_of(2, channel, b"no properties")),
+        5 => out.push(frame_of(1, channel, &[0, 60, 0, 99])),
+        6 => out.push(frame_of(1, channel, &[0, 60])),
+        7 => out.push(frame_of(3, channel, &[])),
+        _ => out.push(method(channel, &answer)),
+    }
+}
+
+fn frame_of(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend(channel.to_be_bytes());
+    out.extend((payload.len() as u32).to_be_bytes());
+    out.extend(payload);
+    out.push(frame::FRAME_END);
+    out
+}
+
+/// The channels of the frames in these bytes.
+fn channels_of(mut bytes: &[u8]) -> Vec<u16> {
+    let mut channels = Vec::new();
+    while let Some((frame, length)) = frame::parse(bytes, 0).unwrap() {
+        if let Frame::Method { channel, .. } = frame {
+            channels.push(channel);
+        }
+        bytes = &bytes[length..];
+    }
+    channels
 }
 
 fn method(channel: u16, method: &Method<'_>) -> Vec<u8> {
@@ -193,6 +268,8 @@ fn all_that_a_broker_says_is_told() {
         let Stream { bytes, expected } = stream(&mut random);
         let told = told([&bytes[..]]);
         assert_eq!((told.error, told.left), (None, 0));
+        let answered = channels_of(&told.replies);
+        assert!(!answered.iter().any(|channel| (4..=6).contains(channel)));
         for (channel, expected) in expected.iter().enumerate() {
             let mut count = told.incoming[channel].len() + told.answers[channel].len();
             if channel == 3 {
@@ -285,7 +362,7 @@ fn random_streams() {
         for _ in 0..random.below(5) {
             let payload: Vec<u8> = (0..random.below(40)).map(|_| random.byte()).collect();
             let kind = [1, 2, 3, 8][random.below(4)];
-            let channel = if kind == 8 { 0 } else { random.below(6) as u8 };
+            let channel = if kind == 8 { 0 } else { random.below(8) as u8 };
             bytes.extend([kind, 0, channel, 0, 0, 0, payload.len() as u8]);
             bytes.extend(payload);
             bytes.push(frame::FRAME_END);
@@ -361,38 +438,15 @@ fn what_nobody_waits_for_is_skipped() {
         }
         assert_eq!((left.len(), session.undelivered), (0, 0));
     }
-    // One that comes in when the program asks is skipped to its end.
-    let (begun, rest) = bytes.split_at(bytes.len() - 3000);
-    let used = session.feed(begun).unwrap().used;
-    session.expect_messages();
-    session.feed(&[&begun[used..], rest].concat()).unwrap();
-    session.feed(&bytes).unwrap();
-    assert_eq!(session.undelivered, 0);
-
-    for (unasked, text) in [
-        (
-            Method::BasicDeliver {
-                consumer_tag: "a".into(),
-                delivery_tag: 1,
-                redelivered: false,
-                exchange: "".into(),
-                routing_key: "q".into(),
-            },
-            "basic.deliver on channel 1",
-        ),
-        (
-            Method::BasicAck {
-                delivery_tag: 1,
-                multiple: false,
-            },
-            "basic.ack on channel 1",
-        ),
-    ] {
-        let error = exercise::idle_session()
-            .feed(&method(1, &unasked))
-            .unwrap_err();
-        assert!(error.to_string().contains(text), "{}", *error);
-    }
+    let unasked = Method::BasicAck {
+        delivery_tag: 1,
+        multiple: false,
+    };
+    let error = exercise::idle_session()
+        .feed(&method(1, &unasked))
+        .unwrap_err();
+    let text = "a confirmation on channel 1 of message 1, never published";
+    assert!(error.to_string().contains(text), "{}", *error);
     let back = Method::BasicReturn {
         reply_code: 312,
         reply_text: "NO_ROUTE".into(),
@@ -423,4 +477,103 @@ fn bytes_of_body() -> Vec<u8> {
     let mut bytes = Vec::new();
     write_body(&mut bytes, 1, b"x");
     bytes
+}
+
+/// A delivery to a channel on which nobody consumes can only be late.
+#[test]
+fn a_delivery_that_nobody_consumes_is_dropped() {
+    let mut session = exercise::idle_session();
+    let deliver = Method::BasicDeliver {
+        consumer_tag: "a".into(),
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "q".into(),
+    };
+    let mut bytes = method(1, &deliver);
+    write_header(&mut bytes, 1, 1, &BasicProperties::new()).unwrap();
+    write_body(&mut bytes, 1, b"x");
+    session.feed(&bytes).unwrap();
+    assert_eq!(session.undelivered, 0);
+}
+
+fn close(channel: u16) -> Vec<u8> {
+    method(
+        channel,
+        &Method::ChannelClose {
+            reply_code: 406,
+            reply_text: "PRECONDITION_FAILED".into(),
+            class_id: 60,
+            method_id: 80,
+        },
+    )
+}
+
+/// A broker may close a channel at any place in a message, and go on with the message.
+#[test]
+fn a_message_is_cut_short_by_the_end_of_its_channel() {
+    let deliver = Method::BasicDeliver {
+        consumer_tag: "a".into(),
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "q".into(),
+    };
+    let mut frames = vec![method(1, &deliver)];
+    let mut header = Vec::new();
+    write_header(&mut header, 1, 900, &BasicProperties::new()).unwrap();
+    frames.push(header);
+    for _ in 0..3 {
+        frames.push(frame_of(3, 1, &[7; 300]));
+    }
+    for at in 0..=frames.len() {
+        let (before, after) = frames.split_at(at);
+        let bytes = [&before.concat()[..], &close(1), &after.concat()].concat();
+        let whole = told([&bytes[..]]);
+        assert_eq!(whole.error, None, "closed before frame {at}");
+        let complete = usize::from(at == frames.len());
+        assert_eq!(whole.incoming[1].len(), complete);
+        assert_eq!(told(bytes.chunks(1)), whole);
+    }
+}
+
+#[test]
+fn a_frame_on_a_number_that_was_never_opened_is_an_error() {
+    for number in [2, 7] {
+        let mut bytes = Vec::new();
+        write_body(&mut bytes, number, b"x");
+        let told = told([&bytes[..]]);
+        assert!(told.error.unwrap().contains("which is not open"));
+    }
+}
+
+/// Once this end has said that it closes the connection, only the broker's close and close-ok count.
+#[test]
+fn everything_is_skipped_while_the_connection_is_being_closed() {
+    let mut random = Random(0x5EED_0009);
+    for _ in 0..200 {
+        let mut session = exercise::busy_session();
+        session.closing = Some((200, "bye".into()));
+        session.close_channels(200, "bye").unwrap();
+        session.replies.clear();
+        let mut frames = Vec::new();
+        for _ in 0..random.below(12) {
+            let channel = random.below(9) as u16;
+            late(&mut random, &mut frames, channel);
+        }
+        session.feed(&frames.concat()).unwrap();
+        assert!(session.replies.is_empty() && session.end.is_none());
+        assert_eq!(session.undelivered, 0);
+        let end = match random.below(2) {
+            0 => Method::ConnectionCloseOk {},
+            _ => Method::ConnectionClose {
+                reply_code: 320,
+                reply_text: "CONNECTION_FORCED".into(),
+                class_id: 0,
+                method_id: 0,
+            },
+        };
+        session.feed(&method(0, &end)).unwrap();
+        assert!(session.end.is_some());
+    }
 }

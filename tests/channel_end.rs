@@ -1,0 +1,277 @@
+//! The end of a channel costs that channel only: what a broker still sends on it is skipped, and its number is free at once.
+
+mod support;
+
+use std::time::Duration;
+
+use haypile::{BasicConsume, Channel, Connection, Error};
+use support::peer::{m, Args, Frame, Peer, Session};
+use support::{bounded, bounded_by, exclusive_queue, open, unique, Log};
+
+/// The frames of a delivery of `body`, the body in frames of `part` bytes.
+fn delivery(
+    channel: u16,
+    consumer_tag: &str,
+    delivery_tag: u64,
+    body: &[u8],
+    part: usize,
+) -> Vec<Vec<u8>> {
+    let arguments = Args::new()
+        .shortstr(consumer_tag)
+        .longlong(delivery_tag)
+        .octet(0)
+        .shortstr("")
+        .shortstr("key");
+    let header = Args::new()
+        .short(60)
+        .short(0)
+        .longlong(body.len() as u64)
+        .raw(&[0, 0]);
+    let mut frames = vec![
+        Frame::encode_method(channel, m::BASIC_DELIVER, &arguments),
+        Frame::encode(Frame::HEADER, channel, header.bytes()),
+    ];
+    frames.extend(
+        body.chunks(part)
+            .map(|part| Frame::encode(Frame::BODY, channel, part)),
+    );
+    frames
+}
+
+fn close(channel: u16) -> Vec<u8> {
+    let arguments = Args::new()
+        .short(406)
+        .shortstr("PRECONDITION_FAILED - unknown delivery tag 5")
+        .short(60)
+        .short(80);
+    Frame::encode_method(channel, m::CHANNEL_CLOSE, &arguments)
+}
+
+/// What a broker may still say on a channel, right and wrong.
+fn late_frames(channel: u16) -> Vec<Vec<u8>> {
+    let mut frames = delivery(channel, "mine", 7, &[b'x'; 3000], 1000);
+    frames.push(Frame::encode_content(
+        channel,
+        m::BASIC_RETURN,
+        &Args::new()
+            .short(312)
+            .shortstr("NO_ROUTE")
+            .shortstr("")
+            .shortstr("k"),
+        &[0, 0],
+        b"returned",
+    ));
+    let ack =
+        |tag, method| Frame::encode_method(channel, method, &Args::new().longlong(tag).octet(0));
+    frames.push(ack(99, m::BASIC_ACK));
+    frames.push(ack(0, m::BASIC_NACK));
+    let cancel = Args::new().shortstr("mine").octet(0);
+    frames.push(Frame::encode_method(channel, m::BASIC_CANCEL, &cancel));
+    frames.push(Frame::encode_method(
+        channel,
+        m::CHANNEL_FLOW,
+        &Args::new().octet(0),
+    ));
+    frames.push(Frame::encode_method(
+        channel,
+        m::QUEUE_PURGE_OK,
+        &Args::new().long(3),
+    ));
+    frames.push(Frame::encode_method(channel, (60, 99), &Args::new()));
+    // Properties that end early, a header and a body that nothing announced, half a message.
+    let mut half = delivery(channel, "mine", 8, &[b'x'; 3000], 1000);
+    half.pop();
+    frames.push(half.remove(0));
+    frames.push(Frame::encode(
+        Frame::HEADER,
+        channel,
+        &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0xff, 0xff],
+    ));
+    frames.extend(half);
+    frames.push(Frame::encode(Frame::BODY, channel, b""));
+    frames
+}
+
+/// How the same bytes reach the client.
+#[derive(Clone, Copy)]
+enum Cut {
+    Whole,
+    Frames,
+    /// In pieces of so many bytes.
+    Pieces(usize),
+}
+
+const CUTS: [Cut; 4] = [Cut::Whole, Cut::Frames, Cut::Pieces(100), Cut::Pieces(1009)];
+
+fn send(session: &mut Session, frames: &[Vec<u8>], cut: Cut) {
+    let bytes = frames.concat();
+    let mut piece = |bytes: &[u8]| {
+        session.send_raw(bytes);
+        std::thread::yield_now();
+    };
+    match cut {
+        Cut::Whole => piece(&bytes),
+        Cut::Frames => frames.iter().for_each(|frame| piece(frame)),
+        Cut::Pieces(size) => bytes.chunks(size).for_each(piece),
+    }
+}
+
+fn consume(channel: &Channel, log: &Log<u64>) {
+    let log = log.clone();
+    let request = BasicConsume::new("q").consumer_tag("mine");
+    channel
+        .basic_consume(request, move |_, method, _, _| {
+            log.push(method.delivery_tag)
+        })
+        .unwrap();
+}
+
+#[track_caller]
+fn assert_closed_by_broker(channel: &Channel) {
+    let error = channel.basic_qos(1).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::ChannelClosedByBroker {
+                reply_code: 406,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_comes_after_the_brokers_close_is_skipped() {
+    for cut in CUTS {
+        bounded(move || {
+            let peer = Peer::start(move |session| {
+                session.handshake();
+                session.open_channel(1);
+                session.accept_consumer(1);
+                // The close stands in the middle of a message.
+                let mut frames = delivery(1, "mine", 1, &[b'x'; 3000], 1000);
+                frames.insert(3, close(1));
+                frames.extend(late_frames(1));
+                send(session, &frames, cut);
+                session.expect(1, m::CHANNEL_CLOSE_OK);
+                send(session, &late_frames(1), cut);
+                // The number is opened again, and what comes before open-ok is not the new channel's.
+                session.expect(1, m::CHANNEL_OPEN);
+                send(session, &late_frames(1), cut);
+                session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
+                session.accept_consumer(1);
+                session.deliver(1, "mine", 1, b"new");
+                session.serve_until_end();
+            });
+            let connection = Connection::open(peer.url().as_str()).unwrap();
+            let channel = connection.channel().unwrap();
+            let log = Log::new();
+            consume(&channel, &log);
+            let error = channel.start_consuming().unwrap_err();
+            assert!(
+                matches!(error, Error::ChannelClosedByBroker { .. }),
+                "{error}"
+            );
+            assert!(log.is_empty());
+            let again = connection.channel().unwrap();
+            assert_eq!(again.channel_number(), 1);
+            consume(&again, &log);
+            support::pump_until(&connection, || !log.is_empty());
+            assert_eq!(log.all(), [1]);
+            assert_closed_by_broker(&channel);
+            connection.close().unwrap();
+            peer.finish();
+        });
+    }
+}
+
+#[test]
+fn what_comes_after_this_ends_close_is_skipped_and_not_answered() {
+    for cut in CUTS {
+        bounded(move || {
+            let peer = Peer::start(move |session| {
+                session.handshake();
+                session.open_channel(1);
+                session.accept_consumer(1);
+                let frames = delivery(1, "mine", 1, &[b'x'; 3000], 1000);
+                send(session, &frames[..3], cut);
+                session.expect(1, m::CHANNEL_CLOSE);
+                send(session, &frames[3..], cut);
+                send(session, &late_frames(1), cut);
+                session.send_method(1, m::CHANNEL_CLOSE_OK, Args::new());
+                send(session, &late_frames(1), cut);
+                // Nothing was answered in between.
+                session.expect(1, m::CHANNEL_OPEN);
+                send(session, &late_frames(1), cut);
+                session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
+                session.expect(1, m::CHANNEL_CLOSE);
+                session.expect(0, m::CONNECTION_CLOSE);
+                send(session, &late_frames(1), cut);
+                send(session, &late_frames(0), cut);
+                send(session, &late_frames(9), cut);
+                session.send_method(0, m::CONNECTION_CLOSE_OK, Args::new());
+                session.expect_end();
+            });
+            let connection = Connection::open(peer.url().as_str()).unwrap();
+            let channel = connection.channel().unwrap();
+            consume(&channel, &Log::new());
+            connection.process_data_events(Duration::ZERO).unwrap();
+            channel.close().unwrap();
+            let again = connection.channel().unwrap();
+            assert_eq!(again.channel_number(), 1);
+            connection.close().unwrap();
+            peer.finish();
+        });
+    }
+}
+
+/// What makes the broker close a channel that consumes, from inside the callback.
+fn provoke(kind: usize, channel: &Channel, delivery_tag: u64) {
+    let _ = match kind {
+        0 if delivery_tag == 5 => channel.basic_ack(5).and_then(|()| channel.basic_ack(5)),
+        0 => channel.basic_ack(delivery_tag),
+        1 => channel.basic_ack(1 << 40),
+        2 => channel.basic_publish(&unique("no-exchange"), "", "x"),
+        _ => channel.queue_purge(&unique("no-queue")).map(|_| ()),
+    };
+}
+
+/// RabbitMQ goes on delivering for a while on a channel that it has closed.
+#[test]
+fn a_channel_error_under_traffic_leaves_the_connection_open() {
+    bounded_by(Duration::from_secs(60), || {
+        let connection = open();
+        let source = connection.channel().unwrap();
+        let queue = exclusive_queue(&source);
+        for n in 0..200 {
+            source.basic_publish("", &queue, format!("{n}")).unwrap();
+        }
+        for round in 0..40 {
+            let channel = connection.channel().unwrap();
+            assert_eq!(channel.channel_number(), 2);
+            if round % 2 == 0 {
+                channel.basic_qos(1).unwrap();
+            }
+            channel
+                .basic_consume(&queue, move |channel, method, _, _| {
+                    provoke(round / 2 % 4, channel, method.delivery_tag);
+                })
+                .unwrap();
+            let error = channel.start_consuming().unwrap_err();
+            assert!(
+                matches!(error, Error::ChannelClosedByBroker { .. }),
+                "{error}"
+            );
+            assert!(connection.is_open());
+            // The number is free at once, and what comes on it is the new channel's.
+            let again = connection.channel_with_number(2).unwrap();
+            let first = again.basic_get(&queue).unwrap();
+            assert!(first.is_none_or(|(method, ..)| method.delivery_tag == 1));
+            again.close().unwrap();
+        }
+        let settled = 5 * 40 / 4;
+        support::assert_message_count(&source, &queue, 200 - settled);
+        connection.close().unwrap();
+    });
+}
