@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::escaped::Escaped;
 use crate::protocol::SyntaxError;
 use crate::{ReturnedMessage, UnconfirmedReport};
 
@@ -68,7 +69,7 @@ pub enum Error {
         silent_for: Duration,
     },
     /// The server closed the connection (pika: `ConnectionClosedByBroker`).
-    #[error("connection to {address} closed by the broker: {reply_code} {reply_text}{}", Cause(*method, *reply_code, reply_text))]
+    #[error("connection to {address} closed by the broker: {reply_code} {}{}", Escaped(reply_text), Cause(*method, *reply_code, reply_text))]
     #[non_exhaustive]
     ConnectionClosedByBroker {
         /// The AMQP reply code, such as 320 (`CONNECTION_FORCED`).
@@ -81,7 +82,10 @@ pub enum Error {
         address: Arc<str>,
     },
     /// This program closed the connection while the call was waiting (pika: `ConnectionClosedByClient`).
-    #[error("connection closed by this program: {reply_code} {reply_text}")]
+    #[error(
+        "connection closed by this program: {reply_code} {}",
+        Escaped(reply_text)
+    )]
     #[non_exhaustive]
     ConnectionClosedByClient {
         /// The code given to `close_with`.
@@ -97,7 +101,7 @@ pub enum Error {
     },
     /// The broker blocked the connection (memory or disk alarm) for longer than
     /// `blocked_connection_timeout` (pika: `ConnectionBlockedTimeout`).
-    #[error("{address} blocked the connection for more than {} ({reason})", Span(*timeout))]
+    #[error("{address} blocked the connection for more than {} ({})", Span(*timeout), Escaped(reason))]
     ConnectionBlockedTimeout {
         /// Host and port.
         address: Arc<str>,
@@ -114,7 +118,7 @@ pub enum Error {
     },
 
     /// The server closed the channel (pika: `ChannelClosedByBroker`). The connection stays open.
-    #[error("channel {channel} closed by the broker: {reply_code} {reply_text}{}", Cause(*method, *reply_code, reply_text))]
+    #[error("channel {channel} closed by the broker: {reply_code} {}{}", Escaped(reply_text), Cause(*method, *reply_code, reply_text))]
     #[non_exhaustive]
     ChannelClosedByBroker {
         /// The AMQP reply code, such as 404 (`NOT_FOUND`) or 406 (`PRECONDITION_FAILED`).
@@ -127,7 +131,10 @@ pub enum Error {
         method: Option<&'static str>,
     },
     /// This program closed the channel while the call was waiting (pika: `ChannelClosedByClient`).
-    #[error("channel {channel} closed by this program: {reply_code} {reply_text}")]
+    #[error(
+        "channel {channel} closed by this program: {reply_code} {}",
+        Escaped(reply_text)
+    )]
     #[non_exhaustive]
     ChannelClosedByClient {
         /// The code given to `close_with`.
@@ -451,7 +458,7 @@ impl Fault {
 
     #[cold]
     pub(crate) fn unexpected(detail: fmt::Arguments<'_>) -> Self {
-        let detail = fmt::format(detail).into();
+        let detail = Escaped(&fmt::format(detail)).to_string().into();
         Error::UnexpectedFrame { detail }.into()
     }
 
@@ -545,7 +552,7 @@ impl Failure {
         Box::new(Failure {
             kind,
             stage,
-            cause: format!("{cause}"),
+            cause: Escaped(&fmt::format(cause)).to_string(),
             reply_code: None,
             hint,
         })
@@ -662,19 +669,28 @@ impl fmt::Display for Cause<'_> {
     }
 }
 
+/// How many returned messages an error text shows.
+const RETURNS_SHOWN: usize = 5;
+
 struct Returned<'a>(&'static str, &'a [ReturnedMessage]);
 
 impl fmt::Display for Returned<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Returned(what, messages) = self;
         f.write_str(what)?;
-        for ReturnedMessage { method, .. } in messages.iter() {
+        for ReturnedMessage { method, .. } in messages.iter().take(RETURNS_SHOWN) {
             write!(
                 f,
                 ": {} {} (exchange {:?}, routing key {:?})",
-                method.reply_code, method.reply_text, method.exchange, method.routing_key
+                method.reply_code,
+                Escaped(&method.reply_text),
+                method.exchange,
+                method.routing_key
             )?;
         }
-        Ok(())
+        match messages.len().checked_sub(RETURNS_SHOWN) {
+            Some(more @ 1..) => write!(f, "; and {more} more"),
+            _ => Ok(()),
+        }
     }
 }

@@ -8,6 +8,7 @@ mod consumer;
 mod credentials;
 mod dispatch;
 mod error;
+mod escaped;
 #[cfg(feature = "unstable-internals")]
 #[doc(hidden)]
 pub mod internals;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::escaped::Escaped;
 use crate::{BasicProperties, Error};
 
 /// A delivered message: what `consume` yields and `basic_cancel` gives back.
@@ -175,7 +176,8 @@ impl fmt::Display for UnconfirmedReport {
             write!(
                 f,
                 "; first return: {} {}",
-                method.reply_code, method.reply_text
+                method.reply_code,
+                Escaped(&method.reply_text)
             )?;
         }
         if let Some(cause) = &self.cause {

@@ -277,6 +277,30 @@ fn a_certificate_with_another_name() {
 }
 
 #[test]
+fn a_certificate_with_names_without_end() {
+    bounded_by(LIMIT, || {
+        let names: Vec<String> = (0..1000)
+            .map(|n| format!("host-{n}.elsewhere.example"))
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let server = Server::start(
+            server_config(&authority().server(&names), None, &[&TLS13]),
+            None,
+        );
+        let address = format!("localhost:{}", server.port());
+        let parameters = ConnectionParameters::new("localhost")
+            .port(server.port())
+            .tls(trusting());
+        let text = refused(
+            parameters,
+            &address,
+            &["host-0.elsewhere.example", "in all"],
+        );
+        assert!(text.len() < 2000, "{} bytes", text.len());
+    });
+}
+
+#[test]
 fn a_certificate_not_meant_for_servers() {
     bounded_by(LIMIT, || {
         let mut params = server_params(&NAMES);

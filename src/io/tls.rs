@@ -17,6 +17,7 @@ use rustls::{AlertDescription, CertificateError, ClientConnection, SignatureSche
 
 use super::stream::{is_timeout, Stream};
 use super::sync::Instant;
+use crate::escaped::Escaped;
 use crate::tls::Prepared;
 
 /// How much of what the peer sent is read at once.
@@ -109,7 +110,7 @@ fn shake_hands(
                 Err(error) if is_timeout(&error) => return Err(Failure::TimeUp),
                 // What the peer said before it hung up tells more; it is read below.
                 Err(error) if session.is_handshaking() => {
-                    log::trace!("TLS handshake: {error}");
+                    log::trace!("TLS handshake: {}", Escaped(&error.to_string()));
                 }
                 Err(error) => return Err(lost(&error, &first)),
             }

@@ -14,6 +14,7 @@ use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
 use crate::error::{Fault, StreamLost};
+use crate::escaped::Escaped;
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame;
 use crate::protocol::handshake::Negotiated;
@@ -461,7 +462,7 @@ impl Link {
     fn stream_lost(&self, shared: &Shared, cause: String) -> Fault {
         let lost = StreamLost {
             address: Arc::clone(&self.address),
-            cause,
+            cause: Escaped(&cause).to_string(),
             silent_for: shared.last_bytes.elapsed(),
         };
         Error::StreamLost(Box::new(lost)).into()
@@ -550,7 +551,11 @@ impl Link {
             .unwrap_or_else(PoisonError::into_inner)
             .shutdown();
         if let Err(error) = shut {
-            log::trace!("{}: shutdown: {error}", self.address);
+            log::trace!(
+                "{}: shutdown: {}",
+                self.address,
+                Escaped(&error.to_string())
+            );
         }
     }
 
