@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::stream::{closed, is_timeout, Transport};
+use super::stream::{closed, describe, is_dead_path, is_timeout, Haste, Transport};
 use super::sync::Instant;
 #[cfg(feature = "tls")]
 use super::tls;
@@ -163,10 +163,12 @@ impl<'a> Target<'a> {
             certificate_missing,
             deadline,
             limited_at: None,
+            limit: Duration::ZERO,
             handshake: Handshake::new(self.parameters, &mut opened.negotiated),
             unsent: None,
             received: &mut opened.leftover,
             answered: false,
+            haste: Haste::default(),
         };
         match talk.shake_hands() {
             Ok(()) => Ok(opened),
@@ -287,8 +289,9 @@ struct Talk<'a> {
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     certificate_missing: bool,
     deadline: Option<Instant>,
-    /// When the stream's timeouts were set.
+    /// When the stream's timeouts were set, and to what.
     limited_at: Option<Instant>,
+    limit: Duration,
     handshake: Handshake<'a>,
     /// Why the peer may not have got what was sent last.
     unsent: Option<io::Error>,
@@ -296,6 +299,7 @@ struct Talk<'a> {
     received: &'a mut Vec<u8>,
     /// Whether the peer has answered anything in AMQP.
     answered: bool,
+    haste: Haste,
 }
 
 impl Talk<'_> {
@@ -369,12 +373,16 @@ impl Talk<'_> {
             },
             Ok(count) => {
                 self.received.extend_from_slice(&chunk[..count]);
+                self.haste.clear();
                 return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            Err(error) if is_timeout(&error) => match deadline {
-                Some(_) => return Err(self.too_slow()),
-                None => return Ok(()),
+            // Whether the deadline has passed is looked at above, before the next read.
+            Err(error) if is_timeout(&error) => match self.haste.note(self.limit) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    return Err(self.failure(Error::Connection, format_args!("{error}"), None))
+                }
             },
             Err(error) => error,
         };
@@ -397,6 +405,7 @@ impl Talk<'_> {
         self.stream.set_write_timeout(left)?;
         self.stream.set_read_timeout(left)?;
         self.limited_at = Some(now);
+        self.limit = left;
         Ok(())
     }
 
@@ -419,6 +428,9 @@ impl Talk<'_> {
         #[cfg(feature = "tls")]
         if let Some(failure) = self.tls_failure(error) {
             return failure;
+        }
+        if is_dead_path(error) {
+            return self.failure(Error::Connection, format_args!("{}", describe(error)), None);
         }
         if !self.answered && !self.received.is_empty() {
             return self.strange(error);

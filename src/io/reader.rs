@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stream::{closed, is_timeout, Transport};
+use super::stream::{closed, is_timeout, Haste, Transport};
 use super::sync::{small_in_model, thread, Instant};
 use super::wait::Link;
 use crate::error::Fault;
@@ -44,6 +44,7 @@ pub(crate) struct Reader {
     /// What has been read holds more that can be handled without reading.
     pub(crate) more: bool,
     pub(crate) last_bytes: Instant,
+    haste: Haste,
 }
 
 impl Reader {
@@ -60,6 +61,7 @@ impl Reader {
             filled: leftover.len(),
             more: !leftover.is_empty(),
             last_bytes: Instant::now(),
+            haste: Haste::default(),
         })
     }
 
@@ -87,9 +89,13 @@ impl Reader {
             Ok(count) => {
                 self.filled += count;
                 self.last_bytes = Instant::now();
+                self.haste.clear();
                 Outcome::Bytes
             }
-            Err(error) if is_timeout(&error) => Outcome::Nothing,
+            Err(error) if is_timeout(&error) => match self.haste.note(timeout) {
+                Ok(()) => Outcome::Nothing,
+                Err(error) => Outcome::End(error),
+            },
             // A signal: whoever reads looks at his deadline, which must not begin anew with each signal.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Outcome::Nothing,
             Err(error) => Outcome::End(error),

@@ -4,11 +4,28 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use super::sync::Instant;
+
 /// A two-way stream of bytes that a connection can run over: a TCP or Unix socket, a tunnel, a pair of pipes in memory.
 ///
-/// [`Connection::open_stream`](crate::Connection::open_stream) takes one that the caller made. One end of the stream is
-/// read and the other written at the same time, by two threads, each with a handle of its own from
-/// [`try_clone`](Stream::try_clone). The deadlines of the connection rest on the two timeouts, so they must work.
+/// [`Connection::open_stream`](crate::Connection::open_stream) takes one that the caller made. What must hold:
+///
+/// * One handle is read while another is written, by two threads, each with a handle of its own from
+///   [`try_clone`](Stream::try_clone). Neither may wait for the other.
+/// * `read` waits until there is at least one byte, and returns 0 only at the end of the stream. It returns no later than
+///   [`set_read_timeout`](Stream::set_read_timeout) says, and not much earlier without bytes: every deadline of the
+///   connection rests on this. `write` and [`set_write_timeout`](Stream::set_write_timeout) are the same.
+/// * `write` may buffer. [`flush`](Write::flush) sends what it buffered; it is called whenever nothing more is about to be
+///   written, and may fail as `write` does when its time is up: it is called again then.
+/// * A timeout is told from a dead connection by its error. On Unix, an error of kind [`TimedOut`](io::ErrorKind::TimedOut)
+///   that carries the operating system's code (`ETIMEDOUT`) means that the connection is dead, since a timeout of a socket
+///   is `EAGAIN` there. Anything else of that kind, and [`WouldBlock`](io::ErrorKind::WouldBlock), means that the time is up.
+/// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing. Every other error ends the connection.
+///
+/// What can be noticed of a stream that does otherwise ends the connection with an error that says so: a `read` or `write`
+/// that claims more bytes than it was given, and a `read` that returns without bytes before its time, again and again.
+///
+/// Methods that are added later will have a default, so that streams written today go on to compile.
 pub trait Stream: Read + Write + Send {
     /// A second handle to the same stream, as of [`TcpStream::try_clone`].
     ///
@@ -141,7 +158,7 @@ impl Read for Transport {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(stream) => stream.read(buffer),
-            Transport::Other(stream) => stream.read(buffer),
+            Transport::Other(stream) => checked("read", stream.read(buffer)?, buffer.len()),
         }
     }
 }
@@ -150,22 +167,80 @@ impl Write for Transport {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(stream) => stream.write(bytes),
-            Transport::Other(stream) => stream.write(bytes),
+            Transport::Other(stream) => checked("write", stream.write(bytes)?, bytes.len()),
         }
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Transport::Tcp(stream) => stream.write_vectored(slices),
-            Transport::Other(stream) => stream.write_vectored(slices),
+            Transport::Other(stream) => {
+                let given = slices.iter().map(|slice| slice.len()).sum();
+                checked("write_vectored", stream.write_vectored(slices)?, given)
+            }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Transport::Tcp(stream) => stream.flush(),
+            // The standard library's does nothing.
+            Transport::Tcp(_) => Ok(()),
             Transport::Other(stream) => stream.flush(),
         }
+    }
+}
+
+/// A stream that somebody else wrote may claim more than it was given, and a slice with such an end is a panic.
+fn checked(method: &str, count: usize, given: usize) -> io::Result<usize> {
+    if count <= given {
+        return Ok(count);
+    }
+    Err(io::Error::other(format!(
+        "the stream's {method} returned {count} bytes where it was given {given}"
+    )))
+}
+
+/// Finds out a stream whose `read` does not wait for as long as it was told: reading it would keep a processor busy.
+#[derive(Default)]
+pub(crate) struct Haste {
+    /// When the first of the reads returned that brought nothing, one after the other; how many they are, and how long they
+    /// were to take.
+    since: Option<Instant>,
+    reads: u32,
+    owed: Duration,
+}
+
+impl Haste {
+    /// So many reads in a row are looked at together, since a single one may be early for a good reason.
+    const READS: u32 = 50;
+
+    /// A read with this timeout brought nothing; an error if such reads return much too early.
+    pub(crate) fn note(&mut self, timeout: Duration) -> io::Result<()> {
+        let Some(since) = self.since else {
+            self.since = Some(Instant::now());
+            return Ok(());
+        };
+        self.reads += 1;
+        self.owed += timeout;
+        if self.reads < Self::READS {
+            return Ok(());
+        }
+        let early = since.elapsed() < self.owed / 10;
+        *self = Haste::default();
+        if !early {
+            return Ok(());
+        }
+        Err(io::Error::other(
+            "the stream's read returns without bytes before its time is up: set_read_timeout has no effect \
+             (a non-blocking socket?)",
+        ))
+    }
+
+    /// A read brought something.
+    pub(crate) fn clear(&mut self) {
+        self.since = None;
+        self.reads = 0;
+        self.owed = Duration::ZERO;
     }
 }
 
@@ -175,10 +250,28 @@ pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the stream")
 }
 
-/// Whether a read or write ended because its time was up.
+/// Whether a read or write ended because its time was up, and not because the connection is dead.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    match error.kind() {
+        io::ErrorKind::WouldBlock => true,
+        io::ErrorKind::TimedOut => !is_dead_path(error),
+        _ => false,
+    }
+}
+
+/// Whether the operating system gave the connection up, because its peer acknowledged nothing for too long. On Windows the
+/// code is the same as for the end of a socket's timeout; there the next read or write finds the end of the connection.
+pub(crate) fn is_dead_path(error: &io::Error) -> bool {
+    cfg!(not(windows)) && error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_some()
+}
+
+/// What an error of the stream means, for the report of the connection's end.
+#[cold]
+pub(crate) fn describe(error: &io::Error) -> String {
+    if is_dead_path(error) {
+        "the connection timed out: the peer acknowledged nothing in time (TCP_USER_TIMEOUT, keepalive or retransmissions)"
+            .to_owned()
+    } else {
+        error.to_string()
+    }
 }

@@ -15,7 +15,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConnection, SignatureScheme};
 
-use super::stream::{is_timeout, Stream};
+use super::stream::{describe as describe_io, is_timeout, Haste, Stream};
 use super::sync::Instant;
 use crate::escaped::Escaped;
 use crate::tls::Prepared;
@@ -98,6 +98,7 @@ fn shake_hands(
     };
     let mut incoming = Incoming::default();
     let mut first = Vec::new();
+    let mut haste = Haste::default();
     loop {
         let sealed = take_sealed(&mut session).map_err(|error| lost(&error, &first))?;
         if !sealed.is_empty() {
@@ -121,14 +122,17 @@ fn shake_hands(
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Failure::TimeUp);
         }
+        let limit = remaining();
         let read = stream
-            .set_read_timeout(remaining())
+            .set_read_timeout(limit)
             .and_then(|()| incoming.fill(stream));
         match read {
             Ok(0) => return Err(lost(&io::ErrorKind::UnexpectedEof.into(), &first)),
-            Ok(_) => {}
-            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {
-                continue
+            Ok(_) => haste.clear(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_timeout(&error) => {
+                haste.note(limit).map_err(|error| lost(&error, &first))?;
+                continue;
             }
             Err(error) => return Err(lost(&error, &first)),
         }
@@ -160,7 +164,8 @@ fn tell(session: &mut ClientConnection, stream: &mut dyn Stream) {
     if let Ok(sealed) = take_sealed(session) {
         let _ = stream
             .set_write_timeout(ALERT)
-            .and_then(|()| stream.write_all(&sealed));
+            .and_then(|()| stream.write_all(&sealed))
+            .and_then(|()| stream.flush());
     }
 }
 
@@ -229,7 +234,7 @@ fn lost(error: &io::Error, first: &[u8]) -> Failure {
             io::ErrorKind::UnexpectedEof => {
                 "the peer closed the stream during the TLS handshake".to_owned()
             }
-            _ => error.to_string(),
+            _ => describe_io(error),
         },
         hint: first.is_empty().then_some(
             "perhaps this port does not expect TLS: AMQP is most often on 5672, and over TLS on 5671",
@@ -591,7 +596,7 @@ impl Shared {
         let collected = outgoing.collect(&mut session);
         drop(session);
         if collected.is_ok() && stream.set_write_timeout(GOODBYE).is_ok() {
-            let _ = stream.write(&outgoing.sealed);
+            let _ = stream.write(&outgoing.sealed).and_then(|_| stream.flush());
             outgoing.sent = outgoing.sealed.len();
         }
     }

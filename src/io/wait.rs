@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::reader::{self, Outcome, Reader, SLICE};
-use super::stream::Transport;
+use super::stream::{describe, Transport};
 use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
@@ -78,6 +78,24 @@ impl From<Dispatcher> for Interest {
     }
 }
 
+/// Why a write failed.
+pub(crate) struct WriteError {
+    cause: String,
+    /// It only says that there is no connection any more.
+    vague: bool,
+}
+
+/// Whether an error only says that the connection is over.
+fn says_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::ConnectionAborted
+    )
+}
+
 /// What the lock `shared` protects.
 pub(crate) struct Shared {
     pub(crate) session: Session,
@@ -93,7 +111,7 @@ pub(crate) struct Shared {
     next_waiter: u64,
     blocked_since: Option<Instant>,
     last_bytes: Instant,
-    pub(crate) write_error: Option<String>,
+    pub(crate) write_error: Option<WriteError>,
     /// Threads that run callbacks now.
     pub(crate) dispatching: Vec<u64>,
 }
@@ -450,10 +468,12 @@ impl Link {
             shared.session.end_by_client();
             return;
         }
-        let cause = shared
-            .write_error
-            .take()
-            .unwrap_or_else(|| format!("{error}"));
+        // After a failed write this end shuts the stream down, so the write's error is the one that counts, unless it only
+        // says that there is no connection any more and the read's says why.
+        let cause = match shared.write_error.take() {
+            Some(WriteError { cause, vague }) if !vague || says_nothing(error) => cause,
+            _ => describe(error),
+        };
         let lost = self.stream_lost(shared, cause);
         shared.session.end_all(lost);
         self.outgoing.kill();
@@ -528,7 +548,10 @@ impl Link {
     /// A write failed. The broker may have said why before it hung up, so what it sent is read to the end first.
     pub(crate) fn write_failed(&self, error: &io::Error) {
         let mut shared = self.lock();
-        shared.write_error.get_or_insert_with(|| format!("{error}"));
+        shared.write_error.get_or_insert_with(|| WriteError {
+            cause: describe(error),
+            vague: says_nothing(error),
+        });
         self.hand_over(&mut shared);
         drop(shared);
         self.shutdown_stream();
@@ -540,7 +563,10 @@ impl Link {
         if let Some(end) = &shared.session.end {
             return end.clone();
         }
-        let cause = shared.write_error.as_deref().unwrap_or("it was shut down");
+        let cause = match &shared.write_error {
+            Some(WriteError { cause, .. }) => cause,
+            None => "it was shut down",
+        };
         self.stream_lost(&shared, cause.to_owned())
     }
 

@@ -52,6 +52,8 @@ struct Writer {
     /// What this half has taken to write; what of it is written.
     batch: Vec<u8>,
     done: usize,
+    /// All of the batch is written, but the stream may buffer and has not been flushed.
+    unflushed: bool,
 }
 
 enum Outcome {
@@ -63,7 +65,22 @@ enum Outcome {
 
 impl Writer {
     fn is_clear(&self) -> bool {
-        self.done == self.batch.len()
+        self.done == self.batch.len() && !self.unflushed
+    }
+
+    /// Sends what the stream itself may have buffered.
+    fn flush(&mut self) -> Outcome {
+        self.unflushed = true;
+        loop {
+            match self.stream.flush() {
+                Ok(()) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => return Outcome::Stuck,
+                Err(error) => return Outcome::Failed(error),
+            }
+        }
+        self.unflushed = false;
+        Outcome::Done
     }
 
     fn write(&mut self) -> Outcome {
@@ -86,7 +103,7 @@ impl Writer {
         }
         self.batch.clear();
         self.done = 0;
-        Outcome::Done
+        self.flush()
     }
 
     /// Writes the batch and after it the frames of a body, without copying the body.
@@ -137,6 +154,7 @@ impl Writer {
         if self.batch.is_empty() {
             self.batch = head;
             self.batch.clear();
+            return self.flush();
         }
         outcome
     }
@@ -186,6 +204,7 @@ impl Outgoing {
             stream,
             batch: Vec::new(),
             done: 0,
+            unflushed: false,
         }));
         Ok(Outgoing {
             state: Mutex::new(State {
@@ -400,7 +419,9 @@ impl Outgoing {
     fn give_back(&self, link: &Link, half: Box<Writer>, outcome: Outcome) {
         let mut state = self.lock();
         state.last_write = Instant::now();
-        let left = (half.batch.len() - half.done + state.bytes.len()) as u64;
+        // What the stream has not flushed counts as a byte that is left.
+        let left = half.batch.len() - half.done + state.bytes.len() + usize::from(half.unflushed);
+        let left = left as u64;
         match outcome {
             Outcome::Failed(error) => {
                 state.dead = true;
@@ -411,7 +432,7 @@ impl Outgoing {
                 link.write_failed(&error);
             }
             Outcome::Done | Outcome::Stuck => {
-                state.written = state.appended - left;
+                state.written = state.appended.saturating_sub(left);
                 let stuck = !half.is_clear();
                 state.half = Some(half);
                 if state.waiting > 0 {

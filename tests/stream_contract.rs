@@ -1,0 +1,314 @@
+//! What a stream of the caller's own may do, what it must not do, and how a dead connection is told from a timeout.
+
+mod support;
+
+use std::io::{self, BufWriter, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::{mpsc, Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use haypile::{BasicGet, Connection, ConnectionParameters, Error, Stream, TcpOptions};
+use support::peer::Peer;
+use support::{bounded, broker_address, exclusive_queue, url, wait_until, SOON};
+
+/// What is wrong with the stream, from now on.
+#[derive(Default)]
+struct Fault(AtomicU8);
+
+const NONE: u8 = 0;
+const READS_TOO_MUCH: u8 = 1;
+const WRITES_TOO_MUCH: u8 = 2;
+const DOES_NOT_WAIT: u8 = 3;
+#[cfg(target_os = "linux")]
+const DEAD_FOR_READS: u8 = 4;
+#[cfg(target_os = "linux")]
+const DEAD_FOR_WRITES: u8 = 5;
+
+#[cfg(target_os = "linux")]
+const ETIMEDOUT: i32 = 110;
+
+/// TCP with a fault that can be switched on.
+struct Faulty {
+    stream: TcpStream,
+    fault: Arc<Fault>,
+}
+
+impl Faulty {
+    fn is(&self, fault: u8) -> bool {
+        self.fault.0.load(Ordering::SeqCst) == fault
+    }
+}
+
+/// The operating system reports this once; afterwards the stream is at its end.
+#[cfg(target_os = "linux")]
+fn dead(fault: &Fault) -> io::Error {
+    fault.0.store(NONE, Ordering::SeqCst);
+    io::Error::from_raw_os_error(ETIMEDOUT)
+}
+
+impl Read for Faulty {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is(DOES_NOT_WAIT) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let result = self.stream.read(buffer);
+        #[cfg(target_os = "linux")]
+        if self.is(DEAD_FOR_READS) {
+            let _ = Stream::shutdown(&self.stream);
+            return Err(dead(&self.fault));
+        }
+        match result {
+            Ok(count) if count > 0 && self.is(READS_TOO_MUCH) => Ok(buffer.len() + 1),
+            other => other,
+        }
+    }
+}
+
+impl Write for Faulty {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(target_os = "linux")]
+        if self.is(DEAD_FOR_WRITES) {
+            return Err(dead(&self.fault));
+        }
+        let count = self.stream.write(bytes)?;
+        Ok(count + usize::from(self.is(WRITES_TOO_MUCH)))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Stream for Faulty {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(Faulty {
+            stream: self.stream.try_clone()?,
+            fault: Arc::clone(&self.fault),
+        }))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        Stream::set_read_timeout(&self.stream, timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        Stream::set_write_timeout(&self.stream, timeout)
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Stream::shutdown(&self.stream)
+    }
+}
+
+fn faulty(fault: u8) -> (Faulty, Arc<Fault>) {
+    let state = Arc::new(Fault::default());
+    state.0.store(fault, Ordering::SeqCst);
+    let stream = TcpStream::connect(broker_address()).unwrap();
+    let fault = Arc::clone(&state);
+    (Faulty { stream, fault }, state)
+}
+
+fn parameters() -> ConnectionParameters {
+    ConnectionParameters::from_url(url()).unwrap()
+}
+
+/// Opens over a sound stream that then gets a fault, and waits for what becomes of it.
+fn end_with(fault: u8) -> Error {
+    let (stream, state) = faulty(NONE);
+    let connection = Connection::open_stream(parameters(), stream).unwrap();
+    let channel = connection.channel().unwrap();
+    let queue = exclusive_queue(&channel);
+    state.0.store(fault, Ordering::SeqCst);
+    let began = Instant::now();
+    let error = loop {
+        if let Err(error) = channel.basic_publish("", &queue, "x") {
+            break error;
+        }
+        if let Err(error) = channel.basic_get(BasicGet::new(&queue).auto_ack(true)) {
+            break error;
+        }
+        assert!(began.elapsed() < SOON, "the fault was not noticed");
+    };
+    assert!(connection.is_closed());
+    error
+}
+
+#[test]
+fn a_stream_that_claims_too_much_ends_the_connection() {
+    bounded(|| {
+        for (fault, method) in [(READS_TOO_MUCH, "read"), (WRITES_TOO_MUCH, "write")] {
+            let error = end_with(fault);
+            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("the stream's {method} returned")),
+                "{text}"
+            );
+        }
+        let error = Connection::open_stream(parameters(), faulty(READS_TOO_MUCH).0).unwrap_err();
+        assert!(error.to_string().contains("the stream's read"), "{error}");
+    });
+}
+
+#[test]
+fn a_stream_that_does_not_wait_is_noticed() {
+    bounded(|| {
+        let stream = TcpStream::connect(broker_address()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let error = Connection::open_stream(parameters(), stream).unwrap_err();
+        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert!(error.to_string().contains("set_read_timeout"), "{error}");
+
+        let (stream, state) = faulty(NONE);
+        let connection = Connection::open_stream(parameters(), stream).unwrap();
+        state.0.store(DOES_NOT_WAIT, Ordering::SeqCst);
+        wait_until(SOON, || connection.is_closed());
+        let error = connection.channel().unwrap_err();
+        assert!(error.to_string().contains("set_read_timeout"), "{error}");
+    });
+}
+
+// ---- a stream that buffers
+
+/// Sends only when it is flushed or its buffer is full.
+struct Buffering {
+    stream: TcpStream,
+    buffer: Arc<Mutex<BufWriter<TcpStream>>>,
+    flushes: Arc<Flushes>,
+}
+
+/// Once it may, each second flush runs out of time.
+#[derive(Default)]
+struct Flushes {
+    may_fail: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Buffering {
+    fn new() -> Self {
+        let stream = TcpStream::connect(broker_address()).unwrap();
+        let inner = stream.try_clone().unwrap();
+        Buffering {
+            stream,
+            buffer: Arc::new(Mutex::new(BufWriter::with_capacity(8192, inner))),
+            flushes: Arc::default(),
+        }
+    }
+}
+
+impl Read for Buffering {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Buffering {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let count = self.flushes.count.fetch_add(1, Ordering::SeqCst);
+        if self.flushes.may_fail.load(Ordering::SeqCst) && count.is_multiple_of(2) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.buffer.lock().unwrap().flush()
+    }
+}
+
+impl Stream for Buffering {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(Buffering {
+            stream: self.stream.try_clone()?,
+            buffer: Arc::clone(&self.buffer),
+            flushes: Arc::clone(&self.flushes),
+        }))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        Stream::set_read_timeout(&self.stream, timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        Stream::set_write_timeout(&self.stream, timeout)
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Stream::shutdown(&self.stream)
+    }
+}
+
+#[test]
+fn a_stream_may_buffer_until_it_is_flushed() {
+    bounded(|| {
+        let stream = Buffering::new();
+        let flushes = Arc::clone(&stream.flushes);
+        let connection = Connection::open_stream(parameters(), stream).unwrap();
+        flushes.may_fail.store(true, Ordering::SeqCst);
+        let channel = connection.channel().unwrap();
+        let queue = exclusive_queue(&channel);
+        channel.confirm_delivery().unwrap();
+        for size in [0, 10, 1000, 10_000, 40_000, 1 << 20] {
+            let body: Vec<u8> = (0..size).map(|n: u32| n as u8).collect();
+            channel.basic_publish("", &queue, &body).unwrap();
+            let got = channel.basic_get(BasicGet::new(&queue).auto_ack(true));
+            assert!(got.unwrap().unwrap().2 == body, "{size}");
+        }
+        let mut publisher = channel.publisher(10).unwrap();
+        publisher.publish("", &queue, vec![0; 500]).unwrap();
+        publisher.wait_for_confirms(SOON).unwrap();
+        connection.close().unwrap();
+    });
+}
+
+// ---- a dead connection
+
+#[cfg(target_os = "linux")]
+#[test]
+fn etimedout_is_no_timeout() {
+    bounded(|| {
+        for fault in [DEAD_FOR_READS, DEAD_FOR_WRITES] {
+            let error = end_with(fault);
+            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+            let text = error.to_string();
+            assert!(
+                text.contains("timed out") && text.contains("TCP_USER_TIMEOUT"),
+                "{text}"
+            );
+        }
+        let error = Connection::open_stream(parameters(), faulty(DEAD_FOR_READS).0).unwrap_err();
+        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert!(error.to_string().contains("timed out"), "{error}");
+    });
+}
+
+/// The operating system gives up a peer that takes nothing for that long.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_connection_that_tcp_user_timeout_ends_is_reported_as_timed_out() {
+    bounded(|| {
+        let (done, wait) = mpsc::channel::<()>();
+        let peer = Peer::start(move |session| {
+            session.handshake();
+            session.open_channel(1);
+            // It reads no more, and does not hang up.
+            let _ = wait.recv();
+        });
+        let options = TcpOptions::new().user_timeout(Duration::from_secs(1));
+        let own = ConnectionParameters::from_url(peer.url()).unwrap();
+        let connection = Connection::open(own.heartbeat(0).tcp_options(options)).unwrap();
+        let channel = connection.channel().unwrap();
+        let began = Instant::now();
+        let error = loop {
+            if let Err(error) = channel.basic_publish("", "q", vec![0; 100_000]) {
+                break error;
+            }
+            assert!(began.elapsed() < SOON * 2, "the connection is still there");
+        };
+        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert!(error.to_string().contains("timed out"), "{error}");
+        done.send(()).unwrap();
+        drop(peer);
+    });
+}
