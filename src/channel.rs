@@ -17,7 +17,7 @@ use self::consuming::{CancelCallback, MessageSlot};
 use self::publishing::ReturnCallback;
 use crate::connection::Connection;
 use crate::dispatch::{CallbackList, CLOSE_OK_LIMIT};
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::io::wait::{after, Interest, Link, Shared};
 use crate::protocol::channel::{ChannelState, Gate, Phase, Reply};
 use crate::protocol::frame;
@@ -95,7 +95,7 @@ impl Drop for ChannelHandle {
             reply_text: "the last handle was dropped".into(),
             channel: self.number,
         };
-        link.end_channel(&mut shared, self.place, 0, "", why.into());
+        link.end_channel(&mut shared, self.place, 0, "", why);
         shared.session.abandon(self.place);
         link.resume_if_paused(&mut shared);
         drop(shared);
@@ -122,7 +122,7 @@ impl From<Arc<ChannelHandle>> for Channel {
 const CROSSED_CLOSE_OK: Duration = Duration::from_millis(50);
 
 /// What takes nothing with its answer.
-fn done(answer: Result<Reply, Fault>) -> Result<()> {
+fn done(answer: Result<Reply, Error>) -> Result<()> {
     answer?;
     Ok(())
 }
@@ -134,7 +134,7 @@ impl Channel {
         if let Err(error) = connection.check_open(&mut shared.session) {
             drop(shared);
             connection.let_go_if_ended();
-            return Err(error.into());
+            return Err(error);
         }
         let gate = Gate::opened();
         let nobody: Weak<dyn Any + Send + Sync> = Weak::<ChannelHandle>::new();
@@ -176,27 +176,27 @@ impl Channel {
     // ---- the end of a channel, and how it is told
 
     /// Why a call cannot be made any more. Whoever waited when it happened is told by `ended`.
-    pub(crate) fn closure(&self) -> Fault {
+    pub(crate) fn closure(&self) -> Error {
         let number = self.handle.number;
         let end = self.ended();
-        match &*end {
+        match &end {
             Error::ChannelClosedByClient {
                 reply_code,
                 reply_text,
                 ..
-            } => Fault::channel_not_open(
+            } => Error::channel_not_open(
                 number,
                 format_args!("closed by this program: {reply_code} {reply_text}"),
             ),
             Error::ConnectionClosedByClient { .. } => {
-                Fault::channel_not_open(number, format_args!("{}", *end))
+                Error::channel_not_open(number, format_args!("{}", end))
             }
             _ => end,
         }
     }
 
     /// Why the channel ended. The broker's closure counts as reported from now on.
-    pub(crate) fn ended(&self) -> Fault {
+    pub(crate) fn ended(&self) -> Error {
         let link = self.link();
         let (first, idle) = {
             let mut shared = link.lock();
@@ -213,7 +213,7 @@ impl Channel {
         }
         match self.handle.gate.end.get() {
             Some(end) => end.clone(),
-            None => Fault::channel_not_open(self.handle.number, format_args!("it is being closed")),
+            None => Error::channel_not_open(self.handle.number, format_args!("it is being closed")),
         }
     }
 
@@ -234,18 +234,18 @@ impl Channel {
         shared: &mut Shared,
         method: &Method<'_>,
         expects: (u16, u16),
-    ) -> Result<u64, Fault> {
+    ) -> Result<u64, Error> {
         let number = self.handle.number;
         let link = self.link();
         let frame_max = link.negotiated.frame_max as usize;
         link.outgoing.append_quietly(|out| {
             let start = out.len();
-            frame::write_method(out, number, method).map_err(Fault::unsendable)?;
+            frame::write_method(out, number, method).map_err(Error::unsendable)?;
             let size = out.len() - start;
             if size > frame_max {
                 out.truncate(start);
                 let all = "with all its arguments it";
-                return Err(Fault::too_large(method.name(), size, all, frame_max));
+                return Err(Error::too_large(method.name(), size, all, frame_max));
             }
             let gate = &*self.handle.gate;
             gate.acks.sent(method);
@@ -258,7 +258,7 @@ impl Channel {
         Ok(shared.session.add_call(self.handle.place, expects))
     }
 
-    fn finish_call(&self, call: u64, method: &Method<'_>) -> Result<Reply, Fault> {
+    fn finish_call(&self, call: u64, method: &Method<'_>) -> Result<Reply, Error> {
         let link = self.link();
         let place = self.handle.place;
         let answer = link.wait(
@@ -281,16 +281,16 @@ impl Channel {
     }
 
     /// A call was not answered in time: answers can no longer be told apart, so the channel is closed.
-    pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Fault {
+    pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Error {
         let link = self.link();
-        let error = Fault::timeout(waiting_for, link.rpc_timeout);
+        let error = Error::timeout(waiting_for, link.rpc_timeout);
         let mut shared = link.lock();
         let place = self.handle.place;
         link.end_channel(&mut shared, place, 0, "no answer in time", error.clone());
         error
     }
 
-    fn call(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<Reply, Fault> {
+    fn call(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<Reply, Error> {
         let mut shared = self.link().lock();
         if self.is_ended() {
             drop(shared);
@@ -327,14 +327,14 @@ impl Channel {
         let mut shared = link.lock();
         if self.is_ended() {
             drop(shared);
-            return Err(self.closure().into());
+            return Err(self.closure());
         }
         let why = Error::ChannelClosedByClient {
             reply_code,
             reply_text: reply_text.into(),
             channel: self.handle.number,
         };
-        link.end_channel(&mut shared, place, reply_code, reply_text, why.into());
+        link.end_channel(&mut shared, place, reply_code, reply_text, why);
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
         let deadline = after(limit);

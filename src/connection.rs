@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::channel::{Channel, ChannelHandle};
 use crate::dispatch::{CallbackList, CallbackResult, Round};
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::io::connect;
 use crate::io::stream::Transport;
 use crate::io::sync::Instant;
@@ -83,7 +83,7 @@ impl Drop for ConnectionHandle {
         let timeout = DROP_TIMEOUT.min(self.link.rpc_timeout);
         if self.link.lock().session.end.is_none() {
             if let Err(error) = self.link.close(200, "Normal shutdown", timeout) {
-                log::warn!("{}: closing: {}", self.link.address, *error);
+                log::warn!("{}: closing: {}", self.link.address, error);
             }
         }
     }
@@ -158,19 +158,19 @@ impl Connection {
 
     /// The error that a call gives if the connection has ended. One that waited meanwhile is told what ended it, and so is
     /// the first call afterwards; the others are told that it is not open, and why.
-    pub(crate) fn end_error(&self, session: &mut Session, waited: bool) -> Option<Fault> {
+    pub(crate) fn end_error(&self, session: &mut Session, waited: bool) -> Option<Error> {
         let end = session.end.as_ref()?;
         let told = std::mem::replace(&mut session.end_told, true);
-        if !waited && (told || matches!(**end, Error::ConnectionClosedByClient { .. })) {
-            return Some(Fault::connection_not_open(format_args!("{}", **end)));
+        if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
+            return Some(Error::connection_not_open(format_args!("{}", end)));
         }
         Some(end.clone())
     }
 
-    pub(crate) fn check_open(&self, session: &mut Session) -> Result<(), Fault> {
+    pub(crate) fn check_open(&self, session: &mut Session) -> Result<(), Error> {
         match self.end_error(session, false) {
             Some(end) => Err(end),
-            None if session.closing.is_some() => Err(Fault::connection_not_open(format_args!(
+            None if session.closing.is_some() => Err(Error::connection_not_open(format_args!(
                 "it is being closed"
             ))),
             None => Ok(()),
@@ -238,7 +238,7 @@ impl Connection {
             CLOSE_TIMEOUT.min(self.link().rpc_timeout),
         );
         self.let_go();
-        Ok(result?)
+        result
     }
 
     /// Whether the connection is open (pika: `is_open`).
@@ -461,7 +461,7 @@ impl Connection {
         };
         let link = self.link();
         let mut bytes = Vec::new();
-        frame::write_method(&mut bytes, 0, &method).map_err(Fault::unsendable)?;
+        frame::write_method(&mut bytes, 0, &method).map_err(Error::unsendable)?;
         let frame_max = link.negotiated.frame_max as usize;
         if bytes.len() > frame_max {
             return Err(Error::invalid(
@@ -487,8 +487,8 @@ impl Connection {
             self.end_error(&mut shared.session, true).map(Err)
         });
         let waiting_for = "the answer to connection.update-secret";
-        let answer = answer.unwrap_or_else(|| Err(Fault::timeout(waiting_for, link.rpc_timeout)));
-        Ok(answer.inspect_err(|_| self.let_go_if_ended())?)
+        let answer = answer.unwrap_or_else(|| Err(Error::timeout(waiting_for, link.rpc_timeout)));
+        answer.inspect_err(|_| self.let_go_if_ended())
     }
 
     /// The largest frame in bytes, as negotiated (specification, `connection.tune`).

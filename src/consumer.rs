@@ -34,10 +34,10 @@ impl Messages {
             let mut shared = channel.link().lock();
             if channel.is_ended() {
                 drop(shared);
-                return Err(channel.closure().into());
+                return Err(channel.closure());
             }
             let Some(state) = shared.session.channel(place) else {
-                return Err(channel.closure().into());
+                return Err(channel.closure());
             };
             if let Some(puller) = &state.puller {
                 if (puller.queue.as_str(), puller.auto_ack, puller.exclusive)
@@ -138,10 +138,10 @@ impl Messages {
             }
             if self.channel.is_ended() {
                 let end = self.channel.ended();
-                return match *end {
+                return match end {
                     Error::ChannelClosedByClient { .. }
                     | Error::ConnectionClosedByClient { .. } => Ok(None),
-                    _ => Err(end.into()),
+                    _ => Err(end),
                 };
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -195,7 +195,7 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
         puller.map(|puller| (puller.consumer_tag.clone(), puller.cancelled))
     };
     if channel.is_ended() {
-        return Err(channel.closure().into());
+        return Err(channel.closure());
     }
     let Some((consumer_tag, cancelled)) = found else {
         log::warn!(

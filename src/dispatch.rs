@@ -195,7 +195,7 @@ impl<'a> Round<'a> {
             if let Some(closed) = shared.session.take_unreported(&self.dispatcher) {
                 drop(shared);
                 link.outgoing.flush(link, CLOSE_OK_LIMIT);
-                return Err(closed.into());
+                return Err(closed);
             }
         }
         if self.dispatcher.channel.is_some() {
@@ -209,7 +209,7 @@ impl<'a> Round<'a> {
         match end {
             Some(end) => {
                 self.connection.let_go_if_ended();
-                Err(end.into())
+                Err(end)
             }
             None => Ok(()),
         }

@@ -1,12 +1,11 @@
 //! The one error type.
 
 use std::fmt;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::escaped::Escaped;
-use crate::protocol::SyntaxError;
+use crate::protocol::WireError;
 use crate::{ReturnedMessage, UnconfirmedReport};
 
 /// What every fallible call of this crate answers.
@@ -393,51 +392,13 @@ impl Error {
     }
 }
 
-/// An error inside the crate, shared by all who are told of it. It becomes an [`Error`] on its way out. A pointer is moved
-/// and dropped with little code, while each module that drops an `Error` has the code for all its variants.
-#[derive(Debug, Clone)]
-pub(crate) struct Fault(Arc<Error>);
-
-impl Deref for Fault {
-    type Target = Error;
-
-    fn deref(&self) -> &Error {
-        &self.0
-    }
-}
-
-impl From<Error> for Fault {
-    #[cold]
-    fn from(error: Error) -> Self {
-        Fault(Arc::new(error))
-    }
-}
-
-impl From<SyntaxError> for Fault {
-    #[cold]
-    fn from(error: SyntaxError) -> Self {
-        Error::from(error).into()
-    }
-}
-
-impl From<Fault> for Error {
-    #[cold]
-    fn from(fault: Fault) -> Self {
-        Arc::unwrap_or_clone(fault.0)
-    }
-}
-
-impl Fault {
-    #[cold]
-    pub(crate) fn invalid(field: &str, value: impl fmt::Display, expected: &str) -> Self {
-        Error::invalid(field, value, expected).into()
-    }
-
+/// The errors that many places make, made in one.
+impl Error {
     /// An argument of the program's own cannot be put on the wire; nothing was sent.
     #[cold]
-    pub(crate) fn unsendable(error: SyntaxError) -> Self {
-        let error = match error {
-            SyntaxError::ShortStringTooLong { field, length } => {
+    pub(crate) fn unsendable(error: WireError) -> Self {
+        match error {
+            WireError::ShortStringTooLong { field, length } => {
                 Error::ShortStringTooLong { field, length }
             }
             other => Error::invalid(
@@ -445,38 +406,37 @@ impl Fault {
                 other,
                 "something that AMQP can carry is expected",
             ),
-        };
-        error.into()
+        }
     }
 
     /// What must be one frame is larger than the frames that were agreed on.
     #[cold]
     pub(crate) fn too_large(field: &str, size: usize, all: &str, frame_max: usize) -> Self {
         let expected = format!("{all} must fit into one frame of {frame_max} bytes");
-        Error::invalid(field, format_args!("a frame of {size} bytes"), &expected).into()
+        Error::invalid(field, format_args!("a frame of {size} bytes"), &expected)
     }
 
     #[cold]
     pub(crate) fn unexpected(detail: fmt::Arguments<'_>) -> Self {
         let detail = Escaped(&fmt::format(detail)).to_string().into();
-        Error::UnexpectedFrame { detail }.into()
+        Error::UnexpectedFrame { detail }
     }
 
     #[cold]
     pub(crate) fn connection_not_open(reason: fmt::Arguments<'_>) -> Self {
         let reason = fmt::format(reason).into();
-        Error::ConnectionWrongState { reason }.into()
+        Error::ConnectionWrongState { reason }
     }
 
     #[cold]
     pub(crate) fn channel_not_open(channel: u16, reason: fmt::Arguments<'_>) -> Self {
         let reason = fmt::format(reason).into();
-        Error::ChannelWrongState { channel, reason }.into()
+        Error::ChannelWrongState { channel, reason }
     }
 
     #[cold]
     pub(crate) fn timeout(waiting_for: &'static str, after: Duration) -> Self {
-        Error::Timeout { waiting_for, after }.into()
+        Error::Timeout { waiting_for, after }
     }
 }
 
@@ -493,10 +453,16 @@ impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
     }
 }
 
-/// What came from the peer breaks a rule. For what is to be sent, see `unsendable`.
-impl From<SyntaxError> for Error {
-    fn from(error: SyntaxError) -> Self {
-        Error::InvalidFrame(error)
+/// Which rule of framing or of AMQP's types the peer broke (the specification's 4.2). `Display` says it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct SyntaxError(WireError);
+
+impl Error {
+    /// What came from the peer breaks a rule. For what is to be sent, see `unsendable`.
+    #[cold]
+    pub(crate) fn syntax(error: WireError) -> Self {
+        Error::InvalidFrame(SyntaxError(error))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::exercise;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
+use crate::Error;
 use crate::{BasicProperties, FieldTable, Result};
 
 /// Arbitrary bytes into what reads from the network. They panic if a rule is broken.
@@ -48,8 +49,8 @@ pub fn write_publish(
         mandatory: false,
         immediate: false,
     };
-    frame::write_method(out, 1, &method)?;
-    frame::write_header(out, 1, body.len() as u64, properties)?;
+    frame::write_method(out, 1, &method).map_err(Error::syntax)?;
+    frame::write_header(out, 1, body.len() as u64, properties).map_err(Error::syntax)?;
     frame::write_body(out, 1, body);
     Ok(())
 }
@@ -59,7 +60,7 @@ pub fn write_ack(out: &mut Vec<u8>, delivery_tag: u64) -> Result<()> {
         delivery_tag,
         multiple: false,
     };
-    Ok(frame::write_method(out, 1, &method)?)
+    frame::write_method(out, 1, &method).map_err(Error::syntax)
 }
 
 pub fn write_declare(out: &mut Vec<u8>, queue: &str, arguments: &FieldTable) -> Result<()> {
@@ -72,7 +73,7 @@ pub fn write_declare(out: &mut Vec<u8>, queue: &str, arguments: &FieldTable) -> 
         no_wait: false,
         arguments: arguments.into(),
     };
-    Ok(frame::write_method(out, 1, &method)?)
+    frame::write_method(out, 1, &method).map_err(Error::syntax)
 }
 
 /// The frames of one delivery, as a broker would send them.
@@ -89,8 +90,8 @@ pub fn write_delivery(
         exchange: "".into(),
         routing_key: "task_queue".into(),
     };
-    frame::write_method(out, 1, &method)?;
-    frame::write_header(out, 1, body.len() as u64, properties)?;
+    frame::write_method(out, 1, &method).map_err(Error::syntax)?;
+    frame::write_header(out, 1, body.len() as u64, properties).map_err(Error::syntax)?;
     frame::write_body(out, 1, body);
     Ok(())
 }
@@ -98,7 +99,7 @@ pub fn write_delivery(
 /// Walks over frames without looking into them; answers how many there are.
 pub fn count_frames(mut bytes: &[u8]) -> Result<usize> {
     let mut count = 0;
-    while let Some((_, length)) = frame::parse(bytes, 0)? {
+    while let Some((_, length)) = frame::parse(bytes, 0).map_err(Error::syntax)? {
         bytes = &bytes[length..];
         count += 1;
     }
@@ -107,12 +108,12 @@ pub fn count_frames(mut bytes: &[u8]) -> Result<usize> {
 
 /// Decodes the payload of a method frame; answers its class and method numbers.
 pub fn read_method(payload: &[u8]) -> Result<(u16, u16)> {
-    Ok(Method::decode(payload)?.id())
+    Ok(Method::decode(payload).map_err(Error::syntax)?.id())
 }
 
 /// Decodes the payload of a header frame.
 pub fn read_header(payload: &[u8]) -> Result<(u64, BasicProperties)> {
-    let (size, properties) = frame::read_header(payload)?;
+    let (size, properties) = frame::read_header(payload).map_err(Error::syntax)?;
     Ok((size, properties.into()))
 }
 

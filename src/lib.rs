@@ -27,14 +27,14 @@ pub use connection::{Connection, TimerId};
 pub use consumer::Messages;
 pub use credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 pub use dispatch::CallbackResult;
-pub use error::{Attempt, ConnectFailure, Error, Result, Stage, StreamLost};
+pub use error::{Attempt, ConnectFailure, Error, Result, Stage, StreamLost, SyntaxError};
 pub use io::stream::Stream;
 pub use messages::{
     ConsumingEnded, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage,
     UnconfirmedReport,
 };
 pub use parameters::{ConnectionParameters, Heartbeat, IntoParameters, TcpOptions};
-pub use protocol::{BasicProperties, DeliveryMode, FieldTable, FieldValue, SyntaxError};
+pub use protocol::{BasicProperties, DeliveryMode, FieldTable, FieldValue};
 pub use publisher::Publisher;
 pub use requests::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicReject, Consume,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::credentials::Credentials;
-use crate::error::{Error, Fault, Result, Span};
+use crate::error::{Error, Result, Span};
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
 use crate::{FieldTable, FieldValue};
@@ -305,26 +305,26 @@ impl ConnectionParameters {
     }
 
     /// Refuses what is out of range or cannot be sent.
-    pub(crate) fn validate(&self) -> Result<(), Fault> {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
         // This may be a URL, or a piece of one, with a password in it: it is not repeated.
         if self.host.contains(['/', '@', '?', '#'])
             || (self.host.contains([':', '[', ']']) && !is_ipv6(&self.host))
         {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "host",
                 "a text with one of / @ ? # : [ ]",
                 "a host name or an address is expected; a port is given by port, and a URL goes through from_url",
             ));
         }
         if self.host.is_empty() || has_space(&self.host) {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "host",
                 format_args!("{:?}", self.host),
                 "a host name or an address is expected, without spaces or control characters",
             ));
         }
         if self.port == Some(0) {
-            return Err(Fault::invalid("port", "0", "1 to 65535 is expected"));
+            return Err(Error::invalid("port", "0", "1 to 65535 is expected"));
         }
         for (field, value) in [
             ("virtual_host", &self.virtual_host),
@@ -332,28 +332,28 @@ impl ConnectionParameters {
         ] {
             if value.len() > SHORT_STRING {
                 let length = value.len();
-                return Err(Error::ShortStringTooLong { field, length }.into());
+                return Err(Error::ShortStringTooLong { field, length });
             }
         }
         if let Some((field, expected)) = self.credentials.problem() {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 field,
                 "the value given (not shown)",
                 expected,
             ));
         }
         if self.channel_max == 0 {
-            return Err(Fault::invalid("channel_max", "0", "1 to 65535 is expected"));
+            return Err(Error::invalid("channel_max", "0", "1 to 65535 is expected"));
         }
         if !(FRAME_MAX_LEAST..=FRAME_MAX_MOST).contains(&self.frame_max) {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "frame_max",
                 format_args!("{}", self.frame_max),
                 "8192 to 131072 bytes is expected",
             ));
         }
         if self.connection_attempts == 0 {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "connection_attempts",
                 "0",
                 "at least 1 is expected",
@@ -365,7 +365,7 @@ impl ConnectionParameters {
             ("rpc_timeout", Some(self.rpc_timeout)),
         ] {
             if value == Some(Duration::ZERO) {
-                return Err(Fault::invalid(field, "0 s", "more than zero is expected"));
+                return Err(Error::invalid(field, "0 s", "more than zero is expected"));
             }
         }
         if self
@@ -373,7 +373,7 @@ impl ConnectionParameters {
             .get(CAPABILITIES)
             .is_some_and(|value| value.as_table().is_none())
         {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "client property capabilities",
                 "something else",
                 "a table is expected",
@@ -631,13 +631,13 @@ impl TcpOptions {
         self.keepidle.is_some() || self.keepintvl.is_some() || self.keepcnt.is_some()
     }
 
-    fn validate(&self) -> Result<(), Fault> {
+    fn validate(&self) -> Result<(), Error> {
         for (field, value) in [
             ("tcp_options: keepidle", self.keepidle),
             ("tcp_options: keepintvl", self.keepintvl),
         ] {
             if let Some(value) = value.filter(|value| !(1..=32767).contains(&value.as_secs())) {
-                return Err(Fault::invalid(
+                return Err(Error::invalid(
                     field,
                     format_args!("{}", Span(value)),
                     "1 to 32767 s is expected",
@@ -645,7 +645,7 @@ impl TcpOptions {
             }
         }
         if let Some(value) = self.keepcnt.filter(|value| !(1..=127).contains(value)) {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "tcp_options: keepcnt",
                 format_args!("{value}"),
                 "1 to 127 is expected",
@@ -656,7 +656,7 @@ impl TcpOptions {
             .filter(|value| value.as_millis() > i32::MAX as u128)
         {
             let expected = "at most 2147483647 ms is expected";
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "tcp_options: user_timeout",
                 format_args!("{}", Span(value)),
                 expected,

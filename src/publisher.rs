@@ -114,7 +114,7 @@ impl Publisher {
         );
         match room {
             Some(true) => Ok(()),
-            Some(false) => Err(self.channel.ended().into()),
+            Some(false) => Err(self.channel.ended()),
             None => Err(Error::Timeout {
                 waiting_for: "room in the publisher's window",
                 after: link.rpc_timeout,
@@ -147,7 +147,7 @@ impl Publisher {
     pub fn wait_for_confirms(&mut self, timeout: impl Into<Option<Duration>>) -> Result<()> {
         let timeout = timeout.into();
         if self.own.is_empty() && self.channel.is_ended() {
-            return Err(self.channel.closure().into());
+            return Err(self.channel.closure());
         }
         let link = self.channel.link();
         let place = self.channel.place();
@@ -172,7 +172,7 @@ impl Publisher {
             return Ok(());
         }
         let is_over = self.channel.is_ended();
-        let cause = is_over.then(|| self.channel.ended().into());
+        let cause = is_over.then(|| self.channel.ended());
         Err(Error::Unconfirmed(Box::new(report(&own, losses, cause))))
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use self::literals::dictionary;
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::parameters::{has_space, ConnectionParameters, TcpOptions};
 use crate::FieldTable;
 #[cfg(feature = "tls")]
@@ -112,7 +112,7 @@ impl ConnectionParameters {
     /// # Ok::<(), haypile::Error>(())
     /// ```
     pub fn from_url(url: impl AsRef<str>) -> Result<Self> {
-        Ok(parse(url.as_ref())?)
+        parse(url.as_ref())
     }
 }
 
@@ -125,7 +125,7 @@ impl FromStr for ConnectionParameters {
     }
 }
 
-fn parse(url: &str) -> Result<ConnectionParameters, Fault> {
+fn parse(url: &str) -> Result<ConnectionParameters, Error> {
     let parts = Parts::of(url)?;
     let mut parameters = ConnectionParameters::default();
     Options::new(&mut parameters).fill(&parts)?;
@@ -148,17 +148,17 @@ struct Parts<'u> {
 }
 
 impl<'u> Parts<'u> {
-    fn of(url: &'u str) -> Result<Self, Fault> {
+    fn of(url: &'u str) -> Result<Self, Error> {
         let expected_scheme = "a URL that begins with amqp:// or amqps:// is expected";
         let Some((scheme, rest)) = url.split_once("://") else {
-            return Err(Fault::invalid("url", NOT_SHOWN, expected_scheme));
+            return Err(Error::invalid("url", NOT_SHOWN, expected_scheme));
         };
         let end_of_authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, behind) = rest.split_at(end_of_authority);
         // A password with one of the three in it. Cut there, it would be taken for host, virtual host or options, and go
         // to name servers, logs and brokers.
         if behind.contains('@') {
-            return Err(Fault::invalid(
+            return Err(Error::invalid(
                 "url",
                 "an '@' behind the first '/', '?' or '#'",
                 "in user name and password '/' is written %2F, '?' %3F, '#' %23 and '@' %40; an '@' anywhere else is \
@@ -173,27 +173,27 @@ impl<'u> Parts<'u> {
             } else {
                 NOT_SHOWN
             };
-            return Err(Fault::invalid("url scheme", shown, expected_scheme));
+            return Err(Error::invalid("url scheme", shown, expected_scheme));
         }
         if tls && !cfg!(feature = "tls") {
             let expected = "for TLS, haypile must be built with its feature `tls`";
-            return Err(Fault::invalid("url scheme", "amqps", expected));
+            return Err(Error::invalid("url scheme", "amqps", expected));
         }
         if has_space(rest) {
             let value = "a space or control character";
             let expected = "spaces and control characters must be percent-encoded (a space is %20)";
-            return Err(Fault::invalid("url", value, expected));
+            return Err(Error::invalid("url", value, expected));
         }
         if behind.contains('#') {
             let expected = "an AMQP URL has no fragment; '#' as part of something is written %23";
-            return Err(Fault::invalid("url", "'#'", expected));
+            return Err(Error::invalid("url", "'#'", expected));
         }
         let (user_info, host_and_port) = match authority.rsplit_once('@') {
             Some((user_info, host_and_port)) => (Some(user_info), host_and_port),
             None => (None, authority),
         };
         let (host, port) = split_host_and_port(host_and_port)
-            .map_err(|expected| Fault::invalid("url host", NOT_SHOWN, expected))?;
+            .map_err(|expected| Error::invalid("url host", NOT_SHOWN, expected))?;
         let doubtful = user_info.is_none()
             && (authority.ends_with(':') || behind.contains("%40") || authority.contains("%40"));
         let port = match port {
@@ -205,7 +205,7 @@ impl<'u> Parts<'u> {
         if virtual_host.is_some_and(|name| name.contains('/')) {
             let shown = "a path of more than one segment";
             let expected = "one name is expected; a '/' in it is written %2f";
-            return Err(Fault::invalid("url virtual host", shown, expected));
+            return Err(Error::invalid("url virtual host", shown, expected));
         }
         Ok(Parts {
             tls,
@@ -221,7 +221,7 @@ impl<'u> Parts<'u> {
 
 /// `behind_login`: whether a user name stands before the host. Without one, what looks like a port may be a password whose
 /// host was forgotten.
-fn read_port(digits: &str, behind_login: bool) -> Result<u16, Fault> {
+fn read_port(digits: &str, behind_login: bool) -> Result<u16, Error> {
     number(digits, 1, 65535)
         .map(|port| port as u16)
         .ok_or_else(|| {
@@ -230,7 +230,7 @@ fn read_port(digits: &str, behind_login: bool) -> Result<u16, Fault> {
             } else {
                 NOT_SHOWN
             };
-            Fault::invalid("url port", shown, escapes!("1 to 65535 is expected"))
+            Error::invalid("url port", shown, escapes!("1 to 65535 is expected"))
         })
 }
 
@@ -328,7 +328,7 @@ impl<'p> Options<'p> {
         }
     }
 
-    fn fill(mut self, parts: &Parts<'_>) -> Result<(), Fault> {
+    fn fill(mut self, parts: &Parts<'_>) -> Result<(), Error> {
         self.tls = parts.tls;
         if !parts.host.is_empty() {
             self.parameters.host = decode_part("url host", parts.host)?;
@@ -353,7 +353,7 @@ impl<'p> Options<'p> {
     }
 
     /// What the user name, the password and the mechanisms come to.
-    fn set_credentials(&mut self, user_info: Option<&str>) -> Result<(), Fault> {
+    fn set_credentials(&mut self, user_info: Option<&str>) -> Result<(), Error> {
         let (encoded_name, encoded_password) = match user_info.map(|user_info| cut(user_info, ':'))
         {
             Some((name, Some(password))) => (name, password),
@@ -361,7 +361,7 @@ impl<'p> Options<'p> {
             Some((name, None)) if self.mechanisms == [Mechanism::External] => (name, ""),
             Some((_, None)) => {
                 let expected = "a user name needs a password; an empty one is written user:@host";
-                return Err(Fault::invalid("url password", "leaving it out", expected));
+                return Err(Error::invalid("url password", "leaving it out", expected));
             }
             None if self.mechanisms.is_empty() => return Ok(()),
             None => ("guest", "guest"),
@@ -378,7 +378,7 @@ impl<'p> Options<'p> {
     }
 
     /// `doubtful`: see [`Parts`].
-    fn add(&mut self, name: &str, encoded: &str, doubtful: bool) -> Result<(), Fault> {
+    fn add(&mut self, name: &str, encoded: &str, doubtful: bool) -> Result<(), Error> {
         if !OPTIONS.contains(&name) {
             let shown = if is_word(name, 40, "_-.") && !doubtful {
                 name
@@ -386,20 +386,20 @@ impl<'p> Options<'p> {
                 "the name given (not shown)"
             };
             let expected = format!("the options are {}", OPTIONS.join(", "));
-            return Err(Fault::invalid("url option", shown, &expected));
+            return Err(Error::invalid("url option", shown, &expected));
         }
         // Dictionaries come out of Python's urlencode, which writes a space as '+'. Elsewhere a '+' is a '+'.
         let dictionary = name.ends_with("_options") || name == "client_properties";
         let field = format!("url option {name}");
         let value = decode(encoded, if dictionary { ' ' } else { '+' })
-            .map_err(|expected| Fault::invalid(&field, NOT_SHOWN, expected))?;
+            .map_err(|expected| Error::invalid(&field, NOT_SHOWN, expected))?;
         self.set(name, &value).map_err(|expected| {
             // A dictionary may hold the password of a key file.
             if dictionary || doubtful || value.contains('@') {
-                return Fault::invalid(&field, NOT_SHOWN, expected);
+                return Error::invalid(&field, NOT_SHOWN, expected);
             }
             let shown: String = value.chars().take(60).collect();
-            Fault::invalid(&field, format_args!("{shown:?}"), expected)
+            Error::invalid(&field, format_args!("{shown:?}"), expected)
         })
     }
 
@@ -502,7 +502,7 @@ impl<'p> Options<'p> {
 
 #[cfg(feature = "tls")]
 impl UrlTls {
-    fn finish(self) -> Result<TlsOptions, Fault> {
+    fn finish(self) -> Result<TlsOptions, Error> {
         let mut options = TlsOptions::new();
         if let Some(path) = self.cacertfile {
             options = options.ca_certificates_file(path);
@@ -514,7 +514,7 @@ impl UrlTls {
             (None, Some(_)) => {
                 let shown = "a key without a certificate";
                 let expected = "certfile is expected with it";
-                return Err(Fault::invalid("url option keyfile", shown, expected));
+                return Err(Error::invalid("url option keyfile", shown, expected));
             }
             (None, None) => options,
         };
@@ -655,8 +655,8 @@ fn is_digits(text: &str) -> bool {
 }
 
 /// A part of the URL, decoded.
-fn decode_part(part: &str, text: &str) -> Result<String, Fault> {
-    decode(text, '+').map_err(|expected| Fault::invalid(part, NOT_SHOWN, expected))
+fn decode_part(part: &str, text: &str) -> Result<String, Error> {
+    decode(text, '+').map_err(|expected| Error::invalid(part, NOT_SHOWN, expected))
 }
 
 /// Resolves percent-encoding. `plus` is what a '+' stands for.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::{done, lock, Channel};
 use crate::consumer::Messages;
 use crate::dispatch::{self, CallbackResult, Round};
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::io::wait::Shared;
 use crate::protocol::channel::{Consumer, Reply};
 use crate::protocol::method::Method;
@@ -80,7 +80,7 @@ impl Channel {
             let mut shared = self.link().lock();
             if self.is_ended() {
                 drop(shared);
-                return Err(self.closure().into());
+                return Err(self.closure());
             }
             let mut callbacks = lock(&self.handle.callbacks);
             callbacks.next_slot += 1;
@@ -227,7 +227,7 @@ impl Channel {
             )
         };
         if self.is_ended() {
-            return Err(self.closure().into());
+            return Err(self.closure());
         }
         if pulled {
             self.cancel()?;
@@ -292,7 +292,7 @@ impl Channel {
             let mut shared = link.lock();
             if self.is_ended() {
                 drop(shared);
-                return Err(self.closure().into());
+                return Err(self.closure());
             }
             let Some(channel) = shared.session.channel(place) else {
                 return Ok(ConsumingEnded::Closed);
@@ -318,11 +318,11 @@ impl Channel {
         if let Some(end) = self.handle.gate.end.get() {
             // Nothing will come any more; the callbacks may hold clones of this channel.
             self.forget_callbacks();
-            return match **end {
+            return match end {
                 Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {
                     Ok(ConsumingEnded::Closed)
                 }
-                _ => Err(self.ended().into()),
+                _ => Err(self.ended()),
             };
         }
         let by_broker = link
@@ -347,7 +347,7 @@ impl Channel {
     /// As every call.
     pub fn stop_consuming(&self) -> Result<()> {
         if self.is_ended() {
-            return Err(self.closure().into());
+            return Err(self.closure());
         }
         let (tags, pulled) = {
             let mut shared = self.link().lock();
@@ -595,7 +595,7 @@ impl Channel {
         let link = self.link();
         let handle = &*self.handle;
         if !handle.gate.is_open() {
-            return Err(self.closure().into());
+            return Err(self.closure());
         }
         let mut closed = false;
         let write = |out: &mut Vec<u8>, appended| {
@@ -603,15 +603,15 @@ impl Channel {
             if !closed {
                 let acks = &handle.gate.acks;
                 acks.write(out, appended, handle.number, method)
-                    .map_err(Fault::unsendable)?;
+                    .map_err(Error::unsendable)?;
             }
             Ok(())
         };
         let sent = link.outgoing.append_at(link, link.rpc_timeout, write);
         if closed {
-            return Err(self.closure().into());
+            return Err(self.closure());
         }
-        Ok(sent?)
+        sent
     }
 }
 

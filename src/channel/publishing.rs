@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{done, lock, Channel};
 use crate::dispatch::{self, CallbackResult};
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::io::wait::{after, Interest};
 use crate::io::writer::DIRECT_BODY;
 use crate::protocol::channel::Mandatory;
@@ -28,7 +28,7 @@ impl Channel {
         body: &[u8],
         publish: &BasicPublish<'_>,
         waits: bool,
-    ) -> Result<u64, Fault> {
+    ) -> Result<u64, Error> {
         let link = self.link();
         let handle = &*self.handle;
         let gate = &*handle.gate;
@@ -55,19 +55,19 @@ impl Channel {
                 mandatory: publish.mandatory,
                 immediate: false,
             };
-            frame::write_method(out, handle.number, &method).map_err(Fault::unsendable)?;
+            frame::write_method(out, handle.number, &method).map_err(Error::unsendable)?;
             let header = out.len();
             if let Err(error) =
                 frame::write_header(out, handle.number, body.len() as u64, &publish.properties)
             {
                 out.truncate(start);
-                return Err(Fault::unsendable(error));
+                return Err(Error::unsendable(error));
             }
             let size = out.len() - header;
             if size > frame_max {
                 out.truncate(start);
                 let all = "all properties and headers";
-                return Err(Fault::too_large("properties", size, all, frame_max));
+                return Err(Error::too_large("properties", size, all, frame_max));
             }
             if !direct && !body.is_empty() {
                 for part in body.chunks(chunk) {
@@ -179,8 +179,8 @@ impl Channel {
         );
         let losses = match outcome {
             Some(Some(losses)) => losses,
-            Some(None) => return Err(self.ended().into()),
-            None => return Err(self.time_is_up("the broker's confirmation").into()),
+            Some(None) => return Err(self.ended()),
+            None => return Err(self.time_is_up("the broker's confirmation")),
         };
         let Losses {
             returned, nacked, ..

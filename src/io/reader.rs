@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::stream::{closed, is_timeout, Haste, Transport};
 use super::sync::{small_in_model, thread, Instant};
 use super::wait::Link;
-use crate::error::Fault;
 use crate::protocol::connection::Session;
 use crate::Error;
 
@@ -103,7 +102,7 @@ impl Reader {
     }
 
     /// Lets the session take in what has been read.
-    pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Fault> {
+    pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Error> {
         let fed = session.feed(&self.buffer[self.start..self.filled])?;
         self.start += fed.used;
         self.more = fed.more;
@@ -119,7 +118,7 @@ pub(crate) fn run(link: &Arc<Link>) {
 
 /// Logs why the connection ended: here, where no lock is held, since a logger is the program's own code.
 pub(crate) fn tell_end(link: &Link) {
-    match &*link.end_reason() {
+    match link.end_reason() {
         Error::ConnectionClosedByClient { .. } => log::debug!("{}: closed", link.address),
         end => log::warn!("{end}"),
     }

@@ -13,7 +13,7 @@ use super::stream::{describe, Transport};
 use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
-use crate::error::{Fault, StreamLost};
+use crate::error::StreamLost;
 use crate::escaped::Escaped;
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame;
@@ -398,7 +398,7 @@ impl Link {
             });
             if !taken {
                 let detail = format_args!("more that must be answered than the peer reads answers");
-                session.end_all(Fault::unexpected(detail));
+                session.end_all(Error::unexpected(detail));
                 self.outgoing.kill();
                 return self.settle(shared);
             }
@@ -447,8 +447,8 @@ impl Link {
     }
 
     /// The peer broke a rule: it is told, and the connection ends.
-    fn violated(&self, shared: &mut Shared, error: Fault) {
-        let (reply_code, text) = match *error {
+    fn violated(&self, shared: &mut Shared, error: Error) {
+        let (reply_code, text) = match error {
             Error::UnexpectedFrame { .. } => (505, "UNEXPECTED_FRAME"),
             _ => (501, "FRAME_ERROR"),
         };
@@ -479,13 +479,13 @@ impl Link {
         self.outgoing.kill();
     }
 
-    fn stream_lost(&self, shared: &Shared, cause: String) -> Fault {
+    fn stream_lost(&self, shared: &Shared, cause: String) -> Error {
         let lost = StreamLost {
             address: Arc::clone(&self.address),
             cause: Escaped(&cause).to_string(),
             silent_for: shared.last_bytes.elapsed(),
         };
-        Error::StreamLost(Box::new(lost)).into()
+        Error::StreamLost(Box::new(lost))
     }
 
     fn check_silence(&self, shared: &mut Shared, reader: &Reader) {
@@ -501,7 +501,7 @@ impl Link {
                 heartbeat: self.heartbeat.interval(),
                 silent_for,
             };
-            shared.session.end_all(error.into());
+            shared.session.end_all(error);
             self.outgoing.kill();
         }
         self.check_blocked(shared);
@@ -519,7 +519,7 @@ impl Link {
                 timeout,
                 reason,
             };
-            shared.session.end_all(error.into());
+            shared.session.end_all(error);
             self.outgoing.kill();
             self.settle(shared);
         }
@@ -558,7 +558,7 @@ impl Link {
     }
 
     /// What ended the connection, or is about to.
-    pub(crate) fn end_reason(&self) -> Fault {
+    pub(crate) fn end_reason(&self) -> Error {
         let shared = self.lock();
         if let Some(end) = &shared.session.end {
             return end.clone();
@@ -591,14 +591,14 @@ impl Link {
         reply_code: u16,
         reply_text: &str,
         timeout: Duration,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Error> {
         let mut shared = self.lock();
         if let Some(end) = &shared.session.end {
-            return Err(Fault::connection_not_open(format_args!("{}", **end)));
+            return Err(Error::connection_not_open(format_args!("{}", end)));
         }
         if shared.session.closing.is_some() {
             let reason = format_args!("it is being closed by another thread");
-            return Err(Fault::connection_not_open(reason));
+            return Err(Error::connection_not_open(reason));
         }
         let close = Method::ConnectionClose {
             reply_code,
@@ -608,7 +608,7 @@ impl Link {
         };
         // Encoded first, since a text may be too long; sent after the gates are closed, so that nothing follows it.
         let mut bytes = Vec::new();
-        frame::write_method(&mut bytes, 0, &close).map_err(Fault::unsendable)?;
+        frame::write_method(&mut bytes, 0, &close).map_err(Error::unsendable)?;
         shared.session.closing = Some((reply_code, reply_text.to_owned()));
         shared.session.close_channels(reply_code, reply_text)?;
         shared.session.replies.extend_from_slice(&bytes);
@@ -627,7 +627,7 @@ impl Link {
             drop(shared);
             self.shutdown_stream();
             let waiting_for = "the broker's connection.close-ok";
-            return Err(Fault::timeout(waiting_for, timeout));
+            return Err(Error::timeout(waiting_for, timeout));
         }
         Ok(())
     }
@@ -639,7 +639,7 @@ impl Link {
         place: usize,
         code: u16,
         text: &str,
-        why: Fault,
+        why: Error,
     ) {
         use crate::protocol::channel::Phase;
         let Some(channel) = shared.session.channel(place) else {

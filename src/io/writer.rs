@@ -8,7 +8,7 @@ use super::reader::{self, SLICE};
 use super::stream::{is_timeout, Transport};
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::wait::{after, Link, LONG};
-use crate::error::Fault;
+use crate::error::Error;
 use crate::protocol::frame;
 
 /// A publisher that has gathered this much writes it himself, if nobody is writing.
@@ -266,8 +266,8 @@ impl Outgoing {
     /// A call that somebody waits for, and whoever waits goes on to flush: the writer thread is not woken.
     pub(crate) fn append_quietly(
         &self,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut state = self.lock();
         let before = state.bytes.len();
         let result = write(&mut state.bytes);
@@ -289,8 +289,8 @@ impl Outgoing {
         &self,
         link: &Link,
         timeout: Duration,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.append_at(link, timeout, |out, _| write(out))
     }
 
@@ -300,8 +300,8 @@ impl Outgoing {
         &self,
         link: &Link,
         timeout: Duration,
-        write: impl FnOnce(&mut Vec<u8>, u64) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        write: impl FnOnce(&mut Vec<u8>, u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut state = self.lock();
         if state.bytes.len() >= HIGH_WATER {
             let deadline = after(timeout);
@@ -309,7 +309,7 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Fault::timeout("room in the output buffer", timeout));
+                    return Err(Error::timeout("room in the output buffer", timeout));
                 }
             }
         }
@@ -338,8 +338,8 @@ impl Outgoing {
         channel: u16,
         body: &[u8],
         chunk: usize,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut state = self.lock();
         if !state.half.as_ref().is_some_and(|half| half.is_clear()) {
             let deadline = after(timeout);
@@ -347,7 +347,7 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Fault::timeout("room in the output buffer", timeout));
+                    return Err(Error::timeout("room in the output buffer", timeout));
                 }
             }
         }

@@ -6,7 +6,7 @@ use byteorder::{BigEndian, ByteOrder};
 
 use super::frame;
 use super::method::Method;
-use super::wire::SyntaxError;
+use super::wire::WireError;
 
 /// How long the frame of an acknowledgement is, and where its delivery tag begins; the octet of `multiple` follows.
 const FRAME: usize = 21;
@@ -62,7 +62,7 @@ impl Acks {
         appended: u64,
         channel: u16,
         method: &Method<'_>,
-    ) -> Result<(), SyntaxError> {
+    ) -> Result<(), WireError> {
         let (tag, multiple, ack) = match *method {
             Method::BasicAck {
                 delivery_tag,

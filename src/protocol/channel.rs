@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use super::acks::Acks;
 use super::confirms::Confirms;
 use super::properties::Arrived;
-use crate::error::Fault;
+use crate::error::Error;
 use crate::{BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage};
 
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
@@ -37,7 +37,7 @@ impl Phase {
 pub(crate) struct Gate {
     pub(crate) open: AtomicBool,
     /// Why the channel is closed; set before `open` is cleared.
-    pub(crate) end: OnceLock<Fault>,
+    pub(crate) end: OnceLock<Error>,
     /// Messages published in confirm mode; 0 while the mode is off.
     pub(crate) published: AtomicU64,
     /// How many of them the broker has settled.

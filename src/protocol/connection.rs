@@ -10,7 +10,7 @@ pub(crate) use self::content::fingerprint;
 use super::channel::{ChannelState, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};
 use super::method::Method;
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::{Error, QueueDeclareOk};
 
 /// What concerns the connection as a whole, to be told to the program.
@@ -80,7 +80,7 @@ pub(crate) struct Session {
     next_call: u64,
     partial: Option<PartialBody>,
     /// Why the connection ended.
-    pub(crate) end: Option<Fault>,
+    pub(crate) end: Option<Error>,
     /// Some call failed with it.
     pub(crate) end_told: bool,
     /// This end sent `connection.close` with this code and text.
@@ -177,15 +177,15 @@ impl Session {
         &mut self,
         number: Option<u16>,
         mut channel: ChannelState,
-    ) -> Result<(usize, u16), Fault> {
+    ) -> Result<(usize, u16), Error> {
         let number = match number {
             Some(number) if number == 0 || number > self.channel_max => {
                 let problem = "outside of what was negotiated";
-                return Err(Error::InvalidChannelNumber { number, problem }.into());
+                return Err(Error::InvalidChannelNumber { number, problem });
             }
             Some(number) if matches!(self.number(number), Number::Taken(_)) => {
                 let problem = "in use";
-                return Err(Error::InvalidChannelNumber { number, problem }.into());
+                return Err(Error::InvalidChannelNumber { number, problem });
             }
             Some(number) => number,
             None => self.free_number()?,
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// The lowest free number.
-    fn free_number(&mut self) -> Result<u16, Fault> {
+    fn free_number(&mut self) -> Result<u16, Error> {
         let channel_max = self.channel_max;
         let lowest = |numbers: &[Number]| {
             let free = numbers
@@ -232,7 +232,7 @@ impl Session {
                 self.give_up_close_ok(place);
             }
         }
-        lowest(&self.numbers).ok_or_else(|| Error::NoFreeChannels { channel_max }.into())
+        lowest(&self.numbers).ok_or_else(|| Error::NoFreeChannels { channel_max })
     }
 
     /// The handle is gone. A closed channel is forgotten now, another one when its closure is confirmed.
@@ -279,7 +279,7 @@ impl Session {
     }
 
     /// Notes why a channel ends; the gate closes when the replies are sent.
-    pub(crate) fn end_channel(&mut self, place: usize, why: Fault) {
+    pub(crate) fn end_channel(&mut self, place: usize, why: Error) {
         let Some(channel) = self.channel(place) else {
             return;
         };
@@ -291,7 +291,7 @@ impl Session {
     }
 
     /// The connection is over, for every channel.
-    pub(crate) fn end_all(&mut self, why: Fault) {
+    pub(crate) fn end_all(&mut self, why: Error) {
         if self.end.is_some() {
             return;
         }
@@ -321,7 +321,7 @@ impl Session {
 
     /// Takes in what has come; what it did not use is to be offered again with more. It stops after a few messages for
     /// the program, because a message that is told soon is still in the processor's cache and its memory is used again.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Fault> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Error> {
         let mut at = 0;
         let enough = self.arrived + BATCH;
         while self.end.is_none() {
@@ -347,11 +347,13 @@ impl Session {
                         at += 1;
                         self.partial = None;
                     }
-                    Some(&other) => return Err(super::SyntaxError::BadFrameEnd(other).into()),
+                    Some(&other) => {
+                        return Err(Error::syntax(super::WireError::BadFrameEnd(other)))
+                    }
                 }
                 continue;
             }
-            match frame::parse(&bytes[at..], self.frame_max)? {
+            match frame::parse(&bytes[at..], self.frame_max).map_err(Error::syntax)? {
                 Some((frame, length)) => {
                     at += length;
                     match frame {
@@ -381,7 +383,7 @@ impl Session {
 
     /// The place of the channel that a frame is for. `None` if the frame means nothing any more, and is to be skipped.
     #[inline]
-    fn place_of(&self, number: u16) -> Result<Option<usize>, Fault> {
+    fn place_of(&self, number: u16) -> Result<Option<usize>, Error> {
         if let Number::Taken(place) = self.number(number) {
             if self.phase_at(place) == Phase::Open {
                 return Ok(Some(place));
@@ -400,28 +402,28 @@ impl Session {
     /// by a part of it that did not know yet. Until the broker has confirmed a channel that opens, everything on its number
     /// is the earlier channel's.
     #[cold]
-    fn check_skipped(&self, number: u16) -> Result<(), Fault> {
+    fn check_skipped(&self, number: u16) -> Result<(), Error> {
         let early = match self.number(number) {
             Number::Unused => true,
             Number::Closed => false,
             Number::Taken(place) => self.phase_at(place) == Phase::Opening,
         };
         if early && self.closing.is_none() {
-            return Err(Fault::unexpected(format_args!(
+            return Err(Error::unexpected(format_args!(
                 "a frame on channel {number}, which is not open"
             )));
         }
         Ok(())
     }
 
-    fn at(&mut self, place: usize) -> Result<&mut ChannelState, Fault> {
+    fn at(&mut self, place: usize) -> Result<&mut ChannelState, Error> {
         self.channel(place)
-            .ok_or_else(|| Fault::unexpected(format_args!("a frame on a channel that is not open")))
+            .ok_or_else(|| Error::unexpected(format_args!("a frame on a channel that is not open")))
     }
 
     /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and returns how many
     /// bytes of `rest` it was.
-    fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Fault> {
+    fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Error> {
         let place = match self.number(number) {
             Number::Taken(place) if self.phase_at(place) == Phase::Open => place,
             _ => {
@@ -429,12 +431,12 @@ impl Session {
                 return Ok(0);
             }
         };
-        let method = Method::decode(payload)?;
+        let method = Method::decode(payload).map_err(Error::syntax)?;
         let channel = self.at(place)?;
         if !matches!(channel.content, Content::None)
             && !matches!(method, Method::ChannelClose { .. })
         {
-            return Err(Fault::unexpected(format_args!(
+            return Err(Error::unexpected(format_args!(
                 "{} in the middle of a message on channel {number}",
                 method.name()
             )));
@@ -453,7 +455,7 @@ impl Session {
     /// A method on a channel that is not open: only what opens or closes it counts (specification 1.5.2.5), the rest is
     /// not even read. The same holds for the connection, on channel 0 (1.4.2.9).
     #[cold]
-    fn method_while_not_open(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
+    fn method_while_not_open(&mut self, number: u16, payload: &[u8]) -> Result<(), Error> {
         let id = match payload {
             [c0, c1, m0, m1, ..] => (
                 u16::from_be_bytes([*c0, *c1]),
@@ -471,7 +473,11 @@ impl Session {
             Phase::Open | Phase::Closed => false,
         };
         if counts {
-            self.plain_method(place, number, Method::decode(payload)?)
+            self.plain_method(
+                place,
+                number,
+                Method::decode(payload).map_err(Error::syntax)?,
+            )
         } else {
             self.check_skipped(number)
         }
@@ -489,7 +495,7 @@ impl Session {
     }
 
     /// A method that no message follows.
-    fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<(), Fault> {
+    fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<(), Error> {
         let channel = self.at(place)?;
         match method {
             Method::BasicAck {
@@ -507,13 +513,15 @@ impl Session {
             } => {
                 if !no_wait {
                     let answer = Method::BasicCancelOk { consumer_tag };
-                    frame::write_method(&mut self.replies, number, &answer)?;
+                    frame::write_method(&mut self.replies, number, &answer)
+                        .map_err(Error::syntax)?;
                 }
                 self.cancelled(place, consumer_tag.into_owned())
             }
             Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
             Method::ChannelFlow { active } => {
-                frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })?;
+                frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })
+                    .map_err(Error::syntax)?;
                 Ok(())
             }
             Method::ChannelClose {
@@ -522,7 +530,8 @@ impl Session {
                 class_id,
                 method_id,
             } if number != 0 => {
-                frame::write_method(&mut self.replies, number, &Method::ChannelCloseOk {})?;
+                frame::write_method(&mut self.replies, number, &Method::ChannelCloseOk {})
+                    .map_err(Error::syntax)?;
                 let channel = self.at(place)?;
                 if channel.phase == Phase::Closing {
                     // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
@@ -537,7 +546,7 @@ impl Session {
                     channel: number,
                     method: Method::name_of(class_id, method_id),
                 };
-                self.end_channel(place, why.into());
+                self.end_channel(place, why);
                 self.release(place);
                 Ok(())
             }
@@ -577,7 +586,8 @@ impl Session {
                 class_id,
                 method_id,
             } if number == 0 => {
-                frame::write_method(&mut self.replies, 0, &Method::ConnectionCloseOk {})?;
+                frame::write_method(&mut self.replies, 0, &Method::ConnectionCloseOk {})
+                    .map_err(Error::syntax)?;
                 let address = Arc::clone(&self.address);
                 let why = Error::ConnectionClosedByBroker {
                     reply_code,
@@ -585,7 +595,7 @@ impl Session {
                     method: Method::name_of(class_id, method_id),
                     address,
                 };
-                self.end_all(why.into());
+                self.end_all(why);
                 Ok(())
             }
             Method::ConnectionCloseOk {} if self.closing.is_some() => {
@@ -617,7 +627,7 @@ impl Session {
         &mut self,
         reply_code: u16,
         reply_text: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Error> {
         self.connection_changed = true;
         for place in 0..self.channels.len() {
             let Some(channel) = self.channel(place) else {
@@ -637,12 +647,12 @@ impl Session {
                 class_id: 0,
                 method_id: 0,
             };
-            frame::write_method(&mut self.replies, number, &close)?;
+            frame::write_method(&mut self.replies, number, &close).map_err(Error::syntax)?;
             let why = Error::ConnectionClosedByClient {
                 reply_code,
                 reply_text: reply_text.to_owned(),
             };
-            self.end_channel(place, why.into());
+            self.end_channel(place, why);
             self.clear_channel(place);
         }
         Ok(())
@@ -655,11 +665,11 @@ impl Session {
             reply_code,
             reply_text,
         };
-        self.end_all(why.into());
+        self.end_all(why);
     }
 
     /// Hands an answer to the oldest call of a channel, which must be the one that this answers.
-    fn answer(&mut self, place: usize, id: (u16, u16), reply: Reply) -> Result<(), Fault> {
+    fn answer(&mut self, place: usize, id: (u16, u16), reply: Reply) -> Result<(), Error> {
         let channel = self.at(place)?;
         match channel.calls.pop_front() {
             Some(call) if call.expects == id => {
@@ -670,7 +680,7 @@ impl Session {
             _ => {
                 let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
                 let number = channel.number;
-                Err(Fault::unexpected(format_args!(
+                Err(Error::unexpected(format_args!(
                     "{name} on channel {number}, which did not ask for it"
                 )))
             }

@@ -10,7 +10,7 @@ use super::channel::{
 use super::connection::{fingerprint, Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
 use super::method::Method;
-use super::wire::SyntaxError;
+use super::wire::WireError;
 use crate::{BasicProperties, ConnectionParameters, Message};
 
 /// The largest frame that the fuzz targets let pass, small enough that they find the bound.
@@ -79,11 +79,11 @@ pub(crate) fn header(channel: u16, payload: &[u8]) -> bool {
 }
 
 /// What can be read but not written: NaN, and texts that grew when what is not UTF-8 in them was replaced.
-fn refused(error: SyntaxError, out: &[u8]) {
+fn refused(error: WireError, out: &[u8]) {
     assert!(
         matches!(
             error,
-            SyntaxError::NotFinite | SyntaxError::ShortStringTooLong { .. }
+            WireError::NotFinite | WireError::ShortStringTooLong { .. }
         ),
         "{error}"
     );

@@ -9,7 +9,7 @@ use std::{slice, vec};
 use byteorder::{BigEndian, ByteOrder};
 
 use super::field_value::FieldValue;
-use super::wire::{Reader, SyntaxError, Writer};
+use super::wire::{Reader, WireError, Writer};
 
 /// How deep tables and arrays may be nested. Each level takes some stack while it is decoded, and the bytes come from
 /// whoever can publish; no sensible table comes near it.
@@ -22,7 +22,7 @@ const LENGTH: usize = 4;
 /// (specification 4.2.5.5; a `dict` in pika).
 ///
 /// Reads like a map. The keys are in alphabetical order. A key takes at most 255 bytes of UTF-8; a longer one is refused
-/// ([`SyntaxError::ShortStringTooLong`]) when the table is sent.
+/// ([`WireError::ShortStringTooLong`]) when the table is sent.
 ///
 /// ```
 /// use haypile::{FieldTable, FieldValue};
@@ -129,12 +129,12 @@ impl FieldTable {
     }
 
     /// Reads a table from what stands behind its length. A key that comes twice has the value that comes last.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SyntaxError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         decode_table(bytes, 1)
     }
 
     /// Appends the length and the fields.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
         encode_table(self, out, 1)
     }
 }
@@ -240,9 +240,9 @@ impl Iterator for IntoIter {
 impl ExactSizeIterator for IntoIter {}
 impl FusedIterator for IntoIter {}
 
-fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, SyntaxError> {
+fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, WireError> {
     if depth > MAX_DEPTH {
-        return Err(SyntaxError::NestedTooDeeply);
+        return Err(WireError::NestedTooDeeply);
     }
     let mut reader = Reader::new(bytes);
     let mut fields: Vec<Field> = Vec::new();
@@ -276,9 +276,9 @@ fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
     sorted
 }
 
-fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, SyntaxError> {
+fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, WireError> {
     if depth > MAX_DEPTH {
-        return Err(SyntaxError::NestedTooDeeply);
+        return Err(WireError::NestedTooDeeply);
     }
     let mut reader = Reader::new(bytes);
     let mut values = Vec::new();
@@ -316,18 +316,18 @@ fn decode_value(reader: &mut Reader<'_>, depth: usize) -> FieldValue {
             let table = decode_table(reader.block(), depth + 1);
             or_fail(reader, table.map(FieldValue::Table))
         }
-        other => or_fail(reader, Err(SyntaxError::UnknownFieldType(other))),
+        other => or_fail(reader, Err(WireError::UnknownFieldType(other))),
     }
 }
 
-fn or_fail(reader: &mut Reader<'_>, value: Result<FieldValue, SyntaxError>) -> FieldValue {
+fn or_fail(reader: &mut Reader<'_>, value: Result<FieldValue, WireError>) -> FieldValue {
     value.unwrap_or_else(|error| {
         reader.fail(error);
         FieldValue::Void
     })
 }
 
-fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
+fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(), WireError> {
     let length = begin(out, depth)?;
     for (key, value) in table {
         let mut writer = Writer::new(out);
@@ -338,7 +338,7 @@ fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(
     end(out, length, "table")
 }
 
-fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
+fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Result<(), WireError> {
     let length = begin(out, depth)?;
     for value in values {
         encode_value(value, out, depth)?;
@@ -347,24 +347,24 @@ fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Resul
 }
 
 /// Makes room for the length of a table or array, unless it is nested too deeply; answers where.
-fn begin(out: &mut Vec<u8>, depth: usize) -> Result<usize, SyntaxError> {
+fn begin(out: &mut Vec<u8>, depth: usize) -> Result<usize, WireError> {
     if depth > MAX_DEPTH {
-        return Err(SyntaxError::NestedTooDeeply);
+        return Err(WireError::NestedTooDeeply);
     }
     out.extend_from_slice(&[0; LENGTH]);
     Ok(out.len())
 }
 
 /// Fills in the length of what was appended since `begin`.
-fn end(out: &mut [u8], start: usize, field: &'static str) -> Result<(), SyntaxError> {
+fn end(out: &mut [u8], start: usize, field: &'static str) -> Result<(), WireError> {
     let length = out.len() - start;
     let prefix =
-        u32::try_from(length).map_err(|_| SyntaxError::LongStringTooLong { field, length })?;
+        u32::try_from(length).map_err(|_| WireError::LongStringTooLong { field, length })?;
     BigEndian::write_u32(&mut out[start - LENGTH..start], prefix);
     Ok(())
 }
 
-fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(), SyntaxError> {
+fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(), WireError> {
     // Of a number the type octet, its width, and its bits; of a negative one those of its own width are kept.
     let (kind, width, bits) = match value {
         FieldValue::Bool(value) => (b't', 1, u64::from(*value)),
@@ -378,7 +378,7 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
         FieldValue::Timestamp(value) => (b'T', 8, *value),
         FieldValue::F32(value) if value.is_finite() => (b'f', 4, u64::from(value.to_bits())),
         FieldValue::F64(value) if value.is_finite() => (b'd', 8, value.to_bits()),
-        FieldValue::F32(_) | FieldValue::F64(_) => return Err(SyntaxError::NotFinite),
+        FieldValue::F32(_) | FieldValue::F64(_) => return Err(WireError::NotFinite),
         FieldValue::Decimal { scale, value } => {
             (b'D', 5, u64::from(*scale) << 32 | u64::from(*value))
         }
@@ -400,7 +400,7 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
 }
 
 /// The type octet, and the bytes behind their length.
-fn text(out: &mut Vec<u8>, kind: u8, field: &'static str, bytes: &[u8]) -> Result<(), SyntaxError> {
+fn text(out: &mut Vec<u8>, kind: u8, field: &'static str, bytes: &[u8]) -> Result<(), WireError> {
     out.push(kind);
     let mut writer = Writer::new(out);
     writer.longstr(field, bytes);

@@ -4,7 +4,7 @@ use byteorder::{BigEndian, ByteOrder};
 
 use super::method::Method;
 use super::properties::{Arrived, BasicProperties};
-use super::wire::{Reader, SyntaxError};
+use super::wire::{Reader, WireError};
 
 /// What a client sends first (specification 4.2.2).
 pub(crate) const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\0\0\x09\x01";
@@ -42,7 +42,7 @@ pub(crate) enum Frame<'a> {
 pub(crate) fn parse(
     buffer: &[u8],
     frame_max: u32,
-) -> Result<Option<(Frame<'_>, usize)>, SyntaxError> {
+) -> Result<Option<(Frame<'_>, usize)>, WireError> {
     let Some((prefix, rest)) = buffer.split_first_chunk::<PREFIX>() else {
         return Ok(None);
     };
@@ -52,11 +52,11 @@ pub(crate) fn parse(
     match kind {
         METHOD_TYPE | HEADER_TYPE | BODY_TYPE => {}
         HEARTBEAT_TYPE if channel == 0 => {}
-        HEARTBEAT_TYPE => return Err(SyntaxError::HeartbeatOnChannel(channel)),
-        other => return Err(SyntaxError::UnknownFrameType(other)),
+        HEARTBEAT_TYPE => return Err(WireError::HeartbeatOnChannel(channel)),
+        other => return Err(WireError::UnknownFrameType(other)),
     }
     let size = u64::from(length) + FRAME_OVERHEAD as u64;
-    let too_large = SyntaxError::FrameTooLarge {
+    let too_large = WireError::FrameTooLarge {
         size,
         max: frame_max,
     };
@@ -71,7 +71,7 @@ pub(crate) fn parse(
     };
     match rest.first() {
         Some(&FRAME_END) => {}
-        Some(&other) => return Err(SyntaxError::BadFrameEnd(other)),
+        Some(&other) => return Err(WireError::BadFrameEnd(other)),
         None => return Ok(None),
     }
     let frame = match kind {
@@ -90,7 +90,7 @@ pub(crate) fn write_method(
     out: &mut Vec<u8>,
     channel: u16,
     method: &Method<'_>,
-) -> Result<(), SyntaxError> {
+) -> Result<(), WireError> {
     write_frame(out, METHOD_TYPE, channel, |out| method.encode(out))
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn write_header(
     channel: u16,
     body_size: u64,
     properties: &BasicProperties,
-) -> Result<(), SyntaxError> {
+) -> Result<(), WireError> {
     write_frame(out, HEADER_TYPE, channel, |out| {
         let mut start = [0; 12];
         BigEndian::write_u16(&mut start[0..2], BASIC);
@@ -126,7 +126,7 @@ pub(crate) fn body_prefix(channel: u16, length: u32) -> [u8; PREFIX] {
 }
 
 /// Reads the payload of a header frame: the size of the body that follows, and the properties.
-pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError> {
+pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), WireError> {
     let (body_size, properties) = split_header(payload)?;
     if let Some(few) = Arrived::few(properties) {
         return Ok((body_size, few));
@@ -138,14 +138,14 @@ pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), SyntaxError>
 }
 
 /// The size of the body that follows, and the bytes of the properties.
-pub(crate) fn split_header(payload: &[u8]) -> Result<(u64, &[u8]), SyntaxError> {
+pub(crate) fn split_header(payload: &[u8]) -> Result<(u64, &[u8]), WireError> {
     let Some((start, properties)) = payload.split_first_chunk::<12>() else {
         let field = "a content header";
-        return Err(SyntaxError::Truncated { field });
+        return Err(WireError::Truncated { field });
     };
     match BigEndian::read_u16(&start[..2]) {
         BASIC => Ok((BigEndian::read_u64(&start[4..]), properties)),
-        class => Err(SyntaxError::WrongContentClass(class)),
+        class => Err(WireError::WrongContentClass(class)),
     }
 }
 
@@ -162,13 +162,13 @@ fn write_frame(
     out: &mut Vec<u8>,
     kind: u8,
     channel: u16,
-    fill: impl FnOnce(&mut Vec<u8>) -> Result<(), SyntaxError>,
-) -> Result<(), SyntaxError> {
+    fill: impl FnOnce(&mut Vec<u8>) -> Result<(), WireError>,
+) -> Result<(), WireError> {
     let start = out.len();
     out.extend_from_slice(&prefix(kind, channel, 0));
     let filled = fill(out).and_then(|()| {
         let length = out.len() - start - PREFIX;
-        u32::try_from(length).map_err(|_| SyntaxError::LongStringTooLong {
+        u32::try_from(length).map_err(|_| WireError::LongStringTooLong {
             field: "frame",
             length,
         })

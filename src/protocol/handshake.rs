@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::frame;
 use super::method::Method;
 use super::wire::Name;
-use crate::error::{Failure, Fault, Stage};
+use crate::error::{Failure, Stage};
 use crate::{ConnectionParameters, Error, FieldTable, FieldValue};
 
 /// The least that any peer must accept as frame_max (specification 4.2.3, `frame-min-size`).
@@ -47,7 +47,8 @@ impl<'a> Handshake<'a> {
         payload: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<bool, Box<Failure>> {
-        let method = Method::decode(payload).map_err(|error| self.violated(error.into()))?;
+        let method =
+            Method::decode(payload).map_err(|error| self.violated(Error::syntax(error)))?;
         match (self.stage, method) {
             (
                 _,
@@ -82,7 +83,7 @@ impl<'a> Handshake<'a> {
                 }
                 let properties = server_properties.values();
                 self.negotiated.server_properties =
-                    properties.map_err(|error| self.violated(error.into()))?;
+                    properties.map_err(|error| self.violated(Error::syntax(error)))?;
                 let offered = String::from_utf8_lossy(mechanisms);
                 let names: Vec<&str> = offered.split_ascii_whitespace().collect();
                 let Some((mechanism, response)) = self.parameters.credentials.respond(&names)
@@ -109,7 +110,7 @@ impl<'a> Handshake<'a> {
                 },
             ) => {
                 if frame_max != 0 && frame_max < FRAME_MIN {
-                    return Err(self.violated(Fault::unexpected(format_args!(
+                    return Err(self.violated(Error::unexpected(format_args!(
                         "connection.tune with a frame_max of {frame_max}, below {FRAME_MIN}"
                     ))));
                 }
@@ -135,7 +136,7 @@ impl<'a> Handshake<'a> {
             (_, Method::ConnectionSecure { .. }) => Err(no_mechanism(
                 "a mechanism that asks a second time (connection.secure)",
             )),
-            (stage, other) => Err(self.violated(Fault::unexpected(format_args!(
+            (stage, other) => Err(self.violated(Error::unexpected(format_args!(
                 "{} at the stage {stage} of connecting",
                 other.name()
             )))),
@@ -144,16 +145,16 @@ impl<'a> Handshake<'a> {
 
     #[inline(never)]
     fn answer(&self, out: &mut Vec<u8>, method: &Method<'_>) -> Result<(), Box<Failure>> {
-        frame::write_method(out, 0, method).map_err(|error| self.violated(error.into()))
+        frame::write_method(out, 0, method).map_err(|error| self.violated(Error::syntax(error)))
     }
 
     /// The server said something that has no place here, or is to be told something that cannot be sent.
     #[cold]
-    fn violated(&self, fault: Fault) -> Box<Failure> {
+    fn violated(&self, fault: Error) -> Box<Failure> {
         Failure::new(
             Error::IncompatibleProtocol,
             self.stage,
-            format_args!("{}", *fault),
+            format_args!("{}", fault),
             None,
         )
     }

@@ -3,7 +3,7 @@
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::wire::{Name, Reader, SyntaxError, Table, Writer};
+use super::wire::{Name, Reader, Table, WireError, Writer};
 
 /// The Rust type of a wire type.
 macro_rules! type_of {
@@ -76,7 +76,7 @@ macro_rules! methods {
 
         impl<'a> Method<'a> {
             /// Reads class id, method id and arguments, which must fill the payload.
-            pub(crate) fn decode(payload: &'a [u8]) -> Result<Method<'a>, SyntaxError> {
+            pub(crate) fn decode(payload: &'a [u8]) -> Result<Method<'a>, WireError> {
                 match deliver(payload) {
                     Some(deliver) => Ok(deliver),
                     None => Method::decode_by_table(payload),
@@ -84,7 +84,7 @@ macro_rules! methods {
             }
 
             /// The same, for every method.
-            pub(super) fn decode_by_table(payload: &'a [u8]) -> Result<Method<'a>, SyntaxError> {
+            pub(super) fn decode_by_table(payload: &'a [u8]) -> Result<Method<'a>, WireError> {
                 let mut reader = Reader::new(payload);
                 let class = reader.short();
                 let method = reader.short();
@@ -96,7 +96,7 @@ macro_rules! methods {
                         Method::$variant $({ $($field),+ })?
                     } )+
                     _ => {
-                        reader.fail(SyntaxError::UnknownMethod { class, method });
+                        reader.fail(WireError::UnknownMethod { class, method });
                         Method::ConnectionUnblocked
                     }
                 };
@@ -107,7 +107,7 @@ macro_rules! methods {
             }
 
             /// Appends class id, method id and arguments. After an error, part of them may stand in `out`.
-            pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
+            pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
                 match *self {
                     Method::BasicPublish { exchange, routing_key, mandatory, immediate } => {
                         publish(out, exchange, routing_key, mandatory, immediate)
@@ -121,7 +121,7 @@ macro_rules! methods {
             }
 
             /// The same, for every method.
-            pub(super) fn encode_by_table(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
+            pub(super) fn encode_by_table(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
                 let (class, method) = self.id();
                 out.extend_from_slice(&ids(class, method));
                 let mut writer = Writer::new(out);
@@ -287,7 +287,7 @@ fn publish(
     routing_key: Name<'_>,
     mandatory: bool,
     immediate: bool,
-) -> Result<(), SyntaxError> {
+) -> Result<(), WireError> {
     out.extend_from_slice(&[0, 60, 0, 40, 0, 0]);
     let mut writer = Writer::new(out);
     writer.shortstr("exchange", &exchange);

@@ -23,4 +23,4 @@ mod tests;
 pub use field_table::FieldTable;
 pub use field_value::FieldValue;
 pub use properties::{BasicProperties, DeliveryMode};
-pub use wire::SyntaxError;
+pub(crate) use wire::WireError;

@@ -2,7 +2,7 @@
 
 use super::field_table::FieldTable;
 use super::field_value::FieldValue;
-use super::wire::{Name, Reader, SyntaxError, Writer};
+use super::wire::{Name, Reader, WireError, Writer};
 
 /// Whether the broker keeps a message over its own restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,7 +53,7 @@ macro_rules! properties {
         /// `delivery_mode`, `priority` (priority queues), `expiration` and `user_id`, and `reply_to` where it names
         /// `amq.rabbitmq.reply-to`.
         /// Texts take at most 255 bytes of UTF-8; a longer one is refused when the message is published
-        /// ([`SyntaxError::ShortStringTooLong`]).
+        /// ([`WireError::ShortStringTooLong`]).
         ///
         /// ```
         /// use haypile::{BasicProperties, DeliveryMode};
@@ -89,7 +89,7 @@ macro_rules! properties {
             )+
 
             /// The property flags, and behind them the values of those that are set, in the order of the flags.
-            pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), SyntaxError> {
+            pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
                 let start = out.len();
                 let mut flags = 0u16;
                 let mut writer = Writer::new(out);
@@ -112,7 +112,7 @@ macro_rules! properties {
                 // The lowest bit would announce more flags, and the next one a property that does not exist: what follows
                 // could not be read.
                 if flags & 0b11 != 0 {
-                    reader.fail(SyntaxError::UnknownProperties(flags));
+                    reader.fail(WireError::UnknownProperties(flags));
                 }
                 $(
                     if flags & (1 << $flag) != 0 {

@@ -13,8 +13,7 @@ pub(crate) const SHORT_STRING_MAX: usize = 255;
 
 /// Bytes that are not AMQP 0-9-1, or a value that AMQP 0-9-1 has no bytes for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SyntaxError {
+pub(crate) enum WireError {
     /// A name, key or property is longer than the 255 bytes that a short string can hold (pika: `ShortStringTooLong`).
     #[error("{field} is {length} bytes long, but at most 255 bytes can be sent")]
     ShortStringTooLong {
@@ -73,14 +72,6 @@ pub enum SyntaxError {
     /// A table holds a value of a type that RabbitMQ does not have.
     #[error("unknown field type {0:#04x} in a table")]
     UnknownFieldType(u8),
-    /// A table is larger than a frame (tables cannot be split over frames).
-    #[error("table makes a frame of {size} bytes, but the negotiated frame_max is {max}")]
-    TableTooLarge {
-        /// The size that the frame would have, in bytes.
-        size: usize,
-        /// The negotiated `frame_max`, in bytes.
-        max: u32,
-    },
     /// Tables and arrays are nested more than 128 levels deep.
     #[error("tables and arrays are nested more than 128 levels deep")]
     NestedTooDeeply,
@@ -147,7 +138,7 @@ pub(crate) enum Table<'a> {
 }
 
 impl Table<'_> {
-    pub(crate) fn values(self) -> Result<FieldTable, SyntaxError> {
+    pub(crate) fn values(self) -> Result<FieldTable, WireError> {
         match self {
             Table::Values(table) => Ok(table.clone()),
             Table::Bytes(bytes) => FieldTable::decode(bytes),
@@ -182,7 +173,7 @@ pub(crate) struct Reader<'a> {
     next_bit: u8,
     /// The data ended too early.
     ended: bool,
-    error: Option<SyntaxError>,
+    error: Option<WireError>,
 }
 
 impl<'a> Reader<'a> {
@@ -207,19 +198,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Checks that there was no error and that all of `what` has been read.
-    pub(crate) fn finish(&mut self, what: &'static str) -> Result<(), SyntaxError> {
+    pub(crate) fn finish(&mut self, what: &'static str) -> Result<(), WireError> {
         match (self.error.take(), self.rest.len()) {
             (Some(error), _) => Err(error),
-            (None, _) if self.ended => Err(SyntaxError::Truncated { field: what }),
+            (None, _) if self.ended => Err(WireError::Truncated { field: what }),
             (None, 0) => Ok(()),
-            (None, count) => Err(SyntaxError::TrailingBytes { what, count }),
+            (None, count) => Err(WireError::TrailingBytes { what, count }),
         }
     }
 
     /// Notes an error, unless there was one before; nothing more is read.
     #[cold]
     #[inline(never)]
-    pub(crate) fn fail(&mut self, error: SyntaxError) {
+    pub(crate) fn fail(&mut self, error: WireError) {
         if !self.ended {
             self.error.get_or_insert(error);
         }
@@ -350,7 +341,7 @@ pub(crate) struct Writer<'b> {
     out: &'b mut Vec<u8>,
     /// The next bit's place in the last octet; 0 when a new octet must be begun.
     next_bit: u8,
-    error: Option<SyntaxError>,
+    error: Option<WireError>,
 }
 
 impl<'b> Writer<'b> {
@@ -363,12 +354,12 @@ impl<'b> Writer<'b> {
     }
 
     /// After an error, part of what was to be written may stand in the buffer.
-    pub(crate) fn finish(self) -> Result<(), SyntaxError> {
+    pub(crate) fn finish(self) -> Result<(), WireError> {
         self.error.map_or(Ok(()), Err)
     }
 
     #[cold]
-    fn fail(&mut self, error: SyntaxError) {
+    fn fail(&mut self, error: WireError) {
         self.error.get_or_insert(error);
     }
 
@@ -427,7 +418,7 @@ impl<'b> Writer<'b> {
     pub(crate) fn shortstr(&mut self, field: &'static str, value: &[u8]) {
         let length = value.len();
         if length > SHORT_STRING_MAX {
-            return self.fail(SyntaxError::ShortStringTooLong { field, length });
+            return self.fail(WireError::ShortStringTooLong { field, length });
         }
         self.next_bit = 0;
         self.out.push(length as u8);
@@ -441,7 +432,7 @@ impl<'b> Writer<'b> {
                 self.long(field, &prefix);
                 self.bytes(value);
             }
-            Err(_) => self.fail(SyntaxError::LongStringTooLong { field, length }),
+            Err(_) => self.fail(WireError::LongStringTooLong { field, length }),
         }
     }
 

@@ -5,13 +5,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::Session;
-use crate::error::Fault;
 use crate::protocol::channel::{Carrier, Content, Incoming, Mandatory, Received, Reply};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
 use crate::protocol::wire::Name;
-use crate::{Return, ReturnedMessage};
+use crate::{Error, Return, ReturnedMessage};
 
 /// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
 const TRUSTED_BODY: u64 = 1 << 20;
@@ -24,7 +23,7 @@ impl Session {
         number: u16,
         method: &Method<'_>,
         rest: &[u8],
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, Error> {
         let (carrier, label, delivery_tag, exchange, routing_key) = match *method {
             Method::BasicDeliver {
                 consumer_tag,
@@ -71,7 +70,7 @@ impl Session {
             _ => return Ok(0),
         };
         if number == 0 {
-            return Err(Fault::unexpected(format_args!("a message on channel 0")));
+            return Err(Error::unexpected(format_args!("a message on channel 0")));
         }
         let mut message = Received {
             carrier,
@@ -98,21 +97,21 @@ impl Session {
         number: u16,
         rest: &[u8],
         message: &mut Received,
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, Error> {
         let Some((Frame::Header { channel, payload }, header)) =
-            frame::parse(rest, self.frame_max)?
+            frame::parse(rest, self.frame_max).map_err(Error::syntax)?
         else {
             return Ok(0);
         };
         if channel != number {
             return Ok(0);
         }
-        let (size, properties) = frame::read_header(payload)?;
+        let (size, properties) = frame::read_header(payload).map_err(Error::syntax)?;
         message.properties = properties;
         if size == 0 {
             return Ok(header);
         }
-        match frame::parse(&rest[header..], self.frame_max)? {
+        match frame::parse(&rest[header..], self.frame_max).map_err(Error::syntax)? {
             Some((Frame::Body { channel, payload }, body))
                 if channel == number && payload.len() as u64 == size =>
             {
@@ -123,7 +122,7 @@ impl Session {
         }
     }
 
-    pub(super) fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<(), Fault> {
+    pub(super) fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<(), Error> {
         let channel = self.at(place)?;
         if let Some(puller) = channel
             .puller
@@ -143,14 +142,14 @@ impl Session {
         tag: u64,
         multiple: bool,
         nack: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Error> {
         let channel = self.at(place)?;
         let gate = Arc::clone(&channel.gate);
         let published = gate.published.load(Ordering::Acquire);
         let settled = channel.confirms.settle(tag, multiple, nack, published);
         let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
             let number = channel.number;
-            return Err(Fault::unexpected(format_args!(
+            return Err(Error::unexpected(format_args!(
                 "a confirmation on channel {number} of message {tag}, never published"
             )));
         };
@@ -170,11 +169,11 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn header(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
+    pub(super) fn header(&mut self, number: u16, payload: &[u8]) -> Result<(), Error> {
         let Some(place) = self.place_of(number)? else {
             return Ok(());
         };
-        let (size, properties) = frame::read_header(payload)?;
+        let (size, properties) = frame::read_header(payload).map_err(Error::syntax)?;
         let channel = self.at(place)?;
         let Content::Header(mut message) = std::mem::take(&mut channel.content) else {
             return Err(unannounced("header", number));
@@ -191,7 +190,7 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn body(&mut self, number: u16, chunk: &[u8]) -> Result<(), Fault> {
+    pub(super) fn body(&mut self, number: u16, chunk: &[u8]) -> Result<(), Error> {
         let Some(place) = self.place_of(number)? else {
             return Ok(());
         };
@@ -200,7 +199,7 @@ impl Session {
             return Err(unannounced("body", number));
         };
         let Some(left) = remaining.checked_sub(chunk.len() as u64) else {
-            return Err(Fault::unexpected(format_args!(
+            return Err(Error::unexpected(format_args!(
                 "more body than its header announced on channel {number}"
             )));
         };
@@ -219,7 +218,7 @@ impl Session {
         Ok(())
     }
 
-    fn complete(&mut self, place: usize, message: Received) -> Result<(), Fault> {
+    fn complete(&mut self, place: usize, message: Received) -> Result<(), Error> {
         let channel = self.at(place)?;
         match message.carrier {
             Carrier::Deliver { .. } => {
@@ -251,7 +250,7 @@ impl Session {
         }
     }
 
-    fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Fault> {
+    fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Error> {
         let channel = self.at(place)?;
         if channel.gate.confirming.load(Ordering::Acquire) {
             let content = fingerprint(
@@ -284,8 +283,8 @@ impl Session {
 }
 
 #[cold]
-fn unannounced(part: &str, number: u16) -> Fault {
-    Fault::unexpected(format_args!(
+fn unannounced(part: &str, number: u16) -> Error {
+    Error::unexpected(format_args!(
         "a content {part} on channel {number} that nothing announced"
     ))
 }

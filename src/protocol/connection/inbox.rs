@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{take_out, ConnectionEvent, Dispatcher, Session};
-use crate::error::Fault;
 use crate::protocol::channel::{Content, Incoming, Puller, Received};
+use crate::Error;
 
 /// What an undelivered message costs beside its body, roughly.
 const MESSAGE_OVERHEAD: usize = 512;
@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// Takes such a closure to tell it.
-    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Fault> {
+    pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Error> {
         let place = self.unreported(dispatcher)?;
         self.reported(place);
         self.channel(place)?.gate.end.get().cloned()

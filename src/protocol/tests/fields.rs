@@ -1,13 +1,13 @@
 //! The types of a table's values, against the bytes that RabbitMQ reads.
 
 use super::hex;
-use crate::protocol::{FieldTable, FieldValue, SyntaxError};
+use crate::protocol::{FieldTable, FieldValue, WireError};
 
-fn decode(bytes: &[u8]) -> Result<FieldTable, SyntaxError> {
+fn decode(bytes: &[u8]) -> Result<FieldTable, WireError> {
     FieldTable::decode(bytes)
 }
 
-fn encode(table: &FieldTable) -> Result<Vec<u8>, SyntaxError> {
+fn encode(table: &FieldTable) -> Result<Vec<u8>, WireError> {
     let mut out = Vec::new();
     table.encode(&mut out)?;
     let (length, fields) = out.split_at(4);
@@ -72,7 +72,7 @@ fn every_type_cut_short_is_an_error() {
         for end in 1..golden.len() {
             let cut = decode(&golden[..end]);
             assert!(
-                matches!(cut, Err(SyntaxError::Truncated { .. })),
+                matches!(cut, Err(WireError::Truncated { .. })),
                 "{value:?} at {end}"
             );
         }
@@ -83,7 +83,7 @@ fn every_type_cut_short_is_an_error() {
 fn types_that_do_not_exist_are_refused() {
     let known = b"tbBsuIilLfdDSxATFV";
     for kind in (0..=255).filter(|kind| !known.contains(kind)) {
-        let error = SyntaxError::UnknownFieldType(kind);
+        let error = WireError::UnknownFieldType(kind);
         assert_eq!(decode(&[1, b'a', kind, 0, 0, 0, 0]), Err(error));
     }
 }
@@ -123,22 +123,22 @@ fn a_length_inside_must_not_reach_outside() {
     ] {
         assert!(matches!(
             decode(&hex(bytes)),
-            Err(SyntaxError::Truncated { .. })
+            Err(WireError::Truncated { .. })
         ));
     }
     // The inner table ends in the middle of its value, which goes on outside.
-    let error = SyntaxError::Truncated { field: "table" };
+    let error = WireError::Truncated { field: "table" };
     assert_eq!(decode(&hex("01:61 46 00000003 01:62 42 07")), Err(error));
 }
 
 #[test]
 fn numbers_that_are_none_are_read_but_not_sent() {
     for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        assert_eq!(encode(&one(number)), Err(SyntaxError::NotFinite));
-        assert_eq!(encode(&one(number as f32)), Err(SyntaxError::NotFinite));
+        assert_eq!(encode(&one(number)), Err(WireError::NotFinite));
+        assert_eq!(encode(&one(number as f32)), Err(WireError::NotFinite));
         assert_eq!(
             encode(&one(vec![FieldValue::from(number)])),
-            Err(SyntaxError::NotFinite)
+            Err(WireError::NotFinite)
         );
     }
     let read = decode(&hex("01:61 66 7f800000")).unwrap();
@@ -153,7 +153,7 @@ fn keys_of_255_bytes_fit_and_256_do_not() {
     let key = "k".repeat(255);
     let table = FieldTable::from([(key.clone(), 1)]);
     assert_eq!(decode(&encode(&table).unwrap()), Ok(table));
-    let error = SyntaxError::ShortStringTooLong {
+    let error = WireError::ShortStringTooLong {
         field: "table key",
         length: 256,
     };
@@ -180,20 +180,17 @@ fn deep_nesting_is_refused_both_ways() {
         let deepest = nested(128, kind);
         let table = decode(&deepest).unwrap();
         assert_eq!(encode(&table), Ok(deepest));
-        assert_eq!(
-            decode(&nested(129, kind)),
-            Err(SyntaxError::NestedTooDeeply)
-        );
+        assert_eq!(decode(&nested(129, kind)), Err(WireError::NestedTooDeeply));
         assert_eq!(
             decode(&nested(2_000, kind)),
-            Err(SyntaxError::NestedTooDeeply)
+            Err(WireError::NestedTooDeeply)
         );
 
         let deeper = match kind {
             b'F' => one(table),
             _ => one(vec![table.get("a").unwrap().clone()]),
         };
-        assert_eq!(encode(&deeper), Err(SyntaxError::NestedTooDeeply));
+        assert_eq!(encode(&deeper), Err(WireError::NestedTooDeeply));
     }
 }
 

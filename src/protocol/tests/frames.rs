@@ -2,7 +2,7 @@
 
 use super::hex;
 use crate::protocol::frame::*;
-use crate::protocol::SyntaxError;
+use crate::protocol::WireError;
 
 #[test]
 fn constants() {
@@ -53,17 +53,17 @@ fn every_type_of_frame() {
 #[test]
 fn a_wrong_type_is_refused_before_its_payload_is_there() {
     for kind in (0..=255).filter(|kind| ![1, 2, 3, 8].contains(kind)) {
-        let error = SyntaxError::UnknownFrameType(kind);
+        let error = WireError::UnknownFrameType(kind);
         assert_eq!(parse(&[kind, 0, 0, 0, 0, 1, 0], 0), Err(error));
     }
     // A server that speaks another version, or another protocol.
     assert_eq!(
         parse(b"AMQP\x03\x01\x00\x00", 0),
-        Err(SyntaxError::UnknownFrameType(b'A'))
+        Err(WireError::UnknownFrameType(b'A'))
     );
     assert_eq!(
         parse(b"HTTP/1.1 400", 0),
-        Err(SyntaxError::UnknownFrameType(b'H'))
+        Err(WireError::UnknownFrameType(b'H'))
     );
 }
 
@@ -71,19 +71,19 @@ fn a_wrong_type_is_refused_before_its_payload_is_there() {
 fn a_heartbeat_is_for_the_connection() {
     assert_eq!(
         parse(&hex("08 0001 00000000"), 0),
-        Err(SyntaxError::HeartbeatOnChannel(1))
+        Err(WireError::HeartbeatOnChannel(1))
     );
 }
 
 #[test]
 fn a_frame_of_frame_max_fits_and_one_byte_more_is_refused_at_once() {
     assert_eq!(parse(&hex("03 0001 00000ff8"), 4096), Ok(None));
-    let error = SyntaxError::FrameTooLarge {
+    let error = WireError::FrameTooLarge {
         size: 4097,
         max: 4096,
     };
     assert_eq!(parse(&hex("03 0001 00000ff9"), 4096), Err(error));
-    let error = SyntaxError::FrameTooLarge {
+    let error = WireError::FrameTooLarge {
         size: 0x1_0000_0007,
         max: u32::MAX,
     };
@@ -111,11 +111,11 @@ fn a_frame_of_frame_max_fits_and_one_byte_more_is_refused_at_once() {
 fn a_frame_must_end_where_it_says() {
     assert_eq!(
         parse(&hex("03 0001 00000002:0102 cf"), 4096),
-        Err(SyntaxError::BadFrameEnd(0xcf))
+        Err(WireError::BadFrameEnd(0xcf))
     );
     assert_eq!(
         parse(&hex("08 0000 00000000 00"), 4096),
-        Err(SyntaxError::BadFrameEnd(0))
+        Err(WireError::BadFrameEnd(0))
     );
 }
 

@@ -4,7 +4,7 @@ use super::{golden_lines, hex};
 use crate::protocol::frame::{parse, write_method, Frame};
 use crate::protocol::method::Method;
 use crate::protocol::wire::{Name, Table};
-use crate::protocol::{FieldTable, SyntaxError};
+use crate::protocol::{FieldTable, WireError};
 
 const GOLDEN: &str = include_str!("../../../tests/data/golden-methods.txt");
 
@@ -195,7 +195,7 @@ fn every_method_cut_short_is_an_error() {
         for end in 0..golden.len() {
             let cut = Method::decode(&golden[..end]);
             assert!(
-                matches!(cut, Err(SyntaxError::Truncated { .. })),
+                matches!(cut, Err(WireError::Truncated { .. })),
                 "{method:?} at {end}"
             );
         }
@@ -209,7 +209,7 @@ fn every_method_with_something_behind_it_is_an_error() {
         golden.extend_from_slice(&[0, 0, 0]);
         assert_eq!(
             Method::decode(&golden),
-            Err(SyntaxError::TrailingBytes { what, count: 3 })
+            Err(WireError::TrailingBytes { what, count: 3 })
         );
     }
 }
@@ -293,7 +293,7 @@ fn texts_of_255_bytes_fit_and_256_do_not() {
             assert_eq!(written, Ok(()));
             assert_eq!(Method::decode(&out[13..out.len() - 1]), Ok(method));
         } else {
-            let error = SyntaxError::ShortStringTooLong {
+            let error = WireError::ShortStringTooLong {
                 field: "routing_key",
                 length: 256,
             };
@@ -305,7 +305,7 @@ fn texts_of_255_bytes_fit_and_256_do_not() {
 
 #[test]
 fn unknown_methods_are_named_by_their_numbers() {
-    let error = SyntaxError::UnknownMethod {
+    let error = WireError::UnknownMethod {
         class: 60,
         method: 61,
     };

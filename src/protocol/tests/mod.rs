@@ -10,7 +10,7 @@ mod seeds;
 mod session;
 mod spec;
 
-use super::wire::SyntaxError;
+use super::wire::WireError;
 
 /// Bytes from hexadecimal digits; blanks and colons are there for the eye only.
 fn hex(text: &str) -> Vec<u8> {
@@ -35,42 +35,42 @@ fn golden_lines(file: &'static str) -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn errors_say_what_is_wrong() {
-    let errors: [(SyntaxError, &str); 6] = [
+    let errors: [(WireError, &str); 6] = [
         (
-            SyntaxError::ShortStringTooLong {
+            WireError::ShortStringTooLong {
                 field: "routing_key",
                 length: 300,
             },
             "routing_key is 300 bytes long, but at most 255 bytes can be sent",
         ),
         (
-            SyntaxError::Truncated { field: "queue" },
+            WireError::Truncated { field: "queue" },
             "data end in the middle of queue",
         ),
         (
-            SyntaxError::UnknownMethod {
+            WireError::UnknownMethod {
                 class: 60,
                 method: 7,
             },
             "unknown method 7 of class 60",
         ),
         (
-            SyntaxError::BadFrameEnd(0),
+            WireError::BadFrameEnd(0),
             "frame ends with octet 0x00 instead of 0xce",
         ),
         (
-            SyntaxError::UnknownProperties(3),
+            WireError::UnknownProperties(3),
             "content header with unknown properties, flags 0x0003",
         ),
         (
-            SyntaxError::UnknownFieldType(b'Z'),
+            WireError::UnknownFieldType(b'Z'),
             "unknown field type 0x5a in a table",
         ),
     ];
     for (error, text) in errors {
         assert_eq!(error.to_string(), text);
     }
-    assert!(size_of::<SyntaxError>() <= 32);
+    assert!(size_of::<WireError>() <= 32);
 }
 
 /// One that is larger is moved by calls of `memcpy`, which each message pays for several times.

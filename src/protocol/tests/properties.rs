@@ -2,7 +2,7 @@
 
 use super::{golden_lines, hex};
 use crate::protocol::frame::{read_header, write_header};
-use crate::protocol::{BasicProperties, DeliveryMode, FieldTable, SyntaxError};
+use crate::protocol::{BasicProperties, DeliveryMode, FieldTable, WireError};
 
 const GOLDEN: &str = include_str!("../../../tests/data/golden-properties.txt");
 
@@ -96,7 +96,7 @@ fn payload(properties: &[u8]) -> Vec<u8> {
 }
 
 /// The properties as the program gets them.
-fn read(payload: &[u8]) -> Result<(u64, BasicProperties), SyntaxError> {
+fn read(payload: &[u8]) -> Result<(u64, BasicProperties), WireError> {
     read_header(payload).map(|(size, arrived)| (size, arrived.into()))
 }
 
@@ -115,11 +115,11 @@ fn each_alone_none_and_all() {
         for end in 0..payload.len() {
             let cut = read_header(&payload[..end]);
             assert!(
-                matches!(cut, Err(SyntaxError::Truncated { .. })),
+                matches!(cut, Err(WireError::Truncated { .. })),
                 "{name} at {end}"
             );
         }
-        let error = SyntaxError::TrailingBytes {
+        let error = WireError::TrailingBytes {
             what: "a content header",
             count: 1,
         };
@@ -178,7 +178,7 @@ fn flags_that_do_not_exist_are_refused() {
         let payload = payload(&[&flags.to_be_bytes()[..], &[0; 64]].concat());
         assert_eq!(
             read_header(&payload),
-            Err(SyntaxError::UnknownProperties(flags))
+            Err(WireError::UnknownProperties(flags))
         );
     }
 }
@@ -186,10 +186,7 @@ fn flags_that_do_not_exist_are_refused() {
 #[test]
 fn content_of_another_class_is_refused() {
     let payload = hex("0032 0000 0000000000000000 0000");
-    assert_eq!(
-        read_header(&payload),
-        Err(SyntaxError::WrongContentClass(50))
-    );
+    assert_eq!(read_header(&payload), Err(WireError::WrongContentClass(50)));
 }
 
 #[test]
@@ -197,7 +194,7 @@ fn a_property_that_is_too_long_is_refused_by_name() {
     let long = "x".repeat(256);
     let refused = |properties: BasicProperties, field| {
         let mut out = b"before".to_vec();
-        let error = SyntaxError::ShortStringTooLong { field, length: 256 };
+        let error = WireError::ShortStringTooLong { field, length: 256 };
         assert_eq!(write_header(&mut out, 1, 0, &properties), Err(error));
         assert_eq!(out, b"before");
     };

@@ -446,7 +446,7 @@ fn what_nobody_waits_for_is_skipped() {
         .feed(&method(1, &unasked))
         .unwrap_err();
     let text = "a confirmation on channel 1 of message 1, never published";
-    assert!(error.to_string().contains(text), "{}", *error);
+    assert!(error.to_string().contains(text), "{}", error);
     let back = Method::BasicReturn {
         reply_code: 312,
         reply_text: "NO_ROUTE".into(),
@@ -456,14 +456,10 @@ fn what_nobody_waits_for_is_skipped() {
     let error = exercise::idle_session()
         .feed(&method(0, &back))
         .unwrap_err();
-    assert!(error.to_string().contains("channel 0"), "{}", *error);
+    assert!(error.to_string().contains("channel 0"), "{}", error);
     for frame in [bytes_of_header(), bytes_of_body()] {
         let error = exercise::idle_session().feed(&frame).unwrap_err();
-        assert!(
-            error.to_string().contains("nothing announced"),
-            "{}",
-            *error
-        );
+        assert!(error.to_string().contains("nothing announced"), "{}", error);
     }
 }
 
