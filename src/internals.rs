@@ -133,6 +133,7 @@ impl Deliveries {
             id: 0,
             consumer_tag: CONSUMER_TAG.into(),
             auto_ack: true,
+            confirmed: true,
         });
         let added = session.add_channel(None, channel);
         debug_assert!(added.is_ok());

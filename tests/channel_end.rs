@@ -275,3 +275,42 @@ fn a_channel_error_under_traffic_leaves_the_connection_open() {
         connection.close().unwrap();
     });
 }
+
+/// RabbitMQ ends a channel that it has closed behind the back of the next one with its number, and may deliver for both at
+/// once. What is delivered has to be the new channel's, or its acknowledgement would end that channel too.
+#[test]
+fn a_number_and_a_consumer_tag_can_be_used_again_under_traffic() {
+    bounded_by(Duration::from_secs(60), || {
+        let connection = open();
+        let source = connection.channel().unwrap();
+        let queue = exclusive_queue(&source);
+        for n in 0..5000 {
+            source.basic_publish("", &queue, format!("{n}")).unwrap();
+        }
+        let request = BasicConsume::new(&queue).consumer_tag("mine");
+        for _ in 0..30 {
+            let channel = connection.channel_with_number(9).unwrap();
+            channel
+                .basic_consume(request.clone(), |channel, _, _, _| {
+                    let _ = channel.basic_ack(1 << 40);
+                })
+                .unwrap();
+            channel.start_consuming().unwrap_err();
+            let again = connection.channel_with_number(9).unwrap();
+            let mut due = 1;
+            again
+                .basic_consume(request.clone(), move |channel, method, _, _| {
+                    assert_eq!(method.delivery_tag, due);
+                    due += 1;
+                    if due > 20 {
+                        channel.stop_consuming()?;
+                    }
+                    Ok(())
+                })
+                .unwrap();
+            again.start_consuming().unwrap();
+            again.close().unwrap();
+        }
+        connection.close().unwrap();
+    });
+}

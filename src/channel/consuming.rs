@@ -95,6 +95,7 @@ impl Channel {
                     consumer_tag: consumer_tag.clone(),
                     id,
                     auto_ack,
+                    confirmed: false,
                 });
                 channel.home = dispatch::thread_number();
             }

@@ -40,6 +40,10 @@ impl Acks {
         self.last_came.store(tag, Ordering::Release);
     }
 
+    pub(crate) fn last_came(&self) -> u64 {
+        self.last_came.load(Ordering::Acquire)
+    }
+
     /// This method is sent. After some of them the broker need not wait for every message that comes, or may wait again for
     /// one that was settled.
     pub(crate) fn sent(&self, method: &Method<'_>) {

@@ -204,10 +204,14 @@ pub(crate) struct Consumer {
     /// Tells it from an earlier consumer with the same tag.
     pub(crate) id: u64,
     pub(crate) auto_ack: bool,
+    /// The broker has confirmed it (`basic.consume-ok`).
+    pub(crate) confirmed: bool,
 }
 
 pub(crate) struct ChannelState {
     pub(crate) number: u16,
+    /// An earlier channel had its number.
+    pub(crate) reused: bool,
     pub(crate) phase: Phase,
     pub(crate) gate: Arc<Gate>,
     /// The public handle, for whoever runs the callbacks.
@@ -243,6 +247,7 @@ impl ChannelState {
     pub(crate) fn new(gate: Arc<Gate>, owner: Weak<dyn Any + Send + Sync>) -> Self {
         ChannelState {
             number: 0,
+            reused: false,
             phase: Phase::Opening,
             gate,
             owner,
@@ -274,6 +279,26 @@ impl ChannelState {
         self.consumers
             .iter()
             .find(|consumer| consumer.consumer_tag == consumer_tag)
+    }
+
+    /// Whether a delivery is for the channel that had this number before. RabbitMQ ends a channel that it has closed behind
+    /// the back of the next one, and may deliver for both at once. It numbers each channel's messages from 1 without a gap,
+    /// and delivers to no consumer before it has confirmed it.
+    #[cold]
+    pub(crate) fn is_late(&self, message: &Received) -> bool {
+        let (tag, consumer_tag) = (message.delivery_tag, &message.label);
+        if tag > self.gate.acks.last_came() + 1 {
+            return true;
+        }
+        let puller = self.puller.as_ref();
+        let pulled = puller.is_some_and(|puller| puller.consumer_tag == *consumer_tag);
+        let confirmed = |consumer: &Consumer| consumer.confirmed;
+        let late = !pulled && !self.consumer(consumer_tag).is_some_and(confirmed);
+        if late {
+            // Unless it was for a consumer that is gone: then the next one has the number after it.
+            self.gate.acks.came(tag);
+        }
+        late
     }
 
     /// Forgets a consumer; answers whether it was there.

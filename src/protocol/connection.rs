@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(crate) use self::content::fingerprint;
-use super::channel::{ChannelState, Content, Gate, Phase, Reply};
+use super::channel::{ChannelState, Consumer, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};
 use super::method::Method;
 use crate::error::Result;
@@ -198,8 +198,11 @@ impl Session {
             self.numbers.resize(number as usize + 1, Number::Unused);
         }
         channel.number = number;
-        if channel.phase == Phase::Opening && self.number(number) == Number::Closed {
-            channel.phase = Phase::Reopening;
+        if self.number(number) == Number::Closed {
+            channel.reused = true;
+            if channel.phase == Phase::Opening {
+                channel.phase = Phase::Reopening;
+            }
         }
         self.channels[place] = Some(Box::new(channel));
         self.numbers[number as usize] = Number::Taken(place);
@@ -556,6 +559,15 @@ impl Session {
                     self.release(place);
                 }
                 Ok(())
+            }
+            Method::BasicConsumeOk { consumer_tag } => {
+                let mut consumers = channel.consumers.iter_mut();
+                let is_this =
+                    |consumer: &&mut Consumer| consumer.consumer_tag.as_bytes() == &*consumer_tag;
+                if let Some(consumer) = consumers.find(is_this) {
+                    consumer.confirmed = true;
+                }
+                self.answer(place, (60, 21), Reply::Done)
             }
             Method::QueueDeclareOk {
                 queue,

@@ -191,6 +191,7 @@ pub(crate) fn busy_session() -> Session {
             id: 0,
             consumer_tag: consumer_tag.into(),
             auto_ack: false,
+            confirmed: true,
         };
         let mut calls = Vec::new();
         match number {
@@ -248,6 +249,7 @@ pub(crate) fn busy_session() -> Session {
         id: 0,
         consumer_tag: "a".into(),
         auto_ack: false,
+        confirmed: true,
     });
     again.calls.push_back(Call {
         id: 0,

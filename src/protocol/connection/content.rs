@@ -222,9 +222,12 @@ impl Session {
         let channel = self.at(place)?;
         match message.carrier {
             Carrier::Deliver { .. } => {
-                // Nobody consumes: it is for a consumer that is gone, on this channel or on one that had its number before.
+                if channel.reused && channel.is_late(&message) {
+                    return Ok(());
+                }
+                channel.gate.acks.came(message.delivery_tag);
+                // Otherwise it is for a consumer that is gone.
                 if channel.has_consumer() {
-                    channel.gate.acks.came(message.delivery_tag);
                     self.push(place, Incoming::Message(message));
                 }
                 Ok(())

@@ -40,6 +40,7 @@ fn stream(random: &mut Random) -> Stream {
         },
     ];
     let (mut opened, mut opened_again, mut closed) = (false, false, false);
+    let mut delivered_again = 0;
     for n in 0..random.below(32) as u64 {
         let channel = 1 + random.below(6);
         let out = &mut frames[channel];
@@ -57,6 +58,17 @@ fn stream(random: &mut Random) -> Stream {
                 opened_again = true;
                 out.push(method(6, &Method::ChannelOpenOk {}));
                 expected[6] += 1;
+            }
+            // An earlier channel's deliveries: of another consumer, or with numbers that are not due.
+            (6, 1) if opened_again => {
+                let mut deliver = deliver(6, "gone", n);
+                if random.below(2) == 0 {
+                    deliver = self::deliver(6, "a", delivered_again + 2 + n);
+                } else {
+                    delivered_again += u64::from(n == delivered_again + 1);
+                }
+                out.push(deliver);
+                content(random, out, 6, b"late");
             }
             (4 | 5, _) => late(random, out, channel as u16),
             (6, _) if !opened_again => late(random, out, 6),
@@ -116,14 +128,13 @@ fn stream(random: &mut Random) -> Stream {
                 frames[0].push(method(0, &Method::ConnectionUnblocked {}));
             }
             (channel, _) => {
-                let deliver = Method::BasicDeliver {
-                    consumer_tag: ["", "a", "a", "p", "", "", "a"][channel].into(),
-                    delivery_tag: n,
-                    redelivered: false,
-                    exchange: "".into(),
-                    routing_key: "q".into(),
-                };
-                out.push(method(channel as u16, &deliver));
+                let consumer_tag = ["", "a", "a", "p", "", "", "a"][channel];
+                let mut delivery_tag = n;
+                if channel == 6 {
+                    delivered_again += 1;
+                    delivery_tag = delivered_again;
+                }
+                out.push(deliver(channel as u16, consumer_tag, delivery_tag));
                 let length = [0, 1, 16, 300, 5000][random.below(5)];
                 content(random, out, channel as u16, &vec![b'x'; length]);
                 expected[channel] += 1;
@@ -165,16 +176,7 @@ fn late(random: &mut Random, out: &mut Vec<Vec<u8>>, channel: u16) {
     write_header(&mut header, channel, 700, &properties).unwrap();
     let mut body = Vec::new();
     write_body(&mut body, channel, &[7; 300]);
-    let deliver = method(
-        channel,
-        &Method::BasicDeliver {
-            consumer_tag: "a".into(),
-            delivery_tag: 77,
-            redelivered: true,
-            exchange: "".into(),
-            routing_key: "q".into(),
-        },
-    );
+    let deliver = deliver(channel, "a", 77);
     let answer = match random.below(7) {
         0 => Method::BasicAck {
             delivery_tag: 1000,
@@ -205,6 +207,19 @@ fn late(random: &mut Random, out: &mut Vec<Vec<u8>>, channel: u16) {
         7 => out.push(frame_of(3, channel, &[])),
         _ => out.push(method(channel, &answer)),
     }
+}
+
+fn deliver(channel: u16, consumer_tag: &str, delivery_tag: u64) -> Vec<u8> {
+    method(
+        channel,
+        &Method::BasicDeliver {
+            consumer_tag: consumer_tag.into(),
+            delivery_tag,
+            redelivered: false,
+            exchange: "".into(),
+            routing_key: "q".into(),
+        },
+    )
 }
 
 fn frame_of(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
@@ -479,14 +494,7 @@ fn bytes_of_body() -> Vec<u8> {
 #[test]
 fn a_delivery_that_nobody_consumes_is_dropped() {
     let mut session = exercise::idle_session();
-    let deliver = Method::BasicDeliver {
-        consumer_tag: "a".into(),
-        delivery_tag: 1,
-        redelivered: false,
-        exchange: "".into(),
-        routing_key: "q".into(),
-    };
-    let mut bytes = method(1, &deliver);
+    let mut bytes = deliver(1, "a", 1);
     write_header(&mut bytes, 1, 1, &BasicProperties::new()).unwrap();
     write_body(&mut bytes, 1, b"x");
     session.feed(&bytes).unwrap();
@@ -508,14 +516,7 @@ fn close(channel: u16) -> Vec<u8> {
 /// A broker may close a channel at any place in a message, and go on with the message.
 #[test]
 fn a_message_is_cut_short_by_the_end_of_its_channel() {
-    let deliver = Method::BasicDeliver {
-        consumer_tag: "a".into(),
-        delivery_tag: 1,
-        redelivered: false,
-        exchange: "".into(),
-        routing_key: "q".into(),
-    };
-    let mut frames = vec![method(1, &deliver)];
+    let mut frames = vec![deliver(1, "a", 1)];
     let mut header = Vec::new();
     write_header(&mut header, 1, 900, &BasicProperties::new()).unwrap();
     frames.push(header);
