@@ -305,8 +305,12 @@ impl Channel {
 
     /// Closes the channel (pika: `close()`). What it had not acknowledged goes back; its consumers end.
     ///
+    /// `Ok` means that the broker has confirmed, and so has handled all that was sent on the channel before.
+    ///
     /// # Errors
-    /// [`Error::ChannelWrongState`] if it is not open, or as every call on a channel that the broker closed.
+    /// [`Error::ChannelWrongState`] if it is not open, or as every call on a channel that the broker closed, also if it does
+    /// so only now. [`Error::Timeout`] if it did not confirm within 10 s (or `rpc_timeout`, if that is less), and what ended
+    /// the connection: then it is unknown whether the broker received what was published last.
     pub fn close(&self) -> Result<()> {
         self.close_with(0, "Normal shutdown")
     }
@@ -338,14 +342,14 @@ impl Channel {
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
         let deadline = after(limit);
-        let mut crossed = false;
+        let mut crossed = None;
         let closed = link.wait(Interest::channel(place), Some(deadline), |shared| {
             let channel = shared.session.channel(place);
-            crossed = channel.as_ref().is_some_and(|channel| channel.crossed);
+            crossed = channel.as_ref().and_then(|channel| channel.crossed.clone());
             let closed = channel.is_none_or(|channel| channel.phase == Phase::Closed);
-            (closed || crossed).then_some(())
+            (closed || crossed.is_some()).then(|| shared.session.end.clone())
         });
-        if crossed {
+        if crossed.is_some() {
             let patience = deadline.min(after(CROSSED_CLOSE_OK));
             link.wait(Interest::channel(place), Some(patience), |shared| {
                 let channel = shared.session.channel(place);
@@ -356,11 +360,21 @@ impl Channel {
             link.lock().session.give_up_close_ok(place);
         }
         self.forget_callbacks();
-        // A connection that is lost meanwhile has taken the channel with it.
-        closed.ok_or(Error::Timeout {
-            waiting_for: "the broker's channel.close-ok",
-            after: limit,
-        })
+        if let Some(closed_by_broker) = crossed {
+            return Err(closed_by_broker);
+        }
+        match closed {
+            Some(None) => Ok(()),
+            // The connection has taken the channel with it.
+            Some(Some(end)) => {
+                link.lock().session.end_told = true;
+                link.check_confirmed(&end)
+            }
+            None => Err(Error::Timeout {
+                waiting_for: "channel.close-ok (whether the broker received what was published last is unknown)",
+                after: limit,
+            }),
+        }
     }
 
     /// Whether the channel is open (pika: `is_open`).

@@ -31,7 +31,8 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// A handle: clones are cheap and mean the same connection, and any thread may call any method at any time. When the last
 /// handle (of the connection and of all its channels) is dropped, the connection is closed gracefully, within a few
-/// seconds at most.
+/// seconds at most. A drop cannot fail: if the broker does not confirm, or something was not sent, the log has a warning.
+/// Call [`close`](Connection::close) to be sure that all that was published has arrived.
 ///
 /// Heartbeats are sent by a thread of the connection's own, so a callback may take as long as it likes. Callbacks run
 /// only on the thread that is inside [`process_data_events`](Connection::process_data_events),
@@ -81,10 +82,11 @@ struct ConnectionHandle {
 impl Drop for ConnectionHandle {
     fn drop(&mut self) {
         let timeout = DROP_TIMEOUT.min(self.link.rpc_timeout);
-        if self.link.lock().session.end.is_none() {
-            if let Err(error) = self.link.close(200, "Normal shutdown", timeout) {
-                log::warn!("{}: closing: {}", self.link.address, error);
-            }
+        if self.link.lock().session.end.is_some() {
+            self.link.log_unsent();
+        } else if let Err(error) = self.link.close(200, "Normal shutdown", timeout) {
+            log::warn!("{}: closing: {}", self.link.address, error);
+            self.link.log_unsent();
         }
     }
 }
@@ -200,14 +202,16 @@ impl Connection {
 
     /// Closes the connection and all its channels, with reply code 200 (pika: `close()`).
     ///
-    /// What has been published is sent first. Threads that wait on this connection are woken:
+    /// What has been published is sent first, and `Ok` means that the broker has confirmed the close, and so has received all
+    /// of it. Threads that wait on this connection are woken:
     /// [`Channel::start_consuming`] ends with [`Closed`](crate::ConsumingEnded::Closed), other calls with
     /// [`Error::ConnectionClosedByClient`].
     ///
     /// # Errors
-    /// [`Error::ConnectionWrongState`] if it is not open; [`Error::Timeout`] if the broker did not confirm within
-    /// 10 s (or `rpc_timeout`, if that is less), as happens while it blocks the connection: the connection is gone then,
-    /// but the broker may not have handled what was published last.
+    /// [`Error::Timeout`] if the broker did not confirm within 10 s (or `rpc_timeout`, if that is less), as happens while it
+    /// blocks the connection; [`Error::StreamLost`] or [`Error::ConnectionClosedByBroker`] if the connection ended in another
+    /// way, now or since the last call. The connection is gone then, and it is unknown whether the broker received what was
+    /// published last. [`Error::ConnectionWrongState`] if it is not open, and another call has returned why.
     pub fn close(&self) -> Result<()> {
         self.close_with(200, "Normal shutdown")
     }

@@ -68,7 +68,10 @@ pub enum Error {
         silent_for: Duration,
     },
     /// The server closed the connection (pika: `ConnectionClosedByBroker`).
-    #[error("connection to {address} closed by the broker: {reply_code} {}{}", Escaped(reply_text), Cause(*method, *reply_code, reply_text))]
+    #[error(
+        "connection to {address} closed by the broker: {reply_code} {}{}{}",
+        Escaped(reply_text), Cause(*method, *reply_code, reply_text), WhileClosing(*while_closing)
+    )]
     #[non_exhaustive]
     ConnectionClosedByBroker {
         /// The AMQP reply code, such as 320 (`CONNECTION_FORCED`).
@@ -79,6 +82,9 @@ pub enum Error {
         method: Option<&'static str>,
         /// Host and port.
         address: Arc<str>,
+        /// This program was closing the connection as well, and the broker did not confirm that: whether it received what
+        /// was published last is unknown.
+        while_closing: bool,
     },
     /// This program closed the connection while the call was waiting (pika: `ConnectionClosedByClient`).
     #[error(
@@ -630,6 +636,21 @@ impl fmt::Display for Cause<'_> {
         let mut words = reply_text.as_bytes().windows(9);
         if *reply_code == 541 && words.any(|word| word == b"transient") {
             f.write_str("; this broker has no queues that are neither durable nor exclusive: declare it .durable(true) or .exclusive(true)")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is not known when a connection ended, and the broker had not confirmed that it is closed.
+pub(crate) const FATE_UNKNOWN: &str =
+    "whether the broker received what was published last is unknown";
+
+struct WhileClosing(bool);
+
+impl fmt::Display for WhileClosing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 {
+            write!(f, "; {FATE_UNKNOWN}")?;
         }
         Ok(())
     }

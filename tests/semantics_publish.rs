@@ -6,14 +6,12 @@ mod support;
 use std::time::Duration;
 
 use haypile::{
-    BasicProperties, BasicPublish, Channel, Connection, ConnectionParameters, Error,
-    ExchangeDeclare, ExchangeType, FieldTable, FieldValue, QueueDeclare, QueueDeclareOk,
-    QueueDelete, ReturnedMessage,
+    BasicProperties, BasicPublish, Channel, Connection, ConnectionParameters, Error, FieldTable,
+    FieldValue, QueueDeclare, QueueDeclareOk, QueueDelete, ReturnedMessage,
 };
 use support::peer::{m, Args, Handshake, Peer, Session};
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, message_count, open, unique, url, Log,
-    SOON,
+    assert_message_count, bounded, channel, exclusive_queue, message_count, unique, url, SOON,
 };
 
 fn mandatory() -> BasicPublish<'static> {

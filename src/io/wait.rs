@@ -13,7 +13,7 @@ use super::stream::{describe, Transport};
 use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
-use crate::error::StreamLost;
+use crate::error::{StreamLost, FATE_UNKNOWN};
 use crate::escaped::Escaped;
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame;
@@ -463,11 +463,6 @@ impl Link {
     }
 
     fn lost(&self, shared: &mut Shared, error: &io::Error) {
-        if shared.session.closing.is_some() {
-            // The peer may hang up in place of close-ok.
-            shared.session.end_by_client();
-            return;
-        }
         // After a failed write this end shuts the stream down, so the write's error is the one that counts, unless it only
         // says that there is no connection any more and the read's says why.
         let cause = match shared.write_error.take() {
@@ -480,12 +475,16 @@ impl Link {
     }
 
     fn stream_lost(&self, shared: &Shared, cause: String) -> Error {
-        let lost = StreamLost {
+        let cause = Escaped(&cause).to_string();
+        Error::StreamLost(Box::new(self.lost_stream(shared, cause)))
+    }
+
+    fn lost_stream(&self, shared: &Shared, cause: String) -> StreamLost {
+        StreamLost {
             address: Arc::clone(&self.address),
-            cause: Escaped(&cause).to_string(),
+            cause,
             silent_for: shared.last_bytes.elapsed(),
-        };
-        Error::StreamLost(Box::new(lost))
+        }
     }
 
     fn check_silence(&self, shared: &mut Shared, reader: &Reader) {
@@ -585,7 +584,8 @@ impl Link {
         }
     }
 
-    /// Closes the connection: says so, waits for the broker to confirm, and ends it in any case.
+    /// Closes the connection: says so, waits for the broker to confirm, and ends it in any case. `Ok` means that the broker
+    /// has confirmed.
     pub(crate) fn close(
         &self,
         reply_code: u16,
@@ -593,8 +593,17 @@ impl Link {
         timeout: Duration,
     ) -> Result<(), Error> {
         let mut shared = self.lock();
-        if let Some(end) = &shared.session.end {
-            return Err(Error::connection_not_open(format_args!("{}", end)));
+        if let Some(end) = shared.session.end.clone() {
+            let told = std::mem::replace(&mut shared.session.end_told, true);
+            drop(shared);
+            let error = self.not_confirmed(&end);
+            return Err(match end {
+                Error::ConnectionClosedByClient { .. } => {
+                    Error::connection_not_open(format_args!("{end}"))
+                }
+                _ if told => Error::connection_not_open(format_args!("{error}")),
+                _ => error,
+            });
         }
         if shared.session.closing.is_some() {
             let reason = format_args!("it is being closed by another thread");
@@ -617,19 +626,77 @@ impl Link {
         let deadline = after(timeout);
         let interest = Interest::connection();
         let ended = self.wait(interest, Some(deadline), |shared| {
-            shared.session.end.is_some().then_some(())
+            let end = shared.session.end.clone();
+            shared.session.end_told |= end.is_some();
+            end
         });
-        if ended.is_none() {
-            let mut shared = self.lock();
-            shared.session.end_by_client();
-            self.settle(&mut shared);
-            self.outgoing.kill();
-            drop(shared);
-            self.shutdown_stream();
-            let waiting_for = "the broker's connection.close-ok";
-            return Err(Error::timeout(waiting_for, timeout));
+        match ended {
+            Some(end) => self.check_confirmed(&end),
+            None => {
+                let mut shared = self.lock();
+                shared.session.end_by_client();
+                self.settle(&mut shared);
+                self.outgoing.kill();
+                drop(shared);
+                self.shutdown_stream();
+                let waiting_for = "connection.close-ok (whether the broker received what was published last is unknown)";
+                Err(Error::timeout(waiting_for, timeout))
+            }
         }
-        Ok(())
+    }
+
+    /// Whether the end of the connection means that the broker has confirmed a close, and with it all that was sent before.
+    pub(crate) fn check_confirmed(&self, end: &Error) -> Result<(), Error> {
+        match end {
+            Error::ConnectionClosedByClient { .. } => Ok(()),
+            _ => Err(self.not_confirmed(end)),
+        }
+    }
+
+    /// The error of a close that the broker has not confirmed: what ended the connection, and what that means for what was
+    /// sent last.
+    fn not_confirmed(&self, end: &Error) -> Error {
+        let cause = match end {
+            Error::ConnectionClosedByBroker {
+                reply_code,
+                reply_text,
+                method,
+                address,
+                ..
+            } => {
+                let closed = Error::ConnectionClosedByBroker {
+                    reply_code: *reply_code,
+                    reply_text: reply_text.clone(),
+                    method: *method,
+                    address: Arc::clone(address),
+                    while_closing: true,
+                };
+                return closed;
+            }
+            Error::StreamLost(lost) => lost.cause.clone(),
+            other => format!("{other}"),
+        };
+        let unsent = match self.outgoing.unsent() {
+            0 => String::new(),
+            bytes => format!("{bytes} bytes were not sent, and "),
+        };
+        let shared = self.lock();
+        let mut lost = self.lost_stream(&shared, format!("{cause}; {unsent}{FATE_UNKNOWN}"));
+        if let Error::StreamLost(first) = end {
+            lost.silent_for = first.silent_for;
+        }
+        Error::StreamLost(Box::new(lost))
+    }
+
+    /// Logs how much of what was handed over was never written, when nobody can be told any more.
+    pub(crate) fn log_unsent(&self) {
+        let unsent = self.outgoing.unsent();
+        if unsent > 0 {
+            log::warn!(
+                "{}: dropped after the connection had ended; {unsent} bytes were not sent, and {FATE_UNKNOWN}",
+                self.address
+            );
+        }
     }
 
     /// Ends a channel from this side without waiting; its number is free when the broker has confirmed.

@@ -54,6 +54,8 @@ struct Writer {
     done: usize,
     /// All of the batch is written, but the stream may buffer and has not been flushed.
     unflushed: bool,
+    /// How many bytes of a body could not be written because the stream was lost.
+    lost: usize,
 }
 
 enum Outcome {
@@ -83,6 +85,11 @@ impl Writer {
         Outcome::Done
     }
 
+    /// How many of the bytes it has taken are not written. What the stream has not flushed counts as one of them.
+    fn left(&self) -> usize {
+        self.batch.len() - self.done + self.lost + usize::from(self.unflushed)
+    }
+
     fn write(&mut self) -> Outcome {
         let mut began = None;
         while self.done < self.batch.len() {
@@ -109,6 +116,7 @@ impl Writer {
     /// Writes the batch and after it the frames of a body, without copying the body.
     fn write_body(&mut self, channel: u16, body: &[u8], chunk: usize) -> Outcome {
         let head = std::mem::take(&mut self.batch);
+        let mut left = head.len() - self.done + framed_size(body.len(), chunk);
         let began = Instant::now();
         let mut outcome = Outcome::Done;
         let mut first = Some(&head[self.done..]);
@@ -132,6 +140,7 @@ impl Writer {
                 match self.stream.write_vectored(first_slices(rest)) {
                     Ok(0) => outcome = Outcome::Failed(io::ErrorKind::WriteZero.into()),
                     Ok(count) => {
+                        left -= count;
                         IoSlice::advance_slices(&mut rest, count);
                         if !rest.is_empty() && began.elapsed() >= WRITE_SLICE {
                             outcome = Outcome::Stuck;
@@ -148,7 +157,10 @@ impl Writer {
                 Outcome::Stuck => rest
                     .iter()
                     .for_each(|slice| self.batch.extend_from_slice(slice)),
-                Outcome::Failed(_) => return outcome,
+                Outcome::Failed(_) => {
+                    self.lost = left;
+                    return outcome;
+                }
             }
         }
         if self.batch.is_empty() {
@@ -158,6 +170,11 @@ impl Writer {
         }
         outcome
     }
+}
+
+/// How many bytes the frames of a body are.
+fn framed_size(body: usize, chunk: usize) -> usize {
+    body + body.div_ceil(chunk) * frame::FRAME_OVERHEAD
 }
 
 /// As many of the slices as one system call is given, at least one.
@@ -188,6 +205,8 @@ struct State {
     /// When the connection came to its end: write the rest and shut down.
     finishing: Option<Instant>,
     dead: bool,
+    /// How many bytes were thrown away when the stream was lost.
+    lost: usize,
 }
 
 /// What is to be sent.
@@ -205,6 +224,7 @@ impl Outgoing {
             batch: Vec::new(),
             done: 0,
             unflushed: false,
+            lost: 0,
         }));
         Ok(Outgoing {
             state: Mutex::new(State {
@@ -219,6 +239,7 @@ impl Outgoing {
                 waiting: 0,
                 finishing: None,
                 dead: false,
+                lost: 0,
             }),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -364,8 +385,7 @@ impl Outgoing {
         let Some(mut half) = state.half.take() else {
             return Ok(());
         };
-        let framed = body.len() + body.len().div_ceil(chunk) * frame::FRAME_OVERHEAD;
-        state.appended += (state.bytes.len() - before + framed) as u64;
+        state.appended += (state.bytes.len() - before + framed_size(body.len(), chunk)) as u64;
         std::mem::swap(&mut half.batch, &mut state.bytes);
         state.urgent = false;
         drop(state);
@@ -419,11 +439,9 @@ impl Outgoing {
     fn give_back(&self, link: &Link, half: Box<Writer>, outcome: Outcome) {
         let mut state = self.lock();
         state.last_write = Instant::now();
-        // What the stream has not flushed counts as a byte that is left.
-        let left = half.batch.len() - half.done + state.bytes.len() + usize::from(half.unflushed);
-        let left = left as u64;
         match outcome {
             Outcome::Failed(error) => {
+                state.lost += half.left();
                 state.dead = true;
                 state.asleep = false;
                 drop(state);
@@ -432,7 +450,10 @@ impl Outgoing {
                 link.write_failed(&error);
             }
             Outcome::Done | Outcome::Stuck => {
-                state.written = state.appended.saturating_sub(left);
+                if !state.dead {
+                    let left = half.left() + state.bytes.len();
+                    state.written = state.appended.saturating_sub(left as u64);
+                }
                 let stuck = !half.is_clear();
                 state.half = Some(half);
                 if state.waiting > 0 {
@@ -458,10 +479,18 @@ impl Outgoing {
         self.progress.notify_all();
     }
 
+    /// How many bytes of what was appended are not written, once the connection has ended.
+    pub(crate) fn unsent(&self) -> usize {
+        let state = self.lock();
+        let at_rest = state.half.as_ref().map_or(0, |half| half.left());
+        state.lost + state.bytes.len() + at_rest
+    }
+
     /// The stream is lost: nothing more can be written.
     pub(crate) fn kill(&self) {
         let mut state = self.lock();
         state.dead = true;
+        state.lost += state.bytes.len();
         state.bytes.clear();
         state.asleep = false;
         drop(state);

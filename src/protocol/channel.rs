@@ -235,8 +235,8 @@ pub(crate) struct ChannelState {
     pub(crate) running: bool,
     /// It stands in the session's list of channels that have something to tell.
     pub(crate) ready: bool,
-    /// The broker closed it as well, after this end had.
-    pub(crate) crossed: bool,
+    /// The broker closed it as well, after this end had, and why.
+    pub(crate) crossed: Option<Error>,
     /// Nobody holds a handle any more: forget it when it is closed.
     pub(crate) abandoned: bool,
 }
@@ -265,7 +265,7 @@ impl ChannelState {
             claims: Vec::new(),
             running: false,
             ready: false,
-            crossed: false,
+            crossed: None,
             abandoned: false,
         }
     }

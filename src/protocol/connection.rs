@@ -491,7 +491,7 @@ impl Session {
     pub(crate) fn give_up_close_ok(&mut self, place: usize) {
         if self
             .channel(place)
-            .is_some_and(|channel| channel.crossed && channel.phase == Phase::Closing)
+            .is_some_and(|channel| channel.crossed.is_some() && channel.phase == Phase::Closing)
         {
             self.release(place);
         }
@@ -535,20 +535,20 @@ impl Session {
             } if number != 0 => {
                 frame::write_method(&mut self.replies, number, &Method::ChannelCloseOk {})
                     .map_err(Error::syntax)?;
-                let channel = self.at(place)?;
-                if channel.phase == Phase::Closing {
-                    // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
-                    channel.crossed = true;
-                    self.touch(place);
-                    return Ok(());
-                }
-                self.closures.push(place);
                 let why = Error::ChannelClosedByBroker {
                     reply_code,
                     reply_text: reply_text.into_owned(),
                     channel: number,
                     method: Method::name_of(class_id, method_id),
                 };
+                let channel = self.at(place)?;
+                if channel.phase == Phase::Closing {
+                    // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
+                    channel.crossed = Some(why);
+                    self.touch(place);
+                    return Ok(());
+                }
+                self.closures.push(place);
                 self.end_channel(place, why);
                 self.release(place);
                 Ok(())
@@ -606,6 +606,7 @@ impl Session {
                     reply_text: reply_text.into_owned(),
                     method: Method::name_of(class_id, method_id),
                     address,
+                    while_closing: self.closing.is_some(),
                 };
                 self.end_all(why);
                 Ok(())

@@ -19,6 +19,9 @@ enum Flow {
 struct State {
     to_client: Flow,
     to_broker: Flow,
+    /// How many more bytes of a direction are forwarded before everything is cut.
+    client_left: Option<usize>,
+    broker_left: Option<usize>,
     stopped: bool,
     /// Counts the cuts, so that bytes held back from before one are not sent after it.
     cuts: u64,
@@ -38,6 +41,14 @@ impl Shared {
         self.state
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn take_streams(&self) -> Vec<Arc<TcpStream>> {
+        let mut state = self.lock();
+        state.cuts += 1;
+        (state.client_left, state.broker_left) = (None, None);
+        self.changed.notify_all();
+        state.streams.drain(..).collect()
     }
 }
 
@@ -61,6 +72,8 @@ impl Proxy {
             state: Mutex::new(State {
                 to_client: Flow::Forward,
                 to_broker: Flow::Forward,
+                client_left: None,
+                broker_left: None,
                 stopped: false,
                 cuts: 0,
                 streams: Vec::new(),
@@ -163,6 +176,16 @@ impl Proxy {
         self.set(Some(Flow::Swallow), Some(Flow::Swallow));
     }
 
+    /// Forwards so many more bytes of what the client says, and then cuts.
+    pub fn cut_client_after(&self, bytes: usize) {
+        self.shared.lock().client_left = Some(bytes);
+    }
+
+    /// Forwards so many more bytes of what the broker says, and then cuts.
+    pub fn cut_broker_after(&self, bytes: usize) {
+        self.shared.lock().broker_left = Some(bytes);
+    }
+
     fn set(&self, to_client: Option<Flow>, to_broker: Option<Flow>) {
         let mut state = self.shared.lock();
         state.to_client = to_client.unwrap_or(state.to_client);
@@ -178,10 +201,7 @@ impl Proxy {
     }
 
     fn take_streams(&self) -> Vec<Arc<TcpStream>> {
-        let mut state = self.shared.lock();
-        state.cuts += 1;
-        self.shared.changed.notify_all();
-        state.streams.drain(..).collect()
+        self.shared.take_streams()
     }
 
     /// Ends every stream by a reset (RST).
@@ -241,9 +261,25 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, to_client: bool, cuts: u64, sh
                 .wait(state)
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
         };
+        let left = if to_client {
+            &mut state.broker_left
+        } else {
+            &mut state.client_left
+        };
+        let forwarded = length.min(left.unwrap_or(length));
+        if let Some(left) = left {
+            *left -= forwarded;
+        }
+        let is_last = *left == Some(0);
         drop(state);
-        if flow == Flow::Forward && to.write_all(&chunk[..length]).is_err() {
+        if flow == Flow::Forward && to.write_all(&chunk[..forwarded]).is_err() {
             break;
+        }
+        if is_last {
+            for stream in shared.take_streams() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            return;
         }
     }
     let state = shared.lock();

@@ -1,0 +1,77 @@
+//! A drop cannot fail; the log says what it could not send. In a process of its own, for its logger.
+
+mod support;
+
+use std::time::Duration;
+
+use haypile::{Connection, ConnectionParameters, Error};
+use support::proxy::Proxy;
+use support::{bounded, wait_until, SOON};
+
+#[path = "support/capture.rs"]
+mod capture;
+
+/// How many bytes the log says were not sent, in the lines of this peer.
+fn unsent(proxy: &Proxy) -> Vec<usize> {
+    let address = proxy.address().to_string();
+    let logged = capture::logged();
+    logged
+        .lines()
+        .filter(|line| line.contains(&address))
+        .filter_map(|line| {
+            let (before, _) = line.split_once(" bytes were not sent")?;
+            before.rsplit(' ').next()?.parse().ok()
+        })
+        .collect()
+}
+
+#[test]
+fn a_drop_logs_how_much_was_not_sent() {
+    bounded(|| {
+        capture::capture();
+        // Lost before the drop, and noticed; lost by the drop, which does not wait for ever.
+        for is_lost in [true, false] {
+            let proxy = Proxy::start();
+            let parameters = ConnectionParameters::from_url(&proxy.url()).unwrap();
+            let connection =
+                Connection::open(parameters.rpc_timeout(Duration::from_millis(300))).unwrap();
+            let channel = connection.channel().unwrap();
+            proxy.hold_client();
+            let body = vec![0; 20_000];
+            let error = (0..10_000)
+                .find_map(|_| channel.basic_publish("", "nowhere", &body).err())
+                .expect("nobody reads");
+            assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+            if is_lost {
+                proxy.reset();
+                wait_until(SOON, || connection.is_closed());
+            }
+            drop((channel, connection));
+            let unsent = unsent(&proxy);
+            assert!(
+                unsent.iter().any(|bytes| *bytes > 100_000),
+                "{is_lost}: {}",
+                capture::logged()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_drop_that_sent_everything_logs_no_warning() {
+    bounded(|| {
+        capture::capture();
+        let proxy = Proxy::start();
+        let channel = Connection::open(proxy.url()).unwrap().channel().unwrap();
+        channel.basic_publish("", "nowhere", "body").unwrap();
+        drop(channel);
+        assert_eq!(unsent(&proxy), [0; 0]);
+        let address = proxy.address().to_string();
+        let logged = capture::logged();
+        let warnings: Vec<&str> = logged
+            .lines()
+            .filter(|line| line.starts_with("WARN") && line.contains(&address))
+            .collect();
+        assert!(warnings.is_empty(), "{warnings:?}");
+    });
+}
