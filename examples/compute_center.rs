@@ -34,7 +34,7 @@ impl Center {
         let consume = BasicConsume::new(&callback_queue).auto_ack(true);
         channel.basic_consume(consume, move |_channel, _method, properties, body| {
             if let Some(id) = properties.correlation_id {
-                shared.lock().unwrap().insert(id, body);
+                shared.lock().unwrap().insert(id.into(), body);
             }
         })?;
         Ok(Center {

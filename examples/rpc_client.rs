@@ -35,7 +35,7 @@ impl Client {
         let shared = Arc::clone(&expected);
         channel.basic_consume(&callback_queue, move |channel, method, properties, body| {
             let mut expected = shared.lock().unwrap();
-            if properties.correlation_id.as_ref() == Some(&expected.correlation_id) {
+            if properties.correlation_id.as_deref() == Some(&*expected.correlation_id) {
                 expected.response = Some(body);
                 channel.basic_ack(method.delivery_tag)?;
             }

@@ -40,8 +40,8 @@ impl Messages {
                 return Err(channel.closure());
             };
             if let Some(puller) = &state.puller {
-                if (puller.queue.as_str(), puller.auto_ack, puller.exclusive)
-                    != (queue.as_str(), auto_ack, exclusive)
+                if (&puller.queue, puller.auto_ack, puller.exclusive)
+                    != (&queue, auto_ack, exclusive)
                 {
                     return Err(Error::invalid(
                         "consume",

@@ -22,6 +22,11 @@ mod requests;
 mod tls;
 mod url;
 
+pub mod field_table {
+    //! The iterators of [`FieldTable`](crate::FieldTable).
+    pub use crate::protocol::field_table::{IntoIter, Iter, Keys};
+}
+
 pub use channel::Channel;
 pub use connection::{Connection, TimerId};
 pub use consumer::Messages;
@@ -34,7 +39,9 @@ pub use messages::{
     UnconfirmedReport,
 };
 pub use parameters::{ConnectionParameters, Heartbeat, IntoParameters, TcpOptions};
-pub use protocol::{BasicProperties, DeliveryMode, FieldTable, FieldValue};
+pub use protocol::{
+    AsShortString, BasicProperties, DeliveryMode, FieldTable, FieldValue, ShortString,
+};
 pub use publisher::Publisher;
 pub use requests::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicReject, Consume,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::escaped::Escaped;
-use crate::{BasicProperties, Error};
+use crate::{BasicProperties, Error, ShortString};
 
 /// A delivered message: what `consume` yields and `basic_cancel` gives back.
 pub type Message = (Deliver, BasicProperties, Vec<u8>);
@@ -19,9 +19,9 @@ pub struct Deliver {
     /// Whether it was delivered before, to this consumer or another one.
     pub redelivered: bool,
     /// The exchange it was published to; empty for the default exchange.
-    pub exchange: String,
+    pub exchange: ShortString,
     /// The routing key it was published with.
-    pub routing_key: String,
+    pub routing_key: ShortString,
 }
 
 /// How a message was fetched: `basic.get-ok` (pika: `spec.Basic.GetOk`; AMQP 0-9-1, class `basic`, method 71).
@@ -32,9 +32,9 @@ pub struct GetOk {
     /// Whether it was delivered before.
     pub redelivered: bool,
     /// The exchange it was published to; empty for the default exchange.
-    pub exchange: String,
+    pub exchange: ShortString,
     /// The routing key it was published with.
-    pub routing_key: String,
+    pub routing_key: ShortString,
     /// How many messages were ready in the queue after this one.
     pub message_count: u32,
 }
@@ -47,9 +47,9 @@ pub struct Return {
     /// What the server said.
     pub reply_text: String,
     /// The exchange it was published to; empty for the default exchange.
-    pub exchange: String,
+    pub exchange: ShortString,
     /// The routing key it was published with.
-    pub routing_key: String,
+    pub routing_key: ShortString,
 }
 
 /// A message that the broker gave back, because it was mandatory and no queue took it (pika:

@@ -9,7 +9,7 @@ use crate::channel::Channel;
 use crate::error::Result;
 use crate::io::wait::{after, Interest};
 use crate::protocol::confirms::Losses;
-use crate::{BasicPublish, Error, UnconfirmedReport};
+use crate::{AsShortString, BasicPublish, Error, UnconfirmedReport};
 
 /// Publishes with confirms, many at a time; made by [`Channel::publisher`]. Has no counterpart in pika, which waits for
 /// each confirmation.
@@ -63,8 +63,8 @@ impl Publisher {
     /// connection: what ended it; this message was not sent, and `wait_for_confirms` tells what became of the others.
     pub fn publish(
         &mut self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
         body: impl AsRef<[u8]>,
     ) -> Result<u64> {
         self.publish_with(exchange, routing_key, body, BasicPublish::new())
@@ -76,8 +76,8 @@ impl Publisher {
     /// As [`publish`](Publisher::publish).
     pub fn publish_with<'p>(
         &mut self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
         body: impl AsRef<[u8]>,
         publish: impl Into<BasicPublish<'p>>,
     ) -> Result<u64> {
@@ -85,8 +85,8 @@ impl Publisher {
             self.wait_for_room()?;
         }
         let sequence = self.channel.send_message(
-            exchange,
-            routing_key,
+            exchange.as_short_string(),
+            routing_key.as_short_string(),
             body.as_ref(),
             &publish.into(),
             false,

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::{BasicProperties, FieldTable, FieldValue};
+use crate::{BasicProperties, FieldTable, FieldValue, ShortString};
 
 /// Setters for arguments that are yes or no.
 macro_rules! flags {
@@ -26,15 +26,19 @@ macro_rules! arguments {
     () => {
         /// Adds one of the broker's own arguments, or replaces it.
         #[must_use]
-        pub fn argument(mut self, key: impl Into<String>, value: impl Into<FieldValue>) -> Self {
+        pub fn argument(
+            mut self,
+            key: impl Into<ShortString>,
+            value: impl Into<FieldValue>,
+        ) -> Self {
             self.arguments.insert(key.into(), value.into());
             self
         }
 
         /// Gives the whole table of the broker's own arguments, in place of what was there.
         #[must_use]
-        pub fn arguments(mut self, arguments: FieldTable) -> Self {
-            self.arguments = arguments;
+        pub fn arguments(mut self, arguments: impl Into<FieldTable>) -> Self {
+            self.arguments = arguments.into();
             self
         }
     };
@@ -46,19 +50,31 @@ macro_rules! from_name {
         $(
             impl From<&str> for $request {
                 fn from(name: &str) -> Self {
-                    $request::named(name.to_owned())
+                    $request::named(name.into())
                 }
             }
 
             impl From<&String> for $request {
                 fn from(name: &String) -> Self {
-                    $request::named(name.clone())
+                    $request::named(name.into())
                 }
             }
 
             impl From<String> for $request {
                 fn from(name: String) -> Self {
+                    $request::named(name.into())
+                }
+            }
+
+            impl From<ShortString> for $request {
+                fn from(name: ShortString) -> Self {
                     $request::named(name)
+                }
+            }
+
+            impl From<&ShortString> for $request {
+                fn from(name: &ShortString) -> Self {
+                    $request::named(name.clone())
                 }
             }
         )*
@@ -80,7 +96,7 @@ from_name!(QueueDeclare QueueDelete ExchangeDeclare ExchangeDelete BasicConsume 
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueDeclare {
-    pub(crate) queue: String,
+    pub(crate) queue: ShortString,
     pub(crate) passive: bool,
     pub(crate) durable: bool,
     pub(crate) exclusive: bool,
@@ -90,11 +106,11 @@ pub struct QueueDeclare {
 
 impl QueueDeclare {
     /// A queue of this name (at most 255 bytes), none of the flags set. With an empty name the server invents one.
-    pub fn new(queue: impl Into<String>) -> Self {
+    pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
 
-    fn named(queue: String) -> Self {
+    fn named(queue: ShortString) -> Self {
         QueueDeclare {
             queue,
             passive: false,
@@ -129,18 +145,18 @@ impl QueueDeclare {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueDelete {
-    pub(crate) queue: String,
+    pub(crate) queue: ShortString,
     pub(crate) if_unused: bool,
     pub(crate) if_empty: bool,
 }
 
 impl QueueDelete {
     /// This queue, whatever is in it.
-    pub fn new(queue: impl Into<String>) -> Self {
+    pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
 
-    fn named(queue: String) -> Self {
+    fn named(queue: ShortString) -> Self {
         QueueDelete {
             queue,
             if_unused: false,
@@ -244,7 +260,7 @@ impl std::fmt::Display for ExchangeType {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExchangeDeclare {
-    pub(crate) exchange: String,
+    pub(crate) exchange: ShortString,
     pub(crate) exchange_type: ExchangeType,
     pub(crate) passive: bool,
     pub(crate) durable: bool,
@@ -255,14 +271,14 @@ pub struct ExchangeDeclare {
 
 impl ExchangeDeclare {
     /// An exchange of this name (at most 255 bytes) and type, none of the flags set.
-    pub fn new(exchange: impl Into<String>, exchange_type: impl Into<ExchangeType>) -> Self {
+    pub fn new(exchange: impl Into<ShortString>, exchange_type: impl Into<ExchangeType>) -> Self {
         ExchangeDeclare {
             exchange_type: exchange_type.into(),
             ..Self::named(exchange.into())
         }
     }
 
-    fn named(exchange: String) -> Self {
+    fn named(exchange: ShortString) -> Self {
         ExchangeDeclare {
             exchange,
             exchange_type: ExchangeType::Direct,
@@ -297,17 +313,17 @@ impl ExchangeDeclare {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeDelete {
-    pub(crate) exchange: String,
+    pub(crate) exchange: ShortString,
     pub(crate) if_unused: bool,
 }
 
 impl ExchangeDelete {
     /// This exchange, whatever is bound to it.
-    pub fn new(exchange: impl Into<String>) -> Self {
+    pub fn new(exchange: impl Into<ShortString>) -> Self {
         Self::named(exchange.into())
     }
 
-    fn named(exchange: String) -> Self {
+    fn named(exchange: ShortString) -> Self {
         ExchangeDelete {
             exchange,
             if_unused: false,
@@ -332,7 +348,7 @@ impl ExchangeDelete {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct BasicConsume {
-    pub(crate) queue: String,
+    pub(crate) queue: ShortString,
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) consumer_tag: Option<String>,
@@ -341,11 +357,11 @@ pub struct BasicConsume {
 
 impl BasicConsume {
     /// Consume from this queue, acknowledging by hand, under a tag that the library makes up.
-    pub fn new(queue: impl Into<String>) -> Self {
+    pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
 
-    fn named(queue: String) -> Self {
+    fn named(queue: ShortString) -> Self {
         BasicConsume {
             queue,
             auto_ack: false,
@@ -386,7 +402,7 @@ impl BasicConsume {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Consume {
-    pub(crate) queue: String,
+    pub(crate) queue: ShortString,
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) arguments: FieldTable,
@@ -395,11 +411,11 @@ pub struct Consume {
 
 impl Consume {
     /// Iterate over this queue, acknowledging by hand, waiting for as long as it takes.
-    pub fn new(queue: impl Into<String>) -> Self {
+    pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
 
-    fn named(queue: String) -> Self {
+    fn named(queue: ShortString) -> Self {
         Consume {
             queue,
             auto_ack: false,
@@ -435,17 +451,17 @@ impl Consume {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BasicGet {
-    pub(crate) queue: String,
+    pub(crate) queue: ShortString,
     pub(crate) auto_ack: bool,
 }
 
 impl BasicGet {
     /// Fetch from this queue, acknowledging by hand.
-    pub fn new(queue: impl Into<String>) -> Self {
+    pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
 
-    fn named(queue: String) -> Self {
+    fn named(queue: ShortString) -> Self {
         BasicGet {
             queue,
             auto_ack: false,

@@ -558,7 +558,7 @@ impl UrlTls {
     /// pika's `ssl_options`.
     fn set_from_dictionary(&mut self, options: &FieldTable) -> Read<()> {
         for (key, value) in options {
-            let name = match key {
+            let name = match key.as_str() {
                 "ca_certs" | "cafile" => "cacertfile",
                 "certfile" => "certfile",
                 "keyfile" => "keyfile",
@@ -584,7 +584,7 @@ fn set_tcp_options(entries: &FieldTable, options: &mut TcpOptions) -> Read<()> {
             return Err("whole numbers that are not negative are expected");
         };
         let seconds = Some(Duration::from_secs(value.into()));
-        match key {
+        match key.as_str() {
             "TCP_KEEPIDLE" => options.keepidle = seconds,
             "TCP_KEEPINTVL" => options.keepintvl = seconds,
             "TCP_KEEPCNT" => options.keepcnt = Some(value),

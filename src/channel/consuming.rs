@@ -12,7 +12,7 @@ use crate::protocol::channel::{Consumer, Reply};
 use crate::protocol::method::Method;
 use crate::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume,
-    ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message,
+    ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message, ShortString,
 };
 
 pub(crate) type MessageCallback =
@@ -129,7 +129,7 @@ impl Channel {
 
     pub(crate) fn subscribe(
         &self,
-        queue: &str,
+        queue: &ShortString,
         consumer_tag: &str,
         auto_ack: bool,
         exclusive: bool,

@@ -14,7 +14,7 @@ use crate::protocol::connection::fingerprint;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::publisher::Publisher;
-use crate::{BasicProperties, BasicPublish, Error, Return, ReturnedMessage};
+use crate::{AsShortString, BasicProperties, BasicPublish, Error, Return, ReturnedMessage};
 
 pub(super) type ReturnCallback =
     dyn FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> Result<()> + Send;
@@ -23,8 +23,8 @@ impl Channel {
     /// Sends a message; answers its number in confirm mode, else 0.
     pub(crate) fn send_message(
         &self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: &[u8],
+        routing_key: &[u8],
         body: &[u8],
         publish: &BasicPublish<'_>,
         waits: bool,
@@ -113,8 +113,8 @@ impl Channel {
     /// `rpc_timeout`; what closed the channel or the connection.
     pub fn basic_publish(
         &self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
         body: impl AsRef<[u8]>,
     ) -> Result<()> {
         self.basic_publish_with(exchange, routing_key, body, BasicPublish::new())
@@ -138,19 +138,24 @@ impl Channel {
     /// As [`basic_publish`](Channel::basic_publish).
     pub fn basic_publish_with<'p>(
         &self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
         body: impl AsRef<[u8]>,
         publish: impl Into<BasicPublish<'p>>,
     ) -> Result<()> {
-        self.publish(exchange, routing_key, body.as_ref(), publish.into())
+        self.publish(
+            exchange.as_short_string(),
+            routing_key.as_short_string(),
+            body.as_ref(),
+            publish.into(),
+        )
     }
 
     /// The same, made once for all types of messages.
     fn publish(
         &self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: &[u8],
+        routing_key: &[u8],
         body: &[u8],
         publish: BasicPublish<'_>,
     ) -> Result<()> {

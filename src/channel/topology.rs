@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::protocol::channel::Reply;
 use crate::protocol::method::Method;
 use crate::{
-    ExchangeDeclare, ExchangeDelete, FieldTable, QueueDeclare, QueueDeclareOk, QueueDelete,
+    AsShortString, ExchangeDeclare, ExchangeDelete, FieldTable, QueueDeclare, QueueDeclareOk,
+    QueueDelete,
 };
 
 impl Channel {
@@ -53,7 +54,12 @@ impl Channel {
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if either is missing, and as every call.
-    pub fn queue_bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+    pub fn queue_bind(
+        &self,
+        queue: impl AsShortString,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
+    ) -> Result<()> {
         self.queue_bind_with(queue, exchange, routing_key, FieldTable::new())
     }
 
@@ -63,15 +69,16 @@ impl Channel {
     /// As [`queue_bind`](Channel::queue_bind).
     pub fn queue_bind_with(
         &self,
-        queue: &str,
-        exchange: &str,
-        routing_key: &str,
-        arguments: FieldTable,
+        queue: impl AsShortString,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
+        arguments: impl Into<FieldTable>,
     ) -> Result<()> {
+        let arguments = arguments.into();
         let method = Method::QueueBind {
-            queue: queue.into(),
-            exchange: exchange.into(),
-            routing_key: routing_key.into(),
+            queue: queue.as_short_string().into(),
+            exchange: exchange.as_short_string().into(),
+            routing_key: routing_key.as_short_string().into(),
             no_wait: false,
             arguments: (&arguments).into(),
         };
@@ -82,7 +89,12 @@ impl Channel {
     ///
     /// # Errors
     /// As every call.
-    pub fn queue_unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+    pub fn queue_unbind(
+        &self,
+        queue: impl AsShortString,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
+    ) -> Result<()> {
         self.queue_unbind_with(queue, exchange, routing_key, FieldTable::new())
     }
 
@@ -92,15 +104,16 @@ impl Channel {
     /// As every call.
     pub fn queue_unbind_with(
         &self,
-        queue: &str,
-        exchange: &str,
-        routing_key: &str,
-        arguments: FieldTable,
+        queue: impl AsShortString,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
+        arguments: impl Into<FieldTable>,
     ) -> Result<()> {
+        let arguments = arguments.into();
         let method = Method::QueueUnbind {
-            queue: queue.into(),
-            exchange: exchange.into(),
-            routing_key: routing_key.into(),
+            queue: queue.as_short_string().into(),
+            exchange: exchange.as_short_string().into(),
+            routing_key: routing_key.as_short_string().into(),
             arguments: (&arguments).into(),
         };
         done(self.call(&method, (50, 51)))
@@ -110,10 +123,10 @@ impl Channel {
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if it is missing, and as every call.
-    pub fn queue_purge(&self, queue: &str) -> Result<u32> {
+    pub fn queue_purge(&self, queue: impl AsShortString) -> Result<u32> {
         self.counted(
             &Method::QueuePurge {
-                queue: queue.into(),
+                queue: queue.as_short_string().into(),
                 no_wait: false,
             },
             (50, 31),
@@ -200,7 +213,12 @@ impl Channel {
     ///
     /// # Errors
     /// As [`queue_bind`](Channel::queue_bind).
-    pub fn exchange_bind(&self, destination: &str, source: &str, routing_key: &str) -> Result<()> {
+    pub fn exchange_bind(
+        &self,
+        destination: impl AsShortString,
+        source: impl AsShortString,
+        routing_key: impl AsShortString,
+    ) -> Result<()> {
         self.exchange_bind_with(destination, source, routing_key, FieldTable::new())
     }
 
@@ -210,15 +228,16 @@ impl Channel {
     /// As [`queue_bind`](Channel::queue_bind).
     pub fn exchange_bind_with(
         &self,
-        destination: &str,
-        source: &str,
-        routing_key: &str,
-        arguments: FieldTable,
+        destination: impl AsShortString,
+        source: impl AsShortString,
+        routing_key: impl AsShortString,
+        arguments: impl Into<FieldTable>,
     ) -> Result<()> {
+        let arguments = arguments.into();
         let method = Method::ExchangeBind {
-            destination: destination.into(),
-            source: source.into(),
-            routing_key: routing_key.into(),
+            destination: destination.as_short_string().into(),
+            source: source.as_short_string().into(),
+            routing_key: routing_key.as_short_string().into(),
             no_wait: false,
             arguments: (&arguments).into(),
         };
@@ -231,9 +250,9 @@ impl Channel {
     /// As every call.
     pub fn exchange_unbind(
         &self,
-        destination: &str,
-        source: &str,
-        routing_key: &str,
+        destination: impl AsShortString,
+        source: impl AsShortString,
+        routing_key: impl AsShortString,
     ) -> Result<()> {
         self.exchange_unbind_with(destination, source, routing_key, FieldTable::new())
     }
@@ -244,15 +263,16 @@ impl Channel {
     /// As every call.
     pub fn exchange_unbind_with(
         &self,
-        destination: &str,
-        source: &str,
-        routing_key: &str,
-        arguments: FieldTable,
+        destination: impl AsShortString,
+        source: impl AsShortString,
+        routing_key: impl AsShortString,
+        arguments: impl Into<FieldTable>,
     ) -> Result<()> {
+        let arguments = arguments.into();
         let method = Method::ExchangeUnbind {
-            destination: destination.into(),
-            source: source.into(),
-            routing_key: routing_key.into(),
+            destination: destination.as_short_string().into(),
+            source: source.as_short_string().into(),
+            routing_key: routing_key.as_short_string().into(),
             no_wait: false,
             arguments: (&arguments).into(),
         };

@@ -9,7 +9,9 @@ use super::acks::Acks;
 use super::confirms::Confirms;
 use super::properties::Arrived;
 use crate::error::Error;
-use crate::{BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage};
+use crate::{
+    BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage, ShortString,
+};
 
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +117,8 @@ pub(crate) struct Received {
     /// The consumer's tag, or the reason why it was returned.
     pub(crate) label: String,
     pub(crate) delivery_tag: u64,
-    pub(crate) exchange: String,
-    pub(crate) routing_key: String,
+    pub(crate) exchange: ShortString,
+    pub(crate) routing_key: ShortString,
     pub(crate) properties: Arrived,
     pub(crate) body: Vec<u8>,
 }
@@ -190,7 +192,7 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct Puller {
     pub(crate) consumer_tag: String,
-    pub(crate) queue: String,
+    pub(crate) queue: ShortString,
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) buffered: VecDeque<Received>,

@@ -519,7 +519,7 @@ impl Session {
                     frame::write_method(&mut self.replies, number, &answer)
                         .map_err(Error::syntax)?;
                 }
-                self.cancelled(place, consumer_tag.into_owned())
+                self.cancelled(place, consumer_tag.to_text())
             }
             Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
             Method::ChannelFlow { active } => {
@@ -537,7 +537,7 @@ impl Session {
                     .map_err(Error::syntax)?;
                 let why = Error::ChannelClosedByBroker {
                     reply_code,
-                    reply_text: reply_text.into_owned(),
+                    reply_text: reply_text.to_text(),
                     channel: number,
                     method: Method::name_of(class_id, method_id),
                 };
@@ -575,7 +575,7 @@ impl Session {
                 consumer_count,
             } => {
                 let declared = QueueDeclareOk {
-                    queue: queue.into_owned(),
+                    queue: queue.to_text(),
                     message_count,
                     consumer_count,
                 };
@@ -603,7 +603,7 @@ impl Session {
                 let address = Arc::clone(&self.address);
                 let why = Error::ConnectionClosedByBroker {
                     reply_code,
-                    reply_text: reply_text.into_owned(),
+                    reply_text: reply_text.to_text(),
                     method: Method::name_of(class_id, method_id),
                     address,
                     while_closing: self.closing.is_some(),
@@ -616,7 +616,7 @@ impl Session {
                 Ok(())
             }
             Method::ConnectionBlocked { reason } if number == 0 => {
-                let reason = reason.into_owned();
+                let reason = reason.to_text();
                 self.blocked = Some(reason.as_str().into());
                 self.push_connection_event(ConnectionEvent::Blocked(reason));
                 self.connection_changed = true;

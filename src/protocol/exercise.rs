@@ -203,7 +203,7 @@ pub(crate) fn busy_session() -> Session {
                 let mut mandatory = channel.gate.mandatory.lock().expect("not poisoned");
                 mandatory.extend([3, 7].map(|sequence| Mandatory {
                     sequence,
-                    content: fingerprint("x", "k", b"body"),
+                    content: fingerprint(b"x", b"k", b"body"),
                 }));
                 calls.extend([(50, 11), (60, 71), (60, 71), (50, 31), (60, 21)]);
             }

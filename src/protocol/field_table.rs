@@ -9,6 +9,7 @@ use std::{slice, vec};
 use byteorder::{BigEndian, ByteOrder};
 
 use super::field_value::FieldValue;
+use super::short_string::{AsShortString, ShortString};
 use super::wire::{Reader, WireError, Writer};
 
 /// How deep tables and arrays may be nested. Each level takes some stack while it is decoded, and the bytes come from
@@ -21,8 +22,9 @@ const LENGTH: usize = 4;
 /// A table of named values: message headers, `arguments` of declarations, properties of client and server
 /// (specification 4.2.5.5; a `dict` in pika).
 ///
-/// Reads like a map. The keys are in alphabetical order. A key takes at most 255 bytes of UTF-8; a longer one is refused
-/// ([`WireError::ShortStringTooLong`]) when the table is sent.
+/// Reads like a map. The keys are in the order of their bytes, but a table that came from elsewhere and is not changed is
+/// sent as it came, in the order that it came in. A key takes at most 255 bytes; a longer one is refused
+/// ([`Error::ShortStringTooLong`](crate::Error::ShortStringTooLong)) when the table is sent.
 ///
 /// ```
 /// use haypile::{FieldTable, FieldValue};
@@ -38,12 +40,21 @@ const LENGTH: usize = 4;
 /// ```
 #[derive(Clone, Default)]
 pub struct FieldTable(
-    /// In the order of the keys, each key once. Tables are small, and mostly written or read from end to end. They are passed
-    /// on much more often than changed, so clones share the fields until one of them is changed. `None` if there are none.
-    Option<Arc<Vec<Field>>>,
+    /// Tables are passed on much more often than changed, so clones share the fields until one of them is changed. `None` if
+    /// there are none.
+    Option<Arc<Fields>>,
 );
 
-type Field = (String, FieldValue);
+#[derive(Clone, Default)]
+struct Fields {
+    /// In the order of the keys, each key once. Tables are small, and mostly written or read from end to end.
+    sorted: Vec<Field>,
+    /// The bytes that this was read from, if the fields stood there in another order, or a key twice. A table that is not
+    /// changed is sent as it came.
+    came_as: Option<Box<[u8]>>,
+}
+
+type Field = (ShortString, FieldValue);
 
 impl FieldTable {
     /// An empty table.
@@ -52,30 +63,32 @@ impl FieldTable {
     }
 
     fn fields(&self) -> &[Field] {
-        self.0.as_ref().map_or(&[], |fields| fields)
+        self.0.as_ref().map_or(&[], |fields| &fields.sorted)
     }
 
     fn fields_mut(&mut self) -> &mut Vec<Field> {
-        Arc::make_mut(self.0.get_or_insert_default())
+        let fields = Arc::make_mut(self.0.get_or_insert_default());
+        fields.came_as = None;
+        &mut fields.sorted
     }
 
     /// Where `key` is, or belongs.
-    fn find(&self, key: &str) -> Result<usize, usize> {
+    fn find(&self, key: &[u8]) -> Result<usize, usize> {
         self.fields()
-            .binary_search_by(|(known, _)| known.as_str().cmp(key))
+            .binary_search_by(|(known, _)| known.as_bytes().cmp(key))
     }
 
     /// Sets `key` to `value`, and answers the value that it replaces, if any.
     pub fn insert(
         &mut self,
-        key: impl Into<String>,
+        key: impl Into<ShortString>,
         value: impl Into<FieldValue>,
     ) -> Option<FieldValue> {
         self.set(key.into(), value.into())
     }
 
-    fn set(&mut self, key: String, value: FieldValue) -> Option<FieldValue> {
-        match self.find(&key) {
+    fn set(&mut self, key: ShortString, value: FieldValue) -> Option<FieldValue> {
+        match self.find(key.as_bytes()) {
             Ok(place) => Some(std::mem::replace(&mut self.fields_mut()[place].1, value)),
             Err(place) => {
                 self.fields_mut().insert(place, (key, value));
@@ -85,25 +98,27 @@ impl FieldTable {
     }
 
     /// The value of `key`.
-    pub fn get(&self, key: &str) -> Option<&FieldValue> {
-        self.find(key).ok().map(|place| &self.fields()[place].1)
+    pub fn get(&self, key: impl AsShortString) -> Option<&FieldValue> {
+        self.find(key.as_short_string())
+            .ok()
+            .map(|place| &self.fields()[place].1)
     }
 
     /// The value of `key`, to be changed in its place.
-    pub fn get_mut(&mut self, key: &str) -> Option<&mut FieldValue> {
-        self.find(key)
+    pub fn get_mut(&mut self, key: impl AsShortString) -> Option<&mut FieldValue> {
+        self.find(key.as_short_string())
             .ok()
             .map(|place| &mut self.fields_mut()[place].1)
     }
 
     /// Whether there is a value for `key`.
-    pub fn contains_key(&self, key: &str) -> bool {
-        self.find(key).is_ok()
+    pub fn contains_key(&self, key: impl AsShortString) -> bool {
+        self.find(key.as_short_string()).is_ok()
     }
 
     /// Takes `key` out of the table, and answers its value.
-    pub fn remove(&mut self, key: &str) -> Option<FieldValue> {
-        self.find(key)
+    pub fn remove(&mut self, key: impl AsShortString) -> Option<FieldValue> {
+        self.find(key.as_short_string())
             .ok()
             .map(|place| self.fields_mut().remove(place).1)
     }
@@ -124,8 +139,8 @@ impl FieldTable {
     }
 
     /// All keys, in their order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.iter().map(|(key, _)| key)
+    pub fn keys(&self) -> Keys<'_> {
+        Keys(self.iter())
     }
 
     /// Reads a table from what stands behind its length. A key that comes twice has the value that comes last.
@@ -151,7 +166,7 @@ impl fmt::Debug for FieldTable {
     }
 }
 
-impl<K: Into<String>, V: Into<FieldValue>> Extend<(K, V)> for FieldTable {
+impl<K: Into<ShortString>, V: Into<FieldValue>> Extend<(K, V)> for FieldTable {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, fields: I) {
         for (key, value) in fields {
             self.insert(key, value);
@@ -159,7 +174,7 @@ impl<K: Into<String>, V: Into<FieldValue>> Extend<(K, V)> for FieldTable {
     }
 }
 
-impl<K: Into<String>, V: Into<FieldValue>> FromIterator<(K, V)> for FieldTable {
+impl<K: Into<ShortString>, V: Into<FieldValue>> FromIterator<(K, V)> for FieldTable {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(fields: I) -> Self {
         let mut table = FieldTable::new();
         table.extend(fields);
@@ -167,14 +182,14 @@ impl<K: Into<String>, V: Into<FieldValue>> FromIterator<(K, V)> for FieldTable {
     }
 }
 
-impl<K: Into<String>, V: Into<FieldValue>, const N: usize> From<[(K, V); N]> for FieldTable {
+impl<K: Into<ShortString>, V: Into<FieldValue>, const N: usize> From<[(K, V); N]> for FieldTable {
     fn from(fields: [(K, V); N]) -> Self {
         fields.into_iter().collect()
     }
 }
 
 impl IntoIterator for FieldTable {
-    type Item = (String, FieldValue);
+    type Item = (ShortString, FieldValue);
     type IntoIter = IntoIter;
 
     fn into_iter(self) -> IntoIter {
@@ -182,13 +197,14 @@ impl IntoIterator for FieldTable {
             self.0
                 .map(Arc::unwrap_or_clone)
                 .unwrap_or_default()
+                .sorted
                 .into_iter(),
         )
     }
 }
 
 impl<'a> IntoIterator for &'a FieldTable {
-    type Item = (&'a str, &'a FieldValue);
+    type Item = (&'a ShortString, &'a FieldValue);
     type IntoIter = Iter<'a>;
 
     fn into_iter(self) -> Iter<'a> {
@@ -201,10 +217,10 @@ impl<'a> IntoIterator for &'a FieldTable {
 pub struct Iter<'a>(slice::Iter<'a, Field>);
 
 impl<'a> Iterator for Iter<'a> {
-    type Item = (&'a str, &'a FieldValue);
+    type Item = (&'a ShortString, &'a FieldValue);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|(key, value)| (key.as_str(), value))
+        self.0.next().map(|(key, value)| (key, value))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -214,19 +230,44 @@ impl<'a> Iterator for Iter<'a> {
 
 impl DoubleEndedIterator for Iter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.next_back().map(|(key, value)| (key.as_str(), value))
+        self.0.next_back().map(|(key, value)| (key, value))
     }
 }
 
 impl ExactSizeIterator for Iter<'_> {}
 impl FusedIterator for Iter<'_> {}
 
+/// The keys of a [`FieldTable`], in their order; see [`FieldTable::keys`].
+#[derive(Debug, Clone)]
+pub struct Keys<'a>(Iter<'a>);
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a ShortString;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, _)| key)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for Keys<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back().map(|(key, _)| key)
+    }
+}
+
+impl ExactSizeIterator for Keys<'_> {}
+impl FusedIterator for Keys<'_> {}
+
 /// The owned keys and values of a [`FieldTable`], in the order of the keys.
 #[derive(Debug)]
 pub struct IntoIter(vec::IntoIter<Field>);
 
 impl Iterator for IntoIter {
-    type Item = (String, FieldValue);
+    type Item = (ShortString, FieldValue);
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next()
@@ -234,6 +275,12 @@ impl Iterator for IntoIter {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.0.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for IntoIter {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back()
     }
 }
 
@@ -248,23 +295,30 @@ fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, WireError> {
     let mut fields: Vec<Field> = Vec::new();
     let mut in_order = true;
     while !reader.is_empty() {
-        let key = reader.shortstr().into_owned();
+        let key = reader.shortstr().to_short_string();
         let value = decode_value(&mut reader, depth);
         in_order &= fields.last().is_none_or(|(last, _)| *last < key);
         fields.push((key, value));
     }
     reader.finish("table")?;
+    let mut came_as = None;
     if !in_order {
         fields = sorted(fields);
+        came_as = Some(bytes.into());
     }
-    Ok(FieldTable((!fields.is_empty()).then(|| Arc::new(fields))))
+    let fields = Fields {
+        sorted: fields,
+        came_as,
+    };
+    let is_empty = fields.sorted.is_empty();
+    Ok(FieldTable((!is_empty).then(|| Arc::new(fields))))
 }
 
 /// In the order of the keys; of equal ones the last stays. Not inserted one by one: a peer could send them in the order
 /// that takes longest. A heap needs a tenth of the code that `sort_by` does.
 fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
     let keys = fields.iter_mut().map(|(key, _)| std::mem::take(key));
-    let keys: BinaryHeap<(String, usize)> = keys.zip(0..).collect();
+    let keys: BinaryHeap<(ShortString, usize)> = keys.zip(0..).collect();
     let mut sorted: Vec<Field> = Vec::with_capacity(fields.len());
     for (key, place) in keys.into_sorted_vec() {
         let value = std::mem::replace(&mut fields[place].1, FieldValue::Void);
@@ -334,6 +388,15 @@ fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(
         writer.shortstr("table key", key.as_bytes());
         writer.finish()?;
         encode_value(value, out, depth)?;
+    }
+    // The fields were written even so: that is what checks them.
+    if let Some(bytes) = table
+        .0
+        .as_ref()
+        .and_then(|fields| fields.came_as.as_deref())
+    {
+        out.truncate(length);
+        out.extend_from_slice(bytes);
     }
     end(out, length, "table")
 }

@@ -177,7 +177,7 @@ impl<'a> Handshake<'a> {
             ),
             _ => (Error::Connection, None),
         };
-        let reply_text = reply_text.into_owned();
+        let reply_text = reply_text.to_text();
         let cause = format_args!("{reply_code} {reply_text}");
         let mut failure = Failure::new(kind, self.stage, cause, hint);
         failure.reply_code = Some(reply_code);

@@ -13,6 +13,7 @@ pub(crate) mod handshake;
 pub(crate) mod heartbeat;
 pub(crate) mod method;
 pub(crate) mod properties;
+pub(crate) mod short_string;
 pub(crate) mod wire;
 
 #[cfg(any(test, feature = "unstable-internals"))]
@@ -23,4 +24,5 @@ mod tests;
 pub use field_table::FieldTable;
 pub use field_value::FieldValue;
 pub use properties::{BasicProperties, DeliveryMode};
+pub use short_string::{AsShortString, ShortString};
 pub(crate) use wire::WireError;

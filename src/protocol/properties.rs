@@ -2,6 +2,7 @@
 
 use super::field_table::FieldTable;
 use super::field_value::FieldValue;
+use super::short_string::ShortString;
 use super::wire::{Name, Reader, WireError, Writer};
 
 /// Whether the broker keeps a message over its own restart.
@@ -52,8 +53,9 @@ macro_rules! properties {
         /// Most of them are for the applications to agree on; the broker itself reads `headers` (headers exchanges),
         /// `delivery_mode`, `priority` (priority queues), `expiration` and `user_id`, and `reply_to` where it names
         /// `amq.rabbitmq.reply-to`.
-        /// Texts take at most 255 bytes of UTF-8; a longer one is refused when the message is published
-        /// ([`WireError::ShortStringTooLong`]).
+        /// Texts take at most 255 bytes; a longer one is refused when the message is published
+        /// ([`Error::ShortStringTooLong`](crate::Error::ShortStringTooLong)). They need not be UTF-8, and what came goes on as it
+        /// came; see [`ShortString`].
         ///
         /// ```
         /// use haypile::{BasicProperties, DeliveryMode};
@@ -131,9 +133,9 @@ macro_rules! properties {
 
 properties! {
     /// The MIME type of the body, such as `application/json`.
-    15 content_type: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    15 content_type: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// The MIME encoding of the body, such as `utf-8` or `gzip`. Nothing is encoded or decoded here.
-    14 content_encoding: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    14 content_encoding: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// Named values of the application's own. Headers exchanges route by them, and RabbitMQ adds some
     /// (`x-death` for dead letters).
     13 headers: table FieldTable, impl Into<FieldTable>, std::convert::identity, std::convert::identity;
@@ -143,24 +145,24 @@ properties! {
     /// takes up to 255. Not set is 0.
     11 priority: octet u8, u8, u8::from, std::convert::identity;
     /// What ties an answer to its request; chosen by who asks, repeated by who answers.
-    10 correlation_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    10 correlation_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// Where answers go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
-    9 reply_to: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    9 reply_to: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// After how long the broker drops the message if nobody takes it: milliseconds, as decimal text (`"60000"` is a
     /// minute). RabbitMQ closes the channel over anything else.
-    8 expiration: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    8 expiration: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// The application's name for this message.
-    7 message_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    7 message_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// When the message was made, in seconds since 1970-01-01 00:00 UTC.
     6 timestamp: longlong u64, u64, u64::from, std::convert::identity;
     /// The application's name for this kind of message (`type` in the specification and in pika).
-    5 message_type: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    5 message_type: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// The user who publishes. RabbitMQ closes the channel if it is not the user that the connection is logged in as.
-    4 user_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    4 user_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// The application that publishes.
-    3 app_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    3 app_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
     /// Deprecated in AMQP 0-9-1; RabbitMQ makes no use of it.
-    2 cluster_id: shortstr String, impl Into<String>, Name::into_owned, String::as_bytes;
+    2 cluster_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
 }
 
 impl BasicProperties {
@@ -172,7 +174,7 @@ impl BasicProperties {
 
     /// Adds one header to [`headers`](#structfield.headers), or replaces the one of that name.
     #[must_use]
-    pub fn header(mut self, key: impl Into<String>, value: impl Into<FieldValue>) -> Self {
+    pub fn header(mut self, key: impl Into<ShortString>, value: impl Into<FieldValue>) -> Self {
         self.headers
             .get_or_insert_with(FieldTable::new)
             .insert(key, value);

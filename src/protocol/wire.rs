@@ -7,6 +7,7 @@ use std::ops::Deref;
 use byteorder::{BigEndian, ByteOrder};
 
 use super::field_table::FieldTable;
+use super::short_string::ShortString;
 
 /// The most bytes a short string can have (specification 4.2.5.3).
 pub(crate) const SHORT_STRING_MAX: usize = 255;
@@ -103,6 +104,18 @@ impl<'a> From<&'a String> for Name<'a> {
     }
 }
 
+impl<'a> From<&'a ShortString> for Name<'a> {
+    fn from(text: &'a ShortString) -> Self {
+        Name(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a [u8]> for Name<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Name(bytes)
+    }
+}
+
 impl Deref for Name<'_> {
     type Target = [u8];
 
@@ -120,12 +133,14 @@ impl Name<'_> {
         Some((Name(text), rest))
     }
 
-    /// What is not UTF-8 is replaced by U+FFFD: names are text, and nothing else makes use of them.
-    pub(crate) fn into_owned(self) -> String {
-        match std::str::from_utf8(self.0) {
-            Ok(text) => text.to_owned(),
-            Err(_) => String::from_utf8_lossy(self.0).into_owned(),
-        }
+    /// For what goes on: every byte is kept.
+    pub(crate) fn to_short_string(self) -> ShortString {
+        self.0.into()
+    }
+
+    /// For what is only read, and for this program's own names: what is not UTF-8 is replaced by U+FFFD.
+    pub(crate) fn to_text(self) -> String {
+        self.to_short_string().into()
     }
 }
 

@@ -74,10 +74,10 @@ impl Session {
         }
         let mut message = Received {
             carrier,
-            label: label.into_owned(),
+            label: label.to_text(),
             delivery_tag,
-            exchange: exchange.into_owned(),
-            routing_key: routing_key.into_owned(),
+            exchange: exchange.to_short_string(),
+            routing_key: routing_key.to_short_string(),
             properties: Arrived::default(),
             body: Vec::new(),
         };
@@ -257,8 +257,8 @@ impl Session {
         let channel = self.at(place)?;
         if channel.gate.confirming.load(Ordering::Acquire) {
             let content = fingerprint(
-                &message.method.exchange,
-                &message.method.routing_key,
+                message.method.exchange.as_bytes(),
+                message.method.routing_key.as_bytes(),
                 &message.body,
             );
             let mut mandatory = channel
@@ -293,7 +293,7 @@ fn unannounced(part: &str, number: u16) -> Error {
 }
 
 /// What ties a returned message to its publish.
-pub(crate) fn fingerprint(exchange: &str, routing_key: &str, body: &[u8]) -> u64 {
+pub(crate) fn fingerprint(exchange: &[u8], routing_key: &[u8], body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (exchange, routing_key, body).hash(&mut hasher);
     hasher.finish()

@@ -101,6 +101,46 @@ fn a_key_that_comes_twice_has_its_last_value() {
 }
 
 #[test]
+fn a_table_is_sent_as_it_came_until_it_is_changed() {
+    let came = hex("01:62 42 02  01:61 42 01  01:62 42 03");
+    let sorted = hex("01:61 42 01  01:62 42 03");
+    let table = decode(&came).unwrap();
+    assert_eq!(encode(&table), Ok(came.clone()));
+    assert_eq!(encode(&table.clone()), Ok(came.clone()));
+    assert_eq!(table, decode(&sorted).unwrap());
+    assert_eq!(encode(&table.iter().collect()), Ok(sorted.clone()));
+
+    let outer = one(table.clone());
+    let inside = [
+        &hex("01:61 46")[..],
+        &(came.len() as u32).to_be_bytes(),
+        &came,
+    ]
+    .concat();
+    assert_eq!(encode(&outer), Ok(inside));
+
+    let mut changed = table.clone();
+    *changed.get_mut("a").unwrap() = 1u8.into();
+    assert_eq!((encode(&changed), encode(&table)), (Ok(sorted), Ok(came)));
+    // What cannot be sent is refused in this form too.
+    let nan = decode(&hex("01:62 66 7fc00000  01:61 56")).unwrap();
+    assert_eq!(encode(&nan), Err(WireError::NotFinite));
+}
+
+#[test]
+fn keys_that_are_not_utf_8_are_kept() {
+    let came = hex("01:61 56  02:ff00 42 01");
+    let table = decode(&came).unwrap();
+    assert_eq!(table.get([0xff, 0]), Some(&FieldValue::U8(1)));
+    assert_eq!(table.get("\u{fffd}\0"), None);
+    assert_eq!(encode(&table), Ok(came));
+    let mut copy = FieldTable::new();
+    copy.extend(table.clone());
+    assert_eq!(copy, table);
+    assert_eq!(copy.remove([0xff, 0]), Some(FieldValue::U8(1)));
+}
+
+#[test]
 fn keys_in_the_worst_order_take_little_time() {
     let mut bytes = Vec::new();
     for key in (0..128 * 128u16).rev() {
@@ -270,7 +310,8 @@ fn reads_like_a_map() {
         (2, true, false)
     );
     assert_eq!(table.keys().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(table.iter().next_back(), Some(("b", &FieldValue::I32(2))));
+    let last = table.iter().next_back().unwrap();
+    assert_eq!((last.0.as_str(), last.1), ("b", &FieldValue::I32(2)));
     *table.get_mut("b").unwrap() = FieldValue::void();
 
     let mut copy = FieldTable::new();
