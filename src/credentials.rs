@@ -47,12 +47,15 @@ macro_rules! login {
                     })
                 }
 
-                /// Whether the connection forgets user name and password once it is logged in, overwriting them in
-                /// memory. Default: no.
+                /// Whether user name and password are forgotten once the connection is open, or could not be opened, and
+                /// overwritten in memory. Default: no.
                 ///
-                /// This concerns the copy that the connection was opened with. Parameters are given by value, so a
-                /// clone that the program keeps is the program's own to forget, as is the text of a URL. A
-                /// connection that has forgotten its credentials cannot be opened again from its own copy.
+                /// This concerns the copy that the connection was opened with, and what the library made of it: the
+                /// frame that it sent, and what it handed to TLS. Parameters are given by value, so a clone that the
+                /// program keeps is the program's own to forget, as is the text of a URL. What the operating system
+                /// copied, into the buffers of a socket or the swap file, is out of reach, and so is what a
+                /// [`Stream`](crate::Stream) of the program's own keeps. A connection that has forgotten its
+                /// credentials cannot be opened again from its own copy.
                 #[must_use]
                 pub fn erase_on_connect(mut self, erase_on_connect: bool) -> Self {
                     self.0.erase_on_connect = erase_on_connect;
@@ -230,13 +233,13 @@ const PLAIN: &str = "PLAIN";
 const AMQPLAIN: &str = "AMQPLAIN";
 const EXTERNAL: &str = "EXTERNAL";
 
-#[inline(never)]
-fn joined(parts: &[&[u8]]) -> Vec<u8> {
-    let mut all = Vec::new();
-    for part in parts {
-        all.extend_from_slice(part);
-    }
-    all
+/// Empties this, and overwrites all the memory that it has, so that no secret is left there.
+pub(crate) fn overwrite(secret: &mut Vec<u8>) {
+    secret.clear();
+    secret.resize(secret.capacity(), 0);
+    // Else the compiler may leave the overwriting out, since nobody reads the zeros.
+    hint::black_box(secret.as_slice());
+    secret.clear();
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -251,7 +254,7 @@ impl Login {
     /// RFC 4616, without an identity to act as.
     fn plain(&self) -> Vec<u8> {
         let (username, password) = (self.username.as_bytes(), self.password.as_bytes());
-        joined(&[b"\0", username, b"\0", password])
+        [b"\0", username, b"\0", password].concat()
     }
 
     /// A field table without the length that goes before it elsewhere: AMQPLAIN leaves it out.
@@ -259,14 +262,15 @@ impl Login {
         // what does not fit does not fit into a frame either, where it is refused
         let length = |text: &[u8]| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
         let (username, password) = (self.username.as_bytes(), self.password.as_bytes());
-        joined(&[
-            b"\x05LOGINS",
+        [
+            b"\x05LOGINS".as_slice(),
             &length(username),
             username,
             b"\x08PASSWORDS",
             &length(password),
             password,
-        ])
+        ]
+        .concat()
     }
 
     fn erase(&mut self) {
@@ -274,10 +278,7 @@ impl Login {
             return;
         }
         for secret in [&mut self.username, &mut self.password] {
-            let mut bytes = std::mem::take(secret).into_bytes();
-            bytes.fill(0);
-            // so that the compiler does not leave the overwriting out
-            hint::black_box(&bytes);
+            overwrite(&mut std::mem::take(secret).into_bytes());
         }
         self.erased = true;
     }
@@ -288,6 +289,13 @@ impl Login {
             .field("password", &format_args!("<not shown>"))
             .field("erase_on_connect", &self.erase_on_connect)
             .finish()
+    }
+}
+
+/// For what is dropped without having been used, such as after a login that failed.
+impl Drop for Login {
+    fn drop(&mut self) {
+        self.erase();
     }
 }
 

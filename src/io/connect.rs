@@ -12,6 +12,7 @@ use super::sync::Instant;
 #[cfg(feature = "tls")]
 use super::tls;
 use super::wait::{after, Opened};
+use crate::credentials::overwrite;
 use crate::error::{Attempt, ConnectFailure, Failure, Result, Span, Stage};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::{Handshake, Negotiated};
@@ -312,7 +313,8 @@ impl Talk<'_> {
                 // What the peer said before it hung up tells more than the failed write, so that is read first.
                 self.unsent = self.send(&out).err();
                 length = out.len();
-                out.clear();
+                // The password was in it.
+                overwrite(&mut out);
             }
             let (step, taken) = match frame::parse(self.received, self.target.parameters.frame_max)
             {
@@ -343,6 +345,7 @@ impl Talk<'_> {
                 Ok(false) => {}
                 Err(failure) => {
                     let _ = self.stream.write_all(&out);
+                    overwrite(&mut out);
                     return Err(failure);
                 }
             }

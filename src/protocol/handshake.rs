@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::frame;
 use super::method::Method;
 use super::wire::Name;
+use crate::credentials::overwrite;
 use crate::error::{Failure, Stage};
 use crate::{ConnectionParameters, Error, FieldTable, FieldValue};
 
@@ -86,18 +87,13 @@ impl<'a> Handshake<'a> {
                     properties.map_err(|error| self.violated(Error::syntax(error)))?;
                 let offered = String::from_utf8_lossy(mechanisms);
                 let names: Vec<&str> = offered.split_ascii_whitespace().collect();
-                let Some((mechanism, response)) = self.parameters.credentials.respond(&names)
+                let Some((mechanism, mut response)) = self.parameters.credentials.respond(&names)
                 else {
                     return Err(no_mechanism(&offered));
                 };
-                let client_properties = self.parameters.merged_client_properties();
-                let answer = Method::ConnectionStartOk {
-                    client_properties: (&client_properties).into(),
-                    mechanism: mechanism.into(),
-                    response: &response,
-                    locale: (&self.parameters.locale).into(),
-                };
-                self.answer(out, &answer)?;
+                let written = self.start_ok(out, mechanism, &response);
+                overwrite(&mut response);
+                written?;
                 self.stage = Stage::Authentication;
                 Ok(false)
             }
@@ -143,7 +139,26 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    #[inline(never)]
+    fn start_ok(
+        &self,
+        out: &mut Vec<u8>,
+        mechanism: &str,
+        response: &[u8],
+    ) -> Result<(), Box<Failure>> {
+        let client_properties = self.parameters.merged_client_properties();
+        let start_ok = |response| Method::ConnectionStartOk {
+            client_properties: (&client_properties).into(),
+            mechanism: mechanism.into(),
+            response,
+            locale: (&self.parameters.locale).into(),
+        };
+        // The password is in it. A buffer that grew would leave a copy behind, so its size is found out first.
+        let mut without_response = Vec::new();
+        self.answer(&mut without_response, &start_ok(&[]))?;
+        out.reserve(without_response.len() + response.len());
+        self.answer(out, &start_ok(response))
+    }
+
     fn answer(&self, out: &mut Vec<u8>, method: &Method<'_>) -> Result<(), Box<Failure>> {
         frame::write_method(out, 0, method).map_err(|error| self.violated(Error::syntax(error)))
     }
