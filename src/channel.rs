@@ -86,7 +86,7 @@ impl Drop for ChannelHandle {
         let Some(channel) = shared.session.channel(self.place) else {
             return;
         };
-        let consumers = match channel.phase {
+        let consumers = match channel.phase() {
             Phase::Open => channel.consumers.len(),
             _ => 0,
         };
@@ -136,7 +136,7 @@ impl Channel {
             connection.let_go_if_ended();
             return Err(error);
         }
-        let gate = Gate::opened();
+        let gate = Gate::new(Phase::Opening);
         let nobody: Weak<dyn Any + Send + Sync> = Weak::<ChannelHandle>::new();
         let state = ChannelState::new(Arc::clone(&gate), nobody);
         let (place, number) = shared.session.add_channel(number, state)?;
@@ -211,7 +211,7 @@ impl Channel {
             // Nothing will come for the consumers any more; they may hold clones of this channel.
             self.forget_callbacks();
         }
-        match self.handle.gate.end.get() {
+        match self.handle.gate.end() {
             Some(end) => end.clone(),
             None => Error::channel_not_open(self.handle.number, format_args!("it is being closed")),
         }
@@ -224,7 +224,7 @@ impl Channel {
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        self.handle.gate.end.get().is_some()
+        self.handle.gate.is_over()
     }
 
     // ---- calls that wait for the broker
@@ -268,7 +268,7 @@ impl Channel {
                 let channel = shared.session.channel(place)?;
                 match channel.take_answer(call) {
                     Some(reply) => Some(Some(reply)),
-                    None if channel.gate.end.get().is_some() => Some(None),
+                    None if channel.gate.is_over() => Some(None),
                     None => None,
                 }
             },
@@ -346,7 +346,7 @@ impl Channel {
         let closed = link.wait(Interest::channel(place), Some(deadline), |shared| {
             let channel = shared.session.channel(place);
             crossed = channel.as_ref().and_then(|channel| channel.crossed.clone());
-            let closed = channel.is_none_or(|channel| channel.phase == Phase::Closed);
+            let closed = channel.is_none_or(|channel| channel.phase() == Phase::Closed);
             (closed || crossed.is_some()).then(|| shared.session.end.clone())
         });
         if crossed.is_some() {
@@ -354,7 +354,7 @@ impl Channel {
             link.wait(Interest::channel(place), Some(patience), |shared| {
                 let channel = shared.session.channel(place);
                 channel
-                    .is_none_or(|channel| channel.phase == Phase::Closed)
+                    .is_none_or(|channel| channel.phase() == Phase::Closed)
                     .then_some(())
             });
             link.lock().session.give_up_close_ok(place);

@@ -154,7 +154,7 @@ impl Messages {
                 };
                 let puller = state.puller.as_ref();
                 let waiting = puller.map(|puller| !puller.buffered.is_empty() || puller.cancelled);
-                waiting.unwrap_or(true) || state.gate.end.get().is_some()
+                waiting.unwrap_or(true) || state.gate.is_over()
             })?;
         }
     }

@@ -127,8 +127,7 @@ impl Deliveries {
     pub fn new() -> Self {
         let mut session = Session::new(131_072, 1, "broker:5672".into());
         let owner = std::sync::Weak::<()>::new();
-        let mut channel = ChannelState::new(Gate::opened(), owner);
-        channel.phase = Phase::Open;
+        let mut channel = ChannelState::new(Gate::new(Phase::Open), owner);
         channel.consumers.push(Consumer {
             id: 0,
             consumer_tag: CONSUMER_TAG.into(),

@@ -106,7 +106,7 @@ impl Publisher {
             Some(after(link.rpc_timeout)),
             |shared| {
                 let channel = shared.session.channel(place)?;
-                if channel.gate.end.get().is_some() {
+                if channel.gate.is_over() {
                     return Some(false);
                 }
                 (channel.gate.unsettled() < self.window).then_some(true)
@@ -159,7 +159,7 @@ impl Publisher {
                 .iter()
                 .rev()
                 .all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0);
-            (all_known || channel.gate.end.get().is_some()).then_some(())
+            (all_known || channel.gate.is_over()).then_some(())
         });
         let own = std::mem::take(&mut self.own);
         let mut losses = Losses::default();

@@ -312,11 +312,11 @@ impl Channel {
                 return true;
             };
             // What came before the end is told first, so that nothing is lost.
-            let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
+            let over = channel.gate.is_over() || channel.consumers.is_empty();
             over && channel.inbox.is_empty()
         };
         while round.run(None, is_over)? || !is_over(&mut link.lock()) {}
-        if let Some(end) = self.handle.gate.end.get() {
+        if let Some(end) = self.handle.gate.end() {
             // Nothing will come any more; the callbacks may hold clones of this channel.
             self.forget_callbacks();
             return match end {

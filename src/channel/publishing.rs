@@ -177,7 +177,7 @@ impl Channel {
                 let channel = shared.session.channel(place)?;
                 match channel.confirms.take(sequence) {
                     Some(outcome) => Some(Some(outcome)),
-                    None if channel.gate.end.get().is_some() => Some(None),
+                    None if channel.gate.is_over() => Some(None),
                     None => None,
                 }
             },

@@ -388,15 +388,9 @@ impl Link {
     /// Sends what the protocol itself must answer and wakes those whom the changes concern.
     fn settle(&self, shared: &mut Shared) {
         let session = &mut shared.session;
-        if !session.replies.is_empty() || !session.closed_gates.is_empty() {
+        if !session.replies.is_empty() {
             let replies = std::mem::take(&mut session.replies);
-            let gates = std::mem::take(&mut session.closed_gates);
-            let taken = self.outgoing.append_answers(&replies, || {
-                for gate in &gates {
-                    gate.open.store(false, std::sync::atomic::Ordering::Release);
-                }
-            });
-            if !taken {
+            if !self.outgoing.append_answers(&replies) {
                 let detail = format_args!("more that must be answered than the peer reads answers");
                 session.end_all(Error::unexpected(detail));
                 self.outgoing.kill();
@@ -708,25 +702,8 @@ impl Link {
         text: &str,
         why: Error,
     ) {
-        use crate::protocol::channel::Phase;
-        let Some(channel) = shared.session.channel(place) else {
-            return;
-        };
-        if !channel.phase.may_close() {
-            return;
-        }
-        channel.phase = Phase::Closing;
-        let number = channel.number;
-        let close = Method::ChannelClose {
-            reply_code: code,
-            reply_text: text.into(),
-            class_id: 0,
-            method_id: 0,
-        };
         // Its text was measured before, so it can be encoded.
-        let _ = frame::write_method(&mut shared.session.replies, number, &close);
-        shared.session.end_channel(place, why);
-        shared.session.clear_channel(place);
+        let _ = shared.session.close_channel(place, code, text, why);
         self.settle(shared);
     }
 }

@@ -272,9 +272,8 @@ impl Outgoing {
     /// What the protocol itself must answer, whatever the room. Answers whether the peer takes it at all: one that asks and
     /// asks and reads nothing must not fill the memory.
     #[must_use]
-    pub(crate) fn append_answers(&self, answers: &[u8], before: impl FnOnce()) -> bool {
+    pub(crate) fn append_answers(&self, answers: &[u8]) -> bool {
         let mut state = self.lock();
-        before();
         if state.bytes.len() > ANSWERS_BOUND {
             return answers.is_empty();
         }

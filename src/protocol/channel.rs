@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::acks::Acks;
@@ -15,7 +15,9 @@ use crate::{
 
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Phase {
+    /// `channel.open` is sent, `channel.open-ok` has not come.
     Opening,
     /// The same, with the number of a channel that is closed, whose last frames may still come.
     Reopening,
@@ -27,19 +29,29 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// Whether this end may still send `channel.close`.
-    pub(crate) fn may_close(self) -> bool {
-        matches!(self, Phase::Opening | Phase::Reopening | Phase::Open)
+    const ALL: [Phase; 5] = [
+        Phase::Opening,
+        Phase::Reopening,
+        Phase::Open,
+        Phase::Closing,
+        Phase::Closed,
+    ];
+
+    /// Whether the channel has come to its end, for the program at least.
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, Phase::Closing | Phase::Closed)
     }
 }
 
-/// What senders on a channel need to know without looking at the session. It changes under the lock of the outgoing
-/// bytes, so that nothing can be sent on a channel after its `close-ok`.
-#[derive(Debug, Default)]
+/// What is known of a channel without looking at the session: where it stands, and what senders need.
+///
+/// The phase changes under the session's lock. Who sends looks at it under the lock of the outgoing bytes, and what closes
+/// the channel is appended there only after the change, so nothing can follow a `close` or `close-ok`.
+#[derive(Debug)]
 pub(crate) struct Gate {
-    pub(crate) open: AtomicBool,
-    /// Why the channel is closed; set before `open` is cleared.
-    pub(crate) end: OnceLock<Error>,
+    phase: AtomicU8,
+    /// Why the channel is over; set before the phase says so.
+    end: OnceLock<Error>,
     /// Messages published in confirm mode; 0 while the mode is off.
     pub(crate) published: AtomicU64,
     /// How many of them the broker has settled.
@@ -51,14 +63,44 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn opened() -> Arc<Self> {
-        let gate = Gate::default();
-        gate.open.store(true, Ordering::Release);
-        Arc::new(gate)
+    pub(crate) fn new(phase: Phase) -> Arc<Self> {
+        Arc::new(Gate {
+            phase: AtomicU8::new(phase as u8),
+            end: OnceLock::new(),
+            published: Default::default(),
+            settled: Default::default(),
+            confirming: Default::default(),
+            mandatory: Default::default(),
+            acks: Default::default(),
+        })
     }
 
+    pub(crate) fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::Acquire)) % Phase::ALL.len()]
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether anything may be sent.
     pub(crate) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
+        self.phase.load(Ordering::Acquire) == Phase::Open as u8
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase().is_over()
+    }
+
+    /// Why the channel is over.
+    pub(crate) fn end(&self) -> Option<&Error> {
+        self.end.get()
+    }
+
+    /// The channel is over; the first reason is kept.
+    pub(super) fn finish(&self, phase: Phase, why: Error) {
+        let _ = self.end.set(why);
+        self.set_phase(phase);
     }
 
     /// How many messages published in confirm mode are not settled.
@@ -214,7 +256,6 @@ pub(crate) struct ChannelState {
     pub(crate) number: u16,
     /// An earlier channel had its number.
     pub(crate) reused: bool,
-    pub(crate) phase: Phase,
     pub(crate) gate: Arc<Gate>,
     /// The public handle, for whoever runs the callbacks.
     pub(crate) owner: Weak<dyn Any + Send + Sync>,
@@ -250,7 +291,6 @@ impl ChannelState {
         ChannelState {
             number: 0,
             reused: false,
-            phase: Phase::Opening,
             gate,
             owner,
             calls: VecDeque::new(),
@@ -275,6 +315,10 @@ impl ChannelState {
     /// Whether anybody consumes here, the iterator included.
     pub(crate) fn has_consumer(&self) -> bool {
         !self.consumers.is_empty() || self.puller.is_some()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.gate.phase()
     }
 
     pub(crate) fn consumer(&self, consumer_tag: &str) -> Option<&Consumer> {

@@ -96,9 +96,8 @@ pub(crate) struct Session {
     pub(crate) undelivered: usize,
     /// How many messages have come for the program, ever.
     arrived: u64,
-    /// What the protocol itself must answer, and the gates that close with it.
+    /// What the protocol itself must answer.
     pub(crate) replies: Vec<u8>,
-    pub(crate) closed_gates: Vec<Arc<Gate>>,
     /// Channels that the broker closed and nobody was told of.
     closures: Vec<usize>,
 
@@ -133,8 +132,7 @@ fn take_out(list: &mut Vec<usize>, place: usize) -> bool {
 impl Session {
     pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
         // Channel 0 is the connection's own; it carries the calls that concern it, such as update-secret.
-        let mut zero = ChannelState::new(Gate::opened(), std::sync::Weak::<()>::new());
-        zero.phase = Phase::Open;
+        let zero = ChannelState::new(Gate::new(Phase::Open), std::sync::Weak::<()>::new());
         Session {
             frame_max,
             channel_max: if channel_max == 0 {
@@ -159,8 +157,6 @@ impl Session {
             arrived: 0,
             replies: Vec::new(),
             closures: Vec::new(),
-
-            closed_gates: Vec::new(),
             changed: Vec::new(),
             connection_changed: false,
         }
@@ -200,8 +196,8 @@ impl Session {
         channel.number = number;
         if self.number(number) == Number::Closed {
             channel.reused = true;
-            if channel.phase == Phase::Opening {
-                channel.phase = Phase::Reopening;
+            if channel.phase() == Phase::Opening {
+                channel.gate.set_phase(Phase::Reopening);
             }
         }
         self.channels[place] = Some(Box::new(channel));
@@ -244,7 +240,7 @@ impl Session {
             return;
         };
         channel.abandoned = true;
-        let closed = channel.phase == Phase::Closed;
+        let closed = channel.phase() == Phase::Closed;
         self.clear_channel(place);
         self.reported(place);
         if closed {
@@ -264,7 +260,7 @@ impl Session {
         let Some(channel) = self.channel(place) else {
             return;
         };
-        channel.phase = Phase::Closed;
+        channel.gate.set_phase(Phase::Closed);
         channel.content = Content::None;
         let (number, abandoned) = (channel.number, channel.abandoned);
         self.numbers[number as usize] = Number::Closed;
@@ -281,16 +277,41 @@ impl Session {
         }
     }
 
-    /// Notes why a channel ends; the gate closes when the replies are sent.
-    pub(crate) fn end_channel(&mut self, place: usize, why: Error) {
-        let Some(channel) = self.channel(place) else {
-            return;
-        };
-        if channel.gate.end.set(why).is_ok() {
-            let gate = Arc::clone(&channel.gate);
-            self.closed_gates.push(gate);
+    /// A channel is over, and its number free.
+    fn end_channel(&mut self, place: usize, why: Error) {
+        if let Some(channel) = self.channel(place) {
+            channel.gate.finish(Phase::Closed, why);
+            self.release(place);
         }
+    }
+
+    /// This program closes a channel: what waits for the program is dropped, and the number is free when the broker has
+    /// confirmed. Does nothing if the channel is over.
+    pub(crate) fn close_channel(
+        &mut self,
+        place: usize,
+        reply_code: u16,
+        reply_text: &str,
+        why: Error,
+    ) -> Result<(), Error> {
+        let Some(channel) = self
+            .channel(place)
+            .filter(|channel| !channel.gate.is_over())
+        else {
+            return Ok(());
+        };
+        channel.gate.finish(Phase::Closing, why);
+        let number = channel.number;
+        let close = Method::ChannelClose {
+            reply_code,
+            reply_text: reply_text.into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        frame::write_method(&mut self.replies, number, &close).map_err(Error::unsendable)?;
+        self.clear_channel(place);
         self.touch(place);
+        Ok(())
     }
 
     /// The connection is over, for every channel.
@@ -303,7 +324,6 @@ impl Session {
         for place in 0..self.channels.len() {
             if self.channels[place].is_some() {
                 self.end_channel(place, why.clone());
-                self.release(place);
             }
         }
     }
@@ -398,7 +418,7 @@ impl Session {
 
     fn phase_at(&self, place: usize) -> Phase {
         let channel = self.channels.get(place).and_then(Option::as_deref);
-        channel.map_or(Phase::Closed, |channel| channel.phase)
+        channel.map_or(Phase::Closed, ChannelState::phase)
     }
 
     /// A frame for a channel that is not open. It may be late: sent before the broker knew that the channel is closed, or
@@ -491,7 +511,7 @@ impl Session {
     pub(crate) fn give_up_close_ok(&mut self, place: usize) {
         if self
             .channel(place)
-            .is_some_and(|channel| channel.crossed.is_some() && channel.phase == Phase::Closing)
+            .is_some_and(|channel| channel.crossed.is_some() && channel.phase() == Phase::Closing)
         {
             self.release(place);
         }
@@ -542,7 +562,7 @@ impl Session {
                     method: Method::name_of(class_id, method_id),
                 };
                 let channel = self.at(place)?;
-                if channel.phase == Phase::Closing {
+                if channel.phase() == Phase::Closing {
                     // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
                     channel.crossed = Some(why);
                     self.touch(place);
@@ -550,12 +570,11 @@ impl Session {
                 }
                 self.closures.push(place);
                 self.end_channel(place, why);
-                self.release(place);
                 Ok(())
             }
             Method::ChannelCloseOk {} => {
                 // On an open channel it is that of an earlier one; see `give_up_close_ok`.
-                if channel.phase == Phase::Closing {
+                if channel.phase() == Phase::Closing {
                     self.release(place);
                 }
                 Ok(())
@@ -589,7 +608,7 @@ impl Session {
             }
             Method::ChannelFlowOk { active } => self.answer(place, (20, 21), Reply::Active(active)),
             Method::ChannelOpenOk { .. } => {
-                channel.phase = Phase::Open;
+                channel.gate.set_phase(Phase::Open);
                 self.answer(place, (20, 11), Reply::Done)
             }
             Method::ConnectionClose {
@@ -642,31 +661,15 @@ impl Session {
         reply_text: &str,
     ) -> Result<(), Error> {
         self.connection_changed = true;
-        for place in 0..self.channels.len() {
-            let Some(channel) = self.channel(place) else {
-                continue;
-            };
-            if !channel.phase.may_close() {
-                continue;
-            }
-            channel.phase = Phase::Closing;
-            if place == 0 {
-                continue;
-            }
-            let number = channel.number;
-            let close = Method::ChannelClose {
-                reply_code,
-                reply_text: reply_text.into(),
-                class_id: 0,
-                method_id: 0,
-            };
-            frame::write_method(&mut self.replies, number, &close).map_err(Error::syntax)?;
+        for place in 1..self.channels.len() {
             let why = Error::ConnectionClosedByClient {
                 reply_code,
                 reply_text: reply_text.to_owned(),
             };
-            self.end_channel(place, why);
-            self.clear_channel(place);
+            self.close_channel(place, reply_code, reply_text, why)?;
+        }
+        if let Some(zero) = self.channel(0) {
+            zero.gate.set_phase(Phase::Closing);
         }
         Ok(())
     }

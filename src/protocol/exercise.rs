@@ -2,7 +2,7 @@
 //! For the fuzzer, and for a test that runs it over pseudo-random bytes.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use super::channel::{
     Call, ChannelState, Consumer, Content, Gate, Incoming, Mandatory, Phase, Puller,
@@ -159,8 +159,10 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
     assert_eq!(session.undelivered, 0, "bytes counted and not held");
     for place in 0..CHANNELS {
         if let Some(channel) = session.channel(place) {
+            let end = channel.gate.end().map(|end| end.to_string());
+            told.closures.extend(end);
             let nothing_begun = matches!(channel.content, Content::None);
-            assert!(nothing_begun || channel.phase == Phase::Open, "{place}");
+            assert!(nothing_begun || channel.phase() == Phase::Open, "{place}");
         }
     }
     told
@@ -170,8 +172,7 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
 #[cfg(test)]
 pub(crate) fn idle_session() -> Session {
     let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
-    let mut channel = ChannelState::new(Gate::opened(), Weak::<()>::new());
-    channel.phase = Phase::Open;
+    let channel = ChannelState::new(Gate::new(Phase::Open), Weak::<()>::new());
     let added = session.add_channel(None, channel);
     assert!(added.is_ok());
     session
@@ -183,10 +184,12 @@ pub(crate) fn busy_session() -> Session {
     let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
     session.wants_blocked = true;
     for number in 1..=6 {
-        let gate = Arc::new(Gate::default());
-        gate.open.store(true, Ordering::Release);
-        let mut channel = ChannelState::new(gate, Weak::<()>::new());
-        channel.phase = Phase::Open;
+        let phase = match number {
+            2 => Phase::Opening,
+            4 => Phase::Closing,
+            _ => Phase::Open,
+        };
+        let mut channel = ChannelState::new(Gate::new(phase), Weak::<()>::new());
         let consumer = |consumer_tag: &str| Consumer {
             id: 0,
             consumer_tag: consumer_tag.into(),
@@ -208,7 +211,6 @@ pub(crate) fn busy_session() -> Session {
                 calls.extend([(50, 11), (60, 71), (60, 71), (50, 31), (60, 21)]);
             }
             2 => {
-                channel.phase = Phase::Opening;
                 channel.consumers.push(consumer("a"));
                 calls.push((20, 11));
             }
@@ -222,7 +224,6 @@ pub(crate) fn busy_session() -> Session {
                     cancelled: false,
                 });
             }
-            4 => channel.phase = Phase::Closing,
             _ => {}
         }
         let calls = calls.into_iter().zip(0..);
@@ -244,7 +245,7 @@ pub(crate) fn busy_session() -> Session {
         assert!(session.feed(&bytes).is_ok());
         session.abandon(place.into());
     }
-    let mut again = ChannelState::new(Gate::opened(), Weak::<()>::new());
+    let mut again = ChannelState::new(Gate::new(Phase::Opening), Weak::<()>::new());
     again.consumers.push(Consumer {
         id: 0,
         consumer_tag: "a".into(),
@@ -257,7 +258,6 @@ pub(crate) fn busy_session() -> Session {
     });
     assert_eq!(session.add_channel(Some(6), again).ok(), Some((6, 6)));
     session.replies.clear();
-    session.closed_gates.clear();
     session.changed.clear();
     session
 }
@@ -291,10 +291,6 @@ fn take_all(session: &mut Session, told: &mut Told) {
         .extend(events.map(|event| format!("{event:?}")));
     while let Some(closure) = session.take_unreported(&dispatcher) {
         told.closures.push(closure.to_string());
-    }
-    for gate in session.closed_gates.drain(..) {
-        told.closures
-            .extend(gate.end.get().map(|end| end.to_string()));
     }
     told.replies.append(&mut session.replies);
     session.changed.clear();

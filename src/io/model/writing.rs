@@ -189,7 +189,7 @@ fn a_large_body_is_not_torn_by_others() {
                 for number in [21, 22] {
                     let mut bytes = Vec::new();
                     frame::write_body(&mut bytes, 2, &body(number, 20));
-                    assert!(connection.link().outgoing.append_answers(&bytes, || {}));
+                    assert!(connection.link().outgoing.append_answers(&bytes));
                 }
             })
         };

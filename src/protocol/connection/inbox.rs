@@ -121,7 +121,7 @@ impl Session {
         };
         channel.running = false;
         let more = !channel.inbox.is_empty();
-        let over = channel.gate.end.get().is_some() || channel.consumers.is_empty();
+        let over = channel.gate.is_over() || channel.consumers.is_empty();
         if std::mem::replace(&mut channel.ready, more) {
             take_out(&mut self.ready, place);
         }
@@ -202,7 +202,7 @@ impl Session {
     pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Error> {
         let place = self.unreported(dispatcher)?;
         self.reported(place);
-        self.channel(place)?.gate.end.get().cloned()
+        self.channel(place)?.gate.end().cloned()
     }
 
     /// Somebody is told of a channel's closure; answers whether he is the first.
