@@ -189,7 +189,7 @@ impl Channel {
                 format_args!("closed by this program: {reply_code} {reply_text}"),
             ),
             Error::ConnectionClosedByClient { .. } => {
-                Error::channel_not_open(number, format_args!("{}", end))
+                Error::channel_not_open(number, format_args!("{end}"))
             }
             _ => end,
         }
@@ -283,7 +283,7 @@ impl Channel {
     /// A call was not answered in time: answers can no longer be told apart, so the channel is closed.
     pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Error {
         let link = self.link();
-        let error = Error::timeout(waiting_for, link.rpc_timeout);
+        let error = link.timed_out(waiting_for, link.rpc_timeout, Some(self.handle.number));
         let mut shared = link.lock();
         let place = self.handle.place;
         link.end_channel(&mut shared, place, 0, "no answer in time", error.clone());
@@ -370,10 +370,10 @@ impl Channel {
                 link.lock().session.end_told = true;
                 link.check_confirmed(&end)
             }
-            None => Err(Error::Timeout {
-                waiting_for: "channel.close-ok (whether the broker received what was published last is unknown)",
-                after: limit,
-            }),
+            None => {
+                let waiting_for = "channel.close-ok; whether the broker received what was published last is unknown";
+                Err(link.timed_out(waiting_for, limit, Some(self.handle.number)))
+            }
         }
     }
 

@@ -164,7 +164,7 @@ impl Connection {
         let end = session.end.as_ref()?;
         let told = std::mem::replace(&mut session.end_told, true);
         if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
-            return Some(Error::connection_not_open(format_args!("{}", end)));
+            return Some(Error::connection_ended(end));
         }
         Some(end.clone())
     }
@@ -172,9 +172,9 @@ impl Connection {
     pub(crate) fn check_open(&self, session: &mut Session) -> Result<(), Error> {
         match self.end_error(session, false) {
             Some(end) => Err(end),
-            None if session.closing.is_some() => Err(Error::connection_not_open(format_args!(
-                "it is being closed"
-            ))),
+            None if session.closing.is_some() => {
+                Err(Error::connection_closing("it is being closed"))
+            }
             None => Ok(()),
         }
     }
@@ -490,8 +490,10 @@ impl Connection {
             }
             self.end_error(&mut shared.session, true).map(Err)
         });
-        let waiting_for = "the answer to connection.update-secret";
-        let answer = answer.unwrap_or_else(|| Err(Error::timeout(waiting_for, link.rpc_timeout)));
+        let answer = answer.unwrap_or_else(|| {
+            let waiting_for = "connection.update-secret-ok";
+            Err(link.timed_out(waiting_for, link.rpc_timeout, None))
+        });
         answer.inspect_err(|_| self.let_go_if_ended())
     }
 

@@ -1,8 +1,19 @@
 //! The one error type.
 
+mod connecting;
+mod foreign;
+mod retry;
+mod texts;
+
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use connecting::Failure;
+pub use connecting::{Attempt, ConnectFailure, Stage};
+pub(crate) use foreign::Source;
+pub(crate) use texts::{Span, FATE_UNKNOWN};
 
 use crate::escaped::Escaped;
 use crate::protocol::WireError;
@@ -23,42 +34,31 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert!(refused.is_connection_error());
 /// assert_eq!(refused.address(), Some("127.0.0.1:1"));
 /// ```
-#[derive(Clone, thiserror::Error)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// No connection came about, for a reason that none of the more specific variants names: the port refused, the
     /// time was up (pika: `AMQPConnectionError`).
-    #[error("{0}")]
     Connection(Box<ConnectFailure>),
     /// The host's name could not be resolved (pika lets `socket.gaierror` through).
-    #[error("{0}")]
     Dns(Box<ConnectFailure>),
     /// TLS could not be agreed on: an untrusted certificate, a wrong name, a server that speaks no TLS
     /// (pika lets `ssl.SSLError` through).
-    #[error("{0}")]
     Tls(Box<ConnectFailure>),
     /// The peer does not speak AMQP 0-9-1 (pika: `IncompatibleProtocolError`).
-    #[error("{0}")]
     IncompatibleProtocol(Box<ConnectFailure>),
     /// The server offers no mechanism that these credentials can use (pika: `AuthenticationError`).
-    #[error("{0}")]
     Authentication(Box<ConnectFailure>),
     /// The server refused the login, or closed the stream at that point, as older servers do
     /// (pika: `ProbableAuthenticationError`).
-    #[error("{0}")]
     ProbableAuthentication(Box<ConnectFailure>),
     /// The server refused the virtual host, or closed the stream at that point (pika: `ProbableAccessDeniedError`).
-    #[error("{0}")]
     ProbableAccessDenied(Box<ConnectFailure>),
 
     /// An open connection was lost (pika: `StreamLostError`).
-    #[error("{0}")]
     StreamLost(Box<StreamLost>),
     /// Nothing came from the server for longer than the heartbeat allows (pika: `AMQPHeartbeatTimeout`).
-    #[error(
-        "heartbeat timeout: nothing came from {address} for {} s, at a heartbeat of {} s",
-        silent_for.as_secs(), heartbeat.as_secs()
-    )]
+    #[non_exhaustive]
     HeartbeatTimeout {
         /// Host and port.
         address: Arc<str>,
@@ -68,10 +68,6 @@ pub enum Error {
         silent_for: Duration,
     },
     /// The server closed the connection (pika: `ConnectionClosedByBroker`).
-    #[error(
-        "connection to {address} closed by the broker: {reply_code} {}{}{}",
-        Escaped(reply_text), Cause(*method, *reply_code, reply_text), WhileClosing(*while_closing)
-    )]
     #[non_exhaustive]
     ConnectionClosedByBroker {
         /// The AMQP reply code, such as 320 (`CONNECTION_FORCED`).
@@ -87,10 +83,6 @@ pub enum Error {
         while_closing: bool,
     },
     /// This program closed the connection while the call was waiting (pika: `ConnectionClosedByClient`).
-    #[error(
-        "connection closed by this program: {reply_code} {}",
-        Escaped(reply_text)
-    )]
     #[non_exhaustive]
     ConnectionClosedByClient {
         /// The code given to `close_with`.
@@ -99,14 +91,16 @@ pub enum Error {
         reply_text: String,
     },
     /// The connection is closed or closing, so the call cannot be made (pika: `ConnectionWrongStateError`).
-    #[error("the connection is not open: {reason}")]
+    #[non_exhaustive]
     ConnectionWrongState {
         /// Why it is not.
         reason: Arc<str>,
+        /// What ended it, unless this program did.
+        cause: Option<Box<Error>>,
     },
     /// The broker blocked the connection (memory or disk alarm) for longer than
     /// `blocked_connection_timeout` (pika: `ConnectionBlockedTimeout`).
-    #[error("{address} blocked the connection for more than {} ({})", Span(*timeout), Escaped(reason))]
+    #[non_exhaustive]
     ConnectionBlockedTimeout {
         /// Host and port.
         address: Arc<str>,
@@ -115,15 +109,15 @@ pub enum Error {
         /// The broker's reason, such as `low on memory`.
         reason: Arc<str>,
     },
-    /// Every channel number up to the negotiated maximum is in use (pika: `NoFreeChannels`).
-    #[error("no free channels: all {channel_max} are in use")]
+    /// Every channel number up to the negotiated maximum is in use (pika: `NoFreeChannels`, which derives from
+    /// `AMQPConnectionError` there). The connection is fine, so here it is an error of neither a connection nor a channel.
+    #[non_exhaustive]
     NoFreeChannels {
         /// The negotiated maximum.
         channel_max: u16,
     },
 
     /// The server closed the channel (pika: `ChannelClosedByBroker`). The connection stays open.
-    #[error("channel {channel} closed by the broker: {reply_code} {}{}", Escaped(reply_text), Cause(*method, *reply_code, reply_text))]
     #[non_exhaustive]
     ChannelClosedByBroker {
         /// The AMQP reply code, such as 404 (`NOT_FOUND`) or 406 (`PRECONDITION_FAILED`).
@@ -136,10 +130,6 @@ pub enum Error {
         method: Option<&'static str>,
     },
     /// This program closed the channel while the call was waiting (pika: `ChannelClosedByClient`).
-    #[error(
-        "channel {channel} closed by this program: {reply_code} {}",
-        Escaped(reply_text)
-    )]
     #[non_exhaustive]
     ChannelClosedByClient {
         /// The code given to `close_with`.
@@ -150,7 +140,7 @@ pub enum Error {
         channel: u16,
     },
     /// The channel is closed or closing, so the call cannot be made (pika: `ChannelWrongStateError`).
-    #[error("channel {channel} is not open: {reason}")]
+    #[non_exhaustive]
     ChannelWrongState {
         /// The channel's number.
         channel: u16,
@@ -158,34 +148,30 @@ pub enum Error {
         reason: Arc<str>,
     },
     /// A consumer with this tag exists on the channel (pika: `DuplicateConsumerTag`).
-    #[error("consumer tag {consumer_tag:?} is in use on this channel")]
+    #[non_exhaustive]
     DuplicateConsumerTag {
         /// The tag.
         consumer_tag: String,
     },
     /// A mandatory message could not be routed and came back (pika: `UnroutableError`).
-    #[error("{}", Returned("unroutable", .0))]
     Unroutable(Vec<ReturnedMessage>),
     /// The broker refused a message (pika: `NackError`); with what was returned, if anything was.
-    #[error("{}", Returned("refused by the broker", .0))]
     Nack(Vec<ReturnedMessage>),
     /// Some messages of a [`Publisher`](crate::Publisher) were returned, refused, or not confirmed in time, or before the
     /// channel or the connection ended. The predicates and `reply_code` speak of what ended it, if anything did.
-    #[error("{0}")]
     Unconfirmed(Box<UnconfirmedReport>),
 
     /// A frame came that has no place where it came (pika: `UnexpectedFrameError`).
-    #[error("unexpected frame: {detail}")]
+    #[non_exhaustive]
     UnexpectedFrame {
         /// What came, and where.
         detail: Arc<str>,
     },
     /// Bytes came that are no AMQP frame, or break a rule of framing (pika: `InvalidFrameError`, `BodyTooLongError`,
     /// `InvalidFieldTypeException`).
-    #[error("protocol syntax: {0}")]
     InvalidFrame(SyntaxError),
     /// A channel number outside 1 … `channel_max`, or one that is in use (pika: `InvalidChannelNumber`).
-    #[error("channel number {number} is {problem}")]
+    #[non_exhaustive]
     InvalidChannelNumber {
         /// The number asked for.
         number: u16,
@@ -193,13 +179,13 @@ pub enum Error {
         problem: &'static str,
     },
     /// The server does not have what the call needs (pika: `MethodNotImplementedError`).
-    #[error("the server does not support {capability}")]
+    #[non_exhaustive]
     MethodNotImplemented {
         /// The missing capability.
         capability: &'static str,
     },
     /// A name or text of over 255 bytes was given where AMQP has no room for it (pika: `ShortStringTooLong`).
-    #[error("{field} is {length} bytes long; AMQP allows 255")]
+    #[non_exhaustive]
     ShortStringTooLong {
         /// Which argument or property.
         field: &'static str,
@@ -207,7 +193,7 @@ pub enum Error {
         length: usize,
     },
     /// An argument that cannot be sent or makes no sense (pika: `ValueError`, `TypeError`).
-    #[error("{field}: {value} is not allowed; {expected}")]
+    #[non_exhaustive]
     InvalidParameter {
         /// Which argument, parameter or URL option.
         field: Box<str>,
@@ -215,25 +201,36 @@ pub enum Error {
         value: Box<str>,
         /// What would be.
         expected: Box<str>,
+        /// Why a file that it names cannot be read.
+        source: Option<Arc<io::Error>>,
     },
 
     /// The call cannot be made from inside a callback (pika: `ReentrancyError`).
-    #[error("{call} cannot be called from inside a callback")]
     #[non_exhaustive]
     Reentrancy {
         /// The call.
         call: &'static str,
     },
-    /// The broker, or room in the output buffer, was waited for as long as the parameters allow.
-    #[error("no end of {waiting_for} within {}", Span(*after))]
+    /// What was waited for did not come in the time that the parameters or the call allow.
+    ///
+    /// A call of a channel that waited for the broker ([`rpc_timeout`](crate::ConnectionParameters::rpc_timeout)) has closed
+    /// its channel, since a late reply could not be told from the next one: this is a channel's error then
+    /// ([`is_channel_error`](Error::is_channel_error)), and whether the broker did what it was asked to do is unknown. A call
+    /// that only waited for room, to send or in a publisher's window, has sent nothing and leaves the channel open. Without a
+    /// channel it is the connection's error.
+    #[non_exhaustive]
     Timeout {
         /// What was waited for.
         waiting_for: &'static str,
         /// For how long.
         after: Duration,
+        /// The channel whose call this was.
+        channel: Option<u16>,
+        /// The broker's reason for blocking the connection, such as `low on memory`, if it did: it reads nothing then from
+        /// a connection that publishes.
+        blocked: Option<Arc<str>>,
     },
     /// An error of the program's own, on its way out of a callback; see [`Error::other`].
-    #[error("{0}")]
     Other(Arc<dyn std::error::Error + Send + Sync>),
 }
 
@@ -281,13 +278,11 @@ impl Error {
         }
     }
 
-    /// Wraps a foreign error, so that a callback can end with it: `text.parse().map_err(Error::other)?`.
-    pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Error::Other(Arc::from(error.into()))
-    }
-
-    /// Whether the connection is not usable after this (pika: `AMQPConnectionError` and what derives from it, and
-    /// violations of the protocol by the peer).
+    /// Whether this concerns the connection, which in nearly all cases is not usable after it (pika: `AMQPConnectionError` and
+    /// what derives from it, and violations of the protocol by the peer).
+    ///
+    /// A [`Timeout`](Error::Timeout) of [`Connection::update_secret`](crate::Connection::update_secret) leaves the connection
+    /// open. [`NoFreeChannels`](Error::NoFreeChannels) is none of these, though it derives from `AMQPConnectionError` in pika.
     pub fn is_connection_error(&self) -> bool {
         matches!(
             self.end_of_channel(),
@@ -304,9 +299,9 @@ impl Error {
                 | Error::ConnectionClosedByClient { .. }
                 | Error::ConnectionWrongState { .. }
                 | Error::ConnectionBlockedTimeout { .. }
-                | Error::NoFreeChannels { .. }
                 | Error::UnexpectedFrame { .. }
                 | Error::InvalidFrame(_)
+                | Error::Timeout { channel: None, .. }
         )
     }
 
@@ -322,6 +317,10 @@ impl Error {
                 | Error::Unroutable(_)
                 | Error::Nack(_)
                 | Error::Unconfirmed(_)
+                | Error::Timeout {
+                    channel: Some(_),
+                    ..
+                }
         )
     }
 
@@ -394,6 +393,38 @@ impl Error {
             field: field.into(),
             value: format!("{value}").into(),
             expected: expected.into(),
+            source: None,
+        }
+    }
+
+    /// A file that a parameter names cannot be read.
+    #[cfg(feature = "tls")]
+    #[cold]
+    pub(crate) fn unreadable(field: &str, path: &std::path::Path, error: io::Error) -> Self {
+        Error::InvalidParameter {
+            field: field.into(),
+            value: format!("{path:?}").into(),
+            expected: format!("it cannot be read: {error}").into(),
+            source: Some(Arc::new(error)),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    /// The error that caused this one: of the operating system, of TLS, of the program's own ([`Error::Other`]), or what ended
+    /// the connection or channel.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Other(error) => Some(&**error),
+            Error::StreamLost(lost) => lost.source.get(),
+            Error::InvalidFrame(error) => Some(error),
+            Error::InvalidParameter {
+                source: Some(error),
+                ..
+            } => Some(&**error),
+            Error::ConnectionWrongState { cause, .. } => cause.as_ref().map(|cause| &**cause as _),
+            Error::Unconfirmed(report) => report.cause.as_ref().map(|cause| cause as _),
+            _ => self.connect_failure()?.source.get(),
         }
     }
 }
@@ -429,20 +460,27 @@ impl Error {
     }
 
     #[cold]
-    pub(crate) fn connection_not_open(reason: fmt::Arguments<'_>) -> Self {
-        let reason = fmt::format(reason).into();
-        Error::ConnectionWrongState { reason }
+    pub(crate) fn connection_closing(reason: &str) -> Self {
+        Error::ConnectionWrongState {
+            reason: reason.into(),
+            cause: None,
+        }
+    }
+
+    #[cold]
+    pub(crate) fn connection_ended(end: &Error) -> Self {
+        Error::ConnectionWrongState {
+            reason: end.to_string().into(),
+            cause: Some(Box::new(end.clone())),
+        }
     }
 
     #[cold]
     pub(crate) fn channel_not_open(channel: u16, reason: fmt::Arguments<'_>) -> Self {
-        let reason = fmt::format(reason).into();
-        Error::ChannelWrongState { channel, reason }
-    }
-
-    #[cold]
-    pub(crate) fn timeout(waiting_for: &'static str, after: Duration) -> Self {
-        Error::Timeout { waiting_for, after }
+        Error::ChannelWrongState {
+            channel,
+            reason: fmt::format(reason).into(),
+        }
     }
 }
 
@@ -451,12 +489,6 @@ fn owned(messages: Vec<(u64, Arc<ReturnedMessage>)>) -> Vec<ReturnedMessage> {
     messages
         .map(|(_, message)| Arc::unwrap_or_clone(message))
         .collect()
-}
-
-impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
-    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
-        Error::other(error)
-    }
 }
 
 /// Which rule of framing or of AMQP's types the peer broke (the specification's 4.2). `Display` says it.
@@ -472,121 +504,6 @@ impl Error {
     }
 }
 
-/// How far connecting came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Resolving the host's name.
-    Dns,
-    /// Reaching the address.
-    Tcp,
-    /// Agreeing on TLS.
-    Tls,
-    /// The protocol header was sent; `connection.start` was expected.
-    ProtocolHeader,
-    /// The login was sent; `connection.tune` was expected.
-    Authentication,
-    /// `connection.tune-ok` and `connection.open` were sent; `connection.open-ok` was expected.
-    VirtualHost,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stage::Dns => "DNS",
-            Stage::Tcp => "TCP",
-            Stage::Tls => "TLS",
-            Stage::ProtocolHeader => "protocol header",
-            Stage::Authentication => "authentication",
-            Stage::VirtualHost => "tune and virtual host",
-        })
-    }
-}
-
-/// Why one attempt to connect failed. It is handed on in a box, since many steps may answer one and hardly any does.
-pub(crate) struct Failure {
-    /// The variant of [`Error`] that it becomes.
-    pub(crate) kind: fn(Box<ConnectFailure>) -> Error,
-    pub(crate) stage: Stage,
-    pub(crate) cause: String,
-    pub(crate) reply_code: Option<u16>,
-    pub(crate) hint: Option<&'static str>,
-}
-
-impl Failure {
-    #[cold]
-    pub(crate) fn new(
-        kind: fn(Box<ConnectFailure>) -> Error,
-        stage: Stage,
-        cause: fmt::Arguments<'_>,
-        hint: Option<&'static str>,
-    ) -> Box<Self> {
-        Box::new(Failure {
-            kind,
-            stage,
-            cause: Escaped(&fmt::format(cause)).to_string(),
-            reply_code: None,
-            hint,
-        })
-    }
-}
-
-/// One attempt to connect to one address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Attempt {
-    /// Host and port as given, and the address it stood for where they differ.
-    pub address: String,
-    /// How far it came.
-    pub stage: Stage,
-    /// What went wrong.
-    pub cause: String,
-}
-
-impl fmt::Display for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.address, self.stage, self.cause)
-    }
-}
-
-/// Why no connection came about. The attempt that got furthest gives the error its kind; all of them are listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConnectFailure {
-    /// Host and port of the attempt that got furthest.
-    pub address: Arc<str>,
-    /// How far it came.
-    pub stage: Stage,
-    /// What went wrong there.
-    pub cause: String,
-    /// The server's reply code, if it gave one.
-    pub reply_code: Option<u16>,
-    /// What most often causes this, and what to do.
-    pub hint: Option<&'static str>,
-    /// Every attempt made, in order.
-    pub attempts: Vec<Attempt>,
-}
-
-impl fmt::Display for ConnectFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot connect to {} (stage: {}): {}",
-            self.address, self.stage, self.cause
-        )?;
-        if let Some(hint) = self.hint {
-            write!(f, "; {hint}")?;
-        }
-        if self.attempts.len() > 1 {
-            write!(f, "; all {} attempts:", self.attempts.len())?;
-            for (n, attempt) in self.attempts.iter().enumerate() {
-                write!(f, "{} {attempt}", if n == 0 { "" } else { "," })?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// How an open connection was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -597,6 +514,7 @@ pub struct StreamLost {
     pub cause: String,
     /// How long nothing had come before.
     pub silent_for: Duration,
+    pub(crate) source: Source,
 }
 
 impl fmt::Display for StreamLost {
@@ -611,73 +529,13 @@ impl fmt::Display for StreamLost {
     }
 }
 
-/// A time to the millisecond. `Debug` of a duration is exact to the nanosecond, and much code.
-pub(crate) struct Span(pub(crate) Duration);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.as_secs(), self.0.subsec_millis()) {
-            (0, millis) => write!(f, "{millis}ms"),
-            (seconds, 0) => write!(f, "{seconds}s"),
-            (seconds, millis) => write!(f, "{seconds}.{millis:03}s"),
-        }
-    }
-}
-
-/// What caused a closure, and what to do about it where that is known.
-struct Cause<'a>(Option<&'static str>, u16, &'a str);
-
-impl fmt::Display for Cause<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cause(method, reply_code, reply_text) = self;
-        if let Some(method) = method {
-            write!(f, " (caused by {method})")?;
-        }
-        let mut words = reply_text.as_bytes().windows(9);
-        if *reply_code == 541 && words.any(|word| word == b"transient") {
-            f.write_str("; this broker has no queues that are neither durable nor exclusive: declare it .durable(true) or .exclusive(true)")?;
-        }
-        Ok(())
-    }
-}
-
-/// What is not known when a connection ended, and the broker had not confirmed that it is closed.
-pub(crate) const FATE_UNKNOWN: &str =
-    "whether the broker received what was published last is unknown";
-
-struct WhileClosing(bool);
-
-impl fmt::Display for WhileClosing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 {
-            write!(f, "; {FATE_UNKNOWN}")?;
-        }
-        Ok(())
-    }
-}
-
-/// How many returned messages an error text shows.
-const RETURNS_SHOWN: usize = 5;
-
-struct Returned<'a>(&'static str, &'a [ReturnedMessage]);
-
-impl fmt::Display for Returned<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Returned(what, messages) = self;
-        f.write_str(what)?;
-        for ReturnedMessage { method, .. } in messages.iter().take(RETURNS_SHOWN) {
-            write!(
-                f,
-                ": {} {} (exchange {:?}, routing key {:?})",
-                method.reply_code,
-                Escaped(&method.reply_text),
-                method.exchange,
-                method.routing_key
-            )?;
-        }
-        match messages.len().checked_sub(RETURNS_SHOWN) {
-            Some(more @ 1..) => write!(f, "; and {more} more"),
-            _ => Ok(()),
-        }
+    #[test]
+    fn errors_are_small() {
+        assert!(size_of::<Error>() <= 64, "{}", size_of::<Error>());
+        assert!(size_of::<Result<()>>() <= 64);
     }
 }

@@ -228,7 +228,8 @@ mod tests {
             UnconfirmedReport {
                 pending: vec![1],
                 cause: Some(Error::ConnectionWrongState {
-                    reason: "it was lost".into()
+                    reason: "it was lost".into(),
+                    cause: None,
                 }),
                 ..Default::default()
             }

@@ -115,10 +115,11 @@ impl Publisher {
         match room {
             Some(true) => Ok(()),
             Some(false) => Err(self.channel.ended()),
-            None => Err(Error::Timeout {
-                waiting_for: "room in the publisher's window",
-                after: link.rpc_timeout,
-            }),
+            None => Err(link.timed_out(
+                "room in the publisher's window; nothing was sent",
+                link.rpc_timeout,
+                Some(self.channel.channel_number()),
+            )),
         }
     }
 

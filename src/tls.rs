@@ -279,7 +279,7 @@ impl Pem {
         match self {
             Pem::File(path) => std::fs::read(path)
                 .map(Arc::from)
-                .map_err(|error| self.refused(field, &format!("it cannot be read: {error}"))),
+                .map_err(|error| Error::unreadable(field, path, error)),
             Pem::Bytes(bytes) => Ok(Arc::clone(bytes)),
         }
     }

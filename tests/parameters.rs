@@ -179,7 +179,7 @@ fn what_is_out_of_range_is_refused_by_name_value_and_range() {
         (
             localhost().tcp_options(TcpOptions::new().keepidle(Duration::ZERO)),
             "tcp_options: keepidle",
-            ["0ms", "1 to 32767"],
+            ["0 ms", "1 to 32767"],
         ),
         (
             localhost().tcp_options(TcpOptions::new().keepintvl(Duration::MAX)),

@@ -103,7 +103,7 @@ fn p17_a_tag_in_use_is_refused_before_it_is_sent() {
             .basic_consume(request(), |_, _, _, _| {})
             .unwrap_err();
         assert!(
-            matches!(&error, Error::DuplicateConsumerTag { consumer_tag } if consumer_tag == "mine"),
+            matches!(&error, Error::DuplicateConsumerTag { consumer_tag, .. } if consumer_tag == "mine"),
             "{error:?}"
         );
         assert!(channel.is_open());

@@ -394,7 +394,7 @@ fn a_silent_server_does_not_hold_anybody_up() {
         assert!(began.elapsed() < SOON);
         assert!(matches!(error, Error::Connection(_)), "{error:?}");
         assert_eq!(error.connect_failure().unwrap().stage, Stage::Tls);
-        assert!(error.to_string().contains("500ms"), "{error}");
+        assert!(error.to_string().contains("500 ms"), "{error}");
         peer.finish();
     });
 }

@@ -608,7 +608,9 @@ impl Channel {
             }
             Ok(())
         };
-        let sent = link.outgoing.append_at(link, link.rpc_timeout, write);
+        let sent = link
+            .outgoing
+            .append_at(link, self.handle.number, link.rpc_timeout, write);
         if closed {
             return Err(self.closure());
         }

@@ -19,6 +19,9 @@ use crate::{AsShortString, BasicProperties, BasicPublish, Error, Return, Returne
 pub(super) type ReturnCallback =
     dyn FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> Result<()> + Send;
 
+/// What a publish waits for in confirm mode. The message was sent, so the broker may have it.
+const CONFIRM: &str = "the broker's confirmation; whether the broker has the message is unknown";
+
 impl Channel {
     /// Sends a message; answers its number in confirm mode, else 0.
     pub(crate) fn send_message(
@@ -91,7 +94,8 @@ impl Channel {
         } else if waits {
             link.outgoing.append_quietly(write)
         } else {
-            link.outgoing.append(link, link.rpc_timeout, write)
+            link.outgoing
+                .append(link, handle.number, link.rpc_timeout, write)
         };
         if closed {
             return Err(self.closure());
@@ -185,7 +189,7 @@ impl Channel {
         let losses = match outcome {
             Some(Some(losses)) => losses,
             Some(None) => return Err(self.ended()),
-            None => return Err(self.time_is_up("the broker's confirmation")),
+            None => return Err(self.time_is_up(CONFIRM)),
         };
         let Losses {
             returned, nacked, ..

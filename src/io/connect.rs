@@ -1,5 +1,6 @@
 //! Connecting: names, addresses, retries, and the handshake driven to its end.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::stream::{closed, describe, is_dead_path, is_timeout, Haste, Transport};
+use super::stream::{closed, copy, describe, is_dead_path, is_timeout, Haste, Transport};
 use super::sync::Instant;
 #[cfg(feature = "tls")]
 use super::tls;
@@ -102,7 +103,9 @@ impl<'a> Target<'a> {
     }
 
     fn resolve(&self) -> Result<std::vec::IntoIter<SocketAddr>, Box<Failure>> {
-        let failure = |cause: fmt::Arguments<'_>| Failure::new(Error::Dns, Stage::Dns, cause, None);
+        let failure = |cause: fmt::Arguments<'_>| {
+            Failure::new(Error::Dns, Stage::Dns, cause, None).retryable(true)
+        };
         let parameters = self.parameters;
         // An address is taken as such.
         let found = (parameters.host.as_str(), parameters.effective_port()).to_socket_addrs();
@@ -111,7 +114,7 @@ impl<'a> Target<'a> {
                 Err(failure(format_args!("the name has no address")))
             }
             Ok(addresses) => Ok(addresses),
-            Err(error) => Err(failure(format_args!("{error}"))),
+            Err(error) => Err(failure(format_args!("{error}")).caused_by(error)),
         }
     }
 
@@ -130,6 +133,8 @@ impl<'a> Target<'a> {
     fn unreached(&self, error: &io::Error, limit: Duration) -> Box<Failure> {
         let failure = |cause: fmt::Arguments<'_>, hint| {
             Failure::new(Error::Connection, Stage::Tcp, cause, hint)
+                .retryable(true)
+                .caused_by(copy(error))
         };
         match error.kind() {
             io::ErrorKind::TimedOut if limit < Duration::MAX => failure(
@@ -210,12 +215,17 @@ impl<'a> Target<'a> {
                 let hint = Some("perhaps this port does not expect TLS");
                 Err(self.too_slow(Stage::Tls, hint))
             }
-            Err(tls::Failure::Other { cause, hint }) => Err(Failure::new(
-                Error::Tls,
-                Stage::Tls,
-                format_args!("{cause}"),
+            Err(tls::Failure::Other {
+                cause,
                 hint,
-            )),
+                lost,
+                source,
+            }) => {
+                let cause = format_args!("{cause}");
+                let mut failure = Failure::new(Error::Tls, Stage::Tls, cause, hint).retryable(lost);
+                failure.source = source;
+                Err(failure)
+            }
         }
     }
 
@@ -228,6 +238,7 @@ impl<'a> Target<'a> {
             format_args!("the peer did not answer within {limit}"),
             self.port_hint().or(hint),
         )
+        .retryable(true)
     }
 
     fn port_hint(&self) -> Option<&'static str> {
@@ -276,6 +287,9 @@ fn set_options(stream: &TcpStream, options: &TcpOptions) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// How every frame of a handshake begins: a method, on channel 0.
+const METHOD_FRAME: &[u8] = &[1, 0, 0];
 
 /// The frame that servers must take before another size is agreed on (specification 4.2.3: frame-min-size).
 const LOGIN_MOST: usize = 4096;
@@ -384,7 +398,7 @@ impl Talk<'_> {
             Err(error) if is_timeout(&error) => match self.haste.note(self.limit) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    return Err(self.failure(Error::Connection, format_args!("{error}"), None))
+                    return Err(self.lost(&error));
                 }
             },
             Err(error) => error,
@@ -432,46 +446,73 @@ impl Talk<'_> {
         if let Some(failure) = self.tls_failure(error) {
             return failure;
         }
-        if is_dead_path(error) {
-            return self.failure(Error::Connection, format_args!("{}", describe(error)), None);
+        // Half a frame is never a refusal.
+        let is_cut = self.answered
+            || METHOD_FRAME.starts_with(self.received.get(..3).unwrap_or(self.received));
+        if is_dead_path(error) || is_cut && !self.received.is_empty() {
+            return self.lost(error);
         }
         if !self.answered && !self.received.is_empty() {
             return self.strange(error);
         }
-        let (kind, hint): (fn(_) -> _, _) = match self.handshake.stage {
+        let (kind, hint, on_purpose): (fn(_) -> _, _, _) = match self.handshake.stage {
             Stage::Authentication if length > LOGIN_MOST => {
-                (Error::ProbableAuthentication, LARGE_LOGIN)
+                (Error::ProbableAuthentication, LARGE_LOGIN, true)
             }
             Stage::Authentication => (
                 Error::ProbableAuthentication,
                 "most often the user or the password is wrong",
+                !self.handshake.server_says_why(),
             ),
             Stage::VirtualHost => (
                 Error::ProbableAccessDenied,
                 "most often the virtual host does not exist or the user may not use it",
+                !self.handshake.server_says_why(),
             ),
-            _ => (
-                Error::IncompatibleProtocol,
-                self.target
-                    .port_hint()
-                    .unwrap_or("the peer may not speak AMQP 0-9-1"),
-            ),
+            // A broker that does not speak this protocol says which it speaks. A proxy without a broker behind it hangs up.
+            _ => match self.target.port_hint() {
+                Some(hint) => (Error::IncompatibleProtocol, hint, true),
+                None => (
+                    Error::IncompatibleProtocol,
+                    "the peer may not speak AMQP 0-9-1, or it is a proxy whose broker is down",
+                    false,
+                ),
+            },
         };
         self.failure(kind, format_args!("{error}"), Some(hint))
+            .retryable(!on_purpose)
+            .caused_by(copy(error))
+    }
+
+    /// The stream ended where no peer ends it on purpose.
+    #[cold]
+    fn lost(&self, error: &io::Error) -> Box<Failure> {
+        self.failure(Error::Connection, format_args!("{}", describe(error)), None)
+            .retryable(true)
+            .caused_by(copy(error))
     }
 
     /// Whether the end of the stream is TLS's doing. With TLS 1.3 a server refuses the client's certificate, or the lack
     /// of one, only after the client has gone on to AMQP.
     #[cfg(feature = "tls")]
     fn tls_failure(&self, error: &io::Error) -> Option<Box<Failure>> {
-        let failure = |cause: fmt::Arguments<'_>, hint| {
-            Some(Failure::new(Error::Tls, Stage::Tls, cause, hint))
-        };
+        let failure =
+            |cause: fmt::Arguments<'_>, hint| Failure::new(Error::Tls, Stage::Tls, cause, hint);
         let nothing_came = !self.answered && self.received.is_empty();
         match tls::described(error, self.certificate_missing) {
-            Some(tls::Failure::Other { cause, hint }) => failure(format_args!("{cause}"), hint),
+            Some(tls::Failure::Other {
+                cause,
+                hint,
+                source,
+                ..
+            }) => {
+                let mut failure = failure(format_args!("{cause}"), hint);
+                failure.source = source;
+                Some(failure)
+            }
             _ if nothing_came && self.certificate_missing => {
-                failure(format_args!("{error}"), Some(tls::MISSING_CERTIFICATE))
+                let hint = Some(tls::MISSING_CERTIFICATE);
+                Some(failure(format_args!("{error}"), hint).caused_by(copy(error)))
             }
             _ => None,
         }
@@ -513,6 +554,8 @@ impl Talk<'_> {
 struct Failures {
     attempts: Vec<Attempt>,
     furthest: Option<(Arc<str>, Box<Failure>)>,
+    /// Whether the last attempt at each address may succeed next time.
+    retryable: HashMap<String, bool>,
 }
 
 impl Failures {
@@ -528,6 +571,8 @@ impl Failures {
             cause: failure.cause.clone(),
         };
         log::debug!("cannot connect to {attempt}");
+        let address = attempt.address.clone();
+        self.retryable.insert(address, failure.retryable);
         self.attempts.push(attempt);
         match &self.furthest {
             Some((_, furthest)) if furthest.stage > failure.stage => {}
@@ -551,6 +596,8 @@ impl Failures {
             reply_code: failure.reply_code,
             hint: failure.hint,
             attempts: self.attempts,
+            retryable: self.retryable.into_values().any(|retryable| retryable),
+            source: failure.source,
         }))
     }
 }

@@ -265,6 +265,16 @@ pub(crate) fn is_dead_path(error: &io::Error) -> bool {
     cfg!(not(windows)) && error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_some()
 }
 
+/// Errors of input and output cannot be cloned.
+#[cold]
+pub(crate) fn copy(error: &io::Error) -> io::Error {
+    match (error.raw_os_error(), error.get_ref()) {
+        (Some(code), _) => io::Error::from_raw_os_error(code),
+        (None, Some(inner)) => io::Error::new(error.kind(), inner.to_string()),
+        (None, None) => error.kind().into(),
+    }
+}
+
 /// What an error of the stream means, for the report of the connection's end.
 #[cold]
 pub(crate) fn describe(error: &io::Error) -> String {

@@ -15,8 +15,9 @@ use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConnection, SignatureScheme};
 
-use super::stream::{describe as describe_io, is_timeout, Haste, Stream};
+use super::stream::{copy, describe as describe_io, is_timeout, Haste, Stream};
 use super::sync::Instant;
+use crate::error::Source;
 use crate::escaped::Escaped;
 use crate::tls::Prepared;
 
@@ -40,6 +41,9 @@ pub(crate) enum Failure {
     Other {
         cause: String,
         hint: Option<&'static str>,
+        /// The stream ended, which says nothing about TLS.
+        lost: bool,
+        source: Source,
     },
 }
 
@@ -224,6 +228,8 @@ fn other_protocol(first: &[u8]) -> Option<Failure> {
     Some(Failure::Other {
         cause: cause.to_owned(),
         hint: Some(hint),
+        lost: false,
+        source: Source::default(),
     })
 }
 
@@ -239,6 +245,8 @@ fn lost(error: &io::Error, first: &[u8]) -> Failure {
         hint: first.is_empty().then_some(
             "perhaps this port does not expect TLS: AMQP is most often on 5672, and over TLS on 5671",
         ),
+        lost: true,
+        source: Source::new(copy(error)),
     })
 }
 
@@ -250,6 +258,7 @@ pub(crate) fn described(error: &io::Error, certificate_missing: bool) -> Option<
 
 fn describe(error: &rustls::Error, certificate_missing: bool) -> Failure {
     use rustls::Error as Tls;
+    let source = Source::new(error.clone());
     let (cause, hint) = match error {
         Tls::InvalidCertificate(error) => describe_certificate(error),
         Tls::AlertReceived(AlertDescription::CertificateRequired) => (
@@ -304,7 +313,12 @@ fn describe(error: &rustls::Error, certificate_missing: bool) -> Failure {
         }
         error => (error.to_string(), None),
     };
-    Failure::Other { cause, hint }
+    Failure::Other {
+        cause,
+        hint,
+        lost: false,
+        source,
+    }
 }
 
 fn describe_certificate(error: &CertificateError) -> (String, Option<&'static str>) {

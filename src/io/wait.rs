@@ -13,7 +13,7 @@ use super::stream::{describe, Transport};
 use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
-use crate::error::{StreamLost, FATE_UNKNOWN};
+use crate::error::{Source, StreamLost, FATE_UNKNOWN};
 use crate::escaped::Escaped;
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame;
@@ -78,13 +78,6 @@ impl From<Dispatcher> for Interest {
     }
 }
 
-/// Why a write failed.
-pub(crate) struct WriteError {
-    cause: String,
-    /// It only says that there is no connection any more.
-    vague: bool,
-}
-
 /// Whether an error only says that the connection is over.
 fn says_nothing(error: &io::Error) -> bool {
     matches!(
@@ -111,7 +104,8 @@ pub(crate) struct Shared {
     next_waiter: u64,
     blocked_since: Option<Instant>,
     last_bytes: Instant,
-    pub(crate) write_error: Option<WriteError>,
+    /// Why a write failed.
+    pub(crate) write_error: Option<Arc<io::Error>>,
     /// Threads that run callbacks now.
     pub(crate) dispatching: Vec<u64>,
 }
@@ -233,7 +227,7 @@ impl Link {
             }
             Err(error) => {
                 let mut shared = self.lock();
-                self.lost(&mut shared, &error);
+                self.lost(&mut shared, error);
                 self.settle(&mut shared);
             }
         }
@@ -380,7 +374,7 @@ impl Link {
                 }
             }
             Outcome::Nothing => self.check_silence(shared, reader),
-            Outcome::End(error) => self.lost(shared, &error),
+            Outcome::End(error) => self.lost(shared, error),
         }
         self.settle(shared);
     }
@@ -456,28 +450,50 @@ impl Link {
         shared.session.end_all(error);
     }
 
-    fn lost(&self, shared: &mut Shared, error: &io::Error) {
+    fn lost(&self, shared: &mut Shared, error: io::Error) {
         // After a failed write this end shuts the stream down, so the write's error is the one that counts, unless it only
         // says that there is no connection any more and the read's says why.
         let cause = match shared.write_error.take() {
-            Some(WriteError { cause, vague }) if !vague || says_nothing(error) => cause,
-            _ => describe(error),
+            Some(written) if !says_nothing(&written) || says_nothing(&error) => written,
+            _ => Arc::new(error),
         };
-        let lost = self.stream_lost(shared, cause);
+        let lost = self.stream_lost(shared, Some(cause));
         shared.session.end_all(lost);
         self.outgoing.kill();
     }
 
-    fn stream_lost(&self, shared: &Shared, cause: String) -> Error {
-        let cause = Escaped(&cause).to_string();
-        Error::StreamLost(Box::new(self.lost_stream(shared, cause)))
+    fn stream_lost(&self, shared: &Shared, cause: Option<Arc<io::Error>>) -> Error {
+        let text = match &cause {
+            Some(error) => Escaped(&describe(error)).to_string(),
+            None => "it was shut down".to_owned(),
+        };
+        let source = cause.map(Source::from).unwrap_or_default();
+        Error::StreamLost(Box::new(self.lost_stream(shared, text, source)))
     }
 
-    fn lost_stream(&self, shared: &Shared, cause: String) -> StreamLost {
+    fn lost_stream(&self, shared: &Shared, cause: String, source: Source) -> StreamLost {
         StreamLost {
             address: Arc::clone(&self.address),
             cause,
             silent_for: shared.last_bytes.elapsed(),
+            source,
+        }
+    }
+
+    /// The error of a call that waited for as long as it may. It says so if the broker blocks the connection, which is the
+    /// reason then.
+    #[cold]
+    pub(crate) fn timed_out(
+        &self,
+        waiting_for: &'static str,
+        after: Duration,
+        channel: Option<u16>,
+    ) -> Error {
+        Error::Timeout {
+            waiting_for,
+            after,
+            channel,
+            blocked: self.lock().session.blocked.clone(),
         }
     }
 
@@ -539,12 +555,9 @@ impl Link {
     // ---- the end
 
     /// A write failed. The broker may have said why before it hung up, so what it sent is read to the end first.
-    pub(crate) fn write_failed(&self, error: &io::Error) {
+    pub(crate) fn write_failed(&self, error: io::Error) {
         let mut shared = self.lock();
-        shared.write_error.get_or_insert_with(|| WriteError {
-            cause: describe(error),
-            vague: says_nothing(error),
-        });
+        shared.write_error.get_or_insert_with(|| Arc::new(error));
         self.hand_over(&mut shared);
         drop(shared);
         self.shutdown_stream();
@@ -556,11 +569,8 @@ impl Link {
         if let Some(end) = &shared.session.end {
             return end.clone();
         }
-        let cause = match &shared.write_error {
-            Some(WriteError { cause, .. }) => cause,
-            None => "it was shut down",
-        };
-        self.stream_lost(&shared, cause.to_owned())
+        let cause = shared.write_error.clone();
+        self.stream_lost(&shared, cause)
     }
 
     pub(crate) fn shutdown_stream(&self) {
@@ -592,16 +602,15 @@ impl Link {
             drop(shared);
             let error = self.not_confirmed(&end);
             return Err(match end {
-                Error::ConnectionClosedByClient { .. } => {
-                    Error::connection_not_open(format_args!("{end}"))
-                }
-                _ if told => Error::connection_not_open(format_args!("{error}")),
+                Error::ConnectionClosedByClient { .. } => Error::connection_ended(&end),
+                _ if told => Error::connection_ended(&error),
                 _ => error,
             });
         }
         if shared.session.closing.is_some() {
-            let reason = format_args!("it is being closed by another thread");
-            return Err(Error::connection_not_open(reason));
+            return Err(Error::connection_closing(
+                "it is being closed by another thread",
+            ));
         }
         let close = Method::ConnectionClose {
             reply_code,
@@ -633,8 +642,8 @@ impl Link {
                 self.outgoing.kill();
                 drop(shared);
                 self.shutdown_stream();
-                let waiting_for = "connection.close-ok (whether the broker received what was published last is unknown)";
-                Err(Error::timeout(waiting_for, timeout))
+                let waiting_for = "connection.close-ok; whether the broker received what was published last is unknown";
+                Err(self.timed_out(waiting_for, timeout, None))
             }
         }
     }
@@ -650,7 +659,7 @@ impl Link {
     /// The error of a close that the broker has not confirmed: what ended the connection, and what that means for what was
     /// sent last.
     fn not_confirmed(&self, end: &Error) -> Error {
-        let cause = match end {
+        let (cause, source) = match end {
             Error::ConnectionClosedByBroker {
                 reply_code,
                 reply_text,
@@ -667,15 +676,16 @@ impl Link {
                 };
                 return closed;
             }
-            Error::StreamLost(lost) => lost.cause.clone(),
-            other => format!("{other}"),
+            Error::StreamLost(lost) => (lost.cause.clone(), lost.source.clone()),
+            other => (format!("{other}"), Source::new(other.clone())),
         };
         let unsent = match self.outgoing.unsent() {
             0 => String::new(),
             bytes => format!("{bytes} bytes were not sent, and "),
         };
         let shared = self.lock();
-        let mut lost = self.lost_stream(&shared, format!("{cause}; {unsent}{FATE_UNKNOWN}"));
+        let mut lost =
+            self.lost_stream(&shared, format!("{cause}; {unsent}{FATE_UNKNOWN}"), source);
         if let Error::StreamLost(first) = end {
             lost.silent_for = first.silent_for;
         }

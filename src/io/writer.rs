@@ -216,6 +216,9 @@ pub(crate) struct Outgoing {
     progress: Condvar,
 }
 
+/// What a publisher waits for whose peer takes nothing.
+const ROOM: &str = "room in the output buffer; nothing was sent";
+
 impl Outgoing {
     pub(crate) fn new(stream: Transport) -> io::Result<Self> {
         stream.set_write_timeout(WRITE_SLICE)?;
@@ -308,10 +311,11 @@ impl Outgoing {
     pub(crate) fn append(
         &self,
         link: &Link,
+        channel: u16,
         timeout: Duration,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.append_at(link, timeout, |out, _| write(out))
+        self.append_at(link, channel, timeout, |out, _| write(out))
     }
 
     /// The same; `write` is also told how many bytes were ever appended, and so whether what it wrote last stands last still.
@@ -319,6 +323,7 @@ impl Outgoing {
     pub(crate) fn append_at(
         &self,
         link: &Link,
+        channel: u16,
         timeout: Duration,
         write: impl FnOnce(&mut Vec<u8>, u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
@@ -329,7 +334,8 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Error::timeout("room in the output buffer", timeout));
+                    drop(state);
+                    return Err(link.timed_out(ROOM, timeout, Some(channel)));
                 }
             }
         }
@@ -367,7 +373,8 @@ impl Outgoing {
                 let in_time;
                 (state, in_time) = self.wait_for_progress(state, deadline);
                 if !in_time {
-                    return Err(Error::timeout("room in the output buffer", timeout));
+                    drop(state);
+                    return Err(link.timed_out(ROOM, timeout, Some(channel)));
                 }
             }
         }
@@ -446,7 +453,7 @@ impl Outgoing {
                 drop(state);
                 self.work.notify_all();
                 self.progress.notify_all();
-                link.write_failed(&error);
+                link.write_failed(error);
             }
             Outcome::Done | Outcome::Stuck => {
                 if !state.dead {

@@ -174,6 +174,14 @@ impl<'a> Handshake<'a> {
         )
     }
 
+    /// Whether the server says why before it hangs up, as RabbitMQ does if both ends announce that they can.
+    pub(crate) fn server_says_why(&self) -> bool {
+        capability(
+            &self.negotiated.server_properties,
+            "authentication_failure_close",
+        )
+    }
+
     /// The server said no.
     #[cold]
     fn closed(&self, reply_code: u16, reply_text: Name<'_>) -> Box<Failure> {
@@ -193,10 +201,7 @@ impl<'a> Handshake<'a> {
             _ => (Error::Connection, None),
         };
         let reply_text = reply_text.to_text();
-        let cause = format_args!("{reply_code} {reply_text}");
-        let mut failure = Failure::new(kind, self.stage, cause, hint);
-        failure.reply_code = Some(reply_code);
-        failure
+        Failure::refused(kind, self.stage, reply_code, &reply_text, hint)
     }
 
     fn is_guest_from_afar(&self) -> bool {

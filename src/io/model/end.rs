@@ -109,7 +109,7 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
             let connection = connection.clone();
             move || {
                 let link = connection.link();
-                link.outgoing.append(link, TIMEOUT, |out| {
+                link.outgoing.append(link, 1, TIMEOUT, |out| {
                     out.resize(out.len() + size, 0);
                     Ok(())
                 })
@@ -192,7 +192,7 @@ fn a_connection_lost_early_leaves_no_thread_behind() {
         }
         let publisher = spawn(move || {
             let link = connection.link();
-            let sent = link.outgoing.append(link, SETTLED, |out| {
+            let sent = link.outgoing.append(link, 1, SETTLED, |out| {
                 out.extend_from_slice(b"anything");
                 Ok(())
             });

@@ -23,7 +23,7 @@ fn body(number: u8, size: usize) -> Vec<u8> {
 
 fn append(connection: &Connection, publisher: u16, number: u8, size: usize) {
     let link = connection.link();
-    let sent = link.outgoing.append(link, TIMEOUT, |out| {
+    let sent = link.outgoing.append(link, 1, TIMEOUT, |out| {
         assert!(out.len() < HIGH_WATER);
         frame::write_body(out, publisher, &body(number, size));
         Ok(())

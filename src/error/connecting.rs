@@ -1,0 +1,167 @@
+//! What can go wrong while connecting.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::retry::may_pass;
+use super::{Error, Source};
+use crate::escaped::Escaped;
+
+/// How far connecting came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Resolving the host's name.
+    Dns,
+    /// Reaching the address.
+    Tcp,
+    /// Agreeing on TLS.
+    Tls,
+    /// The protocol header was sent; `connection.start` was expected.
+    ProtocolHeader,
+    /// The login was sent; `connection.tune` was expected.
+    Authentication,
+    /// `connection.tune-ok` and `connection.open` were sent; `connection.open-ok` was expected.
+    VirtualHost,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Dns => "DNS",
+            Stage::Tcp => "TCP",
+            Stage::Tls => "TLS",
+            Stage::ProtocolHeader => "protocol header",
+            Stage::Authentication => "authentication",
+            Stage::VirtualHost => "tune and virtual host",
+        })
+    }
+}
+
+/// Why one attempt to connect failed. It is handed on in a box, since many steps may return one and hardly any does.
+pub(crate) struct Failure {
+    /// The variant of [`Error`] that it becomes.
+    pub(crate) kind: fn(Box<ConnectFailure>) -> Error,
+    pub(crate) stage: Stage,
+    pub(crate) cause: String,
+    pub(crate) reply_code: Option<u16>,
+    pub(crate) hint: Option<&'static str>,
+    /// Whether the next attempt may succeed.
+    pub(crate) retryable: bool,
+    pub(crate) source: Source,
+}
+
+impl Failure {
+    /// One that the next attempt would meet again.
+    #[cold]
+    pub(crate) fn new(
+        kind: fn(Box<ConnectFailure>) -> Error,
+        stage: Stage,
+        cause: fmt::Arguments<'_>,
+        hint: Option<&'static str>,
+    ) -> Box<Self> {
+        Box::new(Failure {
+            kind,
+            stage,
+            cause: Escaped(&fmt::format(cause)).to_string(),
+            reply_code: None,
+            hint,
+            retryable: false,
+            source: Source::default(),
+        })
+    }
+
+    /// One that the server refused, by a code and a text of its own.
+    #[cold]
+    pub(crate) fn refused(
+        kind: fn(Box<ConnectFailure>) -> Error,
+        stage: Stage,
+        reply_code: u16,
+        reply_text: &str,
+        hint: Option<&'static str>,
+    ) -> Box<Self> {
+        let cause = format_args!("{reply_code} {reply_text}");
+        let mut failure = Failure::new(kind, stage, cause, hint);
+        failure.reply_code = Some(reply_code);
+        failure.retryable = may_pass(reply_code, reply_text);
+        failure
+    }
+
+    /// Says whether the next attempt may succeed.
+    pub(crate) fn retryable(mut self: Box<Self>, retryable: bool) -> Box<Self> {
+        self.retryable = retryable;
+        self
+    }
+
+    /// Keeps the error that caused it.
+    pub(crate) fn caused_by(
+        mut self: Box<Self>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Box<Self> {
+        self.source = Source::new(source);
+        self
+    }
+}
+
+/// One attempt to connect to one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// Host and port as given, and the address it stood for where they differ.
+    pub address: String,
+    /// How far it came.
+    pub stage: Stage,
+    /// What went wrong.
+    pub cause: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.address, self.stage, self.cause)
+    }
+}
+
+/// Why no connection came about.
+///
+/// The attempt that got furthest gives the error its kind, its cause and its source; all of them are listed. Trying again can help
+/// ([`Error::is_retryable`]) if the last attempt at any of the addresses failed in a way that may pass: a broker that is down
+/// can come back and take the login that another one refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectFailure {
+    /// Host and port of the attempt that got furthest.
+    pub address: Arc<str>,
+    /// How far it came.
+    pub stage: Stage,
+    /// What went wrong there.
+    pub cause: String,
+    /// The server's reply code, if it gave one.
+    pub reply_code: Option<u16>,
+    /// What most often causes this, and what to do.
+    pub hint: Option<&'static str>,
+    /// Every attempt made, in order.
+    pub attempts: Vec<Attempt>,
+    /// Whether the last attempt at any of the addresses failed in a way that may pass.
+    pub(crate) retryable: bool,
+    pub(crate) source: Source,
+}
+
+impl fmt::Display for ConnectFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cannot connect to {} (stage: {}): {}",
+            self.address, self.stage, self.cause
+        )?;
+        if let Some(hint) = self.hint {
+            write!(f, "; {hint}")?;
+        }
+        if self.attempts.len() > 1 {
+            write!(f, "; all {} attempts:", self.attempts.len())?;
+            for (n, attempt) in self.attempts.iter().enumerate() {
+                write!(f, "{} {attempt}", if n == 0 { "" } else { "," })?;
+            }
+        }
+        Ok(())
+    }
+}
