@@ -6,6 +6,8 @@
 //! in the order in which they were sealed. What reading makes rustls want to say (the answer to a key update, an alert)
 //! goes out with the next write, so that a reader never waits for a writer.
 
+mod failure;
+
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +15,13 @@ use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, CertificateError, ClientConnection, SignatureScheme};
+use rustls::{ClientConnection, SignatureScheme};
 
-use super::stream::{copy, describe as describe_io, is_timeout, Haste, Stream};
+pub(crate) use self::failure::{described, Failure, MISSING_CERTIFICATE};
+
+use self::failure::{describe, lost, other_protocol};
+use super::stream::{is_timeout, Haste, Stream};
 use super::sync::Instant;
-use crate::error::Source;
 use crate::escaped::Escaped;
 use crate::tls::Prepared;
 
@@ -34,18 +38,6 @@ const GOODBYE: Duration = Duration::from_millis(10);
 const ALERT: Duration = Duration::from_millis(200);
 
 // ---- the handshake
-
-/// Why TLS did not come about.
-pub(crate) enum Failure {
-    TimeUp,
-    Other {
-        cause: String,
-        hint: Option<&'static str>,
-        /// The stream ended, which says nothing about TLS.
-        lost: bool,
-        source: Source,
-    },
-}
 
 /// What a handshake came to.
 pub(crate) struct Secured {
@@ -197,206 +189,6 @@ impl ResolvesClientCert for Shown {
     fn has_certs(&self) -> bool {
         self.key.is_some()
     }
-}
-
-// ---- what went wrong, in plain words
-
-const PLAIN_PORT: &str =
-    "this port does not expect TLS: use an amqp:// URL, or the port for AMQP over TLS (5671)";
-const CLIENT_CERTIFICATE: &str =
-    "give one with client_certificate_files (in a URL: certfile and keyfile)";
-
-/// What hint there is when a server that asked for a certificate and got none hangs up.
-pub(crate) const MISSING_CERTIFICATE: &str =
-    "the server asked for a client certificate and was given none: give one with client_certificate_files \
-     (in a URL: certfile and keyfile)";
-
-/// A server that does not speak TLS is known by its first bytes.
-fn other_protocol(first: &[u8]) -> Option<Failure> {
-    let (cause, hint) = if first.starts_with(b"AMQP") {
-        ("the peer answered with AMQP, without TLS", PLAIN_PORT)
-    } else if first.starts_with(b"HTTP") {
-        (
-            "the peer answered with HTTP, without TLS",
-            "this may be RabbitMQ's management port (15672); AMQP over TLS is on 5671",
-        )
-    } else if !matches!(first, [20..=23, 3, ..] | [20..=23] | []) {
-        ("what the peer answered is no TLS", PLAIN_PORT)
-    } else {
-        return None;
-    };
-    Some(Failure::Other {
-        cause: cause.to_owned(),
-        hint: Some(hint),
-        lost: false,
-        source: Source::default(),
-    })
-}
-
-/// The stream ended within the handshake.
-fn lost(error: &io::Error, first: &[u8]) -> Failure {
-    other_protocol(first).unwrap_or_else(|| Failure::Other {
-        cause: match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                "the peer closed the stream during the TLS handshake".to_owned()
-            }
-            _ => describe_io(error),
-        },
-        hint: first.is_empty().then_some(
-            "perhaps this port does not expect TLS: AMQP is most often on 5672, and over TLS on 5671",
-        ),
-        lost: true,
-        source: Source::new(copy(error)),
-    })
-}
-
-/// A failed read or write of a stream inside TLS, if it was TLS that failed.
-pub(crate) fn described(error: &io::Error, certificate_missing: bool) -> Option<Failure> {
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    Some(describe(error, certificate_missing))
-}
-
-fn describe(error: &rustls::Error, certificate_missing: bool) -> Failure {
-    use rustls::Error as Tls;
-    let source = Source::new(error.clone());
-    let (cause, hint) = match error {
-        Tls::InvalidCertificate(error) => describe_certificate(error),
-        Tls::AlertReceived(AlertDescription::CertificateRequired) => (
-            "the server requires a client certificate, and was given none".to_owned(),
-            Some(CLIENT_CERTIFICATE),
-        ),
-        // So do servers say it that speak no TLS 1.3.
-        Tls::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::BadCertificate)
-            if certificate_missing =>
-        {
-            (
-                "the server refused the handshake, most likely because it requires a client certificate \
-                 and was given none"
-                    .to_owned(),
-                Some(CLIENT_CERTIFICATE),
-            )
-        }
-        Tls::AlertReceived(alert) => match alert {
-            AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied => (
-                format!("the server refused the client's certificate ({alert:?})"),
-                Some("the server's log says more; it must trust the authority that issued the certificate"),
-            ),
-            AlertDescription::ProtocolVersion => (
-                "the server speaks no version of TLS that this client does".to_owned(),
-                Some("TLS 1.2 or 1.3 is needed"),
-            ),
-            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => (
-                format!("the server refused the handshake ({alert:?})"),
-                Some("the two have no cipher in common, or the server's certificate is unfit; its log says more"),
-            ),
-            AlertDescription::UnrecognisedName => (
-                "the server does not know the name that it was asked for".to_owned(),
-                Some("give the right one with server_hostname (in a URL: server_name_indication)"),
-            ),
-            alert => (
-                format!("the server refused: {alert:?}"),
-                Some("the server's log says more"),
-            ),
-        },
-        Tls::PeerIncompatible(what) => (
-            format!("the server and this client have too little in common: {what:?}"),
-            Some("TLS 1.2 or 1.3 is needed"),
-        ),
-        Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => {
-            (format!("what the peer sent is no proper TLS: {error}"), None)
-        }
-        error => (error.to_string(), None),
-    };
-    Failure::Other {
-        cause,
-        hint,
-        lost: false,
-        source,
-    }
-}
-
-fn describe_certificate(error: &CertificateError) -> (String, Option<&'static str>) {
-    const CLOCK: &str =
-        "the server needs a new certificate, unless the clock of this machine is wrong";
-    const NAME: &str = "connect by a name that the certificate bears, or say which it must bear with server_hostname \
-         (in a URL: server_name_indication)";
-    let days = |seconds: u64| match seconds / 86_400 {
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    };
-    let (cause, hint) = match error {
-        CertificateError::Expired => ("the server's certificate has expired".to_owned(), CLOCK),
-        CertificateError::ExpiredContext { time, not_after } => {
-            let ago = days(time.as_secs().saturating_sub(not_after.as_secs()));
-            (format!("the server's certificate has expired, {ago} ago"), CLOCK)
-        }
-        CertificateError::NotValidYet => {
-            ("the server's certificate is not valid yet".to_owned(), CLOCK)
-        }
-        CertificateError::NotValidYetContext { time, not_before } => {
-            let ahead = days(not_before.as_secs().saturating_sub(time.as_secs()));
-            (
-                format!("the server's certificate is not valid yet, for another {ahead}"),
-                CLOCK,
-            )
-        }
-        CertificateError::UnknownIssuer => (
-            "the server's certificate comes from no authority that is trusted here".to_owned(),
-            "is it self-signed, or is the authority one of your own? give the authority's certificate with \
-             ca_certificates_file (in a URL: cacertfile)",
-        ),
-        CertificateError::NotValidForName => {
-            ("the server's certificate bears another name".to_owned(), NAME)
-        }
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            let expected = expected.to_str();
-            if presented.is_empty() {
-                (
-                    format!("the server's certificate bears no name, and so not {expected:?}"),
-                    "names are taken from its subjectAltName; the common name does not count",
-                )
-            } else {
-                (
-                    format!(
-                        "the server's certificate is not for {expected:?} but for {}",
-                        presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ")
-                    ),
-                    NAME,
-                )
-            }
-        }
-        CertificateError::Revoked => ("the server's certificate has been revoked".to_owned(), CLOCK),
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
-            "the server's certificate is not meant for servers".to_owned(),
-            "its extended key usage must allow server authentication",
-        ),
-        error => {
-            let text = error.to_string();
-            if text.contains("CaUsedAsEndEntity") {
-                (
-                    "the server shows the certificate of an authority as its own".to_owned(),
-                    "openssl req -x509 makes such, unless told otherwise; let the authority issue one for the server",
-                )
-            } else {
-                return (format!("the server's certificate cannot be taken: {text}"), None);
-            }
-        }
-    };
-    (cause, Some(hint))
-}
-
-/// rustls gives names as `DnsName("name")` and `IpAddress(address)`.
-fn bare(name: &str) -> &str {
-    name.split_once('(')
-        .and_then(|(_, rest)| rest.strip_suffix(')'))
-        .unwrap_or(name)
 }
 
 // ---- the stream

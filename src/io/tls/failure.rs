@@ -1,0 +1,294 @@
+//! Why TLS did not come about, in plain words.
+
+use std::io;
+use std::net::IpAddr;
+
+use rustls::{AlertDescription, CertificateError};
+
+use crate::error::Source;
+use crate::io::stream::{copy, describe as describe_io};
+
+/// Why TLS did not come about.
+pub(crate) enum Failure {
+    TimeUp,
+    Other {
+        cause: String,
+        hint: Option<&'static str>,
+        /// The stream ended, which says nothing about TLS.
+        lost: bool,
+        source: Source,
+    },
+}
+
+const PLAIN_PORT: &str =
+    "this port does not expect TLS: use an amqp:// URL, or the port for AMQP over TLS (5671)";
+const CLIENT_CERTIFICATE: &str =
+    "give one with client_certificate_files (in a URL: certfile and keyfile)";
+
+/// What hint there is when a server that asked for a certificate and got none hangs up.
+pub(crate) const MISSING_CERTIFICATE: &str =
+    "the server asked for a client certificate and was given none: give one with client_certificate_files \
+     (in a URL: certfile and keyfile)";
+
+/// A server that does not speak TLS is known by its first bytes.
+pub(super) fn other_protocol(first: &[u8]) -> Option<Failure> {
+    let (cause, hint) = if first.starts_with(b"AMQP") {
+        ("the peer answered with AMQP, without TLS", PLAIN_PORT)
+    } else if first.starts_with(b"HTTP") {
+        (
+            "the peer answered with HTTP, without TLS",
+            "this may be RabbitMQ's management port (15672); AMQP over TLS is on 5671",
+        )
+    } else if !matches!(first, [20..=23, 3, ..] | [20..=23] | []) {
+        ("what the peer answered is no TLS", PLAIN_PORT)
+    } else {
+        return None;
+    };
+    Some(Failure::Other {
+        cause: cause.to_owned(),
+        hint: Some(hint),
+        lost: false,
+        source: Source::default(),
+    })
+}
+
+/// The stream ended within the handshake.
+pub(super) fn lost(error: &io::Error, first: &[u8]) -> Failure {
+    other_protocol(first).unwrap_or_else(|| Failure::Other {
+        cause: match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                "the peer closed the stream during the TLS handshake".to_owned()
+            }
+            _ => describe_io(error),
+        },
+        hint: first.is_empty().then_some(
+            "perhaps this port does not expect TLS: AMQP is most often on 5672, and over TLS on 5671",
+        ),
+        lost: true,
+        source: Source::new(copy(error)),
+    })
+}
+
+/// A failed read or write of a stream inside TLS, if it was TLS that failed.
+pub(crate) fn described(error: &io::Error, certificate_missing: bool) -> Option<Failure> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(describe(error, certificate_missing))
+}
+
+pub(super) fn describe(error: &rustls::Error, certificate_missing: bool) -> Failure {
+    use rustls::Error as Tls;
+    let source = Source::new(error.clone());
+    let (cause, hint) = match error {
+        Tls::InvalidCertificate(error) => describe_certificate(error),
+        Tls::AlertReceived(AlertDescription::CertificateRequired) => (
+            "the server requires a client certificate, and was given none".to_owned(),
+            Some(CLIENT_CERTIFICATE),
+        ),
+        // So do servers say it that speak no TLS 1.3.
+        Tls::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::BadCertificate)
+            if certificate_missing =>
+        {
+            (
+                "the server refused the handshake, most likely because it requires a client certificate \
+                 and was given none"
+                    .to_owned(),
+                Some(CLIENT_CERTIFICATE),
+            )
+        }
+        Tls::AlertReceived(alert) => match alert {
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => (
+                format!("the server refused the client's certificate ({alert:?})"),
+                Some("the server's log says more; it must trust the authority that issued the certificate"),
+            ),
+            AlertDescription::ProtocolVersion => (
+                "the server speaks no version of TLS that this client does".to_owned(),
+                Some("TLS 1.2 or 1.3 is needed"),
+            ),
+            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => (
+                format!("the server refused the handshake ({alert:?})"),
+                Some("the two have no cipher in common, or the server's certificate is unfit; its log says more"),
+            ),
+            AlertDescription::UnrecognisedName => (
+                "the server does not know the name that it was asked for".to_owned(),
+                Some("give the right one with server_hostname (in a URL: server_name_indication)"),
+            ),
+            alert => (
+                format!("the server refused: {alert:?}"),
+                Some("the server's log says more"),
+            ),
+        },
+        Tls::PeerIncompatible(what) => (
+            format!("the server and this client have too little in common: {what:?}"),
+            Some("TLS 1.2 or 1.3 is needed"),
+        ),
+        Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. } => {
+            (format!("what the peer sent is no proper TLS: {error}"), None)
+        }
+        error => (error.to_string(), None),
+    };
+    Failure::Other {
+        cause,
+        hint,
+        lost: false,
+        source,
+    }
+}
+
+fn describe_certificate(error: &CertificateError) -> (String, Option<&'static str>) {
+    const CLOCK: &str =
+        "the server needs a new certificate, unless the clock of this machine is wrong";
+    const NAME: &str = "connect by a name that the certificate bears, or say which it must bear with server_hostname \
+         (in a URL: server_name_indication)";
+    let days = |seconds: u64| match seconds / 86_400 {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    };
+    let (cause, hint) = match error {
+        CertificateError::Expired => ("the server's certificate has expired".to_owned(), CLOCK),
+        CertificateError::ExpiredContext { time, not_after } => {
+            let ago = days(time.as_secs().saturating_sub(not_after.as_secs()));
+            (format!("the server's certificate has expired, {ago} ago"), CLOCK)
+        }
+        CertificateError::NotValidYet => {
+            ("the server's certificate is not valid yet".to_owned(), CLOCK)
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let ahead = days(not_before.as_secs().saturating_sub(time.as_secs()));
+            (
+                format!("the server's certificate is not valid yet, for another {ahead}"),
+                CLOCK,
+            )
+        }
+        CertificateError::UnknownIssuer => (
+            "the server's certificate comes from no authority that is trusted here".to_owned(),
+            "is it self-signed, or is the authority one of your own? give the authority's certificate with \
+             ca_certificates_file (in a URL: cacertfile)",
+        ),
+        CertificateError::NotValidForName => {
+            ("the server's certificate bears another name".to_owned(), NAME)
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let expected = expected.to_str();
+            if presented.is_empty() {
+                (
+                    format!("the server's certificate bears no name, and so not {expected:?}"),
+                    "names are taken from its subjectAltName; the common name does not count",
+                )
+            } else if presented.iter().any(|name| is_address_as_name(name, &expected)) {
+                (
+                    format!(
+                        "the server's certificate bears the address {expected:?} as a DNS name, where it does not count"
+                    ),
+                    "in its subjectAltName an address must be of the type IP (IP:…), not DNS (DNS:…)",
+                )
+            } else {
+                (
+                    format!(
+                        "the server's certificate is not for {expected:?} but for {}",
+                        presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ")
+                    ),
+                    NAME,
+                )
+            }
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id,
+            ..
+        } if is_sha1(signature_algorithm_id) => (
+            "a certificate of the server's is signed with SHA-1, which anybody can forge".to_owned(),
+            "have it issued again, signed with SHA-256 or better",
+        ),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => (
+            "a certificate of the server's is signed in a way that is not supported".to_owned(),
+            "RSA (2048 to 8192 bits), ECDSA (P-256, P-384) or Ed25519 with SHA-256 or better is expected",
+        ),
+        CertificateError::BadSignature => (
+            "a signature of the server's certificate, or of one that leads to its authority, is wrong".to_owned(),
+            "is the authority another one of the same name? RSA keys below 2048 bits are refused in this way too",
+        ),
+        CertificateError::BadEncoding => (
+            "the server's certificate cannot be read".to_owned(),
+            "it must be a proper X.509 certificate of version 3",
+        ),
+        CertificateError::Revoked => ("the server's certificate has been revoked".to_owned(), CLOCK),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
+            "the server's certificate is not meant for servers".to_owned(),
+            "its extended key usage must allow server authentication",
+        ),
+        error => {
+            let text = error.to_string();
+            match OTHERS.iter().find(|(name, ..)| text.contains(name)) {
+                Some((_, cause, hint)) => ((*cause).to_owned(), *hint),
+                None => return (format!("the server's certificate cannot be taken: {text}"), None),
+            }
+        }
+    };
+    (cause, Some(hint))
+}
+
+/// What rustls passes on of webpki's errors is their names alone: name, cause, hint.
+const OTHERS: [(&str, &str, &str); 6] = [
+    (
+        "CaUsedAsEndEntity",
+        "the server shows the certificate of an authority as its own",
+        "openssl req -x509 makes such, unless told otherwise; let the authority issue one for the server",
+    ),
+    (
+        "EndEntityUsedAsCa",
+        "the server's certificate was issued by one that is no authority",
+        "what issues certificates needs basicConstraints with CA:TRUE",
+    ),
+    (
+        "NameConstraintViolation",
+        "the server's certificate bears a name that its authority may not certify (name constraints)",
+        "names and addresses in its subjectAltName must all be within what the authority's nameConstraints permit",
+    ),
+    (
+        "NameConstraint",
+        "the name constraints of an authority of the server's certificate cannot be checked",
+        "they must be well-formed and few; ask who runs the authority",
+    ),
+    (
+        "PathLenConstraintViolated",
+        "there are more authorities between the server's certificate and the trusted one than that permits",
+        "ask who runs the authority (pathlen in basicConstraints)",
+    ),
+    (
+        "UnsupportedCertVersion",
+        "a certificate of the server's is of X.509 version 1",
+        "version 3 is needed; openssl x509 -req makes version 1 unless it is given extensions (-extfile)",
+    ),
+];
+
+/// OIDs of sha1WithRSAEncryption and ecdsa-with-SHA1, in DER.
+fn is_sha1(signature_algorithm: &[u8]) -> bool {
+    const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05];
+    const ECDSA: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
+    [RSA, ECDSA].iter().any(|oid| {
+        signature_algorithm
+            .windows(oid.len())
+            .any(|window| window == *oid)
+    })
+}
+
+/// Whether this is the expected address, but among the DNS names.
+fn is_address_as_name(presented: &str, expected: &str) -> bool {
+    presented.starts_with("DnsName")
+        && expected.parse::<IpAddr>().is_ok()
+        && bare(presented).trim_matches('"') == expected
+}
+
+/// rustls gives names as `DnsName("name")` and `IpAddress(address)`.
+fn bare(name: &str) -> &str {
+    name.split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'))
+        .unwrap_or(name)
+}
