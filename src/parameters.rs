@@ -379,6 +379,10 @@ impl ConnectionParameters {
                 "a table is expected",
             ));
         }
+        #[cfg(feature = "tls")]
+        if let Some((field, value, expected)) = self.tls.as_ref().and_then(TlsOptions::problem) {
+            return Err(Error::invalid(field, value, expected));
+        }
         self.tcp_options.validate()
     }
 }

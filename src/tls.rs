@@ -1,18 +1,24 @@
 //! What a connection inside TLS trusts and what it shows of itself.
 
+mod pem;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, Resumption};
+use rustls::crypto::{
+    verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
 };
+
+use self::pem::{Pem, USABLE_KEYS};
 
 use crate::error::{Error, Result};
 
@@ -20,14 +26,16 @@ use crate::error::{Error, Result};
 ///
 /// Given to [`ConnectionParameters::tls`](crate::ConnectionParameters::tls); an `amqps://` URL brings its own. TLS 1.3 and
 /// 1.2 are spoken. Without any setter the server's certificate is verified against the certificates that the platform
-/// trusts, and must bear the host's name (or address) as it is in the parameters.
+/// trusts, and must bear the host's name (or address) as it is in the parameters. Whether it has been revoked is not checked:
+/// neither revocation lists nor OCSP are asked.
 ///
 /// | setter | URL option | Python's `ssl` |
 /// | --- | --- | --- |
 /// | [`ca_certificates_file`](TlsOptions::ca_certificates_file) | `cacertfile` | `load_verify_locations(cafile)` |
 /// | [`client_certificate_files`](TlsOptions::client_certificate_files) | `certfile`, `keyfile` | `load_cert_chain(certfile, keyfile)` |
 /// | [`server_hostname`](TlsOptions::server_hostname) | `server_name_indication` | `SSLOptions(…, server_hostname)` |
-/// | [`danger_accept_any_certificate`](TlsOptions::danger_accept_any_certificate) | `verify=verify_none` | `verify_mode = CERT_NONE` |
+/// | [`danger_accept_any_hostname`](TlsOptions::danger_accept_any_hostname) | none | `check_hostname = False` |
+/// | [`danger_accept_any_certificate`](TlsOptions::danger_accept_any_certificate) | `verify=verify_none`, `ssl_options={'verify': False}` | `verify_mode = CERT_NONE` |
 ///
 /// Files are read when a connection is opened, each time anew. What cannot be read or used fails with
 /// [`Error::InvalidParameter`], which names the setter, the URL option and the file. `Debug` shows no key.
@@ -50,6 +58,7 @@ pub struct TlsOptions {
     /// Certificate, key.
     client: Option<(Pem, Pem)>,
     server_hostname: Option<String>,
+    accept_any_hostname: bool,
     accept_any_certificate: bool,
 }
 
@@ -84,7 +93,10 @@ impl TlsOptions {
     }
 
     /// Shows the server this certificate, if it asks for one (mutual TLS). Both files are PEM; the certificate may be
-    /// followed by those that lead to its authority, and the key must not be encrypted. The key may be in the same file.
+    /// followed by those that lead to its authority. The key may be in the same file.
+    ///
+    /// Keys are for RSA (2048 to 8192 bits), ECDSA (P-256 or P-384) or Ed25519, as PKCS#8, PKCS#1 or SEC1. One that needs a
+    /// passphrase is refused, with an error that says so: `openssl pkey -in encrypted.key -out client.key` decrypts it.
     ///
     /// Who this is to RabbitMQ is another matter: see [`ExternalCredentials`](crate::ExternalCredentials).
     #[must_use]
@@ -127,15 +139,52 @@ impl TlsOptions {
         self
     }
 
+    /// Takes a certificate that **bears another name**, as long as an authority that is trusted has issued it (Python's
+    /// `check_hostname = False`). Then whoever has any certificate of that authority can pass for the server: only for an
+    /// authority of one's own, given by [`ca_certificates_file`](TlsOptions::ca_certificates_file), that issues to nobody
+    /// else. Where the name is known, [`server_hostname`](TlsOptions::server_hostname) is the better way.
+    ///
+    /// Each use is logged as a warning. A URL cannot ask for it.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TlsOptions};
+    ///
+    /// let tls = TlsOptions::new()
+    ///     .ca_certificates_file("/etc/orders/ca.pem")
+    ///     .danger_accept_any_hostname();
+    /// let parameters = ConnectionParameters::new("10.1.2.3").tls(tls);
+    /// # let _ = parameters;
+    /// ```
+    #[must_use]
+    #[doc(alias = "check_hostname")]
+    pub fn danger_accept_any_hostname(mut self) -> Self {
+        self.accept_any_hostname = true;
+        self
+    }
+
     /// **Switches verification off**: whatever certificate the server shows is taken, so anybody on the way can read and
     /// change everything, the password included. For tests, and for nothing else; an authority of one's own is trusted
     /// by [`ca_certificates_file`](TlsOptions::ca_certificates_file).
     ///
-    /// Nothing but this, and what means the same in a URL (`verify=verify_none`), does so.
+    /// Nothing but this, and what means the same in a URL (`verify=verify_none`, or pika's
+    /// `ssl_options={'verify': False}` and `{'verify': 'verify_none'}`), does so. Each use is logged as a warning. Together
+    /// with authorities to trust it is refused with [`Error::InvalidParameter`], since one of the two is a mistake.
+    ///
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
         self.accept_any_certificate = true;
         self
+    }
+
+    /// What contradicts itself, if anything does: which setter, what was given, and what is expected.
+    pub(crate) fn problem(&self) -> Option<(&'static str, &'static str, &'static str)> {
+        let contradicts = self.accept_any_certificate && self.ca_certificates.is_some();
+        contradicts.then_some((
+            CA,
+            "with verification switched off, an authority to trust",
+            "leave out either the authority or danger_accept_any_certificate (in a URL: verify=verify_none, or verify in \
+             ssl_options)",
+        ))
     }
 
     /// Reads the files and puts together what a handshake with this host needs.
@@ -144,13 +193,29 @@ impl TlsOptions {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(Error::other)?;
+        let algorithms = provider.signature_verification_algorithms;
         let builder = if self.accept_any_certificate {
-            let schemes = provider
-                .signature_verification_algorithms
-                .supported_schemes();
+            log::warn!(
+                "TLS to {host:?}: the server's certificate is not verified (danger_accept_any_certificate, in a URL \
+                 verify=verify_none), so anybody on the way can read and change everything"
+            );
             builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(
+                    algorithms.supported_schemes(),
+                )))
+        } else if self.accept_any_hostname {
+            log::warn!(
+                "TLS to {host:?}: the name in the server's certificate is not verified (danger_accept_any_hostname), so \
+                 anybody with a certificate of a trusted authority can pass for the server"
+            );
+            let verifier = AnyHostname {
+                roots: self.roots()?,
+                algorithms,
+            };
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
         } else {
             builder.with_root_certificates(self.roots()?)
         };
@@ -187,10 +252,13 @@ impl TlsOptions {
             }
             return Ok(roots);
         };
-        for certificate in pem.certificates(CA)? {
-            roots
-                .add(certificate)
-                .map_err(|error| pem.refused(CA, &error.to_string()))?;
+        let certificates = pem.certificates(CA)?;
+        let count = certificates.len();
+        for (certificate, number) in certificates.into_iter().zip(1..) {
+            roots.add(certificate).map_err(|error| {
+                let reason = format!("certificate {number} of {count} cannot be used: {error}");
+                pem.refused(CA, &reason)
+            })?;
         }
         Ok(roots)
     }
@@ -200,21 +268,13 @@ impl TlsOptions {
             return Ok(None);
         };
         let chain = certificate.certificates(CERTIFICATE)?;
-        let parsed = PrivateKeyDer::from_pem_slice(&key.read(KEY)?).map_err(|error| {
-            let expected = match error {
-                pem::Error::NoItemsFound if key.mentions("ENCRYPTED PRIVATE KEY") => {
-                    "the key in it is encrypted; decrypt it first (openssl pkey)".to_owned()
-                }
-                pem::Error::NoItemsFound => "there is no private key in PEM form in it".to_owned(),
-                error => describe_pem(&error),
-            };
-            key.refused(KEY, &expected)
-        })?;
+        let parsed = key.private_key(KEY)?;
         match CertifiedKey::from_der(chain, parsed, provider) {
             Ok(key) => Ok(Some(Arc::new(key))),
             Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
                 Err(key.refused(KEY, "it is not the key of the client's certificate"))
             }
+            Err(rustls::Error::General(_)) => Err(key.refused(KEY, USABLE_KEYS)),
             Err(error) => Err(key.refused(KEY, &format!("it cannot be used: {error}"))),
         }
     }
@@ -252,76 +312,10 @@ impl fmt::Debug for TlsOptions {
             .field("client_certificate", &certificate)
             .field("client_key", &key)
             .field("server_hostname", &self.server_hostname)
+            .field("accept_any_hostname", &self.accept_any_hostname)
             .field("accept_any_certificate", &self.accept_any_certificate)
             .finish()
     }
-}
-
-/// Where PEM comes from.
-#[derive(Clone, PartialEq, Eq)]
-enum Pem {
-    File(PathBuf),
-    Bytes(Arc<[u8]>),
-}
-
-/// Never the content, since it may be a key.
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Pem::File(path) => write!(f, "{path:?}"),
-            Pem::Bytes(_) => f.write_str("<PEM, not shown>"),
-        }
-    }
-}
-
-impl Pem {
-    fn read(&self, field: &str) -> Result<Arc<[u8]>> {
-        match self {
-            Pem::File(path) => std::fs::read(path)
-                .map(Arc::from)
-                .map_err(|error| Error::unreadable(field, path, error)),
-            Pem::Bytes(bytes) => Ok(Arc::clone(bytes)),
-        }
-    }
-
-    /// At least one.
-    fn certificates(&self, field: &str) -> Result<Vec<CertificateDer<'static>>> {
-        let bytes = self.read(field)?;
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.refused(field, &describe_pem(&error)))?;
-        if certificates.is_empty() {
-            return Err(self.refused(field, "there is no certificate in PEM form in it"));
-        }
-        Ok(certificates)
-    }
-
-    /// Only used after `read` has succeeded.
-    fn mentions(&self, text: &str) -> bool {
-        self.read("").is_ok_and(|bytes| {
-            bytes
-                .windows(text.len())
-                .any(|window| window == text.as_bytes())
-        })
-    }
-
-    fn refused(&self, field: &str, expected: &str) -> Error {
-        match self {
-            Pem::File(path) => Error::invalid(field, format_args!("{path:?}"), expected),
-            Pem::Bytes(_) => Error::invalid(field, "the PEM text given (not shown)", expected),
-        }
-    }
-}
-
-/// The library's own texts repeat lines of the file, which may be those of a key.
-fn describe_pem(error: &pem::Error) -> String {
-    let detail = match error {
-        pem::Error::MissingSectionEnd { .. } => "an END line is missing",
-        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is broken",
-        pem::Error::Base64Decode(_) => "what is between BEGIN and END is no Base64",
-        _ => "it cannot be understood",
-    };
-    format!("PEM is expected: {detail}")
 }
 
 /// What a handshake needs.
@@ -368,6 +362,56 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.clone()
+    }
+}
+
+/// Takes every certificate that a trusted authority has issued; see [`TlsOptions::danger_accept_any_hostname`].
+#[derive(Debug)]
+struct AnyHostname {
+    roots: RootCertStore,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for AnyHostname {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let certificate = ParsedCertificate::try_from(certificate)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &self.roots,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }
 

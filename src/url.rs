@@ -86,9 +86,9 @@ impl ConnectionParameters {
     /// | `tcp_options` | the same: `TCP_KEEPIDLE`, `TCP_KEEPINTVL` (seconds), `TCP_KEEPCNT`, `TCP_USER_TIMEOUT` (milliseconds) |
     /// | `cacertfile` | path to a PEM file with the authorities to trust, in place of the platform's (`amqps`) |
     /// | `certfile`, `keyfile` | paths to the client's certificate and key, PEM; without `keyfile`, both are in one file (`amqps`) |
-    /// | `verify` | `verify_peer` (the default), or `verify_none`, which **switches verification off** (`amqps`) |
+    /// | `verify` | `verify_peer` (the default), or `verify_none`, which **switches verification off** and is refused beside `cacertfile` (`amqps`) |
     /// | `server_name_indication` | the name that the server's certificate must bear (`amqps`) |
-    /// | `ssl_options` | pika's dictionary: `ca_certs` or `cafile`, `certfile`, `keyfile`, `server_hostname`, `verify` (`amqps`) |
+    /// | `ssl_options` | pika's dictionary: `ca_certs` or `cafile`, `certfile`, `keyfile`, `server_hostname`, and `verify`, for which `False` or `'verify_none'` **switches verification off** (`amqps`) |
     ///
     /// # Errors
     ///
@@ -930,11 +930,19 @@ mod tests {
             .ca_certificates_file("/a/ca.pem")
             .client_certificate_files("c.pem", "k+k.pem")
             .server_hostname("name");
-        let expected = verifying.clone().danger_accept_any_certificate();
-        let url = "amqps://host?cacertfile=%2Fa/ca.pem&certfile=c.pem&keyfile=k+k.pem&verify=verify_none&server_name_indication=name";
-        assert_eq!(parse(url).unwrap().tls.as_ref(), Some(&expected));
-        let url = "amqps://host?ssl_options={'ca_certs':'/a/ca.pem','certfile':'c.pem',+'keyfile':'k%2Bk.pem','verify':False,'server_hostname':'name'}";
-        assert_eq!(parse(url).unwrap().tls.as_ref(), Some(&expected));
+        let trusting = TlsOptions::new()
+            .client_certificate_files("c.pem", "k+k.pem")
+            .danger_accept_any_certificate();
+        for (url, expected) in [
+            ("cacertfile=%2Fa/ca.pem&certfile=c.pem&keyfile=k+k.pem&server_name_indication=name", &verifying),
+            ("ssl_options={'ca_certs':'/a/ca.pem','certfile':'c.pem',+'keyfile':'k%2Bk.pem','verify':True,'server_hostname':'name'}", &verifying),
+            ("certfile=c.pem&keyfile=k+k.pem&verify=verify_none", &trusting),
+            ("ssl_options={'certfile':'c.pem','keyfile':'k%2Bk.pem','verify':False}", &trusting),
+            ("ssl_options={'certfile':'c.pem','keyfile':'k%2Bk.pem','verify':'verify_none'}", &trusting),
+        ] {
+            let url = format!("amqps://host?{url}");
+            assert_eq!(parse(&url).unwrap().tls.as_ref(), Some(expected), "{url}");
+        }
         let url = "amqps://host?cacertfile=/a/ca.pem&certfile=c.pem&keyfile=k+k.pem&verify=verify_peer&server_name_indication=name";
         assert_eq!(parse(url).unwrap().tls, Some(verifying));
         assert_eq!(

@@ -15,6 +15,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 /// A certificate and its key, PEM.
@@ -32,8 +33,17 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self::with(params)
+    }
+
+    pub fn with(params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         Authority(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// The authority's own certificate, in binary form.
+    pub fn der(&self) -> Vec<u8> {
+        self.0.der().to_vec()
     }
 
     /// The authority's own certificate.
@@ -127,6 +137,29 @@ pub fn server_config(
         .unwrap();
     let key = PrivateKeyDer::from_pem_slice(server.key.as_bytes()).unwrap();
     Arc::new(builder.with_single_cert(chain, key).unwrap())
+}
+
+/// A TLS server that shows a certificate with a key that need not be its own.
+pub fn server_config_unchecked(
+    certificate: &str,
+    key: &str,
+    version: &'static SupportedProtocolVersion,
+) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let key = provider.key_provider.load_private_key(key).unwrap();
+    let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap();
+    Arc::new(
+        builder
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(shown)),
+    )
 }
 
 /// A TLS server with nothing behind it but, if that is given, somebody to whom the bytes are handed on. Ends with this value.
