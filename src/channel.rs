@@ -16,12 +16,14 @@ use std::time::Duration;
 use self::consuming::{CancelCallback, MessageSlot};
 use self::publishing::ReturnCallback;
 use crate::connection::Connection;
-use crate::dispatch::{CallbackList, CLOSE_OK_LIMIT};
+use crate::dispatch::{in_callback, CallbackList, CLOSE_OK_LIMIT};
 use crate::error::Result;
+use crate::io::sync::Instant;
 use crate::io::wait::{after, Interest, Link, Shared};
 use crate::protocol::channel::{ChannelState, Gate, Phase, Reply};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
+use crate::stop::{Stop, STOP_GRACE};
 use crate::Error;
 
 /// A channel (pika: `BlockingChannel`; specification 1.5).
@@ -53,6 +55,7 @@ pub(crate) struct ChannelHandle {
     /// How to wait for a confirm, once they are turned on: programs that never do so carry no code for it.
     wait_for_confirm: OnceLock<fn(&Channel, u64) -> Result<()>>,
     callbacks: Mutex<Callbacks>,
+    stop: OnceLock<Stop>,
     /// Changes whenever a consumer's callback is added or removed.
     callbacks_version: AtomicU64,
 }
@@ -147,6 +150,7 @@ impl Channel {
             gate,
             wait_for_confirm: OnceLock::new(),
             callbacks: Mutex::default(),
+            stop: OnceLock::new(),
             callbacks_version: AtomicU64::new(0),
         });
         if let Some(channel) = shared.session.channel(place) {
@@ -157,7 +161,7 @@ impl Channel {
         let method = Method::ChannelOpen;
         let call = channel.begin_call(&mut shared, &method, (20, 11));
         drop(shared);
-        channel.finish_call(call?, &method)?;
+        channel.finish_call(call?, &method, link.rpc_timeout)?;
         Ok(channel)
     }
 
@@ -258,32 +262,28 @@ impl Channel {
         Ok(shared.session.add_call(self.handle.place, expects))
     }
 
-    fn finish_call(&self, call: u64, method: &Method<'_>) -> Result<Reply, Error> {
+    fn finish_call(&self, call: u64, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
         let link = self.link();
         let place = self.handle.place;
-        let answer = link.wait(
-            Interest::channel(place),
-            Some(after(link.rpc_timeout)),
-            |shared| {
-                let channel = shared.session.channel(place)?;
-                match channel.take_answer(call) {
-                    Some(reply) => Some(Some(reply)),
-                    None if channel.gate.is_over() => Some(None),
-                    None => None,
-                }
-            },
-        );
+        let answer = link.wait(Interest::channel(place), Some(after(limit)), |shared| {
+            let channel = shared.session.channel(place)?;
+            match channel.take_answer(call) {
+                Some(reply) => Some(Some(reply)),
+                None if channel.gate.is_over() => Some(None),
+                None => None,
+            }
+        });
         match answer {
             Some(Some(reply)) => Ok(reply),
             Some(None) => Err(self.ended()),
-            None => Err(self.time_is_up(method.name())),
+            None => Err(self.time_is_up(method.name(), limit)),
         }
     }
 
     /// A call was not answered in time: answers can no longer be told apart, so the channel is closed.
-    pub(crate) fn time_is_up(&self, waiting_for: &'static str) -> Error {
+    pub(crate) fn time_is_up(&self, waiting_for: &'static str, limit: Duration) -> Error {
         let link = self.link();
-        let error = link.timed_out(waiting_for, link.rpc_timeout, Some(self.handle.number));
+        let error = link.timed_out(waiting_for, limit, Some(self.handle.number));
         let mut shared = link.lock();
         let place = self.handle.place;
         link.end_channel(&mut shared, place, 0, "no answer in time", error.clone());
@@ -291,6 +291,15 @@ impl Channel {
     }
 
     fn call(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<Reply, Error> {
+        self.call_within(method, expects, self.link().rpc_timeout)
+    }
+
+    fn call_within(
+        &self,
+        method: &Method<'_>,
+        expects: (u16, u16),
+        limit: Duration,
+    ) -> Result<Reply, Error> {
         let mut shared = self.link().lock();
         if self.is_ended() {
             drop(shared);
@@ -298,7 +307,7 @@ impl Channel {
         }
         let call = self.begin_call(&mut shared, method, expects);
         drop(shared);
-        self.finish_call(call?, method)
+        self.finish_call(call?, method, limit)
     }
 
     // ---- the handle
@@ -375,6 +384,42 @@ impl Channel {
                 Err(link.timed_out(waiting_for, limit, Some(self.handle.number)))
             }
         }
+    }
+
+    /// What stops this channel: its [`start_consuming`](Channel::start_consuming), its iterator, and its waits for confirms and
+    /// for room; see [`Stop`]. All calls return the same.
+    ///
+    /// If the channel's connection was opened by a [`Supervisor`](crate::Supervisor), that one's stop stops the channel as
+    /// well.
+    pub fn stop_handle(&self) -> Stop {
+        let made = || {
+            let stop = Stop::new();
+            self.handle.connection.watched_by(&stop);
+            stop
+        };
+        self.handle.stop.get_or_init(made).clone()
+    }
+
+    /// Whether a stop was asked for that concerns this channel.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.handle.stop.get().is_some_and(Stop::is_stopped) || self.handle.connection.is_stopped()
+    }
+
+    /// Whether a wait of the program's must end: not if a callback makes it, which belongs to the message in hand.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.is_stopped() && !in_callback()
+    }
+
+    /// How long a wait for confirms may take that begins now; `None` if a stop does not end it later on, having been asked for
+    /// before: what was published last can still be confirmed, if the broker does so soon.
+    pub(crate) fn confirm_deadline(&self, limit: Option<Duration>) -> (Option<Instant>, bool) {
+        let late = self.is_interrupted();
+        let limit = match limit {
+            Some(limit) if late => Some(limit.min(STOP_GRACE)),
+            None if late => Some(STOP_GRACE),
+            limit => limit,
+        };
+        (limit.map(after), !late)
     }
 
     /// Whether the channel is open (pika: `is_open`).

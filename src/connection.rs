@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::channel::{Channel, ChannelHandle};
@@ -19,6 +19,7 @@ use crate::protocol::connection::Session;
 use crate::protocol::frame;
 use crate::protocol::handshake::capability;
 use crate::protocol::method::Method;
+use crate::stop::Stop;
 use crate::{ConnectionParameters, Error, FieldTable, Stream};
 
 /// How long closing waits for the broker, where `rpc_timeout` allows more.
@@ -77,11 +78,13 @@ struct ConnectionHandle {
     callbacks: Mutex<Callbacks>,
     /// How many timers there are, so that nobody needs the lock to see that there are none.
     timers_set: AtomicUsize,
+    /// That of the supervisor that opened it.
+    stop: OnceLock<Stop>,
 }
 
 impl Drop for ConnectionHandle {
     fn drop(&mut self) {
-        let timeout = DROP_TIMEOUT.min(self.link.rpc_timeout);
+        let timeout = self.link.closing_timeout(DROP_TIMEOUT);
         if self.link.lock().session.end.is_some() {
             self.link.log_unsent();
         } else if let Err(error) = self.link.close(200, "Normal shutdown", timeout) {
@@ -146,6 +149,7 @@ impl Connection {
                 link,
                 callbacks: Mutex::default(),
                 timers_set: AtomicUsize::new(0),
+                stop: OnceLock::new(),
             }),
         })
     }
@@ -239,7 +243,7 @@ impl Connection {
         let result = self.link().close(
             reply_code,
             reply_text,
-            CLOSE_TIMEOUT.min(self.link().rpc_timeout),
+            self.link().closing_timeout(CLOSE_TIMEOUT),
         );
         self.let_go();
         result
@@ -262,6 +266,47 @@ impl Connection {
     /// For whoever was just told of the end, without a lock.
     pub(crate) fn let_go_if_ended(&self) {
         self.is_closed();
+    }
+
+    /// Ends the connection without waiting: what has gathered and the closure are sent in the background, and every handle is
+    /// dead at once.
+    pub(crate) fn abandon(&self, error: &Error) {
+        self.link().abandon(error);
+        self.let_go();
+    }
+
+    /// Why the connection ended.
+    pub(crate) fn end(&self) -> Option<Error> {
+        let shared = self.link().lock();
+        shared.session.end.clone()
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.link().address
+    }
+
+    /// The consumer of an iterator that came to its end because the broker cancelled it, unless another was begun since.
+    pub(crate) fn iterator_cancelled_by_broker(&self) -> Option<String> {
+        self.link().lock().session.iterator_cancelled.clone()
+    }
+
+    // ---- stopping
+
+    /// From now on this stop ends what waits on the connection.
+    pub(crate) fn stopped_by(&self, stop: &Stop) {
+        self.watched_by(stop);
+        let _ = self.handle.stop.set(stop.clone());
+    }
+
+    pub(crate) fn watched_by(&self, stop: &Stop) {
+        let link: Weak<Link> = Arc::downgrade(self.link());
+        stop.wakes(link);
+    }
+
+    /// Whether the supervisor of this connection was stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.handle.stop.get().is_some_and(Stop::is_stopped)
     }
 
     // ---- events

@@ -12,6 +12,7 @@ use crate::io::sync::{thread_local, Instant};
 use crate::io::wait::{Link, Shared};
 use crate::protocol::channel::Incoming;
 use crate::protocol::connection::{ConnectionEvent, Dispatcher};
+use crate::Error;
 
 /// What a callback may answer: nothing, or a [`Result`](crate::Result) whose error ends the call that runs the callbacks.
 ///
@@ -69,12 +70,24 @@ pub(crate) fn thread_number() -> u64 {
     })
 }
 
+thread_local! {
+    /// How many rounds this thread is inside of, on any connection.
+    static ROUNDS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether this thread is running callbacks, so that what it waits for belongs to the message in hand.
+pub(crate) fn in_callback() -> bool {
+    ROUNDS.with(Cell::get) > 0
+}
+
 /// How long the report of a closure waits for its answer to be on the wire.
 pub(crate) const CLOSE_OK_LIMIT: Duration = Duration::from_secs(1);
 
 /// A thread that is inside `process_data_events`, `start_consuming` or the like.
 pub(crate) struct Round<'a> {
     connection: &'a Connection,
+    /// The channel that the caller consumes on.
+    channel: Option<&'a Channel>,
     dispatcher: Dispatcher,
     /// It came here from a callback: then there is only input and output, and what comes is told later.
     nested: bool,
@@ -91,7 +104,7 @@ struct Work {
 
 impl<'a> Round<'a> {
     /// `channel` is the one that the caller consumes on.
-    pub(crate) fn enter(connection: &'a Connection, channel: Option<&Channel>) -> Self {
+    pub(crate) fn enter(connection: &'a Connection, channel: Option<&'a Channel>) -> Self {
         let thread = thread_number();
         let dispatcher = Dispatcher {
             thread,
@@ -101,10 +114,12 @@ impl<'a> Round<'a> {
         let nested = shared.dispatching.contains(&thread);
         if !nested {
             shared.dispatching.push(thread);
+            ROUNDS.with(|rounds| rounds.set(rounds.get() + 1));
         }
         let was_open = shared.session.end.is_none();
         Round {
             connection,
+            channel,
             dispatcher,
             nested,
             was_open,
@@ -129,16 +144,15 @@ impl<'a> Round<'a> {
             self.check_end()?;
             return Ok(false);
         }
+        if self.is_stopped() {
+            return self.stopped();
+        }
         let mut told = 0;
         if self.connection.has_timers() || work.connection_events > 0 {
             told += run_connection_events(self.connection, work.connection_events)?;
         }
         // A timer's callback may have waited for the broker, and more may have come.
-        told += run_channel_events(
-            self.connection.link(),
-            &self.dispatcher,
-            work.channel_events,
-        )?;
+        told += self.run_channel_events(work.channel_events)?;
         if told == 0 {
             self.check_end()?;
         }
@@ -170,7 +184,7 @@ impl<'a> Round<'a> {
                 }
                 // Whoever consumes on a channel looks at that channel's end, when all that came before it has been told.
                 let over = shared.session.end.is_some() && self.dispatcher.channel.is_none();
-                if over || ready(shared) {
+                if over || ready(shared) || !self.nested && self.is_stopped() {
                     return Some(true);
                 }
                 // A timer that was set meanwhile changes how long to wait.
@@ -184,6 +198,53 @@ impl<'a> Round<'a> {
             if is_due(deadline) || (!self.nested && is_due(self.connection.next_timer())) {
                 return work;
             }
+        }
+    }
+
+    /// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends and no
+    /// channel starves another. The last channel goes on with what has been read: each message is then handled just before it
+    /// is told, while it is in the processor's cache, and the next one gets its memory.
+    fn run_channel_events(&self, waiting: usize) -> Result<usize> {
+        let link = self.connection.link();
+        let mut told = 0;
+        while told < waiting {
+            let Some(mut turn) = Turn::begin(link, &self.dispatcher) else {
+                break;
+            };
+            let mut left = turn.waiting.min(waiting - told);
+            if told + left == waiting {
+                left += UNHANDLED;
+            }
+            for _ in 0..left {
+                if self.is_stopped() {
+                    return Ok(told);
+                }
+                let unhandled = told >= waiting;
+                let Some(incoming) = turn.next(unhandled) else {
+                    break;
+                };
+                told += 1;
+                turn.tell(incoming)?;
+            }
+        }
+        Ok(told)
+    }
+
+    /// Whether a stop was asked for that ends this.
+    fn is_stopped(&self) -> bool {
+        match self.channel {
+            Some(channel) => channel.is_stopped(),
+            None => self.connection.is_stopped(),
+        }
+    }
+
+    /// Whoever consumes on a channel sees for himself that it was stopped.
+    fn stopped(&self) -> Result<bool> {
+        match self.channel {
+            Some(_) => Ok(false),
+            None => Err(Error::Stopped {
+                waiting_for: "events",
+            }),
         }
     }
 
@@ -220,6 +281,7 @@ impl<'a> Round<'a> {
 impl Drop for Round<'_> {
     fn drop(&mut self) {
         if !self.nested {
+            ROUNDS.with(|rounds| rounds.set(rounds.get().saturating_sub(1)));
             let thread = self.dispatcher.thread;
             let mut shared = self.connection.link().lock();
             shared.dispatching.retain(|other| *other != thread);
@@ -258,31 +320,6 @@ fn run_connection_events(connection: &Connection, waiting: usize) -> Result<usiz
 
 /// Beyond what waits, so many messages at most are told of what has been read and not been handled.
 const UNHANDLED: usize = 256;
-
-/// What waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends and no
-/// channel starves another. The last channel goes on with what has been read: each message is then handled just before it
-/// is told, while it is in the processor's cache, and the next one gets its memory.
-fn run_channel_events(link: &Link, dispatcher: &Dispatcher, waiting: usize) -> Result<usize> {
-    let mut told = 0;
-    while told < waiting {
-        let Some(mut turn) = Turn::begin(link, dispatcher) else {
-            break;
-        };
-        let mut left = turn.waiting.min(waiting - told);
-        if told + left == waiting {
-            left += UNHANDLED;
-        }
-        for _ in 0..left {
-            let unhandled = told >= waiting;
-            let Some(incoming) = turn.next(unhandled) else {
-                break;
-            };
-            told += 1;
-            turn.tell(incoming)?;
-        }
-    }
-    Ok(told)
-}
 
 /// One channel's events are being told; nobody else tells any of that channel meanwhile.
 struct Turn<'a> {

@@ -230,6 +230,22 @@ pub enum Error {
         /// a connection that publishes.
         blocked: Option<Arc<str>>,
     },
+    /// This program stopped the wait by a [`Stop`](crate::Stop). What a publish waited for may have happened all the same.
+    #[non_exhaustive]
+    Stopped {
+        /// What was waited for.
+        waiting_for: &'static str,
+    },
+    /// The broker cancelled a consumer, most often because its queue was deleted or its node was lost (pika:
+    /// `ConsumerCancelled`). [`ConsumingEnded`](crate::ConsumingEnded) says so where a call ends by it; this is how a
+    /// [`Supervisor`](crate::Supervisor) reports it.
+    #[non_exhaustive]
+    ConsumerCancelled {
+        /// The consumer it cancelled.
+        consumer_tag: String,
+    },
+    /// A [`Supervisor`](crate::Supervisor) gave up.
+    GaveUp(Box<GaveUp>),
     /// An error of the program's own, on its way out of a callback; see [`Error::other`].
     Other(Arc<dyn std::error::Error + Send + Sync>),
 }
@@ -274,6 +290,9 @@ impl Error {
             Error::InvalidParameter { .. } => "InvalidParameter",
             Error::Reentrancy { .. } => "Reentrancy",
             Error::Timeout { .. } => "Timeout",
+            Error::Stopped { .. } => "Stopped",
+            Error::ConsumerCancelled { .. } => "ConsumerCancelled",
+            Error::GaveUp(_) => "GaveUp",
             Error::Other(_) => "Other",
         }
     }
@@ -317,6 +336,7 @@ impl Error {
                 | Error::Unroutable(_)
                 | Error::Nack(_)
                 | Error::Unconfirmed(_)
+                | Error::ConsumerCancelled { .. }
                 | Error::Timeout {
                     channel: Some(_),
                     ..
@@ -527,6 +547,19 @@ impl fmt::Display for StreamLost {
             Span(self.silent_for)
         )
     }
+}
+
+/// Why a [`Supervisor`](crate::Supervisor) gave up.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct GaveUp {
+    /// For how long there was no lasting connection.
+    pub after: Duration,
+    /// How many attempts failed in this time.
+    pub attempts: u64,
+    /// The newest error of each kind, and how often that kind came; the kind that came last is last. Kinds are told apart by
+    /// variant, address and reply code; at most 16 are kept.
+    pub errors: Vec<(Error, u64)>,
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ mod messages;
 mod parameters;
 mod protocol;
 mod publisher;
+mod recovery;
 mod requests;
+mod stop;
 #[cfg(feature = "tls")]
 mod tls;
 mod url;
@@ -29,10 +31,10 @@ pub mod field_table {
 
 pub use channel::Channel;
 pub use connection::{Connection, TimerId};
-pub use consumer::{Messages, MessagesOrIdle};
+pub use consumer::Messages;
 pub use credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 pub use dispatch::CallbackResult;
-pub use error::{Attempt, ConnectFailure, Error, Result, Stage, StreamLost, SyntaxError};
+pub use error::{Attempt, ConnectFailure, Error, GaveUp, Result, Stage, StreamLost, SyntaxError};
 pub use io::stream::Stream;
 pub use messages::{
     ConsumingEnded, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage,
@@ -43,9 +45,11 @@ pub use protocol::{
     AsShortString, BasicProperties, DeliveryMode, FieldTable, FieldValue, ShortString,
 };
 pub use publisher::Publisher;
+pub use recovery::{Retry, Supervisor, SupervisorEvent};
 pub use requests::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicReject, Consume,
     ExchangeDeclare, ExchangeDelete, ExchangeType, QueueDeclare, QueueDelete,
 };
+pub use stop::Stop;
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

@@ -109,11 +109,17 @@ impl Publisher {
                 if channel.gate.is_over() {
                     return Some(false);
                 }
-                (channel.gate.unsettled() < self.window).then_some(true)
+                if channel.gate.unsettled() < self.window {
+                    return Some(true);
+                }
+                self.channel.is_interrupted().then_some(false)
             },
         );
         match room {
             Some(true) => Ok(()),
+            Some(false) if !self.channel.is_ended() => Err(Error::Stopped {
+                waiting_for: "room in the publisher's window",
+            }),
             Some(false) => Err(self.channel.ended()),
             None => Err(link.timed_out(
                 "room in the publisher's window; nothing was sent",
@@ -144,7 +150,8 @@ impl Publisher {
     /// # Errors
     /// [`Error::Unconfirmed`] with what was returned, refused, or pending when the time was up or the channel ended. Each loss
     /// is reported once, the pending ones are forgotten by this publisher, and it can go on if its channel is open. If the
-    /// channel is not, and nothing was published since the last report: what closed it, as for every call.
+    /// channel is not, and nothing was published since the last report: what closed it, as for every call. [`Error::Stopped`]
+    /// if a stop ended the wait; asked again, it waits for two seconds at most.
     pub fn wait_for_confirms(&mut self, timeout: impl Into<Option<Duration>>) -> Result<()> {
         let timeout = timeout.into();
         if self.own.is_empty() && self.channel.is_ended() {
@@ -153,15 +160,24 @@ impl Publisher {
         let link = self.channel.link();
         let place = self.channel.place();
         let own = &self.own;
-        link.wait(Interest::channel(place), timeout.map(after), |shared| {
+        let (deadline, may_stop) = self.channel.confirm_deadline(timeout);
+        let known = link.wait(Interest::channel(place), deadline, |shared| {
             let channel = shared.session.channel(place)?;
             // The oldest come first, so the newest tell soonest that something is open.
             let all_known = own
                 .iter()
                 .rev()
                 .all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0);
-            (all_known || channel.gate.is_over()).then_some(())
+            if all_known || channel.gate.is_over() {
+                return Some(true);
+            }
+            (may_stop && self.channel.is_interrupted()).then_some(false)
         });
+        if known == Some(false) {
+            return Err(Error::Stopped {
+                waiting_for: "confirms",
+            });
+        }
         let own = std::mem::take(&mut self.own);
         let mut losses = Losses::default();
         if let Some(channel) = link.lock().session.channel(place) {

@@ -8,8 +8,10 @@ use crate::consumer::Messages;
 use crate::dispatch::{self, CallbackResult, Round};
 use crate::error::Result;
 use crate::io::wait::Shared;
-use crate::protocol::channel::{Consumer, ConsumerState, Reply};
+use crate::io::writer::Patience;
+use crate::protocol::channel::{Consumer, Reply};
 use crate::protocol::method::Method;
+use crate::stop::STOP_GRACE;
 use crate::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume,
     ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message, ShortString,
@@ -95,7 +97,7 @@ impl Channel {
                     consumer_tag: consumer_tag.clone(),
                     id,
                     auto_ack,
-                    state: ConsumerState::Requested,
+                    confirmed: false,
                 });
                 channel.home = dispatch::thread_number();
             }
@@ -265,16 +267,22 @@ impl Channel {
     }
 
     pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
-        done(self.call(
-            &Method::BasicCancel {
-                consumer_tag: consumer_tag.into(),
-                no_wait: false,
-            },
-            (60, 31),
-        ))
+        let method = Method::BasicCancel {
+            consumer_tag: consumer_tag.into(),
+            no_wait: false,
+        };
+        let usual = self.link().rpc_timeout;
+        let limit = if self.is_stopped() {
+            usual.min(STOP_GRACE)
+        } else {
+            usual
+        };
+        done(self.call_within(&method, (60, 31), limit))
     }
 
     /// Runs callbacks until no consumer is left on this channel, and says why it ended (pika: `start_consuming`).
+    ///
+    /// From another thread or a signal's handler it is ended by [`stop_handle`](Channel::stop_handle).
     ///
     /// # Errors
     /// What a callback answered: everything stays as it is then, and the rest is delivered by the next call. What closed
@@ -315,7 +323,11 @@ impl Channel {
             let over = channel.gate.is_over() || channel.consumers.is_empty();
             over && channel.inbox.is_empty()
         };
-        while round.run(None, is_over)? || !is_over(&mut link.lock()) {}
+        while !self.is_stopped() && (round.run(None, is_over)? || !is_over(&mut link.lock())) {}
+        if self.is_stopped() && !self.is_ended() {
+            self.stop_now();
+            return Ok(ConsumingEnded::Cancelled);
+        }
         if let Some(end) = self.handle.gate.end() {
             // Nothing will come any more; the callbacks may hold clones of this channel.
             self.forget_callbacks();
@@ -335,6 +347,17 @@ impl Channel {
             Some(consumer_tag) => ConsumingEnded::CancelledByBroker { consumer_tag },
             None => ConsumingEnded::Cancelled,
         })
+    }
+
+    /// Does what a stop asks for: sends what was acknowledged, and gives back what was prefetched.
+    pub(crate) fn stop_now(&self) {
+        if let Err(error) = self.stop_consuming() {
+            log::warn!(
+                "channel {}: stopped without an answer from the broker: {error}",
+                self.handle.number
+            );
+        }
+        self.link().outgoing.flush(self.link(), STOP_GRACE);
     }
 
     /// Cancels all consumers of this channel, that of the iterator too, so that
@@ -418,11 +441,7 @@ impl Channel {
     /// The messages of a queue as an iterator (pika: `consume`).
     ///
     /// It waits for each message, and runs callbacks meanwhile. It ends when [`cancel`](Channel::cancel) was called, when
-    /// the broker cancelled the consumer, when this program closed the channel or the connection, or when a limit of the
-    /// request is reached: [`idle_exit`](Consume::idle_exit), [`time_limit`](Consume::time_limit). If the broker closed or
-    /// the connection is lost, it yields that error once and ends. [`Messages::ended`] says why nothing more can come.
-    /// [`Messages::inactivity_timeout`] yields an idle tick instead of ending, as pika's generator does.
-    ///
+    /// the broker cancelled the consumer, or when nothing came within the inactivity timeout; asked again, it waits anew.
     /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
     ///
     /// ```no_run
@@ -430,7 +449,7 @@ impl Channel {
     /// # use haypile::{Connection, Consume};
     /// # use std::time::Duration;
     /// # let channel = Connection::open("amqp://localhost")?.channel()?;
-    /// let patience = Consume::new("task_queue").idle_exit(Duration::from_secs(5));
+    /// let patience = Consume::new("task_queue").inactivity_timeout(Duration::from_secs(5));
     /// for message in channel.consume(patience)? {
     ///     let (method, _properties, body) = message?;
     ///     println!("{}", String::from_utf8_lossy(&body));
@@ -468,12 +487,22 @@ impl Channel {
             .map_or(0, |puller| puller.buffered.len())
     }
 
-    /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`). None once the channel
-    /// is closed, by whichever side, and none that the broker cancelled.
+    /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`).
     pub fn consumer_tags(&self) -> Vec<String> {
         let mut shared = self.link().lock();
-        let channel = shared.session.channel(self.handle.place);
-        channel.map_or_else(Vec::new, |channel| channel.consumer_tags())
+        let Some(channel) = shared.session.channel(self.handle.place) else {
+            return Vec::new();
+        };
+        let pulled = channel
+            .puller
+            .iter()
+            .map(|puller| puller.consumer_tag.clone());
+        channel
+            .consumers
+            .iter()
+            .map(|consumer| consumer.consumer_tag.clone())
+            .chain(pulled)
+            .collect()
     }
 
     // ---- fetching and settling
@@ -602,9 +631,14 @@ impl Channel {
             }
             Ok(())
         };
+        let is_stopped = || self.is_interrupted();
+        let patience = Patience {
+            limit: link.rpc_timeout,
+            is_stopped: &is_stopped,
+        };
         let sent = link
             .outgoing
-            .append_at(link, self.handle.number, link.rpc_timeout, write);
+            .append_at(link, self.handle.number, patience, write);
         if closed {
             return Err(self.closure());
         }

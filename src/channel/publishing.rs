@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use super::{done, lock, Channel};
 use crate::dispatch::{self, CallbackResult};
 use crate::error::Result;
-use crate::io::wait::{after, Interest};
-use crate::io::writer::DIRECT_BODY;
+use crate::io::wait::Interest;
+use crate::io::writer::{Patience, DIRECT_BODY};
 use crate::protocol::channel::Mandatory;
 use crate::protocol::confirms::Losses;
 use crate::protocol::connection::fingerprint;
@@ -88,14 +88,18 @@ impl Channel {
             }
             Ok(())
         };
+        let is_stopped = || self.is_interrupted();
+        let patience = Patience {
+            limit: link.rpc_timeout,
+            is_stopped: &is_stopped,
+        };
         let sent = if direct {
             link.outgoing
-                .append_body(link, link.rpc_timeout, handle.number, body, chunk, write)
+                .append_body(link, patience, handle.number, body, chunk, write)
         } else if waits {
             link.outgoing.append_quietly(write)
         } else {
-            link.outgoing
-                .append(link, handle.number, link.rpc_timeout, write)
+            link.outgoing.append(link, handle.number, patience, write)
         };
         if closed {
             return Err(self.closure());
@@ -174,22 +178,32 @@ impl Channel {
     fn wait_for_confirm(&self, sequence: u64) -> Result<()> {
         let link = self.link();
         let place = self.handle.place;
-        let outcome = link.wait(
-            Interest::channel(place),
-            Some(after(link.rpc_timeout)),
-            |shared| {
-                let channel = shared.session.channel(place)?;
-                match channel.confirms.take(sequence) {
-                    Some(outcome) => Some(Some(outcome)),
-                    None if channel.gate.is_over() => Some(None),
-                    None => None,
+        let (deadline, may_stop) = self.confirm_deadline(Some(link.rpc_timeout));
+        let mut stopped = false;
+        let outcome = link.wait(Interest::channel(place), deadline, |shared| {
+            let channel = shared.session.channel(place)?;
+            match channel.confirms.take(sequence) {
+                Some(outcome) => Some(Some(outcome)),
+                None if channel.gate.is_over() => Some(None),
+                None => {
+                    stopped = may_stop && self.is_interrupted();
+                    stopped.then_some(None)
                 }
-            },
-        );
+            }
+        });
+        if stopped || outcome.is_none() && !may_stop {
+            if let Some(channel) = link.lock().session.channel(place) {
+                let losses = &mut Losses::default();
+                channel.confirms.take_for_good(sequence, sequence, losses);
+            }
+            return Err(Error::Stopped {
+                waiting_for: "the broker's confirmation",
+            });
+        }
         let losses = match outcome {
             Some(Some(losses)) => losses,
             Some(None) => return Err(self.ended()),
-            None => return Err(self.time_is_up(CONFIRM)),
+            None => return Err(self.time_is_up(CONFIRM, link.rpc_timeout)),
         };
         let Losses {
             returned, nacked, ..

@@ -48,6 +48,7 @@ impl Error {
             | Error::UnexpectedFrame { .. }
             | Error::InvalidFrame(_)
             | Error::Timeout { .. }
+            | Error::ConsumerCancelled { .. }
             | Error::Nack(_) => true,
 
             Error::ConnectionClosedByBroker {
@@ -89,7 +90,9 @@ impl Error {
             | Error::MethodNotImplemented { .. }
             | Error::ShortStringTooLong { .. }
             | Error::InvalidParameter { .. }
-            | Error::Reentrancy { .. } => false,
+            | Error::Reentrancy { .. }
+            | Error::Stopped { .. }
+            | Error::GaveUp(_) => false,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Error;
+use super::{Error, GaveUp};
 use crate::escaped::Escaped;
 use crate::ReturnedMessage;
 
@@ -138,8 +138,34 @@ impl fmt::Display for Error {
                     None => Ok(()),
                 }
             }
+            Error::Stopped { waiting_for } => {
+                write!(f, "stopped by this program while waiting for {waiting_for}")
+            }
+            Error::ConsumerCancelled { consumer_tag } => {
+                write!(f, "the broker cancelled the consumer {consumer_tag:?}")
+            }
+            Error::GaveUp(gave_up) => write!(f, "{gave_up}"),
             Error::Other(error) => write!(f, "{error}"),
         }
+    }
+}
+
+impl fmt::Display for GaveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "gave up after {} attempts in {}",
+            self.attempts,
+            Span(self.after)
+        )?;
+        for (n, (error, count)) in self.errors.iter().rev().enumerate() {
+            write!(
+                f,
+                "{} {error} ({count} times)",
+                if n == 0 { ":" } else { ";" }
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //! on the stream or while the program's own code runs.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::protocol::frame;
 use crate::protocol::handshake::Negotiated;
 use crate::protocol::heartbeat::Heartbeat;
 use crate::protocol::method::Method;
+use crate::stop::{Wake, STOP_GRACE};
 use crate::Error;
 
 /// The moment after this long, or one so far away that it makes no difference.
@@ -146,11 +148,21 @@ pub(crate) struct Link {
     pub(crate) outgoing: Outgoing,
     control: Mutex<Transport>,
     reader_thread: OnceLock<Thread>,
+    /// Something on this connection was stopped: closing it takes less patience.
+    stopped: AtomicBool,
     pub(crate) address: Arc<str>,
     pub(crate) negotiated: Negotiated,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) rpc_timeout: Duration,
     blocked_timeout: Option<Duration>,
+}
+
+impl Wake for Link {
+    fn wake(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.outgoing.wake_all();
+        self.poke();
+    }
 }
 
 /// What an open stream becomes a connection with.
@@ -200,6 +212,7 @@ impl Link {
             outgoing,
             control: Mutex::new(stream),
             reader_thread: OnceLock::new(),
+            stopped: AtomicBool::new(false),
             address,
             heartbeat,
             negotiated,
@@ -701,6 +714,41 @@ impl Link {
                 self.address
             );
         }
+    }
+
+    /// How long closing may wait for the broker.
+    pub(crate) fn closing_timeout(&self, usual: Duration) -> Duration {
+        let usual = usual.min(self.rpc_timeout);
+        if self.stopped.load(Ordering::Acquire) {
+            usual.min(STOP_GRACE)
+        } else {
+            usual
+        }
+    }
+
+    /// Ends the connection for every handle at once. The writer thread sends what has gathered, and the closure.
+    pub(crate) fn abandon(&self, error: &Error) {
+        let mut shared = self.lock();
+        if shared.session.end.is_some() {
+            return;
+        }
+        let reply_text = "given up by this program";
+        let close = Method::ConnectionClose {
+            reply_code: 200,
+            reply_text: reply_text.into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        if shared.session.closing.is_none() {
+            // The text is short enough, so it can be encoded.
+            let _ = frame::write_method(&mut shared.session.replies, 0, &close);
+        }
+        let end = Error::ConnectionClosedByClient {
+            reply_code: 200,
+            reply_text: format!("its supervisor dropped it after: {error}"),
+        };
+        shared.session.end_all(end);
+        self.settle(&mut shared);
     }
 
     /// Ends a channel from this side without waiting; its number is free when the broker has confirmed.

@@ -209,6 +209,34 @@ struct State {
     lost: usize,
 }
 
+/// How long somebody waits for room, and what else ends the wait.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience<'a> {
+    pub(crate) limit: Duration,
+    /// Called when the wait begins and whenever a stop was asked for (see `wake_all`).
+    pub(crate) is_stopped: &'a dyn Fn() -> bool,
+}
+
+impl From<Duration> for Patience<'_> {
+    fn from(limit: Duration) -> Self {
+        Patience {
+            limit,
+            is_stopped: &|| false,
+        }
+    }
+}
+
+impl Patience<'_> {
+    /// Why a wait ended without room.
+    fn end(&self, link: &Link, channel: u16) -> Error {
+        if (self.is_stopped)() {
+            Error::Stopped { waiting_for: ROOM }
+        } else {
+            link.timed_out(ROOM, self.limit, Some(channel))
+        }
+    }
+}
+
 /// What is to be sent.
 pub(crate) struct Outgoing {
     state: Mutex<State>,
@@ -308,14 +336,14 @@ impl Outgoing {
 
     /// Gathers what nobody waits for. Waits for room, until `timeout` has passed.
     #[inline]
-    pub(crate) fn append(
+    pub(crate) fn append<'a>(
         &self,
         link: &Link,
         channel: u16,
-        timeout: Duration,
+        patience: impl Into<Patience<'a>>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.append_at(link, channel, timeout, |out, _| write(out))
+        self.append_at(link, channel, patience.into(), |out, _| write(out))
     }
 
     /// The same; `write` is also told how many bytes were ever appended, and so whether what it wrote last stands last still.
@@ -324,18 +352,20 @@ impl Outgoing {
         &self,
         link: &Link,
         channel: u16,
-        timeout: Duration,
+        patience: Patience<'_>,
         write: impl FnOnce(&mut Vec<u8>, u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut state = self.lock();
         if state.bytes.len() >= HIGH_WATER {
-            let deadline = after(timeout);
+            let deadline = after(patience.limit);
             while state.bytes.len() >= HIGH_WATER && !state.dead {
-                let in_time;
-                (state, in_time) = self.wait_for_progress(state, deadline);
-                if !in_time {
+                let mut goes_on = !(patience.is_stopped)();
+                if goes_on {
+                    (state, goes_on) = self.wait_for_progress(state, deadline);
+                }
+                if !goes_on {
                     drop(state);
-                    return Err(link.timed_out(ROOM, timeout, Some(channel)));
+                    return Err(patience.end(link, channel));
                 }
             }
         }
@@ -357,24 +387,27 @@ impl Outgoing {
     }
 
     /// Sends one large message: `write` gives what comes before the body; the body goes from where it lies.
-    pub(crate) fn append_body(
+    pub(crate) fn append_body<'a>(
         &self,
         link: &Link,
-        timeout: Duration,
+        patience: impl Into<Patience<'a>>,
         channel: u16,
         body: &[u8],
         chunk: usize,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let patience = patience.into();
         let mut state = self.lock();
         if !state.half.as_ref().is_some_and(|half| half.is_clear()) {
-            let deadline = after(timeout);
+            let deadline = after(patience.limit);
             while !state.half.as_ref().is_some_and(|half| half.is_clear()) && !state.dead {
-                let in_time;
-                (state, in_time) = self.wait_for_progress(state, deadline);
-                if !in_time {
+                let mut goes_on = !(patience.is_stopped)();
+                if goes_on {
+                    (state, goes_on) = self.wait_for_progress(state, deadline);
+                }
+                if !goes_on {
                     drop(state);
-                    return Err(link.timed_out(ROOM, timeout, Some(channel)));
+                    return Err(patience.end(link, channel));
                 }
             }
         }
@@ -473,6 +506,14 @@ impl Outgoing {
                 }
             }
         }
+    }
+
+    /// Wakes whoever waits for room, so that he looks whether he was stopped.
+    pub(crate) fn wake_all(&self) {
+        // With the lock, or somebody might have looked already and not wait yet.
+        let state = self.lock();
+        drop(state);
+        self.progress.notify_all();
     }
 
     /// The connection is over: the rest is written, for a bounded time, and the stream shut down.

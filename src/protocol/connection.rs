@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(crate) use self::content::fingerprint;
-use super::channel::{ChannelState, Consumer, ConsumerState, Content, Gate, Phase, Reply};
+use super::channel::{ChannelState, Consumer, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};
 use super::method::Method;
 use crate::error::Result;
@@ -83,6 +83,8 @@ pub(crate) struct Session {
     pub(crate) end: Option<Error>,
     /// Some call failed with it.
     pub(crate) end_told: bool,
+    /// The consumer of an iterator that ended because the broker cancelled it.
+    pub(crate) iterator_cancelled: Option<String>,
     /// This end sent `connection.close` with this code and text.
     pub(crate) closing: Option<(u16, String)>,
     events: VecDeque<ConnectionEvent>,
@@ -148,6 +150,7 @@ impl Session {
             partial: None,
             end: None,
             end_told: false,
+            iterator_cancelled: None,
             closing: None,
             events: VecDeque::new(),
             wants_blocked: false,
@@ -584,7 +587,7 @@ impl Session {
                 let is_this =
                     |consumer: &&mut Consumer| consumer.consumer_tag.as_bytes() == &*consumer_tag;
                 if let Some(consumer) = consumers.find(is_this) {
-                    consumer.state = ConsumerState::Active;
+                    consumer.confirmed = true;
                 }
                 self.answer(place, (60, 21), Reply::Done)
             }

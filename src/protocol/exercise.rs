@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Weak;
 
 use super::channel::{
-    Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, Mandatory, Phase, Puller,
+    Call, ChannelState, Consumer, Content, Gate, Incoming, Mandatory, Phase, Puller,
 };
 use super::connection::{fingerprint, Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
@@ -194,7 +194,7 @@ pub(crate) fn busy_session() -> Session {
             id: 0,
             consumer_tag: consumer_tag.into(),
             auto_ack: false,
-            state: ConsumerState::Active,
+            confirmed: true,
         };
         let mut calls = Vec::new();
         match number {
@@ -250,7 +250,7 @@ pub(crate) fn busy_session() -> Session {
         id: 0,
         consumer_tag: "a".into(),
         auto_ack: false,
-        state: ConsumerState::Active,
+        confirmed: true,
     });
     again.calls.push_back(Call {
         id: 0,

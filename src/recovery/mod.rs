@@ -1,0 +1,215 @@
+//! Coming back after a loss.
+//!
+//! All of this stands above the public handles. Nothing of a connection is recorded or restored: after a loss the program's
+//! own set-up runs again, whole, on a fresh connection.
+
+mod connecting;
+mod retry;
+mod verdict;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::connecting::Connecting;
+use self::verdict::Verdict;
+use crate::error::{Result, Span};
+use crate::io::sync::Instant;
+use crate::parameters::IntoParameters;
+use crate::stop::Stop;
+use crate::{Connection, ConnectionParameters, ConsumingEnded, Error};
+
+pub use self::retry::Retry;
+
+type OnEvent = dyn Fn(&SupervisorEvent) + Send + Sync;
+
+/// Runs a program's own code on a connection, and runs it again on a fresh one after a loss. pika's users write this loop by
+/// hand (its example `consume_recover.py`).
+///
+/// ```no_run
+/// use haypile::{QueueDeclare, Supervisor};
+///
+/// # fn main() -> haypile::Result<()> {
+/// let supervisor = Supervisor::new(["amqp://one.example", "amqp://two.example"])
+///     .on_event(|event| eprintln!("{event}"));
+/// supervisor.run(|connection| {
+///     let channel = connection.channel()?;
+///     channel.queue_declare(QueueDeclare::new("orders").durable(true))?;
+///     channel.basic_qos(10)?;
+///     channel.basic_consume("orders", |channel, method, _properties, _body| {
+///         channel.basic_ack(method.delivery_tag)
+///     })?;
+///     channel.start_consuming()
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With several hosts each attempt begins at a random one, so that many programs spread over a cluster, and goes on with those
+/// that follow; see [`in_order`](Supervisor::in_order).
+///
+/// Nothing is recorded and nothing is restored: queues, bindings, consumers, qos and confirm mode are there again because the
+/// code that makes them runs again. Handles of a former connection stay dead: each call on them fails with an error that says
+/// how that connection ended, and sends nothing. So a worker thread that acknowledges a message of before a loss gets an error,
+/// which it can ignore: the broker has put the message back, and delivers it again.
+///
+/// Clones share one [`Stop`].
+#[derive(Clone)]
+pub struct Supervisor {
+    /// What was given, or what is wrong with it.
+    parameters: Result<Vec<ConnectionParameters>>,
+    in_order: bool,
+    retry: Retry,
+    on_event: Option<Arc<OnEvent>>,
+    stop: Stop,
+}
+
+impl Supervisor {
+    /// Connects with these parameters: [`ConnectionParameters`], a URL, or several of either. What is wrong with them is the
+    /// error of [`run`](Supervisor::run).
+    ///
+    /// The parameters' own `connection_attempts` and `retry_delay` apply within each attempt.
+    pub fn new(parameters: impl IntoParameters) -> Self {
+        Supervisor {
+            parameters: parameters.into_parameters(),
+            in_order: false,
+            retry: Retry::new(),
+            on_event: None,
+            stop: Stop::new(),
+        }
+    }
+
+    /// How long to wait between attempts, and when to give up. Default: [`Retry::new`].
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Begins each attempt at the first host, as [`Connection::open`] does, and not at a random one: for a main broker with a
+    /// spare.
+    #[must_use]
+    pub fn in_order(mut self) -> Self {
+        self.in_order = true;
+        self
+    }
+
+    /// Calls a function for each event: a loss, a pause, a connection, the end. It runs without a lock, on the thread that has
+    /// the event: that of [`run`](Supervisor::run), or the reliable publisher's own.
+    #[must_use]
+    pub fn on_event(mut self, function: impl Fn(&SupervisorEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(function));
+        self
+    }
+
+    /// Stops everything that this supervisor runs; see [`Stop`].
+    pub fn stop_handle(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Opens a connection and runs `set_up` on it, on this thread; after a loss again, until it ends for another reason. Returns
+    /// what it returned then.
+    ///
+    /// `set_up` may borrow, and it may call everything. It runs again after
+    ///
+    /// - an error for which [`is_retryable`](Error::is_retryable) holds: a loss, a timeout, something that the former
+    ///   connection still holds, and the like;
+    /// - an error that follows from a loss, such as [`Error::ChannelWrongState`] after it;
+    /// - a consumer that the broker cancelled, because its queue was deleted or its node was lost, whether `set_up` returned
+    ///   [`ConsumingEnded::CancelledByBroker`] or its iterator came to the end by it and it returned
+    ///   [`ConsumingEnded::Cancelled`];
+    /// - a missing queue or exchange (404) after such a cancellation or after a lasting connection. On a first connection it
+    ///   comes out at once, being a mistake.
+    ///
+    /// Each time the former connection is dropped without waiting, and the delay of [`Retry`] passes first. All else comes out
+    /// at once: what is refused (403, 406, 530), a wrong argument, an error of the program's own.
+    ///
+    /// # Errors
+    /// What `set_up` returned. [`Error::GaveUp`] after [`Retry::give_up_after`]. [`Error::Stopped`] if a stop ended a pause, an
+    /// attempt to connect or a wait in `set_up`. [`Error::InvalidParameter`] for the parameters or the [`Retry`].
+    pub fn run(
+        &self,
+        mut set_up: impl FnMut(&Connection) -> Result<ConsumingEnded>,
+    ) -> Result<ConsumingEnded> {
+        let mut connecting = Connecting::new(self)?;
+        loop {
+            let connection = connecting.connect()?;
+            let connected = Instant::now();
+            let result = set_up(&connection);
+            match connecting.judge(&connection, connected.elapsed(), result) {
+                Verdict::Return(result) => return result,
+                Verdict::Again(error) => {
+                    connection.abandon(&error);
+                    drop(connection);
+                    connecting.lost(error, connected.elapsed())?;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, event: &SupervisorEvent) {
+        match event {
+            SupervisorEvent::Connected { .. } => log::info!("{event}"),
+            _ => log::warn!("{event}"),
+        }
+        if let Some(on_event) = &self.on_event {
+            on_event(event);
+        }
+    }
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervisor")
+            .field("parameters", &self.parameters)
+            .field("in_order", &self.in_order)
+            .field("retry", &self.retry)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What happens to the connection of a [`Supervisor`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum SupervisorEvent {
+    /// A connection is open.
+    #[non_exhaustive]
+    Connected {
+        /// Host and port.
+        address: String,
+    },
+    /// A connection ended by this, or is of no use after it.
+    #[non_exhaustive]
+    Lost {
+        /// Why.
+        error: Error,
+    },
+    /// An attempt to connect failed, or a connection was lost; the next attempt follows after a pause.
+    #[non_exhaustive]
+    Waiting {
+        /// How long the pause is.
+        delay: Duration,
+        /// What the last attempt came to.
+        error: Error,
+    },
+    /// There is no further attempt.
+    #[non_exhaustive]
+    GivingUp {
+        /// [`Error::GaveUp`], or what cannot be mended by trying again.
+        error: Error,
+    },
+}
+
+impl fmt::Display for SupervisorEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SupervisorEvent::Connected { address } => write!(f, "connected to {address}"),
+            SupervisorEvent::Lost { error } => write!(f, "lost: {error}"),
+            SupervisorEvent::Waiting { delay, error } => {
+                write!(f, "next attempt in {}; the last one: {error}", Span(*delay))
+            }
+            SupervisorEvent::GivingUp { error } => write!(f, "giving up: {error}"),
+        }
+    }
+}

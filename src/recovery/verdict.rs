@@ -1,0 +1,90 @@
+//! Which ends are mended by running the set-up again.
+
+use crate::error::Result;
+use crate::{Connection, ConsumingEnded, Error};
+
+/// What there was before the present connection.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Past {
+    /// The set-up was once at work for long, or had a consumer that the broker cancelled: so what it uses did exist.
+    pub(super) worked: bool,
+}
+
+pub(super) enum Verdict {
+    Return(Result<ConsumingEnded>),
+    Again(Error),
+}
+
+pub(super) fn judge(
+    connection: &Connection,
+    past: &Past,
+    lasted: bool,
+    stopped: bool,
+    result: Result<ConsumingEnded>,
+) -> Verdict {
+    let again = match result {
+        Ok(ConsumingEnded::CancelledByBroker {
+            ref consumer_tag, ..
+        }) => Some(Error::ConsumerCancelled {
+            consumer_tag: consumer_tag.clone(),
+        }),
+        Ok(ConsumingEnded::Cancelled) => connection
+            .iterator_cancelled_by_broker()
+            .map(|consumer_tag| Error::ConsumerCancelled { consumer_tag }),
+        Ok(_) => None,
+        Err(ref error) => Some(cause(connection, error))
+            .filter(|cause| cause.is_retryable() || may_come_back(cause, past, lasted)),
+    };
+    match again {
+        Some(error) if result.is_err() || !stopped => Verdict::Again(error),
+        _ => Verdict::Return(result),
+    }
+}
+
+/// What an error comes from: after the end of a connection many calls say only that something is not open.
+fn cause(connection: &Connection, error: &Error) -> Error {
+    match error {
+        Error::ConnectionWrongState { .. }
+        | Error::ChannelWrongState { .. }
+        | Error::ConnectionClosedByClient { .. } => connection.end(),
+        _ => None,
+    }
+    .unwrap_or_else(|| error.clone())
+}
+
+/// Whether a missing queue or exchange may be there a little later: it was, before.
+fn may_come_back(error: &Error, past: &Past, lasted: bool) -> bool {
+    matches!(error, Error::ChannelClosedByBroker { .. })
+        && error.reply_code() == Some(404)
+        && (past.worked || lasted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(reply_code: u16, reply_text: &str) -> Error {
+        Error::ChannelClosedByBroker {
+            reply_code,
+            reply_text: reply_text.into(),
+            channel: 1,
+            method: None,
+        }
+    }
+
+    #[test]
+    fn what_was_there_before_may_come_back() {
+        let never = Past::default();
+        let worked = Past { worked: true };
+        let missing = closed(404, "NOT_FOUND - no queue 'q' in vhost '/'");
+        assert!(!may_come_back(&missing, &never, false));
+        assert!(may_come_back(&missing, &worked, false));
+        assert!(may_come_back(&missing, &never, true));
+        for refused in [
+            closed(403, "ACCESS_REFUSED"),
+            closed(406, "PRECONDITION_FAILED"),
+        ] {
+            assert!(!may_come_back(&refused, &worked, true));
+        }
+    }
+}
