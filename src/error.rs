@@ -458,6 +458,7 @@ impl Error {
             WireError::ShortStringTooLong { field, length } => {
                 Error::ShortStringTooLong { field, length }
             }
+            WireError::Unsendable(what) => Error::invalid(&what.field, what.value, what.expected),
             other => Error::invalid(
                 "argument",
                 other,

@@ -42,7 +42,8 @@ pub use messages::{
 };
 pub use parameters::{ConnectionParameters, Heartbeat, IntoParameters, TcpOptions};
 pub use protocol::{
-    AsShortString, BasicProperties, DeliveryMode, FieldTable, FieldValue, ShortString,
+    AsShortString, BasicProperties, DeliveryMode, FieldTable, FieldValue, IntoExpiration,
+    IntoTimestamp, ReceivedNumber, ShortString,
 };
 pub use publisher::Publisher;
 pub use recovery::{Retry, Supervisor, SupervisorEvent};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::credentials::Credentials;
 use crate::error::{Error, Result, Span};
+use crate::protocol::WireError;
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
 use crate::{FieldTable, FieldValue};
@@ -382,6 +383,25 @@ impl ConnectionParameters {
         #[cfg(feature = "tls")]
         if let Some((field, value, expected)) = self.tls.as_ref().and_then(TlsOptions::problem) {
             return Err(Error::invalid(field, value, expected));
+        }
+        // Whether they fit into a frame is known when the server has said how large one may be.
+        let properties = self.merged_client_properties();
+        if let Err(error) = properties.encode(&mut Vec::new()) {
+            return Err(match error {
+                WireError::ShortStringTooLong { length, .. } => Error::invalid(
+                    "client_properties",
+                    format_args!("a key of {length} bytes"),
+                    "at most 255 bytes are expected",
+                ),
+                error @ WireError::Unsendable(_) => {
+                    Error::unsendable(error.inside(format_args!("client_properties")))
+                }
+                error => Error::invalid(
+                    "client_properties",
+                    error,
+                    "something that AMQP can carry is expected",
+                ),
+            });
         }
         self.tcp_options.validate()
     }

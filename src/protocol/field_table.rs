@@ -8,9 +8,9 @@ use std::{slice, vec};
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::field_value::FieldValue;
+use super::field_value::{FieldValue, Form, DECIMAL_MOST, TIMESTAMP_MOST};
 use super::short_string::{AsShortString, ShortString};
-use super::wire::{Reader, WireError, Writer};
+use super::wire::{Reader, Unsendable, WireError, Writer};
 
 /// How deep tables and arrays may be nested. Each level takes some stack while it is decoded, and the bytes come from
 /// whoever can publish; no sensible table comes near it.
@@ -344,23 +344,30 @@ fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, WireError
 
 fn decode_value(reader: &mut Reader<'_>, depth: usize) -> FieldValue {
     match reader.octet() {
-        b't' => FieldValue::Bool(reader.octet() != 0),
+        b't' => match reader.octet() {
+            octet @ 0..=1 => FieldValue::Bool(octet == 1),
+            octet => Form::Bool(octet).into(),
+        },
         b'b' => FieldValue::I8(reader.octet() as i8),
         b'B' => FieldValue::U8(reader.octet()),
         b's' => FieldValue::I16(reader.short() as i16),
         b'u' => FieldValue::U16(reader.short()),
         b'I' => FieldValue::I32(reader.long() as i32),
         b'i' => FieldValue::U32(reader.long()),
-        b'l' | b'L' => FieldValue::I64(reader.longlong() as i64),
+        b'l' => FieldValue::I64(reader.longlong() as i64),
+        b'L' => Form::Long(reader.longlong()).into(),
         b'f' => FieldValue::F32(f32::from_bits(reader.long())),
         b'd' => FieldValue::F64(f64::from_bits(reader.longlong())),
-        b'D' => FieldValue::Decimal {
-            scale: reader.octet(),
-            value: reader.long(),
+        b'D' => match (reader.octet(), reader.long()) {
+            (scale, value) if value > DECIMAL_MOST => Form::Decimal { scale, value }.into(),
+            (scale, value) => FieldValue::Decimal { scale, value },
         },
         b'S' => FieldValue::Text(reader.block().to_vec()),
         b'x' => FieldValue::Bytes(reader.block().to_vec()),
-        b'T' => FieldValue::Timestamp(reader.longlong()),
+        b'T' => match reader.longlong() {
+            seconds if seconds > TIMESTAMP_MOST => Form::Timestamp(seconds).into(),
+            seconds => FieldValue::Timestamp(seconds),
+        },
         b'V' => FieldValue::Void,
         b'A' => {
             let values = decode_array(reader.block(), depth + 1);
@@ -387,7 +394,9 @@ fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(
         let mut writer = Writer::new(out);
         writer.shortstr("table key", key.as_bytes());
         writer.finish()?;
-        encode_value(value, out, depth)?;
+        if let Err(error) = encode_value(value, out, depth) {
+            return Err(error.inside(format_args!("[{key:?}]")));
+        }
     }
     // The fields were written even so: that is what checks them.
     if let Some(bytes) = table
@@ -403,8 +412,10 @@ fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(
 
 fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Result<(), WireError> {
     let length = begin(out, depth)?;
-    for value in values {
-        encode_value(value, out, depth)?;
+    for (place, value) in values.iter().enumerate() {
+        if let Err(error) = encode_value(value, out, depth) {
+            return Err(error.inside(format_args!("[{place}]")));
+        }
     }
     end(out, length, "array")
 }
@@ -438,13 +449,27 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
         FieldValue::I32(value) => (b'I', 4, *value as u64),
         FieldValue::U32(value) => (b'i', 4, u64::from(*value)),
         FieldValue::I64(value) => (b'l', 8, *value as u64),
-        FieldValue::Timestamp(value) => (b'T', 8, *value),
+        FieldValue::U64(value) if i64::try_from(*value).is_ok() => (b'l', 8, *value),
+        FieldValue::U64(value) => {
+            let expected = "clients read no whole number above 9223372036854775807 alike";
+            return Err(unsendable(value, expected));
+        }
+        FieldValue::Timestamp(value) => (b'T', 8, sendable_timestamp(*value)?),
         FieldValue::F32(value) if value.is_finite() => (b'f', 4, u64::from(value.to_bits())),
         FieldValue::F64(value) if value.is_finite() => (b'd', 8, value.to_bits()),
-        FieldValue::F32(_) | FieldValue::F64(_) => return Err(WireError::NotFinite),
-        FieldValue::Decimal { scale, value } => {
-            (b'D', 5, u64::from(*scale) << 32 | u64::from(*value))
+        FieldValue::F32(value) => return Err(unsendable(value, NOT_FINITE)),
+        FieldValue::F64(value) => return Err(unsendable(value, NOT_FINITE)),
+        FieldValue::Decimal { value, .. } if *value > DECIMAL_MOST => {
+            let expected = "clients read no decimal with digits above 2147483647 alike";
+            return Err(unsendable(value, expected));
         }
+        FieldValue::Decimal { scale, value } => (b'D', 5, decimal_bits(*scale, *value)),
+        FieldValue::Received(number) => match number.0 {
+            Form::Bool(octet) => (b't', 1, octet.into()),
+            Form::Long(value) => (b'L', 8, value),
+            Form::Timestamp(seconds) => (b'T', 8, seconds),
+            Form::Decimal { scale, value } => (b'D', 5, decimal_bits(scale, value)),
+        },
         FieldValue::Void => (b'V', 0, 0),
         FieldValue::Text(bytes) => return text(out, b'S', "text", bytes),
         FieldValue::Bytes(bytes) => return text(out, b'x', "byte array", bytes),
@@ -460,6 +485,34 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
     out.push(kind);
     out.extend_from_slice(&bits.to_be_bytes()[8 - width..]);
     Ok(())
+}
+
+const NOT_FINITE: &str = "brokers close the connection over a number that is not finite";
+
+fn decimal_bits(scale: u8, value: u32) -> u64 {
+    u64::from(scale) << 32 | u64::from(value)
+}
+
+/// A number of seconds that every client can read as a time.
+pub(super) fn sendable_timestamp(seconds: u64) -> Result<u64, WireError> {
+    if seconds <= TIMESTAMP_MOST {
+        return Ok(seconds);
+    }
+    let expected = "seconds from 1970 to 9999 are expected (not milliseconds)";
+    match i64::try_from(seconds) {
+        Ok(_) => Err(unsendable(seconds, expected)),
+        // A time before 1970.
+        Err(_) => Err(unsendable(seconds as i64, expected)),
+    }
+}
+
+#[cold]
+fn unsendable(value: impl fmt::Display, expected: &'static str) -> WireError {
+    WireError::Unsendable(Box::new(Unsendable {
+        field: String::new(),
+        value: value.to_string(),
+        expected,
+    }))
 }
 
 /// The type octet, and the bytes behind their length.

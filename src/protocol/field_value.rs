@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::SystemTime;
 
 use super::field_table::FieldTable;
 
@@ -19,7 +20,7 @@ use super::field_table::FieldTable;
 /// assert_eq!(FieldValue::from(7u8).as_i64(), Some(7));
 /// assert_eq!(FieldValue::from("text").as_str(), Some("text"));
 /// ```
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum FieldValue {
     /// Boolean, `t`.
@@ -36,8 +37,11 @@ pub enum FieldValue {
     I32(i32),
     /// Unsigned 32-bit integer, `i`.
     U32(u32),
-    /// Signed 64-bit integer, `l` (read from `L` too).
+    /// Signed 64-bit integer, `l`.
     I64(i64),
+    /// Unsigned 64-bit integer. No type on the wire is one for every client, so it is sent as `l`, and refused where that cannot
+    /// hold it, above `i64::MAX`.
+    U64(u64),
     /// 32-bit IEEE 754 number, `f`. NaN and infinities cannot be sent.
     F32(f32),
     /// 64-bit IEEE 754 number, `d`. NaN and infinities cannot be sent.
@@ -46,7 +50,7 @@ pub enum FieldValue {
     Decimal {
         /// How many of the value's digits are behind the decimal point.
         scale: u8,
-        /// The digits. RabbitMQ reads them as unsigned.
+        /// The digits. Some clients read them as signed, so more than `i32::MAX` cannot be sent.
         value: u32,
     },
     /// Text, `S`: usually, but not necessarily, UTF-8; see [`as_str`](FieldValue::as_str).
@@ -55,21 +59,74 @@ pub enum FieldValue {
     Bytes(Vec<u8>),
     /// A sequence of values, `A`.
     Array(Vec<FieldValue>),
-    /// Seconds since 1970-01-01 00:00 UTC, `T`.
+    /// Seconds since 1970-01-01 00:00 UTC, `T`. Other clients cannot read a time after the year 9999, as which they would
+    /// take milliseconds: it cannot be sent.
     Timestamp(u64),
     /// A table inside the table, `F`.
     Table(FieldTable),
     /// Nothing, `V`.
     Void,
+    /// A number that came in a form in which it is not sent from here; it goes on unchanged.
+    Received(ReceivedNumber),
 }
 
+/// A number as another client sent it, in a form that not every client can read, so that a program cannot make one: an `L`,
+/// a time after the year 9999, a decimal of more than `i32::MAX`.
+///
+/// It is read through [`FieldValue::as_u64`] and its like, equals a [`FieldValue`] of the same number, and goes on as it came
+/// when it is sent, by itself or within its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceivedNumber(pub(super) Form);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `t` with another octet than 0 and 1.
+    Bool(u8),
+    /// `L`, which some clients write and read as unsigned, others, and RabbitMQ, as signed.
+    Long(u64),
+    Timestamp(u64),
+    Decimal {
+        scale: u8,
+        value: u32,
+    },
+}
+
+impl Form {
+    /// The value that a program would write for it.
+    fn plain(self) -> FieldValue {
+        match self {
+            Form::Bool(octet) => FieldValue::Bool(octet != 0),
+            Form::Long(value) => value.into(),
+            Form::Timestamp(seconds) => FieldValue::Timestamp(seconds),
+            Form::Decimal { scale, value } => FieldValue::Decimal { scale, value },
+        }
+    }
+}
+
+impl From<Form> for FieldValue {
+    fn from(form: Form) -> Self {
+        FieldValue::Received(ReceivedNumber(form))
+    }
+}
+
+/// The last second of the year 9999, and of the times that every client can read.
+pub(super) const TIMESTAMP_MOST: u64 = 253_402_300_799;
+
+/// The most that every client can read as the digits of a decimal.
+pub(super) const DECIMAL_MOST: u32 = i32::MAX as u32;
+
 impl FieldValue {
-    /// A time, in seconds since 1970-01-01 00:00 UTC (`datetime` in pika).
+    /// A time, in seconds since 1970-01-01 00:00 UTC (`datetime` in pika); a [`SystemTime`] converts with `into()`.
+    ///
+    /// A time after the year 9999, such as one in milliseconds, is refused when it is to be sent
+    /// ([`Error::InvalidParameter`](crate::Error::InvalidParameter)).
     pub const fn timestamp(seconds: u64) -> Self {
         FieldValue::Timestamp(seconds)
     }
 
     /// The number `value` / 10^`scale`: `decimal(2, 1999)` is 19.99 (`Decimal` in pika).
+    ///
+    /// More than `i32::MAX` is refused when it is to be sent ([`Error::InvalidParameter`](crate::Error::InvalidParameter)).
     pub const fn decimal(scale: u8, value: u32) -> Self {
         FieldValue::Decimal { scale, value }
     }
@@ -116,11 +173,13 @@ impl FieldValue {
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             FieldValue::Bool(value) => Some(*value),
+            FieldValue::Received(ReceivedNumber(Form::Bool(octet))) => Some(*octet != 0),
             _ => None,
         }
     }
 
-    /// The number, if this is an integer of any width, or a time, that an `i64` can hold.
+    /// The number, if this is an integer of any width, or a time, that an `i64` can hold. An `L` is read as signed here, as
+    /// RabbitMQ does.
     pub fn as_i64(&self) -> Option<i64> {
         match *self {
             FieldValue::I8(value) => Some(value.into()),
@@ -130,15 +189,22 @@ impl FieldValue {
             FieldValue::I32(value) => Some(value.into()),
             FieldValue::U32(value) => Some(value.into()),
             FieldValue::I64(value) => Some(value),
-            FieldValue::Timestamp(value) => value.try_into().ok(),
+            FieldValue::Received(ReceivedNumber(Form::Long(value))) => Some(value as i64),
+            FieldValue::U64(value)
+            | FieldValue::Timestamp(value)
+            | FieldValue::Received(ReceivedNumber(Form::Timestamp(value))) => value.try_into().ok(),
             _ => None,
         }
     }
 
-    /// The number, if this is an integer of any width, or a time, and not negative.
+    /// The number, if this is an integer of any width, or a time, and not negative. An `L` is read as unsigned here.
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
-            FieldValue::Timestamp(value) => Some(value),
+            FieldValue::U64(value)
+            | FieldValue::Timestamp(value)
+            | FieldValue::Received(ReceivedNumber(Form::Long(value) | Form::Timestamp(value))) => {
+                Some(value)
+            }
             _ => self.as_i64().and_then(|value| value.try_into().ok()),
         }
     }
@@ -148,6 +214,17 @@ impl FieldValue {
         match *self {
             FieldValue::F32(value) => Some(value.into()),
             FieldValue::F64(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The scale and the digits of a decimal: 19.99 is `(2, 1999)`.
+    pub fn as_decimal(&self) -> Option<(u8, u32)> {
+        match *self {
+            FieldValue::Decimal { scale, value }
+            | FieldValue::Received(ReceivedNumber(Form::Decimal { scale, value })) => {
+                Some((scale, value))
+            }
             _ => None,
         }
     }
@@ -169,6 +246,36 @@ impl FieldValue {
     }
 }
 
+/// By what it says: a number in a form in which it came equals the same number in another.
+impl PartialEq for FieldValue {
+    fn eq(&self, other: &Self) -> bool {
+        use FieldValue::*;
+        match (self, other) {
+            (Received(one), Received(other)) if one == other => true,
+            (Received(one), Received(other)) => one.0.plain() == other.0.plain(),
+            (Received(one), other) | (other, Received(one)) => one.0.plain() == *other,
+            (Bool(one), Bool(other)) => one == other,
+            (I8(one), I8(other)) => one == other,
+            (U8(one), U8(other)) => one == other,
+            (I16(one), I16(other)) => one == other,
+            (U16(one), U16(other)) => one == other,
+            (I32(one), I32(other)) => one == other,
+            (U32(one), U32(other)) => one == other,
+            (I64(one), I64(other)) => one == other,
+            (U64(one), U64(other)) => one == other,
+            (F32(one), F32(other)) => one == other,
+            (F64(one), F64(other)) => one == other,
+            (Decimal { .. }, Decimal { .. }) => self.as_decimal() == other.as_decimal(),
+            (Text(one), Text(other)) | (Bytes(one), Bytes(other)) => one == other,
+            (Array(one), Array(other)) => one == other,
+            (Timestamp(one), Timestamp(other)) => one == other,
+            (Table(one), Table(other)) => one == other,
+            (Void, Void) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Like a derived one, but text reads as text.
 impl fmt::Debug for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,6 +288,7 @@ impl fmt::Debug for FieldValue {
             FieldValue::I32(value) => f.debug_tuple("I32").field(value).finish(),
             FieldValue::U32(value) => f.debug_tuple("U32").field(value).finish(),
             FieldValue::I64(value) => f.debug_tuple("I64").field(value).finish(),
+            FieldValue::U64(value) => f.debug_tuple("U64").field(value).finish(),
             FieldValue::F32(value) => f.debug_tuple("F32").field(value).finish(),
             FieldValue::F64(value) => f.debug_tuple("F64").field(value).finish(),
             FieldValue::Decimal { scale, value } => {
@@ -196,6 +304,7 @@ impl fmt::Debug for FieldValue {
             FieldValue::Timestamp(seconds) => f.debug_tuple("Timestamp").field(seconds).finish(),
             FieldValue::Table(table) => f.debug_tuple("Table").field(table).finish(),
             FieldValue::Void => f.write_str("Void"),
+            FieldValue::Received(number) => f.debug_tuple("Received").field(&number.0).finish(),
         }
     }
 }
@@ -248,13 +357,33 @@ impl From<Cow<'_, str>> for FieldValue {
     }
 }
 
-/// A signed 64-bit integer where that can hold the number. RabbitMQ reads no unsigned one, so a larger number is sent as
-/// the only unsigned 64-bit type that there is, a timestamp; [`as_u64`](FieldValue::as_u64) reads both.
+/// A signed 64-bit integer where that can hold the number. A larger one is refused when it is to be sent
+/// ([`Error::InvalidParameter`](crate::Error::InvalidParameter)): there is no type that every client would read it from.
 impl From<u64> for FieldValue {
     fn from(value: u64) -> Self {
         match i64::try_from(value) {
             Ok(value) => FieldValue::I64(value),
-            Err(_) => FieldValue::Timestamp(value),
+            Err(_) => FieldValue::U64(value),
+        }
+    }
+}
+
+/// A timestamp, to the second. A time before 1970 is refused when it is to be sent
+/// ([`Error::InvalidParameter`](crate::Error::InvalidParameter)).
+impl From<SystemTime> for FieldValue {
+    fn from(time: SystemTime) -> Self {
+        FieldValue::Timestamp(seconds_since_1970(time))
+    }
+}
+
+/// A time before 1970 becomes a number that is refused when it is to be sent.
+pub(super) fn seconds_since_1970(time: SystemTime) -> u64 {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => since.as_secs(),
+        Err(before) => {
+            let before = before.duration();
+            let seconds = before.as_secs() + u64::from(before.subsec_nanos() > 0);
+            seconds.wrapping_neg()
         }
     }
 }

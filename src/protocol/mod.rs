@@ -22,7 +22,7 @@ pub(crate) mod exercise;
 mod tests;
 
 pub use field_table::FieldTable;
-pub use field_value::FieldValue;
-pub use properties::{BasicProperties, DeliveryMode};
+pub use field_value::{FieldValue, ReceivedNumber};
+pub use properties::{BasicProperties, DeliveryMode, IntoExpiration, IntoTimestamp};
 pub use short_string::{AsShortString, ShortString};
 pub(crate) use wire::WireError;

@@ -1,7 +1,10 @@
 //! The properties of a message (specification 1.8.1), and their bytes in a content header (4.2.6.1).
 
-use super::field_table::FieldTable;
-use super::field_value::FieldValue;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use super::field_table::{sendable_timestamp, FieldTable};
+use super::field_value::{seconds_since_1970, FieldValue};
 use super::short_string::ShortString;
 use super::wire::{Name, Reader, WireError, Writer};
 
@@ -40,12 +43,12 @@ impl From<u8> for DeliveryMode {
 
 /// Turns the table of properties into the struct, its setters, and both directions of the wire.
 ///
-/// A property is a bit of the flags, a field, the wire type (a method of `Reader` and `Writer`), the field's type, and how
-/// one becomes the other and back.
+/// A property is a bit of the flags, a field, the wire type (a method of `Reader` and `Writer`), the field's type, what the
+/// setter takes and makes of it, and how the wire type becomes the field's and back.
 macro_rules! properties {
     ($(
         $(#[$doc:meta])*
-        $flag:literal $name:ident: $kind:ident $type:ty, $setter:ty, $read:expr, $write:expr;
+        $flag:literal $name:ident: $kind:ident $type:ty, $setter:ty, $set:expr, $read:expr, $write:expr;
     )+) => {
         /// The properties of a message, all of them optional (pika: `BasicProperties`, same names; `type` is
         /// [`message_type`](BasicProperties::message_type)).
@@ -66,32 +69,47 @@ macro_rules! properties {
         ///     .header("attempt", 1);
         /// assert_eq!(properties.content_type.as_deref(), Some("application/json"));
         /// ```
-        #[derive(Debug, PartialEq, Default)]
+        #[derive(Clone, PartialEq, Default)]
         pub struct BasicProperties {
             $( $(#[$doc])* pub $name: Option<$type>, )+
+            /// No property: what lets `timestamp` go on as it came.
+            #[doc(hidden)]
+            pub timestamp_received: ReceivedTimestamp,
         }
 
-        /// Not derived: that would be made anew in each module that clones.
-        impl Clone for BasicProperties {
-            fn clone(&self) -> Self {
-                BasicProperties { $( $name: self.$name.clone(), )+ }
+        /// Shows the properties that are set.
+        impl fmt::Debug for BasicProperties {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut properties = f.debug_struct("BasicProperties");
+                $(
+                    if let Some(value) = &self.$name {
+                        properties.field(stringify!($name), value);
+                    }
+                )+
+                properties.finish()
             }
         }
 
         impl BasicProperties {
-            pub(crate) const NONE: Self = BasicProperties { $( $name: None, )+ };
+            pub(crate) const NONE: Self = BasicProperties {
+                $( $name: None, )+
+                timestamp_received: ReceivedTimestamp(None),
+            };
 
             $(
                 #[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]
                 #[must_use]
                 pub fn $name(mut self, $name: $setter) -> Self {
-                    self.$name = Some($name.into());
+                    self.$name = Some($set($name));
                     self
                 }
             )+
 
             /// The property flags, and behind them the values of those that are set, in the order of the flags.
             pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
+                if let Some(seconds) = self.timestamp.filter(|_| self.timestamp != self.timestamp_received.0) {
+                    sendable_timestamp(seconds).map_err(|error| error.inside(format_args!("timestamp")))?;
+                }
                 let start = out.len();
                 let mut flags = 0u16;
                 let mut writer = Writer::new(out);
@@ -121,6 +139,7 @@ macro_rules! properties {
                         properties.$name = Some($read(reader.$kind()));
                     }
                 )+
+                properties.timestamp_received = ReceivedTimestamp(properties.timestamp);
                 properties
             }
         }
@@ -133,36 +152,41 @@ macro_rules! properties {
 
 properties! {
     /// The MIME type of the body, such as `application/json`.
-    15 content_type: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    15 content_type: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// The MIME encoding of the body, such as `utf-8` or `gzip`. Nothing is encoded or decoded here.
-    14 content_encoding: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    14 content_encoding: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// Named values of the application's own. Headers exchanges route by them, and RabbitMQ adds some
     /// (`x-death` for dead letters).
-    13 headers: table FieldTable, impl Into<FieldTable>, std::convert::identity, std::convert::identity;
-    /// Whether the message outlives a restart of the broker. Not set is transient.
-    12 delivery_mode: octet DeliveryMode, DeliveryMode, DeliveryMode::from, delivery_mode_octet;
+    13 headers: table FieldTable, impl Into<FieldTable>, Into::into, std::convert::identity, std::convert::identity;
+    /// Whether the message outlives a restart of the broker. Not set is transient. The setter takes pika's number too:
+    /// `delivery_mode(2)` is persistent.
+    12 delivery_mode: octet DeliveryMode, impl Into<DeliveryMode>, Into::into, DeliveryMode::from, delivery_mode_octet;
     /// The priority in a queue declared with `x-max-priority`; higher is delivered first. AMQP has 0 to 9, RabbitMQ
     /// takes up to 255. Not set is 0.
-    11 priority: octet u8, u8, u8::from, std::convert::identity;
+    11 priority: octet u8, u8, u8::from, u8::from, std::convert::identity;
     /// What ties an answer to its request; chosen by who asks, repeated by who answers.
-    10 correlation_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    10 correlation_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// Where answers go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
-    9 reply_to: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    9 reply_to: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// After how long the broker drops the message if nobody takes it: milliseconds, as decimal text (`"60000"` is a
-    /// minute). RabbitMQ closes the channel over anything else.
-    8 expiration: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    /// minute). RabbitMQ closes the channel over anything else. The setter takes a
+    /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up.
+    8 expiration: shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, Name::to_short_string, ShortString::as_bytes;
     /// The application's name for this message.
-    7 message_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
-    /// When the message was made, in seconds since 1970-01-01 00:00 UTC.
-    6 timestamp: longlong u64, u64, u64::from, std::convert::identity;
+    7 message_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    /// When the message was made, in seconds since 1970-01-01 00:00 UTC. The setter takes a
+    /// [`SystemTime`](std::time::SystemTime) too. A time after the year 9999, such as one in milliseconds, is refused when the
+    /// message is published ([`Error::InvalidParameter`](crate::Error::InvalidParameter)), since other clients cannot read it;
+    /// one that came so goes on as it came.
+    6 timestamp: longlong u64, impl IntoTimestamp, IntoTimestamp::into_timestamp, u64::from, std::convert::identity;
     /// The application's name for this kind of message (`type` in the specification and in pika).
-    5 message_type: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    5 message_type: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// The user who publishes. RabbitMQ closes the channel if it is not the user that the connection is logged in as.
-    4 user_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    4 user_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// The application that publishes.
-    3 app_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    3 app_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// Deprecated in AMQP 0-9-1; RabbitMQ makes no use of it.
-    2 cluster_id: shortstr ShortString, impl Into<ShortString>, Name::to_short_string, ShortString::as_bytes;
+    2 cluster_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
 }
 
 impl BasicProperties {
@@ -181,6 +205,74 @@ impl BasicProperties {
         self
     }
 }
+
+/// The timestamp that properties came with. How they came is no part of what they say, so all are equal.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReceivedTimestamp(Option<u64>);
+
+impl PartialEq for ReceivedTimestamp {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What [`BasicProperties::timestamp`] takes: seconds since 1970-01-01 00:00 UTC, or a [`SystemTime`].
+///
+/// The trait is not meant to be implemented elsewhere.
+pub trait IntoTimestamp: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_timestamp(self) -> u64;
+}
+
+impl IntoTimestamp for u64 {
+    fn into_timestamp(self) -> u64 {
+        self
+    }
+}
+
+/// To the second. A time before 1970 is refused when the message is published.
+impl IntoTimestamp for SystemTime {
+    fn into_timestamp(self) -> u64 {
+        seconds_since_1970(self)
+    }
+}
+
+/// What [`BasicProperties::expiration`] takes: milliseconds as decimal text, or a [`Duration`].
+///
+/// The trait is not meant to be implemented elsewhere.
+pub trait IntoExpiration: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_expiration(self) -> ShortString;
+}
+
+/// In milliseconds; what is less than one is rounded up.
+impl IntoExpiration for Duration {
+    fn into_expiration(self) -> ShortString {
+        self.as_nanos().div_ceil(1_000_000).to_string().into()
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for u64 {}
+    impl Sealed for std::time::SystemTime {}
+    impl Sealed for std::time::Duration {}
+}
+
+macro_rules! expiration_texts {
+    ($($text:ty),+) => {$(
+        impl sealed::Sealed for $text {}
+
+        impl IntoExpiration for $text {
+            fn into_expiration(self) -> ShortString {
+                self.into()
+            }
+        }
+    )+};
+}
+
+expiration_texts!(&str, String, &String, ShortString, &ShortString);
 
 fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
     match mode {

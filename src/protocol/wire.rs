@@ -2,6 +2,7 @@
 //!
 //! The methods are named after the specification's types, so that the table in `method.rs` can name them.
 
+use std::fmt;
 use std::ops::Deref;
 
 use byteorder::{BigEndian, ByteOrder};
@@ -76,15 +77,37 @@ pub(crate) enum WireError {
     /// Tables and arrays are nested more than 128 levels deep.
     #[error("tables and arrays are nested more than 128 levels deep")]
     NestedTooDeeply,
-    /// NaN or an infinity is to be sent in a table: brokers close the connection over them.
-    #[error("a number in a table is NaN or infinite, which brokers refuse")]
-    NotFinite,
+    /// A value of the program's own that brokers would close the connection over, or that other clients could not read.
+    #[error("{0}")]
+    Unsendable(Box<Unsendable>),
     /// A content header announces properties that AMQP 0-9-1 does not have.
     #[error("content header with unknown properties, flags {0:#06x}")]
     UnknownProperties(u16),
     /// A content header of a class other than `basic`.
     #[error("content header of class {0} instead of 60")]
     WrongContentClass(u16),
+}
+
+/// A value that cannot be sent; see [`WireError::Unsendable`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}; {expected}")]
+pub(crate) struct Unsendable {
+    /// Which property or argument, such as `headers["when"][0]`.
+    pub(crate) field: String,
+    pub(crate) value: String,
+    /// What would be sent.
+    pub(crate) expected: &'static str,
+}
+
+impl WireError {
+    /// The same, seen from around the value: `outer` is put before the name of what cannot be sent.
+    #[cold]
+    pub(crate) fn inside(mut self, outer: fmt::Arguments<'_>) -> Self {
+        if let WireError::Unsendable(value) = &mut self {
+            value.field.insert_str(0, &fmt::format(outer));
+        }
+        self
+    }
 }
 
 /// A short string where it lies. It is borrowed whatever it holds, so that methods own nothing but tables and are dropped
@@ -451,10 +474,10 @@ impl<'b> Writer<'b> {
         }
     }
 
-    pub(crate) fn table(&mut self, _field: &'static str, value: &FieldTable) {
+    pub(crate) fn table(&mut self, field: &'static str, value: &FieldTable) {
         self.next_bit = 0;
         if let Err(error) = value.encode(self.out) {
-            self.fail(error);
+            self.fail(error.inside(format_args!("{field}")));
         }
     }
 

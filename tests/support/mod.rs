@@ -50,6 +50,23 @@ pub fn url_with(options: &str) -> String {
     format!("{url}{separator}{options}")
 }
 
+/// A client in bytes of its own at that broker, with channel 1 open.
+pub fn raw_client() -> peer::Session {
+    let url = url();
+    let (before, _, after) = split_url(&url);
+    let login = before.split_once("://").map_or(before, |(_, login)| login);
+    let (user, password) = login
+        .trim_end_matches('@')
+        .split_once(':')
+        .unwrap_or(("guest", "guest"));
+    let path = after.split('?').next().unwrap_or_default();
+    let virtual_host = match path.strip_prefix('/') {
+        Some(name) => name.replace("%2f", "/").replace("%2F", "/"),
+        None => "/".to_owned(),
+    };
+    peer::Session::client(broker_address(), user, password, &virtual_host)
+}
+
 /// The broker's socket address.
 pub fn broker_address() -> SocketAddr {
     let url = url();

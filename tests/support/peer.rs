@@ -513,6 +513,28 @@ impl Session {
             .unwrap();
     }
 
+    /// The other way round: a client in bytes of its own, with channel 1 open on a real broker.
+    pub fn client(broker: SocketAddr, user: &str, password: &str, virtual_host: &str) -> Session {
+        let mut session = Session::new(TcpStream::connect(broker).unwrap());
+        session.send_raw(b"AMQP\x00\x00\x09\x01");
+        session.expect(0, m::CONNECTION_START);
+        let start_ok = Args::new()
+            .table(&[])
+            .shortstr("PLAIN")
+            .longstr(format!("\0{user}\0{password}").as_bytes())
+            .shortstr("en_US");
+        session.send_method(0, m::CONNECTION_START_OK, start_ok);
+        let mut tune = session.expect(0, m::CONNECTION_TUNE);
+        let tune_ok = Args::new().short(tune.short()).long(tune.long()).short(0);
+        session.send_method(0, m::CONNECTION_TUNE_OK, tune_ok);
+        let open = Args::new().shortstr(virtual_host).octet(0).octet(0);
+        session.send_method(0, m::CONNECTION_OPEN, open);
+        session.expect(0, m::CONNECTION_OPEN_OK);
+        session.send_method(1, m::CHANNEL_OPEN, Args::new().octet(0));
+        session.expect(1, m::CHANNEL_OPEN_OK);
+        session
+    }
+
     pub fn expect_protocol_header(&mut self) {
         let header = self
             .read_bytes(8)
