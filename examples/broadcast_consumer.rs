@@ -11,14 +11,16 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let exchange = args.name("hello2");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("hello2", ExchangeType::Fanout).durable(true))?;
+    channel
+        .exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Fanout).durable(true))?;
     // Exclusive wins over durable: the queue goes with this connection.
     let queue = channel
         .queue_declare(QueueDeclare::new("").durable(true).exclusive(true))?
         .queue;
-    channel.queue_bind(&queue, "hello2", &queue)?;
+    channel.queue_bind(&queue, &exchange, &queue)?;
 
     channel.basic_consume(&queue, move |channel, method, _properties, body| {
         println!(

@@ -9,12 +9,14 @@ fn main() -> Result<(), common::Failure> {
     let args = common::Usage::new("Sends a message to every queue bound to the exchange `hello2`.")
         .parse();
 
+    let exchange = args.name("hello2");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("hello2", ExchangeType::Fanout).durable(true))?;
+    channel
+        .exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Fanout).durable(true))?;
     let message = "Hello World!";
     let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
-    channel.basic_publish_with("hello2", "", message, persistent)?;
+    channel.basic_publish_with(&exchange, "", message, persistent)?;
     println!("Sent {}", python::repr_str(message));
     connection.close()?;
     Ok(())

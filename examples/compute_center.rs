@@ -16,13 +16,14 @@ use uuid::Uuid;
 struct Center {
     connection: Connection,
     channel: Channel,
+    request_queue: String,
     callback_queue: String,
     /// The results that nobody has fetched yet, by correlation id.
     responses: Arc<Mutex<HashMap<String, Vec<u8>>>>,
 }
 
 impl Center {
-    fn new(parameters: ConnectionParameters) -> haypile::Result<Self> {
+    fn new(parameters: ConnectionParameters, request_queue: String) -> haypile::Result<Self> {
         let connection = Connection::open(parameters)?;
         let channel = connection.channel()?;
         let callback_queue = channel
@@ -40,6 +41,7 @@ impl Center {
         Ok(Center {
             connection,
             channel,
+            request_queue,
             callback_queue,
             responses,
         })
@@ -52,7 +54,7 @@ impl Center {
             .reply_to(&self.callback_queue)
             .correlation_id(&id);
         self.channel
-            .basic_publish_with("", "compute_queue", n.to_string(), properties)?;
+            .basic_publish_with("", &self.request_queue, n.to_string(), properties)?;
         loop {
             // The callback runs on whichever thread is in this call when a result comes, so each thread looks again
             // after a moment whether its own result has come by way of another.
@@ -77,7 +79,7 @@ fn main() -> Result<(), common::Failure> {
     .parse();
     let numbers = args.numbers_or(&[10, 20, 30, 40, 50]);
 
-    let center = Center::new(args.connection())?;
+    let center = Center::new(args.connection(), args.name("compute_queue"))?;
     thread::scope(|scope| {
         let threads: Vec<_> = numbers
             .iter()

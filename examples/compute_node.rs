@@ -17,13 +17,14 @@ fn main() -> Result<(), common::Failure> {
     .parse();
     let mut countdown = args.countdown();
 
+    let queue_name = args.name("compute_queue");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.queue_declare("compute_queue")?;
+    channel.queue_declare(&queue_name)?;
     println!(" [*] Waiting for n");
 
     channel.basic_qos(1)?;
-    channel.basic_consume("compute_queue", move |channel, method, properties, body| {
+    channel.basic_consume(&queue_name, move |channel, method, properties, body| {
         let body = String::from_utf8(body).map_err(Error::other)?;
         println!(" [.] increase({body})");
         let response = increase(body.trim().parse().map_err(Error::other)?);

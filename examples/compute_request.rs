@@ -12,12 +12,13 @@ use haypile::{
 struct Center {
     connection: Connection,
     channel: Channel,
+    request_queue: String,
     callback_queue: String,
     response: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl Center {
-    fn new(parameters: ConnectionParameters) -> haypile::Result<Self> {
+    fn new(parameters: ConnectionParameters, request_queue: String) -> haypile::Result<Self> {
         let connection = Connection::open(parameters)?;
         let channel = connection.channel()?;
         let callback_queue = channel
@@ -35,6 +36,7 @@ impl Center {
         Ok(Center {
             connection,
             channel,
+            request_queue,
             callback_queue,
             response,
         })
@@ -44,7 +46,7 @@ impl Center {
         *self.response.lock().unwrap() = None;
         let properties = BasicProperties::new().reply_to(&self.callback_queue);
         self.channel
-            .basic_publish_with("", "compute_queue", n.to_string(), properties)?;
+            .basic_publish_with("", &self.request_queue, n.to_string(), properties)?;
         loop {
             // `None` waits until something has happened; the original polls in a busy loop.
             self.connection.process_data_events(None)?;
@@ -62,7 +64,7 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let n = args.numbers_or(&[30])[0];
 
-    let center = Center::new(args.connection())?;
+    let center = Center::new(args.connection(), args.name("compute_queue"))?;
     println!(" [x] Requesting increase({n})");
     let response = center.request(n)?;
     println!(" [.] Got {response}");

@@ -15,19 +15,19 @@ fn main() -> Result<(), common::Failure> {
         )
         .parse();
     let mut countdown = args.countdown();
-    let queue = args.get("queue").unwrap_or("queue_aoto_1");
+    let queue = &args.name(args.get("queue").unwrap_or("queue_aoto_1"));
 
+    let exchange = args.name("aoto_test");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
     // The original gives the exchange an argument that only queues know. Brokers ignore it there, so this still agrees
     // with the producer's declaration, and messages do not expire.
     channel.exchange_declare(
-        ExchangeDeclare::new("aoto_test", ExchangeType::Fanout)
-            .argument("x-message-ttl", 100 * 1000),
+        ExchangeDeclare::new(&exchange, ExchangeType::Fanout).argument("x-message-ttl", 100 * 1000),
     )?;
     channel.queue_declare(queue)?;
     // Where no routing key is given, pika uses the queue's name. A fanout exchange does not look at it.
-    channel.queue_bind(queue, "aoto_test", queue)?;
+    channel.queue_bind(queue, &exchange, queue)?;
 
     channel.basic_consume(queue, move |channel, method, _properties, body| {
         channel.basic_ack(method.delivery_tag)?;

@@ -22,11 +22,11 @@ fn main() -> Result<(), common::Failure> {
     .parse();
     let mut countdown = args.countdown();
 
+    let exchange = args.name("my_headers");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(
-        ExchangeDeclare::new("my_headers", ExchangeType::Headers).durable(true),
-    )?;
+    channel
+        .exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Headers).durable(true))?;
     let queue = channel
         .queue_declare(QueueDeclare::new("").durable(true).exclusive(true))?
         .queue;
@@ -37,7 +37,7 @@ fn main() -> Result<(), common::Failure> {
     for (key, value) in args.pairs(&[("format", "pdf"), ("type", "report")]) {
         wanted.insert(key, value);
     }
-    channel.queue_bind_with(&queue, "my_headers", "", wanted)?;
+    channel.queue_bind_with(&queue, &exchange, "", wanted)?;
 
     channel.basic_consume(&queue, move |channel, method, properties, body| {
         let headers = properties.headers.unwrap_or_default();

@@ -14,17 +14,17 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let headers = args.pairs(&[("format", "pdf"), ("type", "report")]);
 
+    let exchange = args.name("my_headers");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(
-        ExchangeDeclare::new("my_headers", ExchangeType::Headers).durable(true),
-    )?;
+    channel
+        .exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Headers).durable(true))?;
     let message = "Hello World!";
     let mut properties = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
     for (key, value) in headers {
         properties = properties.header(key, value);
     }
-    channel.basic_publish_with("my_headers", "", message, properties)?;
+    channel.basic_publish_with(&exchange, "", message, properties)?;
     println!("Sent {}", python::repr_str(message));
     connection.close()?;
     Ok(())

@@ -12,13 +12,14 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let queue_name = args.name("my_queue");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.queue_declare(QueueDeclare::new("my_queue").durable(true))?;
+    channel.queue_declare(QueueDeclare::new(&queue_name).durable(true))?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
     channel.basic_qos(1)?;
-    channel.basic_consume("my_queue", move |channel, method, _properties, body| {
+    channel.basic_consume(&queue_name, move |channel, method, _properties, body| {
         println!(" [x] Received '{}'", String::from_utf8_lossy(&body));
         // However long this takes, heartbeats go on.
         let dots = body.iter().filter(|&&byte| byte == b'.').count();

@@ -11,14 +11,15 @@ fn main() -> Result<(), common::Failure> {
             .parse();
     let interval = args.seconds("interval", 1.0);
 
+    let queue_name = args.name("my_queue");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.queue_declare(QueueDeclare::new("my_queue").durable(true))?;
+    channel.queue_declare(QueueDeclare::new(&queue_name).durable(true))?;
 
     let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
     for number in 0..5 {
         let message = format!("Hello World! Message number {number}");
-        channel.basic_publish_with("", "my_queue", &message, &persistent)?;
+        channel.basic_publish_with("", &queue_name, &message, &persistent)?;
         println!(" [x] Sent '{message}'");
         std::thread::sleep(interval);
     }

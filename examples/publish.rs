@@ -8,10 +8,11 @@ fn main() -> Result<(), common::Failure> {
     let args =
         common::Usage::new("Sends a message to all subscribers of the exchange `logs`.").parse();
 
+    let exchange = args.name("logs");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("logs", ExchangeType::Fanout))?;
-    channel.basic_publish("logs", "", "i am jabbok")?;
+    channel.exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Fanout))?;
+    channel.basic_publish(&exchange, "", "i am jabbok")?;
     // The original closes the channel only. The connection closes when its last handle is dropped.
     channel.close()?;
     Ok(())

@@ -15,13 +15,14 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let queue_name = args.name("hello");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.queue_declare(QueueDeclare::new("hello").durable(args.given("durable")))?;
+    channel.queue_declare(QueueDeclare::new(&queue_name).durable(args.given("durable")))?;
 
     // With auto_ack the broker forgets a message as soon as it is sent here, whatever becomes of it.
     channel.basic_consume(
-        BasicConsume::new("hello").auto_ack(true),
+        BasicConsume::new(&queue_name).auto_ack(true),
         move |channel, _method, _properties, body| {
             println!("Received {}", python::repr_bytes(&body));
             if countdown.last() {

@@ -14,15 +14,17 @@ fn main() -> Result<(), common::Failure> {
     let mut countdown = args.countdown();
     let keywords = args.words_or(&["info", "warning", "error"]);
 
+    let exchange = args.name("log1");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("log1", ExchangeType::Direct).durable(true))?;
+    channel
+        .exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Direct).durable(true))?;
     // Exclusive wins over durable: the queue goes with this connection.
     let queue = channel
         .queue_declare(QueueDeclare::new("").durable(true).exclusive(true))?
         .queue;
     for keyword in keywords {
-        channel.queue_bind(&queue, "log1", keyword)?;
+        channel.queue_bind(&queue, &exchange, keyword)?;
     }
 
     channel.basic_consume(&queue, move |channel, method, _properties, body| {

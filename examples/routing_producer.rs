@@ -12,12 +12,14 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let key = args.get("key").unwrap_or("info");
 
+    let exchange = args.name("log1");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("log1", ExchangeType::Direct).durable(true))?;
+    channel
+        .exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Direct).durable(true))?;
     let message = "Hello World!";
     let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
-    channel.basic_publish_with("log1", key, message, persistent)?;
+    channel.basic_publish_with(&exchange, key, message, persistent)?;
     println!("Sent {}", python::repr_str(message));
     connection.close()?;
     Ok(())

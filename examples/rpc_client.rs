@@ -12,6 +12,7 @@ use uuid::Uuid;
 struct Client {
     connection: Connection,
     channel: Channel,
+    request_queue: String,
     callback_queue: String,
     expected: Arc<Mutex<Expected>>,
 }
@@ -24,7 +25,7 @@ struct Expected {
 }
 
 impl Client {
-    fn new(parameters: ConnectionParameters) -> haypile::Result<Self> {
+    fn new(parameters: ConnectionParameters, request_queue: String) -> haypile::Result<Self> {
         let connection = Connection::open(parameters)?;
         let channel = connection.channel()?;
         let callback_queue = channel
@@ -44,6 +45,7 @@ impl Client {
         Ok(Client {
             connection,
             channel,
+            request_queue,
             callback_queue,
             expected,
         })
@@ -56,12 +58,12 @@ impl Client {
             response: None,
         };
 
-        self.channel.queue_declare("rpc_queue")?;
+        self.channel.queue_declare(&self.request_queue)?;
         let properties = BasicProperties::new()
             .reply_to(&self.callback_queue)
             .correlation_id(id);
         self.channel
-            .basic_publish_with("", "rpc_queue", message, properties)?;
+            .basic_publish_with("", &self.request_queue, message, properties)?;
 
         loop {
             // Callbacks run inside this call. It ends when one has run, or after a second. (The original polls
@@ -82,7 +84,7 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let message = args.words_or(&["ok"]).join(" ");
 
-    let client = Client::new(args.connection())?;
+    let client = Client::new(args.connection(), args.name("rpc_queue"))?;
     let response = client.call(&message)?;
     println!("Got {}", python::repr_bytes(&response));
     Ok(())

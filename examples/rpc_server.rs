@@ -16,11 +16,12 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let queue_name = args.name("rpc_queue");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.queue_declare("rpc_queue")?;
+    channel.queue_declare(&queue_name)?;
     channel.basic_consume(
-        BasicConsume::new("rpc_queue").auto_ack(true),
+        BasicConsume::new(&queue_name).auto_ack(true),
         move |channel, _method, properties, body| {
             println!("Request content {}", python::repr_bytes(&body));
             let answer = answer_to(String::from_utf8(body).map_err(Error::other)?);

@@ -13,18 +13,19 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let durable = args.given("durable");
 
+    let queue_name = args.name("hello");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
 
     // A message for a queue that does not exist is dropped, so the sender makes sure that it does.
-    channel.queue_declare(QueueDeclare::new("hello").durable(durable))?;
+    channel.queue_declare(QueueDeclare::new(&queue_name).durable(durable))?;
 
     // The exchange "" delivers to the queue that the routing key names.
     if durable {
         let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
-        channel.basic_publish_with("", "hello", "Hello World", persistent)?;
+        channel.basic_publish_with("", &queue_name, "Hello World", persistent)?;
     } else {
-        channel.basic_publish("", "hello", "Hello World")?;
+        channel.basic_publish("", &queue_name, "Hello World")?;
     }
 
     // Closing waits until everything is sent.

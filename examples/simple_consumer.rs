@@ -11,13 +11,14 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let queue_name = args.name("hello1");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
     // Declared here too, so that the consumer may start first.
-    channel.queue_declare(QueueDeclare::new("hello1").durable(true))?;
+    channel.queue_declare(QueueDeclare::new(&queue_name).durable(true))?;
     // One message at a time: whoever is free gets the next.
     channel.basic_qos(1)?;
-    channel.basic_consume("hello1", move |channel, method, _properties, body| {
+    channel.basic_consume(&queue_name, move |channel, method, _properties, body| {
         println!(
             "{}:{}",
             python::repr_str(&method.routing_key),

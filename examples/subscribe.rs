@@ -11,15 +11,16 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let exchange = args.name("logs");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("logs", ExchangeType::Fanout))?;
+    channel.exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Fanout))?;
 
     // With an empty name the broker invents one. An exclusive queue is gone when its connection is.
     let queue = channel
         .queue_declare(QueueDeclare::new("").exclusive(true))?
         .queue;
-    channel.queue_bind(&queue, "logs", &queue)?;
+    channel.queue_bind(&queue, &exchange, &queue)?;
 
     channel.basic_consume(
         BasicConsume::new(&queue).auto_ack(true),

@@ -17,15 +17,16 @@ fn main() -> Result<(), common::Failure> {
     let mut countdown = args.countdown();
     let patterns = args.words_or(&["europe.#"]);
 
+    let exchange = args.name("log2");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("log2", ExchangeType::Topic).durable(true))?;
+    channel.exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Topic).durable(true))?;
     // Exclusive wins over durable: the queue goes with this connection.
     let queue = channel
         .queue_declare(QueueDeclare::new("").durable(true).exclusive(true))?
         .queue;
     for pattern in patterns {
-        channel.queue_bind(&queue, "log2", pattern)?;
+        channel.queue_bind(&queue, &exchange, pattern)?;
     }
 
     channel.basic_consume(&queue, move |channel, method, _properties, body| {

@@ -15,12 +15,13 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let key = args.get("key").unwrap_or("europe.weather");
 
+    let exchange = args.name("log2");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
-    channel.exchange_declare(ExchangeDeclare::new("log2", ExchangeType::Topic).durable(true))?;
+    channel.exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Topic).durable(true))?;
     let message = "Hello World!";
     let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
-    channel.basic_publish_with("log2", key, message, persistent)?;
+    channel.basic_publish_with(&exchange, key, message, persistent)?;
     println!("Sent {}", python::repr_str(message));
     connection.close()?;
     Ok(())

@@ -15,16 +15,17 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let queue_name = args.name("test");
     let connection = Connection::open(args.connection().heartbeat(0))?;
 
     // The producer declares the same queue without auto_delete. Whoever comes second uses the queue as it is.
-    let queue = QueueDeclare::new("test")
+    let queue = QueueDeclare::new(&queue_name)
         .auto_delete(args.yes("auto-delete", true))
         .argument("x-message-ttl", 100 * 1000);
-    let channel = common::declare_or_use(&connection, "test", queue)?;
+    let channel = common::declare_or_use(&connection, &queue_name, queue)?;
 
     channel.basic_consume(
-        BasicConsume::new("test").auto_ack(true),
+        BasicConsume::new(&queue_name).auto_ack(true),
         move |channel, _method, _properties, body| {
             println!("Receive: {}", String::from_utf8_lossy(&body));
             if countdown.last() {

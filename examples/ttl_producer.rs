@@ -19,17 +19,18 @@ fn main() -> Result<(), common::Failure> {
     let mut countdown = args.countdown();
 
     // A heartbeat of 0 means none: neither side notices when the other is gone.
+    let queue_name = args.name("test");
     let connection = Connection::open(args.connection().heartbeat(0))?;
 
     // x-message-ttl is in milliseconds.
-    let queue = QueueDeclare::new("test")
+    let queue = QueueDeclare::new(&queue_name)
         .auto_delete(args.yes("auto-delete", false))
         .argument("x-message-ttl", 100 * 1000);
-    let channel = common::declare_or_use(&connection, "test", queue)?;
+    let channel = common::declare_or_use(&connection, &queue_name, queue)?;
 
     loop {
         let message = format!(r#"{{"msg": "hello world {}"}}"#, python::now());
-        channel.basic_publish("", "test", &message)?;
+        channel.basic_publish("", &queue_name, &message)?;
         println!(" [x] Sent {message}");
         if countdown.last() {
             break;

@@ -11,19 +11,21 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let mut countdown = args.countdown();
 
+    let queue_name = args.name("anheng");
+    let exchange = args.name("yanfa");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
     let queue = channel
-        .queue_declare(QueueDeclare::new("anheng").durable(true))?
+        .queue_declare(QueueDeclare::new(&queue_name).durable(true))?
         .queue;
-    channel.exchange_declare(ExchangeDeclare::new("yanfa", ExchangeType::Direct))?;
-    channel.queue_bind(&queue, "yanfa", "")?;
+    channel.exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Direct))?;
+    channel.queue_bind(&queue, &exchange, "")?;
 
     // Fair dispatch: the broker keeps the next task back until this one is acknowledged.
     channel.basic_qos(1)?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
 
-    channel.basic_consume("anheng", move |channel, method, _properties, body| {
+    channel.basic_consume(&queue_name, move |channel, method, _properties, body| {
         println!(" [x] Received {}", python::repr_bytes(&body));
         // If the program ends before this, the task goes to somebody else.
         channel.basic_ack(method.delivery_tag)?;

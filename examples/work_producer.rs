@@ -16,19 +16,21 @@ fn main() -> Result<(), common::Failure> {
         .parse();
     let message = args.words().join(" ");
 
+    let queue_name = args.name("anheng");
+    let exchange = args.name("yanfa");
     let connection = Connection::open(args.connection())?;
     let channel = connection.channel()?;
     let queue = channel
-        .queue_declare(QueueDeclare::new("anheng").durable(true))?
+        .queue_declare(QueueDeclare::new(&queue_name).durable(true))?
         .queue;
     // As in the original, the exchange is declared and bound but the message does not go through it.
-    channel.exchange_declare(ExchangeDeclare::new("yanfa", ExchangeType::Direct))?;
-    channel.queue_bind(&queue, "yanfa", "")?;
+    channel.exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Direct))?;
+    channel.queue_bind(&queue, &exchange, "")?;
     channel.basic_qos(1)?;
 
     // The durable queue survives a restart of the broker, and so does a persistent message in it.
     let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
-    channel.basic_publish_with("", "anheng", &message, persistent)?;
+    channel.basic_publish_with("", &queue_name, &message, persistent)?;
     println!("[x] Sent {}", python::repr_str(&message));
     connection.close()?;
     Ok(())

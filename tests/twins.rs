@@ -119,10 +119,10 @@ fn ttl_messages_expire() {
     let channel = scene.connection.channel().unwrap();
     // Only the same time to live is accepted in a second declaration.
     channel
-        .queue_declare(QueueDeclare::new("test").argument("x-message-ttl", 100_000))
+        .queue_declare(QueueDeclare::new(scene.name("test")).argument("x-message-ttl", 100_000))
         .unwrap();
     let other = channel
-        .queue_declare(QueueDeclare::new("test").argument("x-message-ttl", 99_999))
+        .queue_declare(QueueDeclare::new(scene.name("test")).argument("x-message-ttl", 99_999))
         .unwrap_err();
     assert_eq!(other.reply_code(), Some(406), "{other}");
 }
@@ -380,16 +380,20 @@ fn persistent_consumers_share_fairly() {
     let scene = Scene::new();
     let channel = scene.connection.channel().unwrap();
     channel
-        .queue_declare(QueueDeclare::new("my_queue").durable(true))
+        .queue_declare(QueueDeclare::new(scene.name("my_queue")).durable(true))
         .unwrap();
     let slow = scene.start(Rust, "persistent_consumer", &["--count", "1"]);
     channel
-        .basic_publish("", "my_queue", "takes long.....")
+        .basic_publish("", scene.name("my_queue"), "takes long.....")
         .unwrap();
     slow.wait_for(" [x] Received 'takes long.....'");
 
     let quick = scene.start(Python, "persistent_consumer", &["--count", "4"]);
-    (0..4).for_each(|_| channel.basic_publish("", "my_queue", "quick").unwrap());
+    (0..4).for_each(|_| {
+        channel
+            .basic_publish("", scene.name("my_queue"), "quick")
+            .unwrap()
+    });
     quick.finish();
     assert!(!slow.has_printed(" [x] Done"));
     slow.finish();
@@ -401,10 +405,12 @@ fn persistent_messages_outlive_their_consumer() {
     let scene = Scene::new();
     let channel = scene.connection.channel().unwrap();
     channel
-        .queue_declare(QueueDeclare::new("my_queue").durable(true))
+        .queue_declare(QueueDeclare::new(scene.name("my_queue")).durable(true))
         .unwrap();
     let text = format!("takes long{}", ".".repeat(1000));
-    channel.basic_publish("", "my_queue", &text).unwrap();
+    channel
+        .basic_publish("", scene.name("my_queue"), &text)
+        .unwrap();
     for language in [Rust, Python, Rust] {
         let consumer = scene.start(language, "persistent_consumer", &[]);
         consumer.wait_for(&format!(" [x] Received '{text}'"));
@@ -575,7 +581,8 @@ mod same_message {
                 let channel = scene.connection.channel().unwrap();
                 channel
                     .exchange_declare(
-                        ExchangeDeclare::new(exchange, exchange_type.clone()).durable(durable),
+                        ExchangeDeclare::new(scene.name(exchange), exchange_type.clone())
+                            .durable(durable),
                     )
                     .unwrap();
                 let queue = channel
@@ -583,7 +590,9 @@ mod same_message {
                     .unwrap()
                     .queue;
                 for key in ["info", "europe.weather"] {
-                    channel.queue_bind(&queue, exchange, key).unwrap();
+                    channel
+                        .queue_bind(&queue, scene.name(exchange), key)
+                        .unwrap();
                 }
                 scene.run(language, program, &[]);
                 let (method, properties, body) = scene.take(&queue);
@@ -609,7 +618,7 @@ mod same_message {
             let [rust, python] = [Rust, Python].map(|language| {
                 let scene = Scene::new();
                 let channel = scene.connection.channel().unwrap();
-                channel.queue_declare(queue).unwrap();
+                channel.queue_declare(scene.name(queue)).unwrap();
                 let _client = scene.start(language, program, &[]);
                 let (_, mut properties, body) = scene.take(queue);
                 assert!(properties
@@ -647,7 +656,7 @@ mod same_message {
                     let mut properties = BasicProperties::new().reply_to(&answers);
                     properties.correlation_id = id.map(Into::into);
                     channel
-                        .basic_publish_with("", queue, "41", properties)
+                        .basic_publish_with("", scene.name(queue), "41", properties)
                         .unwrap();
                     server.finish();
                     let (_, properties, body) = scene.take(&answers);
@@ -675,13 +684,17 @@ fn headers_are_text() {
     let scene = Scene::new();
     let channel = scene.connection.channel().unwrap();
     channel
-        .exchange_declare(ExchangeDeclare::new("my_headers", ExchangeType::Headers).durable(true))
+        .exchange_declare(
+            ExchangeDeclare::new(scene.name("my_headers"), ExchangeType::Headers).durable(true),
+        )
         .unwrap();
     let queue = channel
         .queue_declare(QueueDeclare::new("").exclusive(true))
         .unwrap()
         .queue;
-    channel.queue_bind(&queue, "my_headers", "").unwrap();
+    channel
+        .queue_bind(&queue, scene.name("my_headers"), "")
+        .unwrap();
     scene.run(Rust, "headers_producer", &["colour=red"]);
     let headers = scene
         .take(&queue)
@@ -704,7 +717,7 @@ fn nodes_survive_a_request_without_address() {
         .connection
         .channel()
         .unwrap()
-        .basic_publish("", "compute_queue", "1")
+        .basic_publish("", scene.name("compute_queue"), "1")
         .unwrap();
     let Ended { code, stderr, .. } = node.end();
     assert_eq!(
@@ -737,8 +750,9 @@ mod command_line {
             let mut command = Command::new(harness::example("send"));
             command
                 .args(arguments)
+                .args(["--prefix", &scene.name("")])
                 .env("AMQP_URL", "amqp://127.0.0.1:1");
-            harness::Running::start("send".into(), command).finish();
+            harness::Running::start("send".into(), "", command).finish();
             assert_eq!(scene.take("hello").2, b"Hello World");
         }
     }
@@ -799,6 +813,30 @@ mod command_line {
                 "{arguments:?}: {stderr:?}"
             );
             assert!(stderr[0].ends_with(" (--help says more)"), "{stderr:?}");
+        }
+    }
+
+    /// An address that cannot be read is not taken for none, which would be guest on localhost.
+    #[cfg(unix)]
+    #[test]
+    fn refuses_what_is_not_utf_8_and_does_not_show_it() {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = b"amqp://nobody:s3cret\xff@127.0.0.1:1/";
+        let text = std::ffi::OsStr::from_bytes(bytes);
+        for argument in [false, true] {
+            let mut command = Command::new(harness::example("send"));
+            if argument {
+                command.arg("--url").arg(text);
+            } else {
+                command.env("AMQP_URL", text);
+            }
+            let ended = harness::Running::start("send".into(), "", command).end();
+            assert_eq!((ended.code, ended.stderr.len()), (Some(2), 1));
+            let complaint = &ended.stderr[0];
+            assert!(
+                complaint.contains("is not UTF-8") && !complaint.contains("s3cret"),
+                "{complaint}"
+            );
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod python;
 
 use std::collections::HashMap;
+use std::env::VarError;
 use std::fmt;
 use std::process::exit;
 use std::time::Duration;
@@ -97,6 +98,13 @@ const BROKER: [Opt; 6] = [
     Opt("vhost", "NAME", "the virtual host (default /)"),
 ];
 
+/// For those who share a broker with others. Each example uses it by way of [`Arguments::name`].
+const PREFIX: Opt = Opt(
+    "prefix",
+    "TEXT",
+    "put before the names of queues and exchanges (default: nothing); tidy deletes them again",
+);
+
 impl Usage {
     /// An example that does what `about` says.
     pub fn new(about: &'static str) -> Self {
@@ -139,7 +147,8 @@ impl Usage {
         for argument in std::env::args_os().skip(1) {
             match argument.into_string() {
                 Ok(text) => given.push(text),
-                Err(other) => fail(format_args!("{other:?} is not UTF-8")),
+                // Not shown, since it may hold a password.
+                Err(_) => fail("an argument is not UTF-8"),
             }
         }
         if given
@@ -200,7 +209,7 @@ impl Usage {
     }
 
     fn all(&self) -> impl Iterator<Item = &Opt> {
-        self.options.iter().chain(&BROKER)
+        self.options.iter().chain(&BROKER).chain([&PREFIX])
     }
 }
 
@@ -241,7 +250,8 @@ impl Arguments {
         if !BROKER.iter().any(|part| self.given(part.0)) {
             return match std::env::var("AMQP_URL") {
                 Ok(url) => from_url("AMQP_URL", &url),
-                Err(_) => ConnectionParameters::default(),
+                Err(VarError::NotPresent) => ConnectionParameters::default(),
+                Err(VarError::NotUnicode(_)) => fail("AMQP_URL is not UTF-8"),
             };
         }
         let text = |name, default| self.get(name).unwrap_or(default);
@@ -261,6 +271,11 @@ impl Arguments {
             fail("--count: must be 1 or more");
         }
         Countdown(count)
+    }
+
+    /// What a queue or an exchange of this name is called here.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.get("prefix").unwrap_or_default())
     }
 
     /// The value of an option, as text.

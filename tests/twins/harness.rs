@@ -8,9 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use haypile::{
-    BasicGet, BasicProperties, Channel, Connection, ExchangeDeclare, GetOk, QueueDeclare,
-};
+use haypile::{BasicGet, BasicProperties, Channel, Connection, GetOk, QueueDeclare};
 
 /// What the originals run with. From a version to the next it may print otherwise, hence the exact one.
 const PIKA: &str = "1.4.4";
@@ -92,11 +90,14 @@ impl Url {
     }
 }
 
-/// A virtual host. The programs have fixed names, so whatever runs at the same time needs one of its own.
+/// Where programs run at the same time as others that use the same names: a virtual host of their own, or, where none can be
+/// made, the one of `AMQP_URL` with names of their own.
 pub(crate) struct Vhost {
     pub(crate) url: String,
-    /// Its name, if it was made here. Without `RABBITMQCTL` there is but the one of `AMQP_URL`.
-    pub(crate) name: Option<String>,
+    /// Its name, if it was made here.
+    name: Option<String>,
+    /// What stands before each name, if it was not.
+    prefix: String,
 }
 
 /// The virtual hosts that were made and are not in use. They are deleted when none is in use any more.
@@ -120,10 +121,8 @@ struct Lease(Option<Vhost>);
 
 impl Lease {
     fn new() -> Self {
-        let can_make = env::var_os("RABBITMQCTL").is_some();
-        let most = if can_make { MOST_VHOSTS } else { 1 };
         let mut pool = lock(&POOL);
-        while pool.idle.is_empty() && pool.in_use == most {
+        while pool.idle.is_empty() && pool.in_use == MOST_VHOSTS {
             pool = RETURNED.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
         pool.in_use += 1;
@@ -132,7 +131,7 @@ impl Lease {
             pool.made += 1;
             let number = pool.made;
             drop(pool);
-            lease.0 = Some(Vhost::new(can_make, number));
+            lease.0 = Some(Vhost::new(number));
         }
         lease
     }
@@ -160,19 +159,46 @@ impl Drop for Lease {
 }
 
 impl Vhost {
-    fn new(make: bool, number: u32) -> Self {
+    fn new(number: u32) -> Self {
         let url = amqp_url();
-        if !make {
-            return Vhost { url, name: None };
-        }
         let name = format!("haypile-twins-{}-{number}", std::process::id());
-        let url = Url::parse(&url);
-        rabbitmqctl(&["add_vhost", &name]).unwrap();
-        rabbitmqctl(&["set_permissions", "-p", &name, &url.user, ".*", ".*", ".*"]).unwrap();
-        Vhost {
-            url: url.with_vhost(&name),
-            name: Some(name),
+        match Self::make(&url, &name) {
+            Ok(url) => Vhost {
+                url,
+                name: Some(name),
+                prefix: String::new(),
+            },
+            Err(reason) => {
+                eprintln!("no virtual host of its own ({reason}); names begin with {name}");
+                Vhost {
+                    url,
+                    name: None,
+                    prefix: name + "-",
+                }
+            }
         }
+    }
+
+    /// Makes a virtual host and returns the URL of it. `RABBITMQCTL` may be there and not be allowed to.
+    fn make(url: &str, name: &str) -> Result<String, String> {
+        if env::var_os("RABBITMQCTL").is_none_or(|ctl| ctl.is_empty()) {
+            return Err("RABBITMQCTL is not set".to_owned());
+        }
+        let url = Url::parse(url);
+        rabbitmqctl(&["add_vhost", name])?;
+        let permissions = ["set_permissions", "-p", name, &url.user, ".*", ".*", ".*"];
+        let url = url.with_vhost(name);
+        // It may be another broker's.
+        let made = rabbitmqctl(&permissions).and_then(|()| {
+            Connection::open(&url)
+                .and_then(|connection| connection.close())
+                .map_err(|error| error.to_string())
+        });
+        if let Err(reason) = made {
+            let _ = rabbitmqctl(&["delete_vhost", name]);
+            return Err(reason);
+        }
+        Ok(url)
     }
 }
 
@@ -238,10 +264,6 @@ impl Scene {
             .map(|vhost| vhost.url.as_str())
             .unwrap_or_default();
         let connection = Connection::open(url).unwrap_or_else(|error| panic!("AMQP_URL: {error}"));
-        // From here on, what has one of the names is deleted at the end.
-        if lease.0.as_ref().is_some_and(|vhost| vhost.name.is_none()) {
-            assert_not_in_use(&connection);
-        }
         Scene { connection, lease }
     }
 
@@ -252,10 +274,25 @@ impl Scene {
             .expect("a lease has a virtual host until it ends")
     }
 
+    /// What a queue or exchange of this name is called here.
+    pub(crate) fn name(&self, name: &str) -> String {
+        match name.starts_with("amq.") {
+            true => name.to_owned(),
+            false => format!("{}{name}", self.vhost().prefix),
+        }
+    }
+
     /// Starts a program.
     pub(crate) fn start(&self, language: Language, program: &str, arguments: &[&str]) -> Running {
+        let prefix = self.vhost().prefix.as_str();
         let mut command = match language {
-            Language::Rust => Command::new(example(program)),
+            Language::Rust => {
+                let mut command = Command::new(example(program));
+                if !prefix.is_empty() {
+                    command.args(["--prefix", prefix]);
+                }
+                command
+            }
             Language::Python => {
                 let mut command = Command::new(python());
                 command.arg(
@@ -268,12 +305,13 @@ impl Scene {
                     ("PYTHONUNBUFFERED", "1"),
                     ("PYTHONDONTWRITEBYTECODE", "1"),
                     ("TZ", "UTC"),
+                    ("PREFIX", prefix),
                 ]);
                 command
             }
         };
         command.args(arguments).env("AMQP_URL", &self.vhost().url);
-        Running::start(format!("{program} ({language:?})"), command)
+        Running::start(format!("{program} ({language:?})"), prefix, command)
     }
 
     /// Runs a program to its end, and answers what it printed.
@@ -287,7 +325,7 @@ impl Scene {
         while Instant::now() < deadline {
             // As long as there is no such queue, asking for it costs the channel.
             let channel = self.connection.channel().unwrap();
-            match channel.queue_declare(QueueDeclare::new(queue).passive(true)) {
+            match channel.queue_declare(QueueDeclare::new(self.name(queue)).passive(true)) {
                 Ok(declared) if declared.consumer_count > 0 => return,
                 Ok(_) => {}
                 Err(error) => assert_eq!(error.reply_code(), Some(404), "{error}"),
@@ -297,16 +335,21 @@ impl Scene {
         panic!("{queue} has no consumer after {PATIENCE:?}");
     }
 
-    /// Waits for the next message in the queue, and takes it.
+    /// Waits for the next message in the queue, and takes it. Names in it are without the prefix.
     pub(crate) fn take(&self, queue: &str) -> (GetOk, BasicProperties, Vec<u8>) {
         let channel = self.connection.channel().unwrap();
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if let Some(message) = channel
-                .basic_get(BasicGet::new(queue).auto_ack(true))
+            if let Some((mut method, properties, body)) = channel
+                .basic_get(BasicGet::new(self.name(queue)).auto_ack(true))
                 .unwrap()
             {
-                return message;
+                for name in [&mut method.exchange, &mut method.routing_key] {
+                    if let Some(rest) = name.strip_prefix(self.vhost().prefix.as_str()) {
+                        *name = rest.to_owned().into();
+                    }
+                }
+                return (method, properties, body);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -318,7 +361,7 @@ impl Scene {
     pub(crate) fn messages_in(&self, queue: &str) -> u32 {
         let channel = self.connection.channel().unwrap();
         channel
-            .queue_declare(QueueDeclare::new(queue).passive(true))
+            .queue_declare(QueueDeclare::new(self.name(queue)).passive(true))
             .unwrap()
             .message_count
     }
@@ -326,10 +369,10 @@ impl Scene {
     fn clear(&self) -> haypile::Result<()> {
         let channel: Channel = self.connection.channel()?;
         for queue in QUEUES {
-            channel.queue_delete(queue)?;
+            channel.queue_delete(self.name(queue))?;
         }
         for exchange in EXCHANGES {
-            channel.exchange_delete(exchange)?;
+            channel.exchange_delete(self.name(exchange))?;
         }
         Ok(())
     }
@@ -341,29 +384,6 @@ impl Drop for Scene {
         if !std::thread::panicking() {
             cleared.expect("nothing is left behind");
         }
-    }
-}
-
-/// What a test leaves is deleted afterwards. Nothing that was there before may go with it.
-fn assert_not_in_use(connection: &Connection) {
-    let queues = QUEUES.map(|name| (name, true));
-    let exchanges = EXCHANGES.map(|name| (name, false));
-    for (name, is_queue) in queues.into_iter().chain(exchanges) {
-        let channel = connection.channel().unwrap();
-        let found = if is_queue {
-            channel
-                .queue_declare(QueueDeclare::new(name).passive(true))
-                .map(drop)
-        } else {
-            channel
-                .exchange_declare(ExchangeDeclare::from(name).passive(true))
-                .map(drop)
-        };
-        assert!(
-            found.is_err_and(|error| error.reply_code() == Some(404)),
-            "{name} exists in the virtual host of AMQP_URL, and the tests would delete it: give AMQP_URL another \
-             virtual host, or set RABBITMQCTL to a command that runs rabbitmqctl, with which they make their own"
-        );
     }
 }
 
@@ -398,7 +418,8 @@ pub(crate) struct Ended {
 }
 
 impl Running {
-    pub(crate) fn start(name: String, mut command: Command) -> Self {
+    /// What the program prints is kept without `prefix`, wherever that stands.
+    pub(crate) fn start(name: String, prefix: &str, mut command: Command) -> Self {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -408,8 +429,8 @@ impl Running {
             .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
         let output = Arc::new(Output::default());
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        output.collect(stdout, |lines| &mut lines.stdout);
-        output.collect(stderr, |lines| &mut lines.stderr);
+        output.collect(stdout, prefix, |lines| &mut lines.stdout);
+        output.collect(stderr, prefix, |lines| &mut lines.stderr);
         Running {
             name,
             child,
@@ -490,13 +511,19 @@ impl Output {
     fn collect(
         self: &Arc<Self>,
         stream: impl Read + Send + 'static,
+        prefix: &str,
         part: fn(&mut Lines) -> &mut Vec<String>,
     ) {
         let output = Arc::clone(self);
+        let prefix = prefix.to_owned();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n') {
                 let Ok(line) = line else { break };
-                part(&mut lock(&output.lines)).push(String::from_utf8_lossy(&line).into_owned());
+                let mut line = String::from_utf8_lossy(&line).into_owned();
+                if !prefix.is_empty() {
+                    line = line.replace(&prefix, "");
+                }
+                part(&mut lock(&output.lines)).push(line);
                 output.news.notify_all();
             }
             lock(&output.lines).ended += 1;
@@ -598,7 +625,7 @@ fn install<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIter
         code,
         stdout,
         stderr,
-    } = Running::start(name.clone(), command).wait(INSTALLER_PATIENCE);
+    } = Running::start(name.clone(), "", command).wait(INSTALLER_PATIENCE);
     assert_eq!(
         code,
         Some(0),
