@@ -42,6 +42,7 @@ use crate::Error;
 /// Calls that wait for the broker are bound by
 /// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout). When that runs out they fail with [`Error::Timeout`] and
 /// the channel is closed, since answers could no longer be told apart.
+#[doc(alias = "BlockingChannel")]
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<ChannelHandle>,

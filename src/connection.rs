@@ -49,6 +49,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// connection.close()
 /// # }
 /// ```
+#[doc(alias = "BlockingConnection")]
 #[derive(Clone)]
 pub struct Connection {
     handle: Arc<ConnectionHandle>,
@@ -58,10 +59,16 @@ type EventCallback<E> = dyn FnMut(&Connection, E) -> Result<()> + Send;
 type TimerCallback = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// What `call_later` answers and `remove_timeout` takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId {
     due: Instant,
     number: u64,
+}
+
+impl fmt::Debug for TimerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TimerId").field(&self.number).finish()
+    }
 }
 
 #[derive(Default)]

@@ -34,30 +34,41 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert!(refused.is_connection_error());
 /// assert_eq!(refused.address(), Some("127.0.0.1:1"));
 /// ```
+#[doc(alias = "AMQPError")]
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// No connection came about, for a reason that none of the more specific variants names: the port refused, the
     /// time was up (pika: `AMQPConnectionError`).
+    #[doc(alias = "AMQPConnectionError")]
     Connection(Box<ConnectFailure>),
     /// The host's name could not be resolved (pika lets `socket.gaierror` through).
+    #[doc(alias = "gaierror")]
     Dns(Box<ConnectFailure>),
     /// TLS could not be agreed on: an untrusted certificate, a wrong name, a server that speaks no TLS
     /// (pika lets `ssl.SSLError` through).
+    #[doc(alias = "SSLError")]
     Tls(Box<ConnectFailure>),
     /// The peer does not speak AMQP 0-9-1 (pika: `IncompatibleProtocolError`).
+    #[doc(alias = "IncompatibleProtocolError")]
+    #[doc(alias = "ProtocolVersionMismatch")]
     IncompatibleProtocol(Box<ConnectFailure>),
     /// The server offers no mechanism that these credentials can use (pika: `AuthenticationError`).
+    #[doc(alias = "AuthenticationError")]
     Authentication(Box<ConnectFailure>),
     /// The server refused the login, or closed the stream at that point, as older servers do
     /// (pika: `ProbableAuthenticationError`).
+    #[doc(alias = "ProbableAuthenticationError")]
     ProbableAuthentication(Box<ConnectFailure>),
     /// The server refused the virtual host, or closed the stream at that point (pika: `ProbableAccessDeniedError`).
+    #[doc(alias = "ProbableAccessDeniedError")]
     ProbableAccessDenied(Box<ConnectFailure>),
 
     /// An open connection was lost (pika: `StreamLostError`).
+    #[doc(alias = "StreamLostError")]
     StreamLost(Box<StreamLost>),
     /// Nothing came from the server for longer than the heartbeat allows (pika: `AMQPHeartbeatTimeout`).
+    #[doc(alias = "AMQPHeartbeatTimeout")]
     #[non_exhaustive]
     HeartbeatTimeout {
         /// Host and port.
@@ -68,6 +79,7 @@ pub enum Error {
         silent_for: Duration,
     },
     /// The server closed the connection (pika: `ConnectionClosedByBroker`).
+    #[doc(alias = "ConnectionClosed")]
     #[non_exhaustive]
     ConnectionClosedByBroker {
         /// The AMQP reply code, such as 320 (`CONNECTION_FORCED`).
@@ -91,6 +103,7 @@ pub enum Error {
         reply_text: String,
     },
     /// The connection is closed or closing, so the call cannot be made (pika: `ConnectionWrongStateError`).
+    #[doc(alias = "ConnectionWrongStateError")]
     #[non_exhaustive]
     ConnectionWrongState {
         /// Why it is not.
@@ -118,6 +131,7 @@ pub enum Error {
     },
 
     /// The server closed the channel (pika: `ChannelClosedByBroker`). The connection stays open.
+    #[doc(alias = "ChannelClosed")]
     #[non_exhaustive]
     ChannelClosedByBroker {
         /// The AMQP reply code, such as 404 (`NOT_FOUND`) or 406 (`PRECONDITION_FAILED`).
@@ -140,6 +154,7 @@ pub enum Error {
         channel: u16,
     },
     /// The channel is closed or closing, so the call cannot be made (pika: `ChannelWrongStateError`).
+    #[doc(alias = "ChannelWrongStateError")]
     #[non_exhaustive]
     ChannelWrongState {
         /// The channel's number.
@@ -154,14 +169,17 @@ pub enum Error {
         consumer_tag: String,
     },
     /// A mandatory message could not be routed and came back (pika: `UnroutableError`).
+    #[doc(alias = "UnroutableError")]
     Unroutable(Vec<ReturnedMessage>),
     /// The broker refused a message (pika: `NackError`); with what was returned, if anything was.
+    #[doc(alias = "NackError")]
     Nack(Vec<ReturnedMessage>),
     /// Some messages of a [`Publisher`](crate::Publisher) were returned, refused, or not confirmed in time, or before the
     /// channel or the connection ended. The predicates and `reply_code` speak of what ended it, if anything did.
     Unconfirmed(Box<UnconfirmedReport>),
 
     /// A frame came that has no place where it came (pika: `UnexpectedFrameError`).
+    #[doc(alias = "UnexpectedFrameError")]
     #[non_exhaustive]
     UnexpectedFrame {
         /// What came, and where.
@@ -169,6 +187,10 @@ pub enum Error {
     },
     /// Bytes came that are no AMQP frame, or break a rule of framing (pika: `InvalidFrameError`, `BodyTooLongError`,
     /// `InvalidFieldTypeException`).
+    #[doc(alias = "InvalidFrameError")]
+    #[doc(alias = "ProtocolSyntaxError")]
+    #[doc(alias = "BodyTooLongError")]
+    #[doc(alias = "InvalidFieldTypeException")]
     InvalidFrame(SyntaxError),
     /// A channel number outside 1 … `channel_max`, or one that is in use (pika: `InvalidChannelNumber`).
     #[non_exhaustive]
@@ -179,6 +201,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// The server does not have what the call needs (pika: `MethodNotImplementedError`).
+    #[doc(alias = "MethodNotImplementedError")]
     #[non_exhaustive]
     MethodNotImplemented {
         /// The missing capability.
@@ -193,6 +216,8 @@ pub enum Error {
         length: usize,
     },
     /// An argument that cannot be sent or makes no sense (pika: `ValueError`, `TypeError`).
+    #[doc(alias = "ValueError")]
+    #[doc(alias = "UnsupportedAMQPFieldException")]
     #[non_exhaustive]
     InvalidParameter {
         /// Which argument, parameter or URL option.
@@ -206,6 +231,7 @@ pub enum Error {
     },
 
     /// The call cannot be made from inside a callback (pika: `ReentrancyError`).
+    #[doc(alias = "ReentrancyError")]
     #[non_exhaustive]
     Reentrancy {
         /// The call.
@@ -302,6 +328,7 @@ impl Error {
     ///
     /// A [`Timeout`](Error::Timeout) of [`Connection::update_secret`](crate::Connection::update_secret) leaves the connection
     /// open. [`NoFreeChannels`](Error::NoFreeChannels) is none of these, though it derives from `AMQPConnectionError` in pika.
+    #[doc(alias = "AMQPConnectionError")]
     pub fn is_connection_error(&self) -> bool {
         matches!(
             self.end_of_channel(),
@@ -326,6 +353,7 @@ impl Error {
 
     /// Whether this concerns one channel and leaves the connection open (pika: `AMQPChannelError` and what derives from
     /// it).
+    #[doc(alias = "AMQPChannelError")]
     pub fn is_channel_error(&self) -> bool {
         matches!(
             self.end_of_channel(),

@@ -38,6 +38,29 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Shows bytes in a `Debug` text: as a text if they are one, else as a byte string, and cut.
+pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shown(bytes) = self;
+        let start = bytes.get(..SHOWN).unwrap_or(bytes);
+        match std::str::from_utf8(start) {
+            Ok(text) => fmt::Debug::fmt(text, f)?,
+            // Cut within a character.
+            Err(error) if error.error_len().is_none() && start.len() < bytes.len() => {
+                let text = &start[..error.valid_up_to()];
+                fmt::Debug::fmt(&String::from_utf8_lossy(text), f)?;
+            }
+            Err(_) => write!(f, "b\"{}\"", start.escape_ascii())?,
+        }
+        match start.len() == bytes.len() {
+            true => Ok(()),
+            false => write!(f, "... ({} bytes in all)", bytes.len()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +107,27 @@ mod tests {
             assert_eq!(escaped(&shown), shown, "escaped twice");
         }
         assert_eq!(escaped("\u{1b}[2J\nforged"), "\\u{1b}[2J\\nforged");
+    }
+
+    #[test]
+    fn bytes_are_shown_as_what_they_are() {
+        let shown = |bytes: &[u8]| format!("{:?}", Shown(bytes));
+        assert_eq!(shown("gr\u{fc}n\u{1b}".as_bytes()), "\"gr\u{fc}n\\u{1b}\"");
+        assert_eq!(shown(b"\xff\n\"a"), r#"b"\xff\n\"a""#);
+        assert_eq!(shown(b""), "\"\"");
+        for long in [
+            vec![b'x'; 1000],
+            vec![0xff; 1000],
+            "x\u{fc}".repeat(500).into_bytes(),
+        ] {
+            let shown = shown(&long);
+            assert!(
+                shown.ends_with(&format!("\"... ({} bytes in all)", long.len())),
+                "{shown}"
+            );
+            assert!(shown.len() < 4 * SHOWN + 32);
+            assert_eq!(shown.starts_with('b'), long[0] == 0xff, "{shown}");
+        }
     }
 
     #[test]

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::escaped::Escaped;
+use crate::escaped::{Escaped, Shown};
 use crate::{BasicProperties, Error, ShortString};
 
 /// A delivered message: what `consume` yields and `basic_cancel` gives back.
 pub type Message = (Deliver, BasicProperties, Vec<u8>);
 
 /// How a message came to a consumer: `basic.deliver` (pika: `spec.Basic.Deliver`; AMQP 0-9-1, class `basic`, method 60).
+#[doc(alias = "Basic.Deliver")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
 pub struct Deliver {
     /// The consumer it is for.
     pub consumer_tag: String,
@@ -25,7 +27,9 @@ pub struct Deliver {
 }
 
 /// How a message was fetched: `basic.get-ok` (pika: `spec.Basic.GetOk`; AMQP 0-9-1, class `basic`, method 71).
+#[doc(alias = "Basic.GetOk")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
 pub struct GetOk {
     /// The number to acknowledge it with, counted from 1 on each channel.
     pub delivery_tag: u64,
@@ -40,7 +44,9 @@ pub struct GetOk {
 }
 
 /// Why a message came back: `basic.return` (pika: `spec.Basic.Return`; AMQP 0-9-1, class `basic`, method 50).
+#[doc(alias = "Basic.Return")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
 pub struct Return {
     /// The AMQP reply code, such as 312 (`NO_ROUTE`).
     pub reply_code: u16,
@@ -54,7 +60,8 @@ pub struct Return {
 
 /// A message that the broker gave back, because it was mandatory and no queue took it (pika:
 /// `blocking_connection.ReturnedMessage`).
-#[derive(Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ReturnedMessage {
     /// Why it came back.
     pub method: Return,
@@ -64,20 +71,22 @@ pub struct ReturnedMessage {
     pub body: Vec<u8>,
 }
 
-/// Not derived: that would be made anew in each module that clones.
-impl Clone for ReturnedMessage {
-    fn clone(&self) -> Self {
-        ReturnedMessage {
-            method: self.method.clone(),
-            properties: self.properties.clone(),
-            body: self.body.clone(),
-        }
+/// The body reads as text if it is one, and is cut if it is long.
+impl fmt::Debug for ReturnedMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReturnedMessage")
+            .field("method", &self.method)
+            .field("properties", &self.properties)
+            .field("body", &Shown(&self.body))
+            .finish()
     }
 }
 
 /// What became of a declared queue: `queue.declare-ok` (pika: `spec.Queue.DeclareOk`; AMQP 0-9-1, class `queue`,
 /// method 11).
+#[doc(alias = "Queue.DeclareOk")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
 pub struct QueueDeclareOk {
     /// The queue's name, which is the server's invention if the name asked for was empty.
     pub queue: String,
@@ -94,6 +103,7 @@ pub enum ConsumingEnded {
     /// This program cancelled the last consumer.
     Cancelled,
     /// The broker cancelled the last consumer, most often because its queue was deleted.
+    #[doc(alias = "ConsumerCancelled")]
     CancelledByBroker {
         /// The consumer it cancelled.
         consumer_tag: String,

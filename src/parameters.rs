@@ -11,7 +11,7 @@ use crate::error::{Error, Result, Span};
 use crate::protocol::WireError;
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
-use crate::{FieldTable, FieldValue};
+use crate::{FieldTable, FieldValue, ShortString};
 
 /// The port for plain connections, unless another is given (AMQP 0-9-1, section 4.2.1).
 const PORT: u16 = 5672;
@@ -48,6 +48,8 @@ const SHORT_STRING: usize = 255;
 /// `guest`, the heartbeat that the server proposes, `channel_max` 65535, `frame_max` 131072, one connection attempt,
 /// `retry_delay` 2 s, `socket_timeout` 10 s, `stack_timeout` 15 s, no `blocked_connection_timeout`, locale `en_US`. The
 /// `rpc_timeout` of 60 s is haypile's own.
+#[doc(alias = "URLParameters")]
+#[doc(alias = "Parameters")]
 #[derive(Debug, Clone)]
 pub struct ConnectionParameters {
     pub(crate) host: String,
@@ -213,17 +215,22 @@ impl ConnectionParameters {
     ///     .client_property("capabilities", capabilities);
     /// # let _ = parameters;
     /// ```
+    #[doc(alias = "client_properties")]
     #[must_use]
-    pub fn client_property(mut self, key: impl Into<String>, value: impl Into<FieldValue>) -> Self {
-        self.client_properties.insert(key.into(), value.into());
+    pub fn client_property(
+        mut self,
+        key: impl Into<ShortString>,
+        value: impl Into<FieldValue>,
+    ) -> Self {
+        self.client_properties.insert(key, value);
         self
     }
 
     /// Gives all that the broker is told beside the defaults, in place of what was given before (see
     /// [`client_property`](Self::client_property)).
     #[must_use]
-    pub fn client_properties(mut self, client_properties: FieldTable) -> Self {
-        self.client_properties = client_properties;
+    pub fn client_properties(mut self, client_properties: impl Into<FieldTable>) -> Self {
+        self.client_properties = client_properties.into();
         self
     }
 
@@ -244,6 +251,7 @@ impl ConnectionParameters {
     /// assert_eq!(parameters, ConnectionParameters::from_url("amqps://rabbit.example")?);
     /// # Ok::<(), haypile::Error>(())
     /// ```
+    #[doc(alias = "ssl_options")]
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: impl Into<Option<TlsOptions>>) -> Self {
@@ -607,6 +615,7 @@ impl Eq for Heartbeat {}
 /// let parameters = ConnectionParameters::default().tcp_options(options);
 /// # let _ = parameters;
 /// ```
+#[doc(alias = "tcp_options")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TcpOptions {
     pub(crate) keepidle: Option<Duration>,
@@ -701,7 +710,9 @@ impl TcpOptions {
 /// assert_eq!(two.len(), 2);
 /// # Ok::<(), haypile::Error>(())
 /// ```
-pub trait IntoParameters {
+///
+/// The trait is not meant to be implemented elsewhere.
+pub trait IntoParameters: sealed::Sealed {
     /// The parameters, at least one, each of them checked.
     ///
     /// # Errors
@@ -709,6 +720,23 @@ pub trait IntoParameters {
     /// [`Error::InvalidParameter`] or [`Error::ShortStringTooLong`] for a URL that is none, a value out of range, or
     /// an empty list.
     fn into_parameters(self) -> Result<Vec<ConnectionParameters>>;
+}
+
+mod sealed {
+    use super::{ConnectionParameters, Cow};
+
+    pub trait Sealed {}
+    impl Sealed for ConnectionParameters {}
+    impl Sealed for &ConnectionParameters {}
+    impl Sealed for &str {}
+    impl Sealed for String {}
+    impl Sealed for &String {}
+    impl Sealed for Cow<'_, str> {}
+    impl<T: Sealed, const N: usize> Sealed for [T; N] {}
+    impl<T: Sealed> Sealed for Vec<T> {}
+    impl<T: Sealed> Sealed for &[T] {}
+    impl<T: Sealed, const N: usize> Sealed for &[T; N] {}
+    impl<T: Sealed> Sealed for &Vec<T> {}
 }
 
 impl IntoParameters for ConnectionParameters {

@@ -637,6 +637,7 @@ impl BasicQos {
     flags! {
         /// Whether the limit is shared by all consumers of the channel (RabbitMQ's reading) rather than given to each
         /// new one (pika: `global_qos`). Default: no.
+        #[doc(alias = "global_qos")]
         global
     }
 }

@@ -52,6 +52,9 @@ use crate::error::{Error, Result};
 ///     .credentials(ExternalCredentials);
 /// # let _ = parameters;
 /// ```
+#[doc(alias = "SSLOptions")]
+#[doc(alias = "SSLContext")]
+#[doc(alias = "ssl_options")]
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct TlsOptions {
     ca_certificates: Option<Pem>,

@@ -111,6 +111,7 @@ impl ConnectionParameters {
     /// assert!(error.to_string().contains("heartbeet"));
     /// # Ok::<(), haypile::Error>(())
     /// ```
+    #[doc(alias = "URLParameters")]
     pub fn from_url(url: impl AsRef<str>) -> Result<Self> {
         parse(url.as_ref())
     }

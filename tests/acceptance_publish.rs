@@ -88,6 +88,7 @@ fn unroutable_with_confirms_is_an_error_that_holds_the_message() {
             method,
             properties,
             body,
+            ..
         } = returned.remove(0);
         assert_return(&method, &exchange);
         assert_eq!(

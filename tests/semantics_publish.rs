@@ -288,6 +288,7 @@ fn p39_calls_answer_what_the_brokers_answer_holds() {
             queue: name,
             message_count,
             consumer_count,
+            ..
         } = channel
             .queue_declare(QueueDeclare::new(&queue).exclusive(true))
             .unwrap();

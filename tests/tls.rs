@@ -291,12 +291,12 @@ fn a_certificate_with_names_without_end() {
         let parameters = ConnectionParameters::new("localhost")
             .port(server.port())
             .tls(trusting());
-        let text = refused(
-            parameters,
-            &address,
-            &["host-0.elsewhere.example", "in all"],
-        );
+        let words = ["host-0.elsewhere.example", "in all"];
+        let text = refused(parameters.clone(), &address, &words);
         assert!(text.len() < 2000, "{} bytes", text.len());
+        let error = Connection::open(parameters).unwrap_err();
+        let text = format!("{error:?} {:?}", error.connect_failure());
+        assert!(text.len() < 6000, "{} bytes", text.len());
     });
 }
 

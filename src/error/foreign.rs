@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Error;
+use crate::escaped::Escaped;
 
 /// The error that caused one of ours. It is shared, since ours can be cloned.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Source(Option<Arc<dyn StdError + Send + Sync>>);
 
 impl Source {
@@ -26,6 +27,16 @@ impl Source {
 impl<E: StdError + Send + Sync + 'static> From<Arc<E>> for Source {
     fn from(error: Arc<E>) -> Self {
         Source(Some(error))
+    }
+}
+
+/// What it says, escaped and cut: it may repeat the peer's words.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(error) => write!(f, "{}", Escaped(&error.to_string())),
+            None => f.write_str("None"),
+        }
     }
 }
 

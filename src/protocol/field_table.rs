@@ -1,6 +1,6 @@
 //! Tables of typed values: message headers, the arguments of a declaration, the properties of a peer.
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
 use std::iter::FusedIterator;
 use std::sync::Arc;
@@ -185,6 +185,31 @@ impl<K: Into<ShortString>, V: Into<FieldValue>> FromIterator<(K, V)> for FieldTa
 impl<K: Into<ShortString>, V: Into<FieldValue>, const N: usize> From<[(K, V); N]> for FieldTable {
     fn from(fields: [(K, V); N]) -> Self {
         fields.into_iter().collect()
+    }
+}
+
+impl<K: Into<ShortString>, V: Into<FieldValue>> From<Vec<(K, V)>> for FieldTable {
+    fn from(fields: Vec<(K, V)>) -> Self {
+        fields.into_iter().collect()
+    }
+}
+
+impl<K: Into<ShortString>, V: Into<FieldValue>> From<BTreeMap<K, V>> for FieldTable {
+    fn from(fields: BTreeMap<K, V>) -> Self {
+        fields.into_iter().collect()
+    }
+}
+
+impl<K: Into<ShortString>, V: Into<FieldValue>, S> From<HashMap<K, V, S>> for FieldTable {
+    fn from(fields: HashMap<K, V, S>) -> Self {
+        fields.into_iter().collect()
+    }
+}
+
+/// A copy, which costs nothing until one of the two is changed.
+impl From<&FieldTable> for FieldTable {
+    fn from(table: &FieldTable) -> Self {
+        table.clone()
     }
 }
 

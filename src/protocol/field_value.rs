@@ -5,6 +5,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::field_table::FieldTable;
+use super::short_string::{AsShortString, ShortString};
+use crate::escaped::Shown;
 
 /// One value of a [`FieldTable`], with the type that it has on the wire (specification 4.2.5.5, as RabbitMQ reads it).
 ///
@@ -229,6 +231,19 @@ impl FieldValue {
         }
     }
 
+    /// The value of `key`, if this is a table that has it.
+    ///
+    /// ```
+    /// use haypile::{FieldTable, FieldValue};
+    ///
+    /// let death = FieldValue::from(FieldTable::from([("count", 3)]));
+    /// assert_eq!(death.get("count").and_then(FieldValue::as_i64), Some(3));
+    /// assert_eq!(death.get("count").and_then(|count| count.get("x")), None);
+    /// ```
+    pub fn get(&self, key: impl AsShortString) -> Option<&FieldValue> {
+        self.as_table()?.get(key)
+    }
+
     /// The table.
     pub fn as_table(&self) -> Option<&FieldTable> {
         match self {
@@ -276,7 +291,7 @@ impl PartialEq for FieldValue {
     }
 }
 
-/// Like a derived one, but text reads as text.
+/// Like a derived one, but text reads as text, and what is long is cut.
 impl fmt::Debug for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -295,11 +310,8 @@ impl fmt::Debug for FieldValue {
                 let mut decimal = f.debug_struct("Decimal");
                 decimal.field("scale", scale).field("value", value).finish()
             }
-            FieldValue::Text(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => f.debug_tuple("Text").field(&text).finish(),
-                Err(_) => f.debug_tuple("Text").field(bytes).finish(),
-            },
-            FieldValue::Bytes(bytes) => f.debug_tuple("Bytes").field(bytes).finish(),
+            FieldValue::Text(bytes) => f.debug_tuple("Text").field(&Shown(bytes)).finish(),
+            FieldValue::Bytes(bytes) => f.debug_tuple("Bytes").field(&Shown(bytes)).finish(),
             FieldValue::Array(values) => f.debug_tuple("Array").field(values).finish(),
             FieldValue::Timestamp(seconds) => f.debug_tuple("Timestamp").field(seconds).finish(),
             FieldValue::Table(table) => f.debug_tuple("Table").field(table).finish(),
@@ -336,6 +348,14 @@ from! {
     Vec<u8> => Bytes,
     Vec<FieldValue> => Array,
     FieldTable => Table,
+    ShortString => Text,
+}
+
+/// Every byte of it.
+impl From<&ShortString> for FieldValue {
+    fn from(text: &ShortString) -> Self {
+        text.clone().into()
+    }
 }
 
 /// A copy, so that a table can be extended by another.

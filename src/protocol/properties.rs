@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::field_table::{sendable_timestamp, FieldTable};
 use super::field_value::{seconds_since_1970, FieldValue};
-use super::short_string::ShortString;
+use super::short_string::{AsShortString, ShortString};
 use super::wire::{Name, Reader, WireError, Writer};
 
 /// Whether the broker keeps a message over its own restart.
@@ -180,6 +180,7 @@ properties! {
     /// one that came so goes on as it came.
     6 timestamp: longlong u64, impl IntoTimestamp, IntoTimestamp::into_timestamp, u64::from, std::convert::identity;
     /// The application's name for this kind of message (`type` in the specification and in pika).
+    #[doc(alias = "type")]
     5 message_type: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// The user who publishes. RabbitMQ closes the channel if it is not the user that the connection is logged in as.
     4 user_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
@@ -194,6 +195,18 @@ impl BasicProperties {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The value of one of the [`headers`](#structfield.headers), if there is one of that name.
+    ///
+    /// ```
+    /// use haypile::{BasicProperties, FieldValue};
+    ///
+    /// let properties = BasicProperties::new().header("attempt", 2);
+    /// assert_eq!(properties.get_header("attempt").and_then(FieldValue::as_i64), Some(2));
+    /// ```
+    pub fn get_header(&self, key: impl AsShortString) -> Option<&FieldValue> {
+        self.headers.as_ref()?.get(key)
     }
 
     /// Adds one header to [`headers`](#structfield.headers), or replaces the one of that name.

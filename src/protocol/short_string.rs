@@ -8,6 +8,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::escaped::Shown;
+
 /// A name, a key, or a text among a message's properties: up to 255 bytes (AMQP 0-9-1, section 4.2.5.3), nearly always UTF-8.
 ///
 /// It is used like a `str`, which it derefs to, and made from any text with `into()`. What another client sent need not be UTF-8,
@@ -123,10 +125,7 @@ impl fmt::Display for ShortString {
 /// A text like any text, and anything else as a byte string.
 impl fmt::Debug for ShortString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Content::Text(text) => fmt::Debug::fmt(text, f),
-            Content::Bytes(other) => write!(f, "b\"{}\"", other.bytes.escape_ascii()),
-        }
+        fmt::Debug::fmt(&Shown(self.as_bytes()), f)
     }
 }
 
