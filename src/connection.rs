@@ -20,7 +20,10 @@ use crate::protocol::frame;
 use crate::protocol::handshake::capability;
 use crate::protocol::method::Method;
 use crate::stop::Stop;
-use crate::{ConnectionParameters, Error, FieldTable, Stream};
+use crate::{
+    ConnectionParameters, Error, ExchangeDeclare, ExchangeType, FieldTable, QueueDeclare,
+    QueueDeclareOk, Stream,
+};
 
 /// How long closing waits for the broker, where `rpc_timeout` allows more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -207,6 +210,58 @@ impl Connection {
     /// [`Error::InvalidChannelNumber`] if it is out of range or in use, and as [`channel`](Connection::channel).
     pub fn channel_with_number(&self, channel_number: u16) -> Result<Channel> {
         Channel::open(self, Some(channel_number))
+    }
+
+    // ---- what the broker has
+
+    /// Whether a queue exists, and what is in it: a passive `queue.declare` on a channel of its own, so that a queue that is
+    /// missing costs nothing (pika: `queue_declare(queue, passive=True)`, which closes the channel then; specification
+    /// 1.7.2.1).
+    ///
+    /// `None` if there is no such queue in this virtual host.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # let connection = haypile::Connection::open("amqp://localhost")?;
+    /// match connection.queue_exists("orders")? {
+    ///     Some(queue) => println!("{} messages are ready", queue.message_count),
+    ///     None => println!("nobody has declared it yet"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] with 403 if the user may not know, 405 if the queue is there and belongs to another
+    /// connection, 404 if it is there and its node is down; and as [`channel`](Connection::channel) and every call.
+    pub fn queue_exists(&self, queue: &str) -> Result<Option<QueueDeclareOk>> {
+        self.look_up(|channel| channel.queue_declare(QueueDeclare::new(queue).passive(true)))
+    }
+
+    /// Whether an exchange exists: a passive `exchange.declare` on a channel of its own, so that an exchange that is missing
+    /// costs nothing (pika: `exchange_declare(exchange, passive=True)`, which closes the channel then; specification 1.6.2.1).
+    ///
+    /// # Errors
+    /// [`Error::ChannelClosedByBroker`] with 403 if the user may not know, as for the default exchange `""`, which always
+    /// exists; and as [`channel`](Connection::channel) and every call.
+    pub fn exchange_exists(&self, exchange: &str) -> Result<bool> {
+        // The broker ignores the type.
+        let passive = ExchangeDeclare::new(exchange, ExchangeType::Direct).passive(true);
+        let found = self.look_up(|channel| channel.exchange_declare(passive))?;
+        Ok(found.is_some())
+    }
+
+    fn look_up<T>(&self, ask: impl FnOnce(&Channel) -> Result<T>) -> Result<Option<T>> {
+        let channel = self.channel()?;
+        match ask(&channel) {
+            Ok(found) => {
+                channel.close()?;
+                Ok(Some(found))
+            }
+            // What may pass says that it is there and cannot be reached.
+            Err(error) if error.reply_code() == Some(404) && !error.is_retryable() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     // ---- the end
@@ -409,6 +464,19 @@ impl Connection {
         callback: impl FnOnce() -> R + Send + 'static,
     ) -> Result<()> {
         self.call_later(Duration::ZERO, callback).map(|_| ())
+    }
+
+    /// Why the broker blocks this connection, such as `low on memory`; `None` if it does not (RabbitMQ's
+    /// `connection.blocked`; pika keeps only whether).
+    ///
+    /// The broker says so when a connection publishes while memory or disk are short. It reads nothing from the connection
+    /// then: what is published waits, and so does every call behind it.
+    pub fn blocked(&self) -> Option<String> {
+        let shared = self.link().lock();
+        match shared.session.end {
+            None => shared.session.blocked.as_deref().map(str::to_owned),
+            Some(_) => None,
+        }
     }
 
     /// Runs a callback whenever the broker blocks this connection, with its reason, such as `low on memory`
