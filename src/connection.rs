@@ -38,6 +38,21 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// seconds at most. A drop cannot fail: if the broker does not confirm, or something was not sent, the log has a warning.
 /// Call [`close`](Connection::close) to be sure that all that was published has arrived.
 ///
+/// # The end of the process
+///
+/// What was published or acknowledged just before the process ends is written first, also if the handles are in statics or
+/// were forgotten, and whichever thread it came from: when `main` returns or panics, and when a thread calls
+/// [`std::process::exit`], in a callback for instance. The end waits for that for two seconds at most, and in `main` and in
+/// callbacks also until the broker has handled it, since RabbitMQ discards what it has not handled when a stream ends. (A
+/// thread that ends cannot know whether the process ends with it: it has everything written, and waits for up to 5 ms.)
+///
+/// Not protected: `abort` (a panic with `panic = "abort"`, too), a signal that kills, and an end by a thread that has never
+/// used this crate while others are at work: their last half millisecond or two may be lost. The protection rests on
+/// destructors of thread-local values, which run at the end of the process on Linux with glibc; elsewhere they may not.
+/// [`close`](Connection::close) is certain everywhere, and says what came of it.
+///
+/// # Threads
+///
 /// Heartbeats are sent by a thread of the connection's own, so a callback may take as long as it likes. Callbacks run
 /// only on the thread that is inside [`process_data_events`](Connection::process_data_events),
 /// [`sleep`](Connection::sleep), [`Channel::start_consuming`] or the iterator of [`Channel::consume`].

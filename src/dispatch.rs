@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::channel::{Channel, ChannelHandle, TakenCallback};
 use crate::connection::Connection;
 use crate::error::Result;
+use crate::io::exit;
 use crate::io::sync::{thread_local, Instant};
 use crate::io::wait::{Link, Shared};
 use crate::protocol::channel::Incoming;
@@ -70,14 +71,9 @@ pub(crate) fn thread_number() -> u64 {
     })
 }
 
-thread_local! {
-    /// How many rounds this thread is inside of, on any connection.
-    static ROUNDS: Cell<u32> = const { Cell::new(0) };
-}
-
 /// Whether this thread is running callbacks, so that what it waits for belongs to the message in hand.
 pub(crate) fn in_callback() -> bool {
-    ROUNDS.with(Cell::get) > 0
+    exit::is_in_callbacks()
 }
 
 /// How long the report of a closure waits for its answer to be on the wire.
@@ -114,7 +110,7 @@ impl<'a> Round<'a> {
         let nested = shared.dispatching.contains(&thread);
         if !nested {
             shared.dispatching.push(thread);
-            ROUNDS.with(|rounds| rounds.set(rounds.get() + 1));
+            exit::begin_callbacks();
         }
         let was_open = shared.session.end.is_none();
         Round {
@@ -281,7 +277,7 @@ impl<'a> Round<'a> {
 impl Drop for Round<'_> {
     fn drop(&mut self) {
         if !self.nested {
-            ROUNDS.with(|rounds| rounds.set(rounds.get().saturating_sub(1)));
+            exit::end_callbacks();
             let thread = self.dispatcher.thread;
             let mut shared = self.connection.link().lock();
             shared.dispatching.retain(|other| *other != thread);

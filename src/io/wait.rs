@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::exit::{self, Gathering, Rest};
 use super::reader::{self, Outcome, Reader, SLICE};
 use super::stream::{describe, Transport};
 use super::sync::thread::{self, Thread};
@@ -176,6 +177,48 @@ pub(crate) struct Opened {
     pub(crate) blocked_timeout: Option<Duration>,
 }
 
+/// Nothing is asked of the broker about what was written longer ago than this: it has had its time.
+const HANDLED_AFTER: Duration = Duration::from_secs(1);
+
+impl Gathering for Link {
+    fn write(self: Arc<Self>) -> Option<Rest> {
+        let target = self.outgoing.hurry()?;
+        Some(Box::new(move |deadline| {
+            self.outgoing.wait_until_written(target, deadline);
+        }))
+    }
+
+    fn write_and_confirm(self: Arc<Self>) -> Option<Rest> {
+        if self.outgoing.hurry().is_none() && self.last_write().elapsed() > HANDLED_AFTER {
+            return None;
+        }
+        let mut calls = self.ask_all_channels();
+        self.outgoing.hurry();
+        Some(Box::new(move |deadline| {
+            let confirmed = self.wait(Interest::connection(), Some(deadline), |shared| {
+                calls.retain(|(place, call)| match shared.session.channel(*place) {
+                    Some(channel) if channel.gate.end().is_none() => {
+                        channel.take_answer(*call).is_none()
+                    }
+                    _ => false,
+                });
+                calls.is_empty().then_some(())
+            });
+            if confirmed.is_none() {
+                let unsent = self.outgoing.unsent();
+                log::warn!(
+                    "{}: the process ends, and the broker has not handled everything; {unsent} bytes are not sent",
+                    self.address
+                );
+            }
+        }))
+    }
+
+    fn last_write(&self) -> Instant {
+        self.outgoing.last_write()
+    }
+}
+
 impl Link {
     /// Starts the writer thread, which starts the reader thread.
     pub(crate) fn start(opened: Opened) -> io::Result<Arc<Link>> {
@@ -220,6 +263,9 @@ impl Link {
             blocked_timeout,
         });
         link.spawn("haypile-writer", writer::run)?;
+        exit::guard_thread();
+        let gathering: Arc<dyn Gathering> = Arc::clone(&link) as _;
+        exit::register(Arc::downgrade(&gathering));
         Ok(link)
     }
 
@@ -249,6 +295,23 @@ impl Link {
     #[inline(never)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks something of the broker on each open channel that has no effect, and whose answer means that the channel has
+    /// handled all that came before. Returns the calls.
+    fn ask_all_channels(&self) -> Vec<(usize, u64)> {
+        let mut shared = self.lock();
+        let mut calls = Vec::new();
+        for (place, number) in shared.session.open_channels() {
+            let asked = self.outgoing.append_quietly(|out| {
+                let method = Method::ChannelFlow { active: true };
+                frame::write_method(out, number, &method).map_err(Error::unsendable)
+            });
+            if asked.is_ok() {
+                calls.push((place, shared.session.add_call(place, (20, 21))));
+            }
+        }
+        calls
     }
 
     /// Waits until `check` answers something, or until the deadline has passed (`None`). What has gathered is sent before

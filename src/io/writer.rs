@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::exit;
 use super::reader::{self, SLICE};
 use super::stream::{is_timeout, Transport};
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
@@ -207,6 +208,8 @@ struct State {
     dead: bool,
     /// How many bytes were thrown away when the stream was lost.
     lost: usize,
+    /// What had been written when somebody last waited in vain for more to be.
+    waited_at: Option<u64>,
 }
 
 /// How long somebody waits for room, and what else ends the wait.
@@ -271,6 +274,7 @@ impl Outgoing {
                 finishing: None,
                 dead: false,
                 lost: 0,
+                waited_at: None,
             }),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -319,6 +323,7 @@ impl Outgoing {
         &self,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        exit::guard_thread();
         let mut state = self.lock();
         let before = state.bytes.len();
         let result = write(&mut state.bytes);
@@ -355,6 +360,7 @@ impl Outgoing {
         patience: Patience<'_>,
         write: impl FnOnce(&mut Vec<u8>, u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let guarded = exit::guard_thread();
         let mut state = self.lock();
         if state.bytes.len() >= HIGH_WATER {
             let deadline = after(patience.limit);
@@ -383,6 +389,10 @@ impl Outgoing {
         } else {
             self.wake_writer(state);
         }
+        if !guarded {
+            // Nothing will wait for this when the thread has ended.
+            self.flush(link, exit::LIMIT);
+        }
         Ok(())
     }
 
@@ -397,6 +407,7 @@ impl Outgoing {
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let patience = patience.into();
+        let guarded = exit::guard_thread();
         let mut state = self.lock();
         if !state.half.as_ref().is_some_and(|half| half.is_clear()) {
             let deadline = after(patience.limit);
@@ -430,6 +441,9 @@ impl Outgoing {
         drop(state);
         let outcome = half.write_body(channel, body, chunk);
         self.give_back(link, half, outcome);
+        if !guarded {
+            self.flush(link, exit::LIMIT);
+        }
         Ok(())
     }
 
@@ -446,16 +460,36 @@ impl Outgoing {
         }
     }
 
-    /// Waits until everything appended so far is written. Answers whether it was, in time.
+    /// Waits until everything appended so far is written. Returns whether it was, in time.
     pub(crate) fn flush(&self, link: &Link, timeout: Duration) -> bool {
         self.flush_now(link);
+        let target = self.lock().appended;
+        self.wait_until_written(target, after(timeout))
+    }
+
+    /// Has the writer thread write at once, where something has gathered. Returns up to where that is, unless the peer takes
+    /// nothing and somebody has waited for it in vain: not every thread that ends must do so again.
+    pub(crate) fn hurry(&self) -> Option<u64> {
         let mut state = self.lock();
         let target = state.appended;
-        let deadline = after(timeout);
+        if state.written >= target || state.dead || state.waited_at == Some(state.written) {
+            return None;
+        }
+        state.urgent = true;
+        state.asleep = false;
+        drop(state);
+        self.work.notify_one();
+        Some(target)
+    }
+
+    /// Waits until everything up to `target` is written. Returns whether it was, in time.
+    pub(crate) fn wait_until_written(&self, target: u64, deadline: Instant) -> bool {
+        let mut state = self.lock();
         while state.written < target && !state.dead {
             let in_time;
             (state, in_time) = self.wait_for_progress(state, deadline);
             if !in_time {
+                state.waited_at = Some(state.written);
                 return false;
             }
         }
@@ -531,6 +565,11 @@ impl Outgoing {
         let state = self.lock();
         let at_rest = state.half.as_ref().map_or(0, |half| half.left());
         state.lost + state.bytes.len() + at_rest
+    }
+
+    /// When the last bytes were written.
+    pub(crate) fn last_write(&self) -> Instant {
+        self.lock().last_write
     }
 
     /// The stream is lost: nothing more can be written.

@@ -331,6 +331,16 @@ impl Session {
         }
     }
 
+    /// The places and numbers of the channels that can be used.
+    pub(crate) fn open_channels(&self) -> Vec<(usize, u16)> {
+        let channels = self.channels.iter().enumerate().skip(1);
+        channels
+            .filter_map(|(place, channel)| Some((place, channel.as_deref()?)))
+            .filter(|(_, channel)| channel.phase() == Phase::Open)
+            .map(|(place, channel)| (place, channel.number))
+            .collect()
+    }
+
     /// Notes a call; its answer is to be fetched under the id.
     pub(crate) fn add_call(&mut self, place: usize, expects: (u16, u16)) -> u64 {
         self.next_call += 1;
