@@ -20,6 +20,7 @@ use crate::dispatch::{in_callback, CallbackList, CLOSE_OK_LIMIT};
 use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::io::wait::{after, Interest, Link, Shared};
+use crate::io::writer::Patience;
 use crate::protocol::channel::{ChannelState, Gate, Phase, Reply};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
@@ -409,6 +410,14 @@ impl Channel {
     /// Whether a wait of the program's must end: not if a callback makes it, which belongs to the message in hand.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.is_stopped() && !in_callback()
+    }
+
+    /// Does something that may wait for room to send: for `rpc_timeout`, unless it is stopped.
+    pub(crate) fn patiently<T>(&self, send: impl FnOnce(Patience<'_>) -> T) -> T {
+        send(Patience {
+            limit: self.link().rpc_timeout,
+            is_stopped: &|| self.is_interrupted(),
+        })
     }
 
     /// How long a wait for confirms may take that begins now; `None` if a stop does not end it later on, having been asked for

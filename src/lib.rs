@@ -37,7 +37,7 @@ pub use dispatch::CallbackResult;
 pub use error::{Attempt, ConnectFailure, Error, GaveUp, Result, Stage, StreamLost, SyntaxError};
 pub use io::stream::Stream;
 pub use messages::{
-    ConsumingEnded, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage,
+    ConsumingEnded, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage, Unconfirmed,
     UnconfirmedReport,
 };
 pub use parameters::{ConnectionParameters, Heartbeat, IntoParameters, TcpOptions};
@@ -46,7 +46,7 @@ pub use protocol::{
     IntoTimestamp, ReceivedNumber, ShortString,
 };
 pub use publisher::Publisher;
-pub use recovery::{Retry, Supervisor, SupervisorEvent};
+pub use recovery::{ReliablePublisher, Retry, Supervisor, SupervisorEvent};
 pub use requests::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicReject, Consume,
     ExchangeDeclare, ExchangeDelete, ExchangeType, QueueDeclare, QueueDelete,

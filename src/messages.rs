@@ -114,6 +114,25 @@ pub enum ConsumingEnded {
     Closed,
 }
 
+/// A message that a [`ReliablePublisher`](crate::ReliablePublisher) took and that is neither confirmed nor returned; see
+/// [`take_unconfirmed`](crate::ReliablePublisher::take_unconfirmed).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Unconfirmed {
+    /// The number that `publish` returned.
+    pub number: u64,
+    /// The exchange it was published to.
+    pub exchange: String,
+    /// Its routing key.
+    pub routing_key: String,
+    /// Its properties, with the `message_id` that it was sent with.
+    pub properties: BasicProperties,
+    /// Whether it was mandatory.
+    pub mandatory: bool,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
 /// What became of a publisher's messages, when not all of them were confirmed; see
 /// [`Error::Unconfirmed`](crate::Error::Unconfirmed).
 ///

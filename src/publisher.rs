@@ -84,13 +84,12 @@ impl Publisher {
         if self.channel.gate().unsettled() >= self.window {
             self.wait_for_room()?;
         }
-        let sequence = self.channel.send_message(
-            exchange.as_short_string(),
-            routing_key.as_short_string(),
-            body.as_ref(),
-            &publish.into(),
-            false,
-        )?;
+        let (exchange, routing_key) = (exchange.as_short_string(), routing_key.as_short_string());
+        let (body, publish) = (body.as_ref(), publish.into());
+        let sequence = self.channel.patiently(|patience| {
+            self.channel
+                .send_message(exchange, routing_key, body, &publish, patience, false)
+        })?;
         match self.own.back_mut() {
             Some((_, last)) if *last + 1 == sequence => *last = sequence,
             _ => self.own.push_back((sequence, sequence)),

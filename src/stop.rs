@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::io::sync::thread::{self, Thread};
 use crate::io::sync::{Instant, Mutex, MutexGuard};
+use crate::protocol::channel::Wake;
 
 /// How long a thread is parked that waits without a deadline. It looks again afterwards.
 const LONG: Duration = Duration::from_secs(3600);
@@ -58,16 +59,17 @@ struct Inner {
     sleepers: Mutex<Sleepers>,
 }
 
+/// Parks this thread until it is unparked or the time is up.
+pub(crate) fn park(deadline: Option<Instant>) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    thread::park_timeout(left.unwrap_or(LONG));
+}
+
 /// Who is to be woken. The lock is held only while a list is changed or walked.
 #[derive(Default)]
 struct Sleepers {
     wakers: Vec<Weak<dyn Wake>>,
     threads: Vec<Thread>,
-}
-
-/// What has threads that wait, and wakes them so that they look whether they were stopped.
-pub(crate) trait Wake: Send + Sync {
-    fn wake(&self);
 }
 
 impl Stop {
@@ -118,8 +120,7 @@ impl Stop {
         let id = this.id();
         self.lock().threads.push(this);
         if !self.is_stopped() {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            thread::park_timeout(left.unwrap_or(LONG));
+            park(deadline);
         }
         let mut sleepers = self.lock();
         if let Some(at) = sleepers.threads.iter().position(|other| other.id() == id) {
@@ -127,10 +128,11 @@ impl Stop {
         }
     }
 
-    /// Sleeps for so long. Returns whether the time passed without a stop.
-    pub(crate) fn sleep(&self, duration: Duration) -> bool {
+    /// Sleeps for so long. Returns whether the time passed without a stop; `is_unwanted`, looked at whenever this thread is
+    /// unparked, is as good as one.
+    pub(crate) fn sleep(&self, duration: Duration, is_unwanted: &dyn Fn() -> bool) -> bool {
         let deadline = Instant::now().checked_add(duration);
-        while !self.is_stopped() {
+        while !self.is_stopped() && !is_unwanted() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return true;
             }
@@ -181,18 +183,18 @@ mod tests {
     fn a_sleep_ends_with_the_stop() {
         let stop = Stop::new();
         let other = stop.clone();
-        let sleeper = std::thread::spawn(move || other.sleep(Duration::from_secs(600)));
+        let sleeper = std::thread::spawn(move || other.sleep(Duration::from_secs(600), &|| false));
         while stop.lock().threads.is_empty() {
             std::thread::yield_now();
         }
         stop.stop();
         assert!(!sleeper.join().unwrap());
         assert!(stop.lock().threads.is_empty());
-        assert!(!stop.sleep(Duration::ZERO), "a stop stays");
+        assert!(!stop.sleep(Duration::ZERO, &|| false), "a stop stays");
     }
 
     #[test]
     fn a_sleep_ends_with_its_time() {
-        assert!(Stop::new().sleep(Duration::from_millis(1)));
+        assert!(Stop::new().sleep(Duration::from_millis(1), &|| false));
     }
 }

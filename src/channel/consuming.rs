@@ -8,7 +8,6 @@ use crate::consumer::Messages;
 use crate::dispatch::{self, CallbackResult, Round};
 use crate::error::Result;
 use crate::io::wait::Shared;
-use crate::io::writer::Patience;
 use crate::protocol::channel::{Consumer, Reply};
 use crate::protocol::method::Method;
 use crate::stop::STOP_GRACE;
@@ -631,14 +630,10 @@ impl Channel {
             }
             Ok(())
         };
-        let is_stopped = || self.is_interrupted();
-        let patience = Patience {
-            limit: link.rpc_timeout,
-            is_stopped: &is_stopped,
-        };
-        let sent = link
-            .outgoing
-            .append_at(link, self.handle.number, patience, write);
+        let sent = self.patiently(|patience| {
+            link.outgoing
+                .append_at(link, self.handle.number, patience, write)
+        });
         if closed {
             return Err(self.closure());
         }

@@ -2,14 +2,16 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::{done, lock, Channel};
 use crate::dispatch::{self, CallbackResult};
 use crate::error::Result;
+use crate::io::sync::Instant;
 use crate::io::wait::Interest;
 use crate::io::writer::{Patience, DIRECT_BODY};
-use crate::protocol::channel::Mandatory;
-use crate::protocol::confirms::Losses;
+use crate::protocol::channel::{Mandatory, Wake, Watcher};
+use crate::protocol::confirms::{Losses, Outcomes};
 use crate::protocol::connection::fingerprint;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
@@ -23,13 +25,15 @@ pub(super) type ReturnCallback =
 const CONFIRM: &str = "the broker's confirmation; whether the broker has the message is unknown";
 
 impl Channel {
-    /// Sends a message; answers its number in confirm mode, else 0.
+    /// Sends a message; returns its number in confirm mode, else 0. Waits for room as long as the patience lasts, unless the
+    /// caller is about to wait for the broker (`waits`).
     pub(crate) fn send_message(
         &self,
         exchange: &[u8],
         routing_key: &[u8],
         body: &[u8],
         publish: &BasicPublish<'_>,
+        patience: Patience<'_>,
         waits: bool,
     ) -> Result<u64, Error> {
         let link = self.link();
@@ -87,11 +91,6 @@ impl Channel {
                 }
             }
             Ok(())
-        };
-        let is_stopped = || self.is_interrupted();
-        let patience = Patience {
-            limit: link.rpc_timeout,
-            is_stopped: &is_stopped,
         };
         let sent = if direct {
             link.outgoing
@@ -168,7 +167,9 @@ impl Channel {
         publish: BasicPublish<'_>,
     ) -> Result<()> {
         let waits = self.handle.gate.confirming.load(Ordering::Acquire);
-        let sequence = self.send_message(exchange, routing_key, body, &publish, waits)?;
+        let sequence = self.patiently(|patience| {
+            self.send_message(exchange, routing_key, body, &publish, patience, waits)
+        })?;
         match self.handle.wait_for_confirm.get() {
             Some(wait_for_confirm) if sequence > 0 => wait_for_confirm(self, sequence),
             _ => Ok(()),
@@ -260,6 +261,68 @@ impl Channel {
             self.start_confirming()?;
         }
         Ok(Publisher::new(self.clone(), window as u64))
+    }
+
+    // ---- for a publisher that has the channel to itself
+
+    /// Wakes this when the channel ends, when the broker refuses or returns a message, or (un)blocks the connection.
+    pub(crate) fn watch(&self, wake: Arc<dyn Wake>) {
+        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+            channel.watcher = Some(Watcher { wake, eager: false });
+        }
+    }
+
+    /// Whether the watcher is woken by confirms too.
+    pub(crate) fn watch_confirms(&self, eager: bool) {
+        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+            if let Some(watcher) = &mut channel.watcher {
+                watcher.eager = eager;
+            }
+        }
+    }
+
+    /// Sends a message, if there is room for it at once; else it fails with [`Error::Timeout`]. Returns its number.
+    pub(crate) fn try_send(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        publish: &BasicPublish<'_>,
+    ) -> Result<u64> {
+        let (exchange, routing_key) = (exchange.as_bytes(), routing_key.as_bytes());
+        let at_once = Duration::ZERO.into();
+        self.send_message(exchange, routing_key, body, publish, at_once, false)
+    }
+
+    /// What has become of the channel's messages, also after its end.
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        let mut shared = self.link().lock();
+        let channel = shared.session.channel(self.handle.place);
+        channel.map_or_else(Outcomes::default, |channel| channel.confirms.outcomes())
+    }
+
+    /// How many messages the broker has confirmed or refused.
+    pub(crate) fn settled(&self) -> u64 {
+        self.handle.gate.settled.load(Ordering::Acquire)
+    }
+
+    /// Waits until more than `seen` messages are confirmed or refused, the channel is over, `ready` holds, or the time is up.
+    pub(crate) fn wait_for_outcome(
+        &self,
+        seen: u64,
+        deadline: Option<Instant>,
+        ready: impl Fn() -> bool,
+    ) {
+        let gate = self.gate();
+        let place = Interest::channel(self.handle.place);
+        self.link().wait(place, deadline, |_| {
+            (self.settled() != seen || gate.is_over() || ready()).then_some(())
+        });
+    }
+
+    /// Why the broker blocks the connection, if it does.
+    pub(crate) fn blocked(&self) -> Option<Arc<str>> {
+        self.link().lock().session.blocked.clone()
     }
 
     /// Runs a callback for each returned message (pika: `add_on_return_callback`; specification 1.8.3.9).

@@ -17,12 +17,13 @@ use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
 use crate::error::{Source, StreamLost, FATE_UNKNOWN};
 use crate::escaped::Escaped;
+use crate::protocol::channel::Wake;
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame;
 use crate::protocol::handshake::Negotiated;
 use crate::protocol::heartbeat::Heartbeat;
 use crate::protocol::method::Method;
-use crate::stop::{Wake, STOP_GRACE};
+use crate::stop::STOP_GRACE;
 use crate::Error;
 
 /// The moment after this long, or one so far away that it makes no difference.
@@ -472,8 +473,12 @@ impl Link {
                 shared.blocked_since = Some(Instant::now());
                 // It may be asleep for longer than this may last.
                 self.wake_reader();
+                session.wake_watchers();
             }
-            (None, Some(_)) => shared.blocked_since = None,
+            (None, Some(_)) => {
+                shared.blocked_since = None;
+                session.wake_watchers();
+            }
             _ => {}
         }
         if session.end.is_some() {
@@ -482,6 +487,11 @@ impl Link {
         }
         let changed = std::mem::take(&mut session.changed);
         let everything = std::mem::take(&mut session.connection_changed);
+        for place in &changed {
+            if let Some(channel) = session.channel(*place) {
+                channel.alert();
+            }
+        }
         if !shared.waiters.is_empty() {
             let mut homes = Vec::new();
             for place in &changed {

@@ -447,6 +447,27 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Waits until there is room for a body of this size, or nothing can be sent any more, or the time is up.
+    pub(crate) fn wait_for_room(&self, limit: Duration, body: usize) {
+        let mut state = self.lock();
+        let deadline = after(limit);
+        loop {
+            let has_room = if body >= DIRECT_BODY {
+                state.half.as_ref().is_some_and(|half| half.is_clear())
+            } else {
+                state.bytes.len() < HIGH_WATER
+            };
+            if has_room || state.dead {
+                return;
+            }
+            let in_time;
+            (state, in_time) = self.wait_for_progress(state, deadline);
+            if !in_time {
+                return;
+            }
+        }
+    }
+
     /// Writes what has gathered, if nobody else is writing; if somebody is, the writer thread takes this as soon as he is done.
     pub(crate) fn flush_now(&self, link: &Link) {
         let mut state = self.lock();

@@ -13,6 +13,11 @@ use crate::{
     BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage, ShortString,
 };
 
+/// What has threads that wait, and wakes them, so that they look again.
+pub(crate) trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
 /// Where a channel stands (specification 2.2.5, `channel.open` … `channel.close-ok`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -241,6 +246,13 @@ pub(crate) struct Puller {
     pub(crate) cancelled: bool,
 }
 
+/// Who wants to hear of a channel without waiting for it.
+pub(crate) struct Watcher {
+    pub(crate) wake: Arc<dyn Wake>,
+    /// It wants to hear of confirms as well.
+    pub(crate) eager: bool,
+}
+
 /// A consumer on this channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Consumer {
@@ -276,6 +288,8 @@ pub(crate) struct ChannelState {
     pub(crate) home: u64,
     pub(crate) claims: Vec<u64>,
     pub(crate) running: bool,
+    /// Who is woken when this channel ends, or the broker refuses or returns a message, or blocks the connection.
+    pub(crate) watcher: Option<Watcher>,
     /// It stands in the session's list of channels that have something to tell.
     pub(crate) ready: bool,
     /// The broker closed it as well, after this end had, and why.
@@ -306,6 +320,7 @@ impl ChannelState {
             home: 0,
             claims: Vec::new(),
             running: false,
+            watcher: None,
             ready: false,
             crossed: None,
             abandoned: false,
@@ -353,6 +368,15 @@ impl ChannelState {
         self.consumers
             .retain(|consumer| consumer.id != id || consumer.consumer_tag != consumer_tag);
         self.consumers.len() < before
+    }
+
+    /// Wakes the watcher, if it wants to hear of what has changed.
+    pub(crate) fn alert(&self) {
+        if let Some(watcher) = &self.watcher {
+            if watcher.eager || self.gate.is_over() || self.confirms.has_losses {
+                watcher.wake.wake();
+            }
+        }
     }
 
     /// Takes the answer to a call, if it has come.

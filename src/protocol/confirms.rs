@@ -17,6 +17,8 @@ pub(crate) struct Confirms {
     returned: Vec<(u64, Arc<ReturnedMessage>)>,
     /// Runs of messages that nobody will ask about.
     forgotten: Vec<(u64, u64)>,
+    /// Something was refused or returned since `outcomes` was last asked.
+    pub(crate) has_losses: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,7 +38,34 @@ pub(crate) struct Losses {
     pub(crate) pending: Vec<u64>,
 }
 
+/// What became of a channel's messages, for a publisher that has the channel to itself and keeps its own book.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Outcomes {
+    /// Every message up to this one has been confirmed or refused.
+    pub(crate) all_to: u64,
+    /// So have these above it.
+    pub(crate) above: Vec<u64>,
+    /// What was refused or returned and is told for the first time.
+    pub(crate) losses: Losses,
+}
+
 impl Confirms {
+    /// What is known of all messages; what was refused or returned is given once.
+    pub(crate) fn outcomes(&mut self) -> Outcomes {
+        let mut losses = Losses::default();
+        self.take_losses(1, u64::MAX, &mut losses);
+        self.has_losses = false;
+        let above = (self.all_to + 1..).zip(&self.above);
+        Outcomes {
+            all_to: self.all_to,
+            above: above
+                .filter(|(_, state)| **state != State::Open)
+                .map(|(sequence, _)| sequence)
+                .collect(),
+            losses,
+        }
+    }
+
     /// The broker's ack or nack. Answers how many messages this settled, or `None` if one of them was never published.
     /// A tag of 0 with `multiple` stands for all messages published so far (specification, `basic.ack`).
     pub(crate) fn settle(
@@ -53,6 +82,7 @@ impl Confirms {
         let Some(place) = self.place(last) else {
             return Some(0);
         };
+        self.has_losses |= nack;
         let mut count = 0;
         if self.above.is_empty() && !nack && (multiple || place == 0) {
             // Acknowledged runs cost nothing per message.
@@ -103,6 +133,7 @@ impl Confirms {
     pub(crate) fn add_returned(&mut self, sequence: u64, message: Arc<ReturnedMessage>) {
         if !is_in(&self.forgotten, sequence) {
             // They come in order, but for what a broker might invent.
+            self.has_losses = true;
             let place = self.returned.partition_point(|(at, _)| *at <= sequence);
             self.returned.insert(place, (sequence, message));
         }
@@ -214,6 +245,32 @@ mod tests {
         assert_eq!(losses.pending, [1]);
         assert_eq!(confirms.settle(2, true, false, 2), Some(2));
         assert!(confirms.returned.is_empty() && confirms.forgotten.is_empty());
+    }
+
+    #[test]
+    fn outcomes_tell_each_loss_once() {
+        let mut confirms = Confirms::default();
+        confirms.settle(2, true, false, 9);
+        confirms.settle(4, false, true, 9);
+        confirms.settle(6, false, false, 9);
+        confirms.add_returned(8, returned());
+        assert!(confirms.has_losses);
+        let outcomes = confirms.outcomes();
+        assert_eq!((outcomes.all_to, outcomes.above), (2, vec![4, 6]));
+        assert_eq!(outcomes.losses.nacked, [4]);
+        assert_eq!(outcomes.losses.returned, [(8, returned())]);
+        assert!(!confirms.has_losses);
+        confirms.settle(3, false, true, 9);
+        let outcomes = confirms.outcomes();
+        assert_eq!((outcomes.all_to, outcomes.above), (4, vec![6]));
+        assert_eq!(outcomes.losses.nacked, [3]);
+        assert_eq!(outcomes.losses.returned, []);
+        confirms.settle(0, true, false, 9);
+        let settled = Outcomes {
+            all_to: 9,
+            ..Outcomes::default()
+        };
+        assert_eq!(confirms.outcomes(), settled);
     }
 
     #[test]

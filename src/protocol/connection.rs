@@ -341,6 +341,15 @@ impl Session {
             .collect()
     }
 
+    /// Wakes whoever watches a channel.
+    pub(crate) fn wake_watchers(&self) {
+        for channel in self.channels.iter().flatten() {
+            if let Some(watcher) = &channel.watcher {
+                watcher.wake.wake();
+            }
+        }
+    }
+
     /// Notes a call; its answer is to be fetched under the id.
     pub(crate) fn add_call(&mut self, place: usize, expects: (u16, u16)) -> u64 {
         self.next_call += 1;

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::retry::{random, Failures};
-use super::verdict::{self, Past, Verdict};
+use super::verdict::{self, Past};
 use super::{Supervisor, SupervisorEvent};
 use crate::error::Result;
 use crate::io::sync::thread;
@@ -17,6 +17,8 @@ use crate::{Connection, ConnectionParameters, ConsumingEnded, Error};
 /// What a supervisor knows while it runs.
 pub(super) struct Connecting<'a> {
     supervisor: &'a Supervisor,
+    /// Whether the result is of no use to anybody any more.
+    is_unwanted: &'a dyn Fn() -> bool,
     parameters: &'a [ConnectionParameters],
     failures: Failures,
     past: Past,
@@ -25,11 +27,15 @@ pub(super) struct Connecting<'a> {
 }
 
 impl<'a> Connecting<'a> {
-    pub(super) fn new(supervisor: &'a Supervisor) -> Result<Self> {
+    pub(super) fn new(
+        supervisor: &'a Supervisor,
+        is_unwanted: &'a dyn Fn() -> bool,
+    ) -> Result<Self> {
         let parameters = supervisor.parameters.as_ref().map_err(Error::clone)?;
         supervisor.retry.check()?;
         Ok(Connecting {
             supervisor,
+            is_unwanted,
             parameters,
             failures: Failures::new(supervisor.retry.clone()),
             past: Past::default(),
@@ -52,14 +58,14 @@ impl<'a> Connecting<'a> {
         if let Some((delay, error)) = self.waiting.take() {
             self.supervisor
                 .tell(&SupervisorEvent::Waiting { delay, error });
-            if !stop.sleep(delay) {
+            if !stop.sleep(delay, self.is_unwanted) {
                 return Err(Error::Stopped {
                     waiting_for: "the next attempt to connect",
                 });
             }
         }
         let candidates = self.candidates();
-        match open(candidates, stop) {
+        match open(candidates, stop, self.is_unwanted) {
             Ok(connection) => {
                 connection.stopped_by(stop);
                 let address = connection.address().to_owned();
@@ -82,16 +88,16 @@ impl<'a> Connecting<'a> {
         candidates
     }
 
-    /// What is to be done after a set-up that returned this.
-    pub(super) fn judge(
+    /// What ended a connection on which the set-up returned this, if it is to run again.
+    pub(super) fn loss(
         &self,
         connection: &Connection,
         connected: Duration,
-        result: Result<ConsumingEnded>,
-    ) -> Verdict {
+        result: &Result<ConsumingEnded>,
+    ) -> Option<Error> {
         let lasted = self.supervisor.retry.is_lasting(connected);
-        let stopped = self.supervisor.stop.is_stopped();
-        verdict::judge(connection, &self.past, lasted, stopped, result)
+        verdict::loss(connection, &self.past, lasted, result)
+            .filter(|_| result.is_err() || !self.supervisor.stop.is_stopped())
     }
 
     /// A connection ended by this, after so long.
@@ -126,7 +132,11 @@ impl<'a> Connecting<'a> {
 }
 
 /// Opens a connection on a thread of its own, so that a stop need not wait for it: one that comes about later is closed there.
-fn open(candidates: Vec<ConnectionParameters>, stop: &Stop) -> Result<Connection> {
+fn open(
+    candidates: Vec<ConnectionParameters>,
+    stop: &Stop,
+    is_unwanted: &dyn Fn() -> bool,
+) -> Result<Connection> {
     let stopped = || Error::Stopped {
         waiting_for: "a connection",
     };
@@ -153,7 +163,7 @@ fn open(candidates: Vec<ConnectionParameters>, stop: &Stop) -> Result<Connection
         match opened {
             Some(Ok(result)) => return result,
             Some(Err(payload)) => panic::resume_unwind(payload),
-            None if stop.is_stopped() => return Err(stopped()),
+            None if stop.is_stopped() || is_unwanted() => return Err(stopped()),
             None => stop.park(None),
         }
     }

@@ -4,6 +4,9 @@
 //! own set-up runs again, whole, on a fresh connection.
 
 mod connecting;
+mod in_flight;
+mod mending;
+mod reliable;
 mod retry;
 mod verdict;
 
@@ -12,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::connecting::Connecting;
-use self::verdict::Verdict;
 use crate::error::{Result, Span};
+use crate::escaped::Escaped;
 use crate::io::sync::Instant;
 use crate::parameters::IntoParameters;
 use crate::stop::Stop;
-use crate::{Connection, ConnectionParameters, ConsumingEnded, Error};
+use crate::{Channel, Connection, ConnectionParameters, ConsumingEnded, Error};
 
+pub use self::reliable::ReliablePublisher;
 pub use self::retry::Retry;
 
 type OnEvent = dyn Fn(&SupervisorEvent) + Send + Sync;
@@ -131,25 +135,45 @@ impl Supervisor {
         &self,
         mut set_up: impl FnMut(&Connection) -> Result<ConsumingEnded>,
     ) -> Result<ConsumingEnded> {
-        let mut connecting = Connecting::new(self)?;
+        let mut connecting = Connecting::new(self, &|| false)?;
         loop {
             let connection = connecting.connect()?;
             let connected = Instant::now();
             let result = set_up(&connection);
-            match connecting.judge(&connection, connected.elapsed(), result) {
-                Verdict::Return(result) => return result,
-                Verdict::Again(error) => {
-                    connection.abandon(&error);
-                    drop(connection);
-                    connecting.lost(error, connected.elapsed())?;
-                }
-            }
+            let connected = connected.elapsed();
+            let Some(error) = connecting.loss(&connection, connected, &result) else {
+                return result;
+            };
+            connection.abandon(&error);
+            drop(connection);
+            connecting.lost(error, connected)?;
         }
+    }
+
+    /// Opens a publisher that loses nothing it has taken: it keeps each message until the broker confirms it, and publishes it
+    /// again after a loss. It has a connection and a thread of its own.
+    ///
+    /// At most `window` messages are in flight. `set_up` declares what the publisher needs; it runs again on each fresh
+    /// connection, **on the publisher's own thread**, with a channel that is closed when it returns. It may call everything; callbacks
+    /// that it registers are gone with its channel.
+    ///
+    /// The first attempt is waited for. If it fails by something that may pass, the publisher is returned all the same and goes
+    /// on trying.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for a window of 0, the parameters or the [`Retry`]; what cannot be mended by trying again;
+    /// [`Error::Stopped`].
+    pub fn publisher(
+        &self,
+        window: usize,
+        set_up: impl FnMut(&Channel) -> Result<()> + Send + 'static,
+    ) -> Result<ReliablePublisher> {
+        ReliablePublisher::open(self, window, set_up)
     }
 
     fn tell(&self, event: &SupervisorEvent) {
         match event {
-            SupervisorEvent::Connected { .. } => log::info!("{event}"),
+            SupervisorEvent::Connected { .. } | SupervisorEvent::Unblocked => log::info!("{event}"),
             _ => log::warn!("{event}"),
         }
         if let Some(on_event) = &self.on_event {
@@ -193,6 +217,16 @@ pub enum SupervisorEvent {
         /// What the last attempt came to.
         error: Error,
     },
+    /// The broker blocks the connection of a [`ReliablePublisher`], for want of memory or of disk: it takes no message until it
+    /// unblocks the connection. In [`Supervisor::run`] the callbacks of
+    /// [`Connection::add_on_connection_blocked_callback`] hear of this.
+    #[non_exhaustive]
+    Blocked {
+        /// The broker's reason.
+        reason: String,
+    },
+    /// The broker has unblocked the connection.
+    Unblocked,
     /// There is no further attempt.
     #[non_exhaustive]
     GivingUp {
@@ -209,6 +243,10 @@ impl fmt::Display for SupervisorEvent {
             SupervisorEvent::Waiting { delay, error } => {
                 write!(f, "next attempt in {}; the last one: {error}", Span(*delay))
             }
+            SupervisorEvent::Blocked { reason } => {
+                write!(f, "the broker blocks the connection ({})", Escaped(reason))
+            }
+            SupervisorEvent::Unblocked => f.write_str("the broker has unblocked the connection"),
             SupervisorEvent::GivingUp { error } => write!(f, "giving up: {error}"),
         }
     }

@@ -124,6 +124,11 @@ impl Retry {
             .min(delay)
     }
 
+    /// Whether it is time to give up what has failed for so long.
+    pub(super) fn is_over(&self, failing: Duration) -> bool {
+        self.give_up_after.is_some_and(|limit| failing >= limit)
+    }
+
     pub(super) fn is_lasting(&self, connected: Duration) -> bool {
         connected >= self.lasting
     }

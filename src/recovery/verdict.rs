@@ -10,34 +10,25 @@ pub(super) struct Past {
     pub(super) worked: bool,
 }
 
-pub(super) enum Verdict {
-    Return(Result<ConsumingEnded>),
-    Again(Error),
-}
-
-pub(super) fn judge(
+/// What a run of the set-up that returned this is to be mended by, if it is: an error is what it ended by.
+pub(super) fn loss(
     connection: &Connection,
     past: &Past,
     lasted: bool,
-    stopped: bool,
-    result: Result<ConsumingEnded>,
-) -> Verdict {
-    let again = match result {
-        Ok(ConsumingEnded::CancelledByBroker {
-            ref consumer_tag, ..
-        }) => Some(Error::ConsumerCancelled {
-            consumer_tag: consumer_tag.clone(),
-        }),
+    result: &Result<ConsumingEnded>,
+) -> Option<Error> {
+    match result {
+        Ok(ConsumingEnded::CancelledByBroker { consumer_tag, .. }) => {
+            Some(Error::ConsumerCancelled {
+                consumer_tag: consumer_tag.clone(),
+            })
+        }
         Ok(ConsumingEnded::Cancelled) => connection
             .iterator_cancelled_by_broker()
             .map(|consumer_tag| Error::ConsumerCancelled { consumer_tag }),
         Ok(_) => None,
-        Err(ref error) => Some(cause(connection, error))
+        Err(error) => Some(cause(connection, error))
             .filter(|cause| cause.is_retryable() || may_come_back(cause, past, lasted)),
-    };
-    match again {
-        Some(error) if result.is_err() || !stopped => Verdict::Again(error),
-        _ => Verdict::Return(result),
     }
 }
 

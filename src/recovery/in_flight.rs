@@ -1,0 +1,360 @@
+//! What a reliable publisher has taken and the broker has not confirmed. No locks, threads or clocks here.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+
+use crate::channel::Channel;
+use crate::error::Result;
+use crate::protocol::confirms::Outcomes;
+use crate::{BasicProperties, BasicPublish, ReturnedMessage, Unconfirmed};
+
+/// A message as it was taken.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Its own for ever, from 1.
+    pub(super) number: u64,
+    pub(super) exchange: Arc<str>,
+    pub(super) routing_key: Arc<str>,
+    pub(super) properties: BasicProperties,
+    pub(super) mandatory: bool,
+    pub(super) body: Vec<u8>,
+    /// What it counts for in the bound of bytes.
+    pub(super) weight: usize,
+    /// How often the broker refused it.
+    pub(super) refusals: u32,
+}
+
+impl Entry {
+    /// Sends it, if there is room at once. Returns its sequence number on the channel.
+    pub(super) fn send(&self, channel: &Channel) -> Result<u64> {
+        let publish = BasicPublish::from(&self.properties).mandatory(self.mandatory);
+        channel.try_send(&self.exchange, &self.routing_key, &self.body, &publish)
+    }
+
+    fn into_unconfirmed(self) -> Unconfirmed {
+        Unconfirmed {
+            number: self.number,
+            exchange: (*self.exchange).to_owned(),
+            routing_key: (*self.routing_key).to_owned(),
+            properties: self.properties,
+            mandatory: self.mandatory,
+            body: self.body,
+        }
+    }
+}
+
+/// What taking in the broker's outcomes came to.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Progress {
+    pub(super) confirmed: usize,
+    /// Those of the confirmed that had been refused before.
+    pub(super) mended: usize,
+    /// Those that were refused for more than the first time.
+    pub(super) refused_again: usize,
+}
+
+/// Every message that was taken is in exactly one of these, until it is confirmed, reported or handed back.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    /// Sent on the present channel, by their sequence numbers there. What is settled leaves a gap until it is in front.
+    sent: VecDeque<(u64, Option<Entry>)>,
+    /// How many of `sent` are no gaps.
+    open: usize,
+    /// To be sent again on the next channel, oldest first.
+    to_send: VecDeque<Entry>,
+    /// Refused by the broker and to be tried again, in the order of their refusals.
+    refused: VecDeque<Entry>,
+    /// Given up after too many refusals.
+    given_up: Vec<Entry>,
+    /// Returned by the broker and not reported yet, each with its weight.
+    returned: Vec<(u64, ReturnedMessage, usize)>,
+    weight: usize,
+}
+
+impl InFlight {
+    /// How many messages have no outcome yet.
+    pub(super) fn undecided(&self) -> usize {
+        self.open + self.to_send.len() + self.refused.len()
+    }
+
+    /// How many messages are held, whether they have an outcome or not, and what they weigh.
+    pub(super) fn held(&self) -> (usize, usize) {
+        let decided = self.given_up.len() + self.returned.len();
+        (self.undecided() + decided, self.weight)
+    }
+
+    /// Notes a message that is taken and sent for the first time.
+    pub(super) fn take(&mut self, sequence: u64, entry: Entry) {
+        self.weight += entry.weight;
+        self.sent_again(sequence, entry);
+    }
+
+    /// Notes that a message which was held is sent.
+    pub(super) fn sent_again(&mut self, sequence: u64, entry: Entry) {
+        debug_assert!(self.sent.back().is_none_or(|(last, _)| *last < sequence));
+        self.sent.push_back((sequence, Some(entry)));
+        self.open += 1;
+    }
+
+    /// Takes in what the broker said of the present channel's messages.
+    pub(super) fn take_in(&mut self, outcomes: Outcomes) -> Progress {
+        let mut progress = Progress::default();
+        for (sequence, message) in outcomes.losses.returned {
+            if let Some(entry) = self.remove(sequence) {
+                let message = Arc::unwrap_or_clone(message);
+                self.returned.push((entry.number, message, entry.weight));
+            }
+        }
+        for sequence in outcomes.losses.nacked {
+            if let Some(mut entry) = self.remove(sequence) {
+                entry.refusals += 1;
+                progress.refused_again += usize::from(entry.refusals > 1);
+                self.refused.push_back(entry);
+            }
+        }
+        for sequence in outcomes.above {
+            if let Some(entry) = self.remove(sequence) {
+                self.confirmed(&entry, &mut progress);
+            }
+        }
+        while self
+            .sent
+            .front()
+            .is_some_and(|(sequence, entry)| *sequence <= outcomes.all_to || entry.is_none())
+        {
+            if let Some((_, Some(entry))) = self.sent.pop_front() {
+                self.open -= 1;
+                self.confirmed(&entry, &mut progress);
+            }
+        }
+        // One message that stays open must not keep the gaps of all that follow it.
+        if self.sent.len() > 2 * self.open + 64 {
+            self.sent.retain(|(_, entry)| entry.is_some());
+        }
+        progress
+    }
+
+    fn confirmed(&mut self, entry: &Entry, progress: &mut Progress) {
+        self.weight -= entry.weight;
+        progress.confirmed += 1;
+        progress.mended += usize::from(entry.refusals > 0);
+    }
+
+    fn remove(&mut self, sequence: u64) -> Option<Entry> {
+        let at = self.sent.binary_search_by_key(&sequence, |(at, _)| *at);
+        let entry = self.sent[at.ok()?].1.take()?;
+        self.open -= 1;
+        Some(entry)
+    }
+
+    /// The channel is over: all that has no outcome is to be sent again, in the order of publishing.
+    pub(super) fn lost(&mut self) {
+        let sent = mem::take(&mut self.sent).into_iter();
+        let mut all: Vec<Entry> = sent.filter_map(|(_, entry)| entry).collect();
+        self.open = 0;
+        all.extend(mem::take(&mut self.refused));
+        all.extend(mem::take(&mut self.to_send));
+        all.sort_unstable_by_key(|entry| entry.number);
+        self.to_send = all.into();
+    }
+
+    pub(super) fn next_to_send(&mut self) -> Option<Entry> {
+        self.to_send.pop_front()
+    }
+
+    /// Puts it back in its place: it could not be sent.
+    pub(super) fn not_sent(&mut self, entry: Entry) {
+        self.to_send.push_front(entry);
+    }
+
+    pub(super) fn refused(&self) -> usize {
+        self.refused.len()
+    }
+
+    pub(super) fn next_refused(&mut self) -> Option<Entry> {
+        self.refused.pop_front()
+    }
+
+    pub(super) fn still_refused(&mut self, entry: Entry) {
+        self.refused.push_front(entry);
+    }
+
+    pub(super) fn give_up(&mut self, entry: Entry) {
+        self.given_up.push(entry);
+    }
+
+    /// Gives up all that is refused now.
+    pub(super) fn give_up_refused(&mut self) {
+        self.given_up.extend(mem::take(&mut self.refused));
+    }
+
+    /// What was returned since this was last asked.
+    pub(super) fn take_returned(&mut self) -> Vec<(u64, ReturnedMessage)> {
+        let mut returned = Vec::new();
+        for (number, message, weight) in self.returned.drain(..) {
+            self.weight -= weight;
+            returned.push((number, message));
+        }
+        returned.sort_by_key(|(number, _)| *number);
+        returned
+    }
+
+    pub(super) fn has_outcomes_to_report(&self) -> bool {
+        !self.returned.is_empty() || !self.given_up.is_empty()
+    }
+
+    pub(super) fn given_up_numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.given_up.iter().map(|entry| entry.number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    pub(super) fn undecided_numbers(&self) -> Vec<u64> {
+        let sent = self.sent.iter().filter_map(|(_, entry)| entry.as_ref());
+        let waiting = self.to_send.iter().chain(&self.refused);
+        let mut numbers: Vec<u64> = sent.chain(waiting).map(|entry| entry.number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Hands back everything that is neither confirmed nor returned, in the order of publishing.
+    pub(super) fn take_all(&mut self) -> Vec<Unconfirmed> {
+        self.lost();
+        let mut all = mem::take(&mut self.given_up);
+        all.extend(mem::take(&mut self.to_send));
+        all.sort_unstable_by_key(|entry| entry.number);
+        self.weight -= all.iter().map(|entry| entry.weight).sum::<usize>();
+        all.into_iter().map(Entry::into_unconfirmed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::confirms::Losses;
+
+    fn entry(number: u64) -> Entry {
+        Entry {
+            number,
+            exchange: "".into(),
+            routing_key: "q".into(),
+            properties: BasicProperties::new(),
+            mandatory: false,
+            body: number.to_string().into(),
+            weight: 10,
+            refusals: 0,
+        }
+    }
+
+    fn of(numbers: std::ops::RangeInclusive<u64>) -> InFlight {
+        let mut flight = InFlight::default();
+        for number in numbers {
+            flight.take(number, entry(number));
+        }
+        flight
+    }
+
+    fn acked(all_to: u64, above: &[u64]) -> Outcomes {
+        Outcomes {
+            all_to,
+            above: above.to_vec(),
+            ..Outcomes::default()
+        }
+    }
+
+    fn nacked(all_to: u64, nacked: &[u64]) -> Outcomes {
+        Outcomes {
+            all_to,
+            losses: Losses {
+                nacked: nacked.to_vec(),
+                ..Losses::default()
+            },
+            ..Outcomes::default()
+        }
+    }
+
+    #[test]
+    fn what_is_confirmed_is_let_go_in_any_order() {
+        let mut flight = of(1..=6);
+        assert_eq!(flight.take_in(acked(1, &[3, 5])).confirmed, 3);
+        assert_eq!(flight.undecided_numbers(), [2, 4, 6]);
+        assert_eq!(flight.take_in(acked(1, &[3, 5])).confirmed, 0);
+        assert_eq!(flight.take_in(acked(5, &[])).confirmed, 2);
+        assert_eq!((flight.undecided(), flight.held()), (1, (1, 10)));
+    }
+
+    #[test]
+    fn after_a_loss_the_rest_goes_out_in_order() {
+        let mut flight = of(1..=6);
+        flight.take_in(nacked(2, &[1]));
+        flight.take_in(acked(2, &[4]));
+        flight.lost();
+        let mut numbers = Vec::new();
+        let mut sequence = 0;
+        while let Some(entry) = flight.next_to_send() {
+            sequence += 1;
+            numbers.push(entry.number);
+            flight.sent_again(sequence, entry);
+        }
+        assert_eq!(numbers, [1, 3, 5, 6]);
+        assert_eq!(flight.take_in(acked(4, &[])).confirmed, 4);
+        assert_eq!(flight.held(), (0, 0));
+    }
+
+    #[test]
+    fn a_refused_message_is_tried_again_and_counts_when_it_is_mended() {
+        let mut flight = of(1..=2);
+        assert_eq!(flight.take_in(nacked(1, &[1])).refused_again, 0);
+        assert_eq!(flight.refused(), 1);
+        let again = flight.next_refused().unwrap();
+        assert_eq!((again.number, again.refusals), (1, 1));
+        flight.sent_again(3, again);
+        let progress = flight.take_in(acked(3, &[]));
+        assert_eq!((progress.confirmed, progress.mended), (2, 1));
+    }
+
+    #[test]
+    fn what_was_returned_is_reported_once_and_not_sent_again() {
+        let message = Arc::new(ReturnedMessage {
+            method: crate::Return::default(),
+            properties: BasicProperties::new(),
+            body: Vec::new(),
+        });
+        let mut flight = of(1..=2);
+        let mut outcomes = Outcomes::default();
+        outcomes.losses.returned.push((2, message));
+        flight.take_in(outcomes);
+        flight.lost();
+        assert_eq!(flight.undecided_numbers(), [1]);
+        assert_eq!(flight.held(), (2, 20), "it is held until it is reported");
+        assert_eq!(flight.take_returned()[0].0, 2);
+        assert!(flight.take_returned().is_empty());
+        assert_eq!(flight.held(), (1, 10));
+    }
+
+    #[test]
+    fn everything_is_handed_back_whole() {
+        let mut flight = of(1..=5);
+        flight.take_in(nacked(2, &[1, 2]));
+        let refused = flight.next_refused().unwrap();
+        flight.give_up(refused);
+        assert_eq!(flight.given_up_numbers(), [1]);
+        let all = flight.take_all();
+        let bodies: Vec<&[u8]> = all.iter().map(|message| &message.body[..]).collect();
+        assert_eq!(bodies, [b"1", b"2", b"3", b"4", b"5"]);
+        assert_eq!((flight.held(), flight.undecided()), ((0, 0), 0));
+        assert_eq!(flight.take_in(acked(5, &[])), Progress::default());
+    }
+
+    #[test]
+    fn one_open_message_does_not_keep_the_gaps_of_the_others() {
+        let mut flight = of(1..=1);
+        for number in 2..10_000 {
+            flight.take(number, entry(number));
+            flight.take_in(acked(0, &[number]));
+        }
+        assert_eq!(flight.undecided(), 1);
+        assert!(flight.sent.len() < 100);
+    }
+}

@@ -1,0 +1,695 @@
+//! Publishing at least once.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::in_flight::{Entry, InFlight};
+use super::mending::{self, Signal};
+use super::Supervisor;
+use crate::channel::Channel;
+use crate::dispatch::in_callback;
+use crate::error::Result;
+use crate::io::sync::thread::{self, Thread};
+use crate::io::sync::{Instant, Mutex, MutexGuard};
+use crate::io::wait::after;
+use crate::stop::{park, Stop, STOP_GRACE};
+use crate::{
+    BasicProperties, BasicPublish, Error, FieldTable, FieldValue, Unconfirmed, UnconfirmedReport,
+};
+
+/// The bound of what is in flight, unless another is set.
+const MAX_BYTES: usize = 64 << 20;
+
+/// How long a drop waits for confirms, and then for the connection's end.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+const DROP_CLOSE: Duration = Duration::from_secs(2);
+
+/// After so many confirms the messages are let go, so that their memory serves the next.
+const TAKE_IN: u64 = 64;
+
+/// Publishes every message at least once; made by [`Supervisor::publisher`]. Has no counterpart in pika.
+///
+/// A message is *taken* when [`publish`](ReliablePublisher::publish) returns its number; if it fails, the message is not taken.
+/// Every message that was taken ends in one of four ways: the broker confirms it; it is returned, being mandatory, and
+/// [`wait_for_confirms`](ReliablePublisher::wait_for_confirms) reports it; the broker has refused it for as long as
+/// [`Retry::give_up_after`](crate::Retry::give_up_after), which `wait_for_confirms` reports too; or
+/// [`take_unconfirmed`](ReliablePublisher::take_unconfirmed) hands it back.
+///
+/// A loss is mended by a thread of the publisher's own, without a further call: it connects again, runs the set-up, and sends
+/// what was not confirmed once more, oldest first. What the broker refuses is tried again, ever more slowly. A receiver can tell
+/// doubles by their `message_id`, which is set where there is none. Order is kept but for what is sent again.
+///
+/// ```no_run
+/// use haypile::{BasicProperties, DeliveryMode, QueueDeclare, Supervisor};
+/// use std::time::Duration;
+///
+/// # fn main() -> haypile::Result<()> {
+/// let supervisor = Supervisor::new(["amqp://one.example", "amqp://two.example"]);
+/// let mut publisher = supervisor.publisher(1000, |channel| {
+///     channel.queue_declare(QueueDeclare::new("orders").durable(true))?;
+///     Ok(())
+/// })?;
+/// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+/// for n in 0..10_000 {
+///     publisher.publish_with("", "orders", n.to_string(), &persistent)?;
+/// }
+/// if let Err(error) = publisher.wait_for_confirms(Duration::from_secs(60)) {
+///     eprintln!("{error}");
+///     for message in publisher.take_unconfirmed() {
+///         // Keep it somewhere.
+/// #       let _ = message;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct ReliablePublisher {
+    core: Arc<Core>,
+    stop: Stop,
+    window: usize,
+    max_bytes: usize,
+    timeout: Duration,
+    /// What its messages' ids begin with.
+    id: String,
+    last_number: u64,
+    /// The names of the last message, which the next one mostly shares.
+    names: [Arc<str>; 2],
+}
+
+/// What the publisher and its thread share.
+pub(super) struct Core {
+    /// Held while one message is numbered and handed to the connection, or outcomes are taken in. So no confirm can be looked up
+    /// for a message that is sent and not yet noted. Nobody waits for anything while it is held.
+    state: Mutex<State>,
+    /// Wakes the thread.
+    pub(super) signal: Arc<Signal>,
+    closing: AtomicBool,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) flight: InFlight,
+    /// Where new messages are sent. None while there is no connection, or what was lost is not yet sent again.
+    channel: Option<Channel>,
+    /// Waits for what only the thread changes.
+    caller: Option<Thread>,
+    /// The thread has tried to connect.
+    attempted: bool,
+    /// The thread is at its end, by this if anything went wrong.
+    over: Option<Error>,
+    ended: bool,
+    pub(super) closing: bool,
+    pub(super) republished: u64,
+    /// What taking in came to that the thread has not looked at.
+    mended: usize,
+    refused_again: usize,
+    confirmed: u64,
+    /// How many messages of the present channel had an outcome when they were last taken in.
+    seen: u64,
+}
+
+impl State {
+    /// Takes in what the broker said of this channel's messages.
+    pub(super) fn take_in(&mut self, channel: &Channel) {
+        // Counted first, so that what comes meanwhile is looked at once more.
+        self.seen = channel.settled();
+        let progress = self.flight.take_in(channel.outcomes());
+        self.mended += progress.mended;
+        self.refused_again += progress.refused_again;
+        self.confirmed += progress.confirmed as u64;
+    }
+
+    fn take_in_present(&mut self) {
+        if let Some(channel) = self.channel.clone() {
+            self.take_in(&channel);
+        }
+    }
+
+    pub(super) fn take_refusals(&mut self) -> (usize, usize) {
+        let mended = std::mem::take(&mut self.mended);
+        (mended, std::mem::take(&mut self.refused_again))
+    }
+
+    fn wake_caller(&mut self) {
+        if let Some(caller) = self.caller.take() {
+            caller.unpark();
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Core {
+            state: Mutex::new(State::default()),
+            signal: Arc::new(Signal::default()),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// The thread has tried to connect.
+    pub(super) fn attempted(&self) {
+        let mut state = self.lock();
+        state.attempted = true;
+        state.wake_caller();
+    }
+
+    /// All that was lost is sent again; new messages may follow.
+    pub(super) fn up(&self, mut state: MutexGuard<'_, State>, channel: &Channel) {
+        state.channel = Some(channel.clone());
+        state.take_in(channel);
+        state.wake_caller();
+    }
+
+    /// The channel is over: the last outcomes are taken in, and what has none is to be sent again. Returns whether anything
+    /// was confirmed on it.
+    pub(super) fn lost(&self, channel: &Channel) -> bool {
+        let mut state = self.lock();
+        state.take_in(channel);
+        state.channel = None;
+        state.flight.lost();
+        std::mem::take(&mut state.confirmed) > 0
+    }
+
+    /// The thread ends.
+    pub(super) fn end(&self, error: Option<Error>) {
+        let mut state = self.lock();
+        (state.over, state.ended, state.channel) = (error, true, None);
+        state.flight.lost();
+        state.wake_caller();
+    }
+}
+
+/// Why a wait is over.
+enum Waited {
+    /// Something has changed.
+    Changed,
+    Stopped,
+    TimedOut,
+}
+
+impl ReliablePublisher {
+    pub(super) fn open(
+        supervisor: &Supervisor,
+        window: usize,
+        set_up: impl FnMut(&Channel) -> Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let timeout = match &supervisor.parameters {
+            Ok(all) => all.first().map(|parameters| parameters.rpc_timeout),
+            Err(error) => return Err(error.clone()),
+        };
+        let mut publisher = Self::new(window, supervisor.stop_handle())?;
+        publisher.timeout = timeout.unwrap_or(DROP_TIMEOUT);
+        mending::start(&publisher.core, supervisor.clone(), set_up)?;
+        publisher.wait_for_first_attempt()?;
+        Ok(publisher)
+    }
+
+    /// One whose thread is still to be started.
+    pub(crate) fn new(window: usize, stop: Stop) -> Result<Self> {
+        if window == 0 {
+            return Err(Error::invalid("window", 0, "at least 1 is expected"));
+        }
+        Ok(ReliablePublisher {
+            core: Core::new(),
+            stop,
+            window,
+            max_bytes: MAX_BYTES,
+            timeout: DROP_TIMEOUT,
+            id: format!("{}-", uuid::Uuid::new_v4().simple()),
+            last_number: 0,
+            names: ["".into(), "".into()],
+        })
+    }
+
+    fn wait_for_first_attempt(&self) -> Result<()> {
+        loop {
+            let state = self.core.lock();
+            if let Some(error) = &state.over {
+                return Err(error.clone());
+            }
+            if state.attempted || state.ended {
+                return Ok(());
+            }
+            if self.stop.is_stopped() {
+                return Err(stopped("the first attempt to connect"));
+            }
+            self.wait(state, None, true);
+        }
+    }
+
+    /// How many bytes may be in flight, with all that the messages hold. A larger message is taken when nothing else is in
+    /// flight. Default: 64 MiB.
+    #[must_use]
+    pub fn max_bytes(mut self, max_bytes: usize) -> Self {
+        self.max_bytes = max_bytes;
+        self
+    }
+
+    /// How long [`publish`](ReliablePublisher::publish) waits for room or for a connection. Default: the connection's
+    /// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Takes a message without properties but its `message_id`, and returns its number, from 1.
+    ///
+    /// Waits while the window or the bound of bytes is full, and while there is no connection.
+    ///
+    /// # Errors
+    /// The message is not taken then.
+    ///
+    /// - [`Error::Timeout`] if there was no room or no connection in time. The publisher goes on.
+    /// - [`Error::Stopped`] if a stop ended the wait.
+    /// - [`Error::Unconfirmed`] if what was returned or refused for good leaves no room; the report says what that is.
+    /// - [`Error::ShortStringTooLong`] and [`Error::InvalidParameter`] for what cannot be sent.
+    /// - What the publisher cannot mend: [`Error::GaveUp`], what the set-up failed with, and what the broker refuses for good,
+    ///   such as an exchange that does not exist. The publisher is at its end then, and
+    ///   [`take_unconfirmed`](ReliablePublisher::take_unconfirmed) hands back what it holds.
+    pub fn publish(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Result<u64> {
+        self.publish_with(exchange, routing_key, body, BasicPublish::new())
+    }
+
+    /// Takes a message with properties, or a mandatory one, and returns its number, from 1.
+    ///
+    /// # Errors
+    /// As [`publish`](ReliablePublisher::publish).
+    pub fn publish_with<'p>(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+        publish: impl Into<BasicPublish<'p>>,
+    ) -> Result<u64> {
+        self.take(exchange, routing_key, body.as_ref(), publish.into())
+    }
+
+    fn take(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        publish: BasicPublish<'_>,
+    ) -> Result<u64> {
+        let number = self.last_number + 1;
+        let mut properties = publish.properties.into_owned();
+        if properties.message_id.is_none() {
+            properties.message_id = Some(message_id(&self.id, number).into());
+        }
+        for (name, given) in self.names.iter_mut().zip([exchange, routing_key]) {
+            if **name != *given {
+                *name = given.into();
+            }
+        }
+        let weight = weight(&self.names, &properties, body);
+        let [exchange, routing_key] = self.names.clone();
+        let entry = Entry {
+            number,
+            weight,
+            exchange,
+            routing_key,
+            properties,
+            mandatory: publish.mandatory,
+            body: body.to_vec(),
+            refusals: 0,
+        };
+        self.send(entry)?;
+        self.last_number = number;
+        Ok(number)
+    }
+
+    /// Sends a message as soon as there is room and a connection.
+    fn send(&mut self, entry: Entry) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let mut deadline = None;
+        loop {
+            let mut state = core.lock();
+            if let Some(error) = &state.over {
+                return Err(error.clone());
+            }
+            let channel = state.channel.clone();
+            if let Some(channel) = &channel {
+                let settled = channel.settled();
+                let is_full = !self.has_room(&state, entry.weight);
+                if settled != state.seen
+                    && (is_full || settled.saturating_sub(state.seen) >= TAKE_IN)
+                {
+                    state.take_in(channel);
+                }
+            }
+            let mut room = None;
+            let waiting_for = match &channel {
+                _ if !self.has_room(&state, entry.weight) => {
+                    if state.flight.undecided() == 0 {
+                        return Err(unconfirmed(&mut state, None));
+                    }
+                    "room in flight; the message was not taken"
+                }
+                None => "a connection; the message was not taken",
+                Some(channel) => match entry.send(channel) {
+                    Ok(sequence) => {
+                        state.flight.take(sequence, entry);
+                        return Ok(());
+                    }
+                    Err(_) if channel.is_ended() => {
+                        // The thread notices as well.
+                        state.channel = None;
+                        "a connection; the message was not taken"
+                    }
+                    Err(Error::Timeout { .. }) => {
+                        room = Some(channel.clone());
+                        "room in the output buffer; the message was not taken"
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            let deadline = *deadline.get_or_insert_with(|| after(self.timeout));
+            let waited = match room {
+                None => self.wait(state, Some(deadline), true),
+                Some(channel) => {
+                    drop(state);
+                    self.wait_for_room(&channel, entry.body.len(), deadline)
+                }
+            };
+            match waited {
+                Waited::Changed => {}
+                Waited::Stopped => return Err(stopped(waiting_for)),
+                Waited::TimedOut => return Err(self.timed_out(waiting_for, channel.as_ref())),
+            }
+        }
+    }
+
+    fn has_room(&self, state: &State, weight: usize) -> bool {
+        let (count, held) = state.flight.held();
+        count < self.window && (held.saturating_add(weight) <= self.max_bytes || count == 0)
+    }
+
+    /// Waits for the connection to take more.
+    fn wait_for_room(&self, channel: &Channel, body: usize, deadline: Instant) -> Waited {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if self.is_stopped() {
+            return Waited::Stopped;
+        }
+        if left.is_zero() {
+            return Waited::TimedOut;
+        }
+        channel.link().outgoing.wait_for_room(left, body);
+        Waited::Changed
+    }
+
+    /// Waits for a change: on the channel, if there is one, else by the thread.
+    fn wait(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        deadline: Option<Instant>,
+        may_stop: bool,
+    ) -> Waited {
+        let may_stop = may_stop && !in_callback();
+        if may_stop && self.stop.is_stopped() {
+            return Waited::Stopped;
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Waited::TimedOut;
+        }
+        match state.channel.clone() {
+            Some(channel) if !channel.is_ended() => {
+                let seen = state.seen;
+                drop(state);
+                channel.wait_for_outcome(seen, deadline, || may_stop && self.stop.is_stopped());
+            }
+            _ => {
+                state.caller = Some(thread::current());
+                drop(state);
+                if may_stop {
+                    self.stop.park(deadline);
+                } else {
+                    park(deadline);
+                }
+            }
+        }
+        Waited::Changed
+    }
+
+    /// Whether a wait must end: not if a callback makes it, which belongs to the message in hand.
+    fn is_stopped(&self) -> bool {
+        self.stop.is_stopped() && !in_callback()
+    }
+
+    fn timed_out(&self, waiting_for: &'static str, channel: Option<&Channel>) -> Error {
+        Error::Timeout {
+            waiting_for,
+            after: self.timeout,
+            channel: channel.map(Channel::channel_number),
+            blocked: channel.and_then(Channel::blocked),
+        }
+    }
+
+    /// How many messages have no outcome yet.
+    pub fn unconfirmed(&self) -> usize {
+        let mut state = self.core.lock();
+        state.take_in_present();
+        state.flight.undecided()
+    }
+
+    /// How often a message was sent again: after a loss, or after a refusal.
+    pub fn republished(&self) -> u64 {
+        self.core.lock().republished
+    }
+
+    /// Stops what waits here, and with it all that the supervisor runs.
+    pub fn stop_handle(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Waits until every message that was taken is confirmed, returned or refused for good, or the time is up.
+    ///
+    /// # Errors
+    /// [`Error::Unconfirmed`] if any is not confirmed. The report lists those that were
+    /// [`returned`](UnconfirmedReport::returned), each once; those that were refused for good
+    /// ([`nacked`](UnconfirmedReport::nacked)), until [`take_unconfirmed`](ReliablePublisher::take_unconfirmed) hands them back;
+    /// and those that are [`pending`](UnconfirmedReport::pending), which the publisher goes on to send. Its
+    /// [`cause`](UnconfirmedReport::cause) is what has ended the publisher, or [`Error::Stopped`] if a stop ended the wait: asked
+    /// again after that, it waits for two seconds at most.
+    pub fn wait_for_confirms(&mut self, timeout: impl Into<Option<Duration>>) -> Result<()> {
+        self.wait_within(timeout.into())
+    }
+
+    fn wait_within(&self, timeout: Option<Duration>) -> Result<()> {
+        let late = self.is_stopped();
+        let timeout = match timeout {
+            Some(timeout) if late => Some(timeout.min(STOP_GRACE)),
+            None if late => Some(STOP_GRACE),
+            timeout => timeout,
+        };
+        let deadline = timeout.map(after);
+        let mut cause = None;
+        let mut is_last = false;
+        loop {
+            let mut state = self.core.lock();
+            state.take_in_present();
+            if state.flight.undecided() == 0 {
+                return match state.flight.has_outcomes_to_report() {
+                    false => Ok(()),
+                    true => Err(unconfirmed(&mut state, None)),
+                };
+            }
+            if state.ended {
+                cause = state.over.clone();
+                is_last = true;
+            }
+            if is_last {
+                return Err(unconfirmed(&mut state, cause));
+            }
+            match self.wait(state, deadline, !late) {
+                Waited::Changed => {}
+                Waited::TimedOut if !late => is_last = true,
+                Waited::TimedOut | Waited::Stopped => {
+                    is_last = true;
+                    cause = Some(stopped("confirms"));
+                }
+            }
+        }
+    }
+
+    /// Hands back all that is neither confirmed nor returned, whole and in the order of publishing. The publisher forgets these
+    /// messages; those that were sent may still arrive.
+    pub fn take_unconfirmed(&mut self) -> Vec<Unconfirmed> {
+        let mut state = self.core.lock();
+        state.take_in_present();
+        state.flight.take_all()
+    }
+
+    /// Waits for confirms and for the end of the thread, for a bounded time.
+    fn finish(&self) {
+        let (ended, undecided) = {
+            let mut state = self.core.lock();
+            state.take_in_present();
+            (state.ended, state.flight.undecided())
+        };
+        if !ended && undecided > 0 && !std::thread::panicking() {
+            // What is left is logged.
+            let _ = self.wait_within(Some(DROP_TIMEOUT));
+        }
+        self.core.closing.store(true, Ordering::Release);
+        self.core.lock().closing = true;
+        self.core.signal.wake_always();
+        let deadline = after(DROP_CLOSE);
+        loop {
+            let mut state = self.core.lock();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.ended || left.is_zero() {
+                return;
+            }
+            state.caller = Some(thread::current());
+            drop(state);
+            thread::park_timeout(left);
+        }
+    }
+}
+
+/// Waits up to five seconds for what is not confirmed and logs what remains; call
+/// [`wait_for_confirms`](ReliablePublisher::wait_for_confirms) first.
+impl Drop for ReliablePublisher {
+    fn drop(&mut self) {
+        self.finish();
+        let flight = &mut self.core.lock().flight;
+        let left = flight.take_all();
+        let returned = flight.take_returned();
+        if let Some(first) = left.first() {
+            log::warn!(
+                "a reliable publisher was dropped with {} messages unconfirmed, the oldest being number {} ({:?})",
+                left.len(),
+                first.number,
+                first.properties.message_id
+            );
+        }
+        if !returned.is_empty() {
+            log::warn!(
+                "a reliable publisher was dropped with {} returned messages not reported",
+                returned.len()
+            );
+        }
+    }
+}
+
+impl fmt::Debug for ReliablePublisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReliablePublisher")
+            .field("window", &self.window)
+            .field("max_bytes", &self.max_bytes)
+            .field("unconfirmed", &self.unconfirmed())
+            .field("republished", &self.republished())
+            .finish_non_exhaustive()
+    }
+}
+
+fn stopped(waiting_for: &'static str) -> Error {
+    Error::Stopped { waiting_for }
+}
+
+/// The report of what is not confirmed.
+fn unconfirmed(state: &mut State, cause: Option<Error>) -> Error {
+    Error::Unconfirmed(Box::new(UnconfirmedReport {
+        returned: state.flight.take_returned(),
+        nacked: state.flight.given_up_numbers(),
+        pending: state.flight.undecided_numbers(),
+        confirmed: Vec::new(),
+        cause,
+    }))
+}
+
+/// What comes before it, and the number.
+fn message_id(id: &str, number: u64) -> String {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let mut text = String::with_capacity(id.len() + digits.len() - at);
+    text.push_str(id);
+    text.extend(digits[at..].iter().map(|digit| char::from(*digit)));
+    text
+}
+
+/// What a message holds in memory, nearly.
+fn weight(names: &[Arc<str>; 2], properties: &BasicProperties, body: &[u8]) -> usize {
+    let texts = [
+        &properties.content_type,
+        &properties.content_encoding,
+        &properties.correlation_id,
+        &properties.reply_to,
+        &properties.expiration,
+        &properties.message_id,
+        &properties.message_type,
+        &properties.user_id,
+        &properties.app_id,
+        &properties.cluster_id,
+    ];
+    let texts = texts.into_iter().flatten().map(|text| text.len());
+    let headers = properties.headers.as_ref().map_or(0, weight_of_table);
+    let names = names.iter().map(|name| name.len());
+    size_of::<Entry>() + body.len() + headers + names.sum::<usize>() + texts.sum::<usize>()
+}
+
+fn weight_of_table(table: &FieldTable) -> usize {
+    let mut weight = 0;
+    for (key, value) in table.iter() {
+        weight += size_of_val(key) + size_of_val(value) + 2 * size_of::<usize>() + weight_of(value);
+    }
+    weight
+}
+
+fn weight_of(value: &FieldValue) -> usize {
+    match value {
+        FieldValue::Text(bytes) | FieldValue::Bytes(bytes) => bytes.len(),
+        FieldValue::Table(table) => weight_of_table(table),
+        FieldValue::Array(values) => {
+            size_of_val(&values[..]) + values.iter().map(weight_of).sum::<usize>()
+        }
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_id_is_the_publishers_and_the_number() {
+        assert_eq!(message_id("a-", 0), "a-0");
+        assert_eq!(message_id("a-", 1_234_567), "a-1234567");
+        assert_eq!(message_id("", u64::MAX), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn headers_count_for_what_they_hold() {
+        let names = ["".into(), "q".into()];
+        let none = weight(&names, &BasicProperties::new(), b"");
+        let mut table = FieldTable::new();
+        table.insert("key", vec![FieldValue::from("value"); 100]);
+        let with = weight(&names, &BasicProperties::new().headers(table), b"body");
+        assert!(with > none + 100 * size_of::<FieldValue>() + 500);
+    }
+}
