@@ -12,6 +12,7 @@ pub type Message = (Deliver, BasicProperties, Vec<u8>);
 /// How a message came to a consumer: `basic.deliver` (pika: `spec.Basic.Deliver`; AMQP 0-9-1, class `basic`, method 60).
 #[doc(alias = "Basic.Deliver")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Deliver {
     /// The consumer it is for.
@@ -29,6 +30,7 @@ pub struct Deliver {
 /// How a message was fetched: `basic.get-ok` (pika: `spec.Basic.GetOk`; AMQP 0-9-1, class `basic`, method 71).
 #[doc(alias = "Basic.GetOk")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct GetOk {
     /// The number to acknowledge it with, counted from 1 on each channel.
@@ -46,6 +48,7 @@ pub struct GetOk {
 /// Why a message came back: `basic.return` (pika: `spec.Basic.Return`; AMQP 0-9-1, class `basic`, method 50).
 #[doc(alias = "Basic.Return")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Return {
     /// The AMQP reply code, such as 312 (`NO_ROUTE`).
@@ -61,6 +64,7 @@ pub struct Return {
 /// A message that the broker gave back, because it was mandatory and no queue took it (pika:
 /// `blocking_connection.ReturnedMessage`).
 #[derive(Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ReturnedMessage {
     /// Why it came back.
@@ -68,6 +72,10 @@ pub struct ReturnedMessage {
     /// The properties it was published with.
     pub properties: BasicProperties,
     /// Its body.
+    #[cfg_attr(
+        feature = "serde",
+        serde(with = "crate::protocol::serialize::text_or_bytes")
+    )]
     pub body: Vec<u8>,
 }
 
@@ -86,6 +94,7 @@ impl fmt::Debug for ReturnedMessage {
 /// method 11).
 #[doc(alias = "Queue.DeclareOk")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct QueueDeclareOk {
     /// The queue's name, which is the server's invention if the name asked for was empty.
@@ -98,6 +107,7 @@ pub struct QueueDeclareOk {
 
 /// Why `start_consuming` came to an end (pika returns nothing).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum ConsumingEnded {
     /// This program cancelled the last consumer.

@@ -1,6 +1,6 @@
 //! Tables of typed values: message headers, the arguments of a declaration, the properties of a peer.
 
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::iter::FusedIterator;
 use std::sync::Arc;
@@ -60,6 +60,20 @@ impl FieldTable {
     /// An empty table.
     pub const fn new() -> Self {
         FieldTable(None)
+    }
+
+    /// Of equal keys the last stays. Not inserted one by one: the keys may come in the order that takes longest.
+    pub(super) fn from_fields(fields: Vec<Field>) -> Self {
+        let mut sorted = fields;
+        if !sorted.is_sorted_by(|(one, _), (other, _)| one < other) {
+            sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+            // Equal ones stand in the order in which they came.
+            sorted.reverse();
+            sorted.dedup_by(|(one, _), (other, _)| one == other);
+            sorted.reverse();
+        }
+        let came_as = None;
+        FieldTable((!sorted.is_empty()).then(|| Arc::new(Fields { sorted, came_as })))
     }
 
     fn fields(&self) -> &[Field] {
@@ -176,9 +190,9 @@ impl<K: Into<ShortString>, V: Into<FieldValue>> Extend<(K, V)> for FieldTable {
 
 impl<K: Into<ShortString>, V: Into<FieldValue>> FromIterator<(K, V)> for FieldTable {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(fields: I) -> Self {
-        let mut table = FieldTable::new();
-        table.extend(fields);
-        table
+        let fields = fields.into_iter();
+        let owned = fields.map(|(key, value)| (key.into(), value.into()));
+        FieldTable::from_fields(owned.collect())
     }
 }
 
@@ -326,33 +340,11 @@ fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, WireError> {
         fields.push((key, value));
     }
     reader.finish("table")?;
-    let mut came_as = None;
-    if !in_order {
-        fields = sorted(fields);
-        came_as = Some(bytes.into());
+    let mut table = FieldTable::from_fields(fields);
+    if let Some(fields) = table.0.as_mut().filter(|_| !in_order) {
+        Arc::make_mut(fields).came_as = Some(bytes.into());
     }
-    let fields = Fields {
-        sorted: fields,
-        came_as,
-    };
-    let is_empty = fields.sorted.is_empty();
-    Ok(FieldTable((!is_empty).then(|| Arc::new(fields))))
-}
-
-/// In the order of the keys; of equal ones the last stays. Not inserted one by one: a peer could send them in the order
-/// that takes longest. A heap needs a tenth of the code that `sort_by` does.
-fn sorted(mut fields: Vec<Field>) -> Vec<Field> {
-    let keys = fields.iter_mut().map(|(key, _)| std::mem::take(key));
-    let keys: BinaryHeap<(ShortString, usize)> = keys.zip(0..).collect();
-    let mut sorted: Vec<Field> = Vec::with_capacity(fields.len());
-    for (key, place) in keys.into_sorted_vec() {
-        let value = std::mem::replace(&mut fields[place].1, FieldValue::Void);
-        match sorted.last_mut() {
-            Some((last, earlier)) if *last == key => *earlier = value,
-            _ => sorted.push((key, value)),
-        }
-    }
-    sorted
+    Ok(table)
 }
 
 fn decode_array(bytes: &[u8], depth: usize) -> Result<Vec<FieldValue>, WireError> {

@@ -23,6 +23,7 @@ use crate::escaped::Shown;
 /// assert_eq!(FieldValue::from("text").as_str(), Some("text"));
 /// ```
 #[derive(Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum FieldValue {
     /// Boolean, `t`.
@@ -56,9 +57,9 @@ pub enum FieldValue {
         value: u32,
     },
     /// Text, `S`: usually, but not necessarily, UTF-8; see [`as_str`](FieldValue::as_str).
-    Text(Vec<u8>),
+    Text(#[cfg_attr(feature = "serde", serde(with = "super::serialize::text_or_bytes"))] Vec<u8>),
     /// A sequence of bytes, `x`.
-    Bytes(Vec<u8>),
+    Bytes(#[cfg_attr(feature = "serde", serde(with = "super::serialize::bytes"))] Vec<u8>),
     /// A sequence of values, `A`.
     Array(Vec<FieldValue>),
     /// Seconds since 1970-01-01 00:00 UTC, `T`. Other clients cannot read a time after the year 9999, as which they would
@@ -78,9 +79,11 @@ pub enum FieldValue {
 /// It is read through [`FieldValue::as_u64`] and its like, equals a [`FieldValue`] of the same number, and goes on as it came
 /// when it is sent, by itself or within its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ReceivedNumber(pub(super) Form);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Form {
     /// `t` with another octet than 0 and 1.
     Bool(u8),

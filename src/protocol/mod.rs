@@ -13,6 +13,8 @@ pub(crate) mod handshake;
 pub(crate) mod heartbeat;
 pub(crate) mod method;
 pub(crate) mod properties;
+#[cfg(feature = "serde")]
+pub(crate) mod serialize;
 pub(crate) mod short_string;
 pub(crate) mod wire;
 

@@ -10,6 +10,8 @@ use super::wire::{Name, Reader, WireError, Writer};
 
 /// Whether the broker keeps a message over its own restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "u8", into = "u8"))]
 #[non_exhaustive]
 pub enum DeliveryMode {
     /// 1: kept in memory, as far as the queue lets it (pika: `DeliveryMode.Transient`).
@@ -28,6 +30,12 @@ impl DeliveryMode {
             DeliveryMode::Persistent => 2,
             DeliveryMode::Other(value) => value,
         }
+    }
+}
+
+impl From<DeliveryMode> for u8 {
+    fn from(mode: DeliveryMode) -> Self {
+        mode.value()
     }
 }
 
@@ -70,10 +78,13 @@ macro_rules! properties {
         /// assert_eq!(properties.content_type.as_deref(), Some("application/json"));
         /// ```
         #[derive(Clone, PartialEq, Default)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "serde", serde(default))]
         pub struct BasicProperties {
             $( $(#[$doc])* pub $name: Option<$type>, )+
             /// No property: what lets `timestamp` go on as it came.
             #[doc(hidden)]
+            #[cfg_attr(feature = "serde", serde(skip))]
             pub timestamp_received: ReceivedTimestamp,
         }
 
