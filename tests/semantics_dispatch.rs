@@ -73,7 +73,7 @@ fn p01_p02_other_calls_queue_what_comes_and_run_no_callback() {
 
         publish_and_let_come(&channel, &queue, &["message"]);
         let error = channel
-            .basic_publish_with("", &unique("nowhere"), "lost", mandatory())
+            .basic_publish_with("", unique("nowhere"), "lost", mandatory())
             .unwrap_err();
         assert!(matches!(error, Error::Unroutable(_)), "{error:?}");
         let other = exclusive_queue(&channel);
@@ -353,7 +353,7 @@ fn p10_process_data_events_reports_the_closure_of_any_channel() {
         let _bystander = connection.channel().unwrap();
         let broken = connection.channel().unwrap();
         broken
-            .basic_publish(&unique("no-such-exchange"), "key", "lost")
+            .basic_publish(unique("no-such-exchange"), "key", "lost")
             .unwrap();
         let deadline = Instant::now() + SOON;
         let error = loop {
@@ -407,7 +407,7 @@ fn p11_a_channels_closure_is_not_reported_by_another_channels_call() {
         let bystander = connection.channel().unwrap();
         let broken = connection.channel().unwrap();
         broken
-            .basic_publish(&unique("no-such-exchange"), "key", "lost")
+            .basic_publish(unique("no-such-exchange"), "key", "lost")
             .unwrap();
         support::wait_until(SOON, || {
             bystander.basic_qos(1).unwrap();

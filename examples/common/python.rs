@@ -71,9 +71,7 @@ fn since_1970() -> (u64, u32) {
 }
 
 fn date_and_time(seconds: u64) -> String {
-    let leap = |year: u64| {
-        (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)
-    };
+    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
     let (mut days, mut year, mut month) = (seconds / 86_400, 1970, 0);
     while days >= 365 + u64::from(leap(year)) {
         days -= 365 + u64::from(leap(year));

@@ -80,8 +80,8 @@ impl Failure {
         reply_text: &str,
         hint: Option<&'static str>,
     ) -> Box<Self> {
-        let cause = format_args!("{reply_code} {reply_text}");
-        let mut failure = Failure::new(kind, stage, cause, hint);
+        let mut failure =
+            Failure::new(kind, stage, format_args!("{reply_code} {reply_text}"), hint);
         failure.reply_code = Some(reply_code);
         failure.retryable = may_pass(reply_code, reply_text);
         failure

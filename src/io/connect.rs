@@ -221,8 +221,9 @@ impl<'a> Target<'a> {
                 lost,
                 source,
             }) => {
-                let cause = format_args!("{cause}");
-                let mut failure = Failure::new(Error::Tls, Stage::Tls, cause, hint).retryable(lost);
+                let mut failure =
+                    Failure::new(Error::Tls, Stage::Tls, format_args!("{cause}"), hint)
+                        .retryable(lost);
                 failure.source = source;
                 Err(failure)
             }

@@ -305,6 +305,12 @@ macro_rules! as_short_string_behind {
 as_short_string_behind!(&T, &mut T, Box<T>, Rc<T>, Arc<T>);
 
 #[cfg(test)]
+// What is compared and borrowed here is what is tested.
+#[allow(
+    clippy::cmp_owned,
+    clippy::needless_borrows_for_generic_args,
+    clippy::nonminimal_bool
+)]
 mod tests {
     use std::collections::HashSet;
     use std::mem::size_of;
