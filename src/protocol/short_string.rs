@@ -325,9 +325,9 @@ mod tests {
         let as_str: &str = &text;
         assert_eq!((as_str, text.len()), ("grün", 5));
         assert_eq!(Some(text.clone()).as_deref(), Some("grün"));
-        assert!(
-            text == "grün" && "grün" == text && text == *"grün" && text == String::from("grün")
-        );
+        let (borrowed, owned) = (&"grün", &String::from("grün"));
+        assert!(text == **borrowed && text == *borrowed && text == *owned);
+        assert!(**borrowed == text && *borrowed == text && *owned == text);
         assert_eq!(
             (text.to_string(), format!("{text:?}")),
             ("grün".to_owned(), "\"grün\"".to_owned())
@@ -357,6 +357,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::needless_borrows_for_generic_args)]
     fn every_kind_of_text_is_a_name() {
         fn bytes(name: impl AsShortString) -> Vec<u8> {
             name.as_short_string().to_vec()
