@@ -30,6 +30,14 @@ pub mod fuzz {
         exercise::session(bytes);
     }
 
+    pub fn table(bytes: &[u8]) {
+        exercise::table(bytes);
+    }
+
+    pub fn handshake(bytes: &[u8]) {
+        exercise::handshake(bytes);
+    }
+
     pub fn url(text: &str) {
         exercise::url(text);
     }

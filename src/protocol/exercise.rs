@@ -9,9 +9,10 @@ use super::channel::{
 };
 use super::connection::{fingerprint, Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
+use super::handshake::{Handshake, Negotiated};
 use super::method::Method;
 use super::wire::WireError;
-use crate::{BasicProperties, ConnectionParameters, Message};
+use crate::{BasicProperties, ConnectionParameters, FieldTable, Message};
 
 /// The largest frame that the fuzz targets let pass, small enough that they find the bound.
 pub(crate) const FRAME_MAX: u32 = 4096;
@@ -309,4 +310,72 @@ pub(crate) fn url(text: &str) -> bool {
             false
         }
     }
+}
+
+/// What stands behind the length of a table. Answers whether it is a table.
+pub(crate) fn table(bytes: &[u8]) -> bool {
+    let Ok(table) = FieldTable::decode(bytes) else {
+        return false;
+    };
+    let mut out = b"before".to_vec();
+    if let Err(error) = table.encode(&mut out) {
+        // What came may be more than what may be sent.
+        assert!(matches!(error, WireError::Unsendable(_)), "{error}");
+        return true;
+    }
+    let again = FieldTable::decode(&out[6 + 4..]);
+    assert_eq!(again.as_ref(), Ok(&table));
+    for (key, value) in &table {
+        assert_eq!(table.get(key), Some(value));
+    }
+    let _ = format!("{table:?}");
+    true
+}
+
+/// What a broker says until the connection is open. Answers whether it comes to be.
+pub(crate) fn handshake(mut bytes: &[u8]) -> bool {
+    let parameters = ConnectionParameters::default();
+    let mut negotiated = Negotiated::default();
+    let mut handshake = Handshake::new(&parameters, &mut negotiated);
+    let (mut out, mut opened, mut failed) = (Vec::new(), false, false);
+    while let Ok(Some((frame, length))) = parse(bytes, parameters.frame_max) {
+        bytes = &bytes[length..];
+        let Frame::Method {
+            channel: 0,
+            payload,
+        } = frame
+        else {
+            continue;
+        };
+        match handshake.handle(payload, &mut out) {
+            Ok(done) => opened = done,
+            Err(failure) => {
+                let _ = failure.cause.to_string();
+                failed = true;
+            }
+        }
+        if opened || failed {
+            break;
+        }
+    }
+    // Whatever came, what is said in return is whole, and what a client says.
+    let mut said = out.as_slice();
+    while !said.is_empty() {
+        let Ok(Some((Frame::Method { channel, payload }, length))) = parse(said, 0) else {
+            panic!("{out:x?} is not made of methods");
+        };
+        assert_eq!(channel, 0);
+        let name = Method::decode(payload).map(|method| method.name());
+        assert!(
+            name.as_ref()
+                .is_ok_and(|name| name.starts_with("connection.")),
+            "{name:?}"
+        );
+        said = &said[length..];
+    }
+    if opened {
+        assert!(negotiated.channel_max > 0);
+        assert!((4096..=parameters.frame_max).contains(&negotiated.frame_max));
+    }
+    opened
 }

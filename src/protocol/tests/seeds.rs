@@ -53,3 +53,20 @@ fn url() {
         exercise::url(&String::from_utf8_lossy(bytes));
     });
 }
+
+#[test]
+fn table() {
+    run("table", |bytes| {
+        exercise::table(bytes);
+    });
+}
+
+/// The fuzzer must start from a connection that comes to be open.
+#[test]
+fn handshake() {
+    let mut opened = 0;
+    run("handshake", |bytes| {
+        opened += usize::from(exercise::handshake(bytes));
+    });
+    assert!(opened > 0 || !Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").exists());
+}
