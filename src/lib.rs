@@ -20,6 +20,8 @@ mod publisher;
 mod recovery;
 mod requests;
 mod stop;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 mod url;

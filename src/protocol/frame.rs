@@ -102,13 +102,34 @@ pub(crate) fn write_header(
     properties: &BasicProperties,
 ) -> Result<(), WireError> {
     write_frame(out, HEADER_TYPE, channel, |out| {
-        let mut start = [0; 12];
-        BigEndian::write_u16(&mut start[0..2], BASIC);
-        // Two octets of "weight", unused and zero.
-        BigEndian::write_u64(&mut start[4..12], body_size);
-        out.extend_from_slice(&start);
+        out.extend_from_slice(&header_start(body_size));
         properties.encode(out)
     })
+}
+
+/// Appends the content header of a message whose properties are in bytes already.
+#[cfg(feature = "testing")]
+pub(crate) fn write_encoded_header(
+    out: &mut Vec<u8>,
+    channel: u16,
+    body_size: u64,
+    properties: &[u8],
+) -> Result<(), WireError> {
+    write_frame(out, HEADER_TYPE, channel, |out| {
+        out.extend_from_slice(&header_start(body_size));
+        out.extend_from_slice(properties);
+        Ok(())
+    })
+}
+
+/// What stands in a content header before the properties.
+#[inline]
+fn header_start(body_size: u64) -> [u8; 12] {
+    let mut start = [0; 12];
+    BigEndian::write_u16(&mut start[0..2], BASIC);
+    // Two octets of "weight", unused and zero.
+    BigEndian::write_u64(&mut start[4..12], body_size);
+    start
 }
 
 /// Appends a body frame. `chunk` must fit in a frame.

@@ -39,10 +39,16 @@ macro_rules! pass {
     ($side:ident.$kind:ident($($argument:expr),*)) => { $side.$kind($($argument),*) };
 }
 
-/// Whether a method of this sender is read: a client reads what a server sends. Tests and fuzzing read everything.
+/// Whether a method of this sender is read: a client reads what a server sends. The broker for tests, tests and fuzzing
+/// read everything.
 macro_rules! comes_from {
     (client) => {
-        cfg!(any(test, fuzzing, feature = "unstable-internals"))
+        cfg!(any(
+            test,
+            fuzzing,
+            feature = "testing",
+            feature = "unstable-internals"
+        ))
     };
     ($server_or_either:ident) => {
         true
@@ -52,7 +58,12 @@ macro_rules! comes_from {
 /// Whether a method of this sender is written.
 macro_rules! goes_from {
     (server) => {
-        cfg!(any(test, fuzzing, feature = "unstable-internals"))
+        cfg!(any(
+            test,
+            fuzzing,
+            feature = "testing",
+            feature = "unstable-internals"
+        ))
     };
     ($client_or_either:ident) => {
         true

@@ -112,8 +112,15 @@ impl WireError {
 
 /// A short string where it lies. It is borrowed whatever it holds, so that methods own nothing but tables and are dropped
 /// with little code.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub(crate) struct Name<'a>(&'a [u8]);
+
+/// A text like any text, and anything else as a byte string.
+impl fmt::Debug for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.to_short_string(), f)
+    }
+}
 
 impl<'a> From<&'a str> for Name<'a> {
     fn from(text: &'a str) -> Self {
@@ -169,7 +176,7 @@ impl Name<'_> {
 
 /// The table among the arguments of a method: the values to be sent, or the bytes where they lie. With this, methods own
 /// nothing, and are passed on and dropped without code.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) enum Table<'a> {
     Values(&'a FieldTable),
     Bytes(&'a [u8]),
@@ -187,6 +194,15 @@ impl Table<'_> {
 impl<'a> From<&'a FieldTable> for Table<'a> {
     fn from(table: &'a FieldTable) -> Self {
         Table::Values(table)
+    }
+}
+
+impl fmt::Debug for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.values() {
+            Ok(table) => fmt::Debug::fmt(&table, f),
+            Err(error) => write!(f, "({error})"),
+        }
     }
 }
 

@@ -1,0 +1,538 @@
+//! Consuming: whose turn it is, `basic.get`, and what comes of acknowledgements.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::arguments::{self, Overflow};
+use super::channel::Unacknowledged;
+use super::declare::Named;
+use super::publish::REPLY_TO;
+use super::queue::{Consumer, Message, Reason, Stored};
+use super::refusal::{refuse, Outcome};
+use super::state::{At, State, Work};
+use super::text::Text;
+use crate::protocol::frame::{self, FRAME_OVERHEAD};
+use crate::protocol::method::Method;
+
+/// What a client does with a message that it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settle {
+    Ack,
+    Requeue,
+    Discard,
+}
+
+/// Appends a method and its content.
+pub(super) fn write_content(
+    out: &mut Vec<u8>,
+    channel: u16,
+    method: &Method<'_>,
+    message: &Message,
+    frame_max: u32,
+) {
+    let size = message.body.len() as u64;
+    let written = frame::write_method(out, channel, method)
+        .and_then(|()| frame::write_encoded_header(out, channel, size, &message.properties));
+    debug_assert!(written.is_ok());
+    let chunk = match frame_max as usize {
+        0 => message.body.len().max(1),
+        most => most.saturating_sub(FRAME_OVERHEAD).max(1),
+    };
+    for chunk in message.body.chunks(chunk) {
+        frame::write_body(out, channel, chunk);
+    }
+}
+
+impl State {
+    pub(super) fn frame_max(&self, at: At) -> u32 {
+        self.connections
+            .get(&at.connection)
+            .map_or(0, |connection| connection.frame_max)
+    }
+
+    /// Puts a message into a queue, or hands it to a consumer. Returns whether the queue took it.
+    pub(super) fn enqueue(&mut self, id: u64, message: &Arc<Message>) -> bool {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            // It has gone while the message was on its way, and with it what waits for the message.
+            return true;
+        };
+        if queue.refuses(message.body.len()) {
+            if queue.settings.overflow == Overflow::RejectAndDeadLetter {
+                let stored = Stored {
+                    message: Arc::clone(message),
+                    place: (0, 0),
+                    redelivered: false,
+                    expires: None,
+                    generation: 0,
+                };
+                self.bury(id, stored, Reason::MaxLength);
+            }
+            return false;
+        }
+        queue.push(Arc::clone(message));
+        self.dispatch(id);
+        self.drop_surplus(id);
+        if message.time_to_live.is_some() || self.has_message_ttl(id) {
+            self.now = Instant::now();
+            self.drop_expired(id);
+            self.note_deadline(id);
+        }
+        true
+    }
+
+    fn has_message_ttl(&self, id: u64) -> bool {
+        self.queues
+            .get(&id)
+            .is_some_and(|queue| queue.settings.message_ttl.is_some())
+    }
+
+    fn drop_surplus(&mut self, id: u64) {
+        while let Some(stored) = self
+            .queues
+            .get_mut(&id)
+            .and_then(|queue| queue.take_surplus())
+        {
+            self.bury(id, stored, Reason::MaxLength);
+        }
+    }
+
+    /// Hands messages to consumers for as long as there are both.
+    pub(super) fn dispatch(&mut self, id: u64) {
+        loop {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
+            if queue.ready.is_empty() {
+                return;
+            }
+            let Some(consumer_id) = queue.next_consumer() else {
+                return;
+            };
+            let Some(consumer) = queue.consumers.get_mut(&consumer_id) else {
+                return;
+            };
+            let at = At {
+                connection: consumer.connection,
+                channel: consumer.channel,
+            };
+            let Some(connection) = self.connections.get_mut(&at.connection) else {
+                return queue.remove_consumer(consumer_id);
+            };
+            let frame_max = connection.frame_max;
+            let full = connection.outbox.is_full();
+            let Some(channel) = connection.channels.get_mut(&at.channel) else {
+                return queue.remove_consumer(consumer_id);
+            };
+            if full || channel.is_limited() || !consumer.has_room() {
+                queue.block(consumer_id);
+                continue;
+            }
+            let no_ack = consumer.no_ack;
+            let tag = consumer.tag.clone();
+            if !no_ack {
+                consumer.unacknowledged += 1;
+                channel.volume += 1;
+            }
+            channel.last_tag += 1;
+            let delivery_tag = channel.last_tag;
+            queue.end_turn(consumer_id);
+            let Some(stored) = queue.take_first() else {
+                return;
+            };
+            let message = Arc::clone(&stored.message);
+            let redelivered = stored.redelivered;
+            if !no_ack {
+                let unacknowledged = Unacknowledged {
+                    queue: id,
+                    consumer: Some(consumer_id),
+                    stored,
+                };
+                channel.unacknowledged.insert(delivery_tag, unacknowledged);
+            }
+            let method = Method::BasicDeliver {
+                consumer_tag: tag.name(),
+                delivery_tag,
+                redelivered,
+                exchange: message.exchange.name(),
+                routing_key: message.keys[0].name(),
+            };
+            self.send_frames(at.connection, |out| {
+                write_content(out, at.channel, &method, &message, frame_max);
+            });
+        }
+    }
+
+    /// Hands a direct reply to the consumer that waits for it.
+    pub(super) fn deliver_reply(&mut self, at: At, tag: &Text, message: &Message) {
+        let frame_max = self.frame_max(at);
+        let Some(channel) = self.channel_mut(at) else {
+            return;
+        };
+        channel.last_tag += 1;
+        let method = Method::BasicDeliver {
+            consumer_tag: tag.name(),
+            delivery_tag: channel.last_tag,
+            redelivered: false,
+            exchange: message.exchange.name(),
+            routing_key: message.keys[0].name(),
+        };
+        self.send_frames(at.connection, |out| {
+            write_content(out, at.channel, &method, message, frame_max);
+        });
+    }
+
+    pub(super) fn consuming_method(&mut self, at: At, method: &Method<'_>) -> Outcome {
+        match *method {
+            Method::BasicQos {
+                prefetch_size,
+                prefetch_count,
+                global,
+            } => {
+                if prefetch_size != 0 {
+                    refuse!(540, "prefetch_size!=0 ({prefetch_size})");
+                }
+                if let Some(channel) = self.channel_mut(at) {
+                    if global {
+                        channel.limit = prefetch_count;
+                        channel.volume = channel.unacknowledged.len() as u32;
+                    } else {
+                        channel.prefetch = prefetch_count;
+                        channel.limit = 0;
+                    }
+                }
+                self.send(at, &Method::BasicQosOk {});
+                self.unblock_channel(at);
+                Ok(())
+            }
+            Method::BasicConsume { .. } => self.consume(at, method),
+            Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            } => {
+                let tag: Text = consumer_tag.into();
+                if !no_wait {
+                    let ok = Method::BasicCancelOk { consumer_tag };
+                    self.send(at, &ok);
+                }
+                self.cancel(at, &tag);
+                Ok(())
+            }
+            Method::BasicCancelOk { consumer_tag } => {
+                self.cancel(at, &consumer_tag.into());
+                Ok(())
+            }
+            Method::BasicGet { queue, no_ack } => {
+                let name = self.name_or_last_queue(at, queue)?;
+                let id = self.own_queue(at, &name)?;
+                self.get(at, id, no_ack);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn consume(&mut self, at: At, method: &Method<'_>) -> Outcome {
+        let Method::BasicConsume {
+            queue,
+            consumer_tag,
+            no_ack,
+            exclusive,
+            no_wait,
+            arguments,
+            ..
+        } = *method
+        else {
+            return Ok(());
+        };
+        let name = self.name_or_last_queue(at, queue)?;
+        let asked: Text = consumer_tag.into();
+        let Some(channel) = self.channel_mut(at) else {
+            return Ok(());
+        };
+        if channel.consumers.contains_key(&asked) {
+            refuse!(530, "attempt to reuse consumer tag '{asked}'");
+        }
+        let tag = if asked.is_empty() {
+            self.new_name("amq.ctag-")
+        } else {
+            asked
+        };
+        let ok = Method::BasicConsumeOk {
+            consumer_tag: tag.name(),
+        };
+        if *name == *REPLY_TO.as_bytes() {
+            self.consume_replies(at, &tag, no_ack)?;
+            if !no_wait {
+                self.send(at, &ok);
+            }
+            return Ok(());
+        }
+        let id = self.own_queue(at, &name)?;
+        let vhost = self.vhost_of(at);
+        let named = Named("queue", &name, &vhost);
+        let arguments = arguments.values().unwrap_or_default();
+        let priority = arguments::consumer_priority(&arguments, &named)?;
+        let consumer_id = self.new_id();
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Ok(());
+        };
+        if queue.refuses_consumer(exclusive) {
+            refuse!(403, "{named} in exclusive use");
+        }
+        let Some(channel) = self
+            .connections
+            .get_mut(&at.connection)
+            .and_then(|connection| connection.channels.get_mut(&at.channel))
+        else {
+            return Ok(());
+        };
+        let consumer = Consumer {
+            connection: at.connection,
+            channel: at.channel,
+            tag: tag.clone(),
+            no_ack,
+            exclusive,
+            prefetch: channel.prefetch,
+            unacknowledged: 0,
+            priority,
+            arguments,
+            blocked: false,
+        };
+        channel.consumers.insert(tag.clone(), (id, consumer_id));
+        queue.add_consumer(consumer_id, consumer);
+        if !no_wait {
+            self.send(at, &ok);
+        }
+        self.later(Work::Dispatch(id));
+        Ok(())
+    }
+
+    fn consume_replies(&mut self, at: At, tag: &Text, no_ack: bool) -> Outcome {
+        if !no_ack {
+            refuse!(406, "reply consumer cannot acknowledge");
+        }
+        let name = self.new_name("amq.rabbitmq.reply-to.");
+        let Some(channel) = self.channel_mut(at) else {
+            return Ok(());
+        };
+        if channel.replies.is_some() {
+            refuse!(406, "reply consumer already set");
+        }
+        channel.replies = Some((name.clone(), tag.clone()));
+        self.reply_queues.insert(name, (at, tag.clone()));
+        Ok(())
+    }
+
+    /// Ends a consumer, if there is one of that tag. What it was given stays with the channel.
+    pub(super) fn cancel(&mut self, at: At, tag: &Text) {
+        let Some(channel) = self.channel_mut(at) else {
+            return;
+        };
+        if channel
+            .replies
+            .as_ref()
+            .is_some_and(|(_, other)| other == tag)
+        {
+            if let Some((name, _)) = channel.replies.take() {
+                self.reply_queues.remove(&name);
+            }
+            return;
+        }
+        let Some((queue, consumer)) = channel.consumers.remove(tag) else {
+            return;
+        };
+        if let Some(queue) = self.queues.get_mut(&queue) {
+            queue.remove_consumer(consumer);
+        }
+        self.delete_if_unused(queue);
+    }
+
+    fn get(&mut self, at: At, id: u64, no_ack: bool) {
+        self.drop_expired(id);
+        let frame_max = self.frame_max(at);
+        let taken = self.queues.get_mut(&id).and_then(|queue| {
+            queue.unused_since = Instant::now();
+            let stored = queue.take_first()?;
+            Some((stored, queue.ready.len() as u32))
+        });
+        let (Some((stored, message_count)), Some(channel)) = (taken, self.channel_mut(at)) else {
+            self.send(at, &Method::BasicGetEmpty {});
+            return;
+        };
+        channel.last_tag += 1;
+        let delivery_tag = channel.last_tag;
+        let message = Arc::clone(&stored.message);
+        let redelivered = stored.redelivered;
+        if !no_ack {
+            let unacknowledged = Unacknowledged {
+                queue: id,
+                consumer: None,
+                stored,
+            };
+            channel.unacknowledged.insert(delivery_tag, unacknowledged);
+        }
+        let method = Method::BasicGetOk {
+            delivery_tag,
+            redelivered,
+            exchange: message.exchange.name(),
+            routing_key: message.keys[0].name(),
+            message_count,
+        };
+        self.send_frames(at.connection, |out| {
+            write_content(out, at.channel, &method, &message, frame_max);
+        });
+        self.drop_expired(id);
+    }
+
+    pub(super) fn acknowledging_method(&mut self, at: At, method: &Method<'_>) -> Outcome {
+        let requeue_or_discard = |requeue| {
+            if requeue {
+                Settle::Requeue
+            } else {
+                Settle::Discard
+            }
+        };
+        let (tag, multiple, how) = match *method {
+            Method::BasicAck {
+                delivery_tag,
+                multiple,
+            } => (delivery_tag, multiple, Settle::Ack),
+            Method::BasicNack {
+                delivery_tag,
+                multiple,
+                requeue,
+            } => (delivery_tag, multiple, requeue_or_discard(requeue)),
+            Method::BasicReject {
+                delivery_tag,
+                requeue,
+            } => (delivery_tag, false, requeue_or_discard(requeue)),
+            Method::BasicRecover { requeue } | Method::BasicRecoverAsync { requeue } => {
+                if !requeue {
+                    refuse!(540, "requeue=false");
+                }
+                let messages = self
+                    .channel_mut(at)
+                    .map(|channel| std::mem::take(&mut channel.unacknowledged))
+                    .unwrap_or_default();
+                self.settle(at, Settle::Requeue, messages.into_values().collect());
+                if matches!(method, Method::BasicRecover { .. }) {
+                    self.send(at, &Method::BasicRecoverOk {});
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let Some(channel) = self.channel_mut(at) else {
+            return Ok(());
+        };
+        let settled: Vec<(u64, Unacknowledged)> = if multiple && tag == 0 {
+            std::mem::take(&mut channel.unacknowledged)
+                .into_iter()
+                .collect()
+        } else if !channel.unacknowledged.contains_key(&tag) {
+            refuse!(406, "unknown delivery tag {tag}");
+        } else if multiple {
+            let above = channel.unacknowledged.split_off(&(tag + 1));
+            std::mem::replace(&mut channel.unacknowledged, above)
+                .into_iter()
+                .collect()
+        } else {
+            let message = channel.unacknowledged.remove(&tag);
+            message.map(|message| (tag, message)).into_iter().collect()
+        };
+        match &mut channel.transaction {
+            Some(transaction) => transaction.add_settled(how, settled),
+            None => {
+                let messages = settled.into_iter().map(|(_, message)| message).collect();
+                self.settle(at, how, messages);
+            }
+        }
+        Ok(())
+    }
+
+    /// Does with messages what the client says, and lets consumers go on that had no room.
+    pub(super) fn settle(&mut self, at: At, how: Settle, messages: Vec<Unacknowledged>) {
+        self.now = Instant::now();
+        let was_limited = self.channel_mut(at).is_some_and(|channel| {
+            let was_limited = channel.is_limited();
+            let delivered = messages.iter().filter(|message| message.consumer.is_some());
+            channel.volume = channel.volume.saturating_sub(delivered.count() as u32);
+            was_limited
+        });
+        let mut touched = BTreeSet::new();
+        for message in messages {
+            let Unacknowledged {
+                queue: id,
+                consumer,
+                ref stored,
+            } = message;
+            if let Some(consumer) = consumer {
+                touched.insert((id, consumer));
+            }
+            match how {
+                Settle::Requeue => {
+                    self.put_back(message);
+                    continue;
+                }
+                Settle::Discard => self.bury(id, stored.clone(), Reason::Rejected),
+                Settle::Ack => {}
+            }
+            self.forget_delivery(id, consumer);
+        }
+        if was_limited {
+            self.unblock_channel(at);
+        }
+        for (queue, consumer) in touched {
+            self.unblock_consumer(queue, consumer);
+            self.later(Work::Dispatch(queue));
+        }
+    }
+
+    fn forget_delivery(&mut self, queue: u64, consumer: Option<u64>) {
+        let consumer = consumer.and_then(|consumer| {
+            let queue = self.queues.get_mut(&queue)?;
+            queue.consumers.get_mut(&consumer)
+        });
+        if let Some(consumer) = consumer {
+            consumer.unacknowledged = consumer.unacknowledged.saturating_sub(1);
+        }
+    }
+
+    /// Puts a message back where it stood.
+    pub(super) fn put_back(&mut self, message: Unacknowledged) {
+        let Unacknowledged {
+            queue: id,
+            consumer,
+            mut stored,
+        } = message;
+        self.forget_delivery(id, consumer);
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        stored.redelivered = true;
+        queue.put(stored);
+        self.drop_surplus(id);
+        self.drop_expired(id);
+        self.note_deadline(id);
+        self.later(Work::Dispatch(id));
+    }
+
+    pub(super) fn unblock_consumer(&mut self, queue: u64, consumer: u64) {
+        if let Some(queue) = self.queues.get_mut(&queue) {
+            queue.unblock(consumer);
+        }
+    }
+
+    /// Asks all consumers of a channel again that had no room.
+    fn unblock_channel(&mut self, at: At) {
+        let Some(channel) = self.channel_mut(at) else {
+            return;
+        };
+        let consumers: Vec<(u64, u64)> = channel.consumers.values().copied().collect();
+        for (queue, consumer) in consumers {
+            self.unblock_consumer(queue, consumer);
+            self.later(Work::Dispatch(queue));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What the broker closes a channel or a connection with: reply codes and texts as RabbitMQ 4.3 has them.
+
+use std::fmt::{self, Write};
+
+/// The most bytes of a reply text. RabbitMQ cuts longer ones.
+const TEXT_MAX: usize = 255;
+
+/// A method that the broker refuses by closing the channel or the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Refusal {
+    pub(super) code: u16,
+    /// `NAME - explanation`.
+    pub(super) text: String,
+    /// Class and method id of what was refused, where it is not the method at hand.
+    pub(super) method: Option<(u16, u16)>,
+}
+
+/// What a method's handling comes to.
+pub(super) type Outcome<T = ()> = Result<T, Refusal>;
+
+impl Refusal {
+    #[cold]
+    pub(super) fn new(code: u16, explanation: fmt::Arguments<'_>) -> Refusal {
+        let mut text = format!("{} - {explanation}", name(code));
+        if text.len() > TEXT_MAX {
+            let mut end = TEXT_MAX - 3;
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+            text.push_str("...");
+        }
+        Refusal {
+            code,
+            text,
+            method: None,
+        }
+    }
+
+    /// Whether the connection goes with it, and not only the channel.
+    pub(super) fn ends_connection(&self) -> bool {
+        !matches!(self.code, 311 | 313 | 403..=406)
+    }
+
+    pub(super) fn at(mut self, method: (u16, u16)) -> Refusal {
+        self.method.get_or_insert(method);
+        self
+    }
+}
+
+/// Leaves the function with a refusal: `refuse!(404, "no queue '{name}'")`.
+macro_rules! refuse {
+    ($code:expr, $($format:tt)+) => {
+        return Err($crate::testing::refusal::Refusal::new($code, format_args!($($format)+)))
+    };
+}
+pub(super) use refuse;
+
+/// The constants of the specification and of RabbitMQ.
+pub(super) fn name(code: u16) -> &'static str {
+    match code {
+        311 => "CONTENT_TOO_LARGE",
+        312 => "NO_ROUTE",
+        313 => "NO_CONSUMERS",
+        320 => "CONNECTION_FORCED",
+        402 => "INVALID_PATH",
+        403 => "ACCESS_REFUSED",
+        404 => "NOT_FOUND",
+        405 => "RESOURCE_LOCKED",
+        406 => "PRECONDITION_FAILED",
+        501 => "FRAME_ERROR",
+        502 => "SYNTAX_ERROR",
+        503 => "COMMAND_INVALID",
+        504 => "CHANNEL_ERROR",
+        505 => "UNEXPECTED_FRAME",
+        506 => "RESOURCE_ERROR",
+        530 => "NOT_ALLOWED",
+        540 => "NOT_IMPLEMENTED",
+        _ => "INTERNAL_ERROR",
+    }
+}
+
+/// Bytes as RabbitMQ prints them in its texts: as text in quotes if all of them can be printed, else as numbers.
+pub(super) struct Binary<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for Binary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t'..=b'\r');
+        if !self.0.is_empty() && self.0.iter().all(printable) {
+            f.write_str("<<\"")?;
+            for byte in self.0 {
+                match byte {
+                    b'"' => f.write_str("\\\"")?,
+                    b'\\' => f.write_str("\\\\")?,
+                    b'\n' => f.write_str("\\n")?,
+                    b'\r' => f.write_str("\\r")?,
+                    b'\t' => f.write_str("\\t")?,
+                    0x0b => f.write_str("\\v")?,
+                    0x0c => f.write_str("\\f")?,
+                    byte => f.write_char(char::from(*byte))?,
+                }
+            }
+            return f.write_str("\">>");
+        }
+        f.write_str("<<")?;
+        for (at, byte) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{byte}")?;
+        }
+        f.write_str(">>")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let refusal = Refusal::new(404, format_args!("{}", "x".repeat(300)));
+        assert_eq!(refusal.text.len(), 255);
+        assert!(refusal.text.ends_with("x..."));
+        let refusal = Refusal::new(404, format_args!("{}", "é".repeat(150)));
+        assert!(refusal.text.len() <= 255 && refusal.text.ends_with("é..."));
+    }
+
+    #[test]
+    fn bytes_are_printed_as_text_or_numbers() {
+        assert_eq!(Binary(b"a\"b").to_string(), r#"<<"a\"b">>"#);
+        assert_eq!(Binary(b"\0a").to_string(), "<<0,97>>");
+        assert_eq!(Binary(b"").to_string(), "<<>>");
+    }
+}
