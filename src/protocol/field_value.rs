@@ -82,6 +82,14 @@ pub enum FieldValue {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ReceivedNumber(pub(super) Form);
 
+#[cfg(feature = "testing")]
+impl ReceivedNumber {
+    /// The same number as it would be sent from here.
+    pub(crate) fn plain(self) -> FieldValue {
+        self.0.plain()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Form {

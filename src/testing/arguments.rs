@@ -399,7 +399,7 @@ pub(super) fn type_name(value: &FieldValue) -> &'static str {
         FieldValue::U16(_) => "unsignedshort",
         FieldValue::I32(_) => "signedint",
         FieldValue::U32(_) => "unsignedint",
-        FieldValue::I64(_) => "long",
+        FieldValue::I64(_) | FieldValue::U64(_) => "long",
         FieldValue::F32(_) => "float",
         FieldValue::F64(_) => "double",
         FieldValue::Decimal { .. } => "decimal",
@@ -409,6 +409,7 @@ pub(super) fn type_name(value: &FieldValue) -> &'static str {
         FieldValue::Timestamp(_) => "timestamp",
         FieldValue::Table(_) => "table",
         FieldValue::Void => "void",
+        FieldValue::Received(number) => type_name(&number.plain()),
     }
 }
 
@@ -427,6 +428,7 @@ impl fmt::Display for Printed<'_> {
             }
             FieldValue::Timestamp(seconds) => write!(f, "{seconds}"),
             FieldValue::Void => f.write_str("undefined"),
+            FieldValue::Received(number) => Printed(&number.plain()).fmt(f),
             FieldValue::Array(values) => {
                 f.write_str("[")?;
                 for (at, value) in values.iter().enumerate() {
