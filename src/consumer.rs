@@ -9,14 +9,29 @@ use crate::dispatch::Round;
 use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::protocol::channel::Puller;
-use crate::{Consume, Error, Message};
+use crate::{Consume, ConsumingEnded, Error, Message};
 
 /// The messages of a queue, one after another (pika: the generator of `consume`); see [`Channel::consume`].
+///
+/// The loop's body may borrow what it likes and end with any error, where a callback must be `Send + 'static`.
 pub struct Messages {
     channel: Channel,
     consumer_tag: String,
-    inactivity_timeout: Option<Duration>,
-    failed: bool,
+    idle_exit: Option<Duration>,
+    /// When `time_limit` is up.
+    deadline: Option<Instant>,
+    /// Since when the iterator has been waiting for its next message.
+    waiting_since: Option<Instant>,
+    ended: Option<ConsumingEnded>,
+}
+
+/// What the iterator comes to when it is asked.
+enum Step {
+    Message(Message),
+    /// Nothing came in this time.
+    Idle,
+    /// There is no more, for now or for good.
+    End,
 }
 
 impl Messages {
@@ -26,10 +41,18 @@ impl Messages {
             auto_ack,
             exclusive,
             arguments,
-            inactivity_timeout,
+            idle_exit,
+            time_limit,
         } = request;
         let place = channel.place();
-        let consumer_tag = channel.new_consumer_tag();
+        let mut messages = Messages {
+            channel: channel.clone(),
+            consumer_tag: channel.new_consumer_tag(),
+            idle_exit,
+            deadline: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
+            waiting_since: None,
+            ended: None,
+        };
         {
             let mut shared = channel.link().lock();
             if channel.is_ended() {
@@ -40,7 +63,7 @@ impl Messages {
             let Some(state) = shared.session.channel(place) else {
                 return Err(channel.closure());
             };
-            if let Some(puller) = &state.puller {
+            if let Some(puller) = state.puller.as_ref().filter(|puller| !puller.is_spent()) {
                 if (&puller.queue, puller.auto_ack, puller.exclusive)
                     != (&queue, auto_ack, exclusive)
                 {
@@ -53,17 +76,12 @@ impl Messages {
                         ),
                     ));
                 }
-                let consumer_tag = puller.consumer_tag.clone();
-                return Ok(Messages {
-                    channel: channel.clone(),
-                    consumer_tag,
-                    inactivity_timeout,
-                    failed: false,
-                });
+                messages.consumer_tag.clone_from(&puller.consumer_tag);
+                return Ok(messages);
             }
             // Before the broker knows of it, so that no message can come too early.
             state.puller = Some(Puller {
-                consumer_tag: consumer_tag.clone(),
+                consumer_tag: messages.consumer_tag.clone(),
                 queue: queue.clone(),
                 auto_ack,
                 exclusive,
@@ -71,66 +89,89 @@ impl Messages {
                 cancelled: false,
             });
         }
-        if let Err(error) =
-            channel.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments)
-        {
-            if let Some(state) = channel.link().lock().session.channel(place) {
-                state.puller = None;
-            }
+        let tag = &messages.consumer_tag;
+        if let Err(error) = channel.subscribe(&queue, tag, auto_ack, exclusive, &arguments) {
+            channel.link().lock().session.take_puller(place);
             return Err(error);
         }
-        Ok(Messages {
-            channel: channel.clone(),
-            consumer_tag,
-            inactivity_timeout,
-            failed: false,
-        })
+        Ok(messages)
     }
 
-    /// Whether the consumer behind this iterator was cancelled, by [`Channel::cancel`] or by the broker, so that nothing
-    /// more will come. If not, the iterator ended because nothing came in time, and can be asked again.
+    /// Yields `Ok(None)` whenever nothing came for so long, and goes on (pika: `inactivity_timeout`, which yields
+    /// `(None, None, None)`). Only a cancellation, a closure or an error ends the loop. `None` waits for ever.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # use std::time::Duration;
+    /// # let channel = haypile::Connection::open("amqp://localhost")?.channel()?;
+    /// for event in channel.consume("task_queue")?.inactivity_timeout(Duration::from_secs(1)) {
+    ///     match event? {
+    ///         Some((method, _properties, _body)) => channel.basic_ack(method.delivery_tag)?,
+    ///         None => println!("nothing to do"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn inactivity_timeout(self, limit: impl Into<Option<Duration>>) -> MessagesOrIdle {
+        MessagesOrIdle {
+            messages: self,
+            limit: limit.into(),
+        }
+    }
+
+    /// Whether nothing more can come, whatever the cause: the consumer was cancelled, by this program or by the broker, or
+    /// its channel or connection is closed, and all that had come has been yielded. [`ended`](Messages::ended) says which.
+    ///
+    /// While it is false, an iterator that ended by [`idle_exit`](Consume::idle_exit) can be asked again.
     pub fn is_cancelled(&self) -> bool {
+        self.ended().is_some()
+    }
+
+    /// Why nothing more can come, once that is so: [`Cancelled`](ConsumingEnded::Cancelled) by this program,
+    /// [`CancelledByBroker`](ConsumingEnded::CancelledByBroker), or [`Closed`](ConsumingEnded::Closed) with its channel or
+    /// connection, by whichever side. If it was not this program, the iterator also yields the error that says why.
+    pub fn ended(&self) -> Option<ConsumingEnded> {
+        if self.ended.is_some() {
+            return self.ended.clone();
+        }
         let mut shared = self.channel.link().lock();
         let state = shared.session.channel(self.channel.place());
-        match state.and_then(|state| state.puller.as_ref()) {
-            Some(puller) => {
-                puller.consumer_tag != self.consumer_tag
-                    || (puller.cancelled && puller.buffered.is_empty())
-            }
-            None => true,
+        let puller = state.and_then(|state| state.puller.as_ref());
+        match puller.filter(|puller| puller.consumer_tag == self.consumer_tag) {
+            Some(puller) if !puller.buffered.is_empty() => None,
+            Some(puller) if puller.cancelled => Some(ConsumingEnded::CancelledByBroker {
+                consumer_tag: self.consumer_tag.clone(),
+            }),
+            _ if self.channel.is_ended() => Some(ConsumingEnded::Closed),
+            Some(_) => None,
+            None => Some(ConsumingEnded::Cancelled),
         }
     }
 
-    /// What there is without waiting: a message, the end, or nothing yet.
-    fn look(&self) -> Option<Option<Message>> {
+    /// Takes the next message if it has come.
+    fn take_buffered(&self) -> Option<Message> {
         let link = self.channel.link();
         let mut shared = link.lock();
-        let state = shared.session.channel(self.channel.place());
-        let Some(puller) = state.and_then(|state| state.puller.as_ref()) else {
-            return Some(None);
-        };
+        let state = shared.session.channel(self.channel.place())?;
+        let puller = state.puller.as_ref()?;
         if puller.consumer_tag != self.consumer_tag {
-            return Some(None);
+            return None;
         }
-        let over = puller.cancelled;
         let message = shared.session.next_pulled(self.channel.place());
         link.resume_if_paused(&mut shared);
-        match message {
-            Some(message) => Some(Some(message.delivered())),
-            None if over => {
-                // The broker ended it, and all of it has been yielded.
-                shared.session.take_puller(self.channel.place());
-                shared.session.iterator_cancelled = Some(self.consumer_tag.clone());
-                Some(None)
-            }
-            None => None,
-        }
+        message.map(|message| message.delivered())
     }
 
-    fn advance(&self) -> Result<Option<Message>> {
-        let deadline = self
-            .inactivity_timeout
-            .and_then(|timeout| Instant::now().checked_add(timeout));
+    /// Waits for the next message, at most for `idle` and for what the request allows.
+    fn advance(&mut self, idle: Option<Duration>) -> Result<Step> {
+        let is_up = |limit: Option<Instant>| limit.is_some_and(|limit| limit <= Instant::now());
+        if is_up(self.deadline) {
+            return Ok(Step::End);
+        }
+        // Most often the next message is there, and no clock is needed.
+        let (mut until, mut exit) = (None, None);
+        let mut looked = false;
         let place = self.channel.place();
         let connection = self.channel.connection();
         let round = Round::enter(&connection, Some(&self.channel));
@@ -139,23 +180,51 @@ impl Messages {
                 if !self.is_cancelled() {
                     self.channel.stop_now();
                 }
-                return Ok(None);
+                return Ok(Step::End);
             }
-            if let Some(found) = self.look() {
-                return Ok(found);
+            if let Some(message) = self.take_buffered() {
+                self.waiting_since = None;
+                return Ok(Step::Message(message));
             }
-            if self.channel.is_ended() {
-                let end = self.channel.ended();
-                return match end {
-                    Error::ChannelClosedByClient { .. }
-                    | Error::ConnectionClosedByClient { .. } => Ok(None),
-                    _ => Err(end),
+            if let Some(ended) = self.ended() {
+                let closed = ended == ConsumingEnded::Closed;
+                if let ConsumingEnded::CancelledByBroker { consumer_tag } = &ended {
+                    self.channel.link().lock().session.iterator_cancelled =
+                        Some(consumer_tag.clone());
+                }
+                let told = self.ended.replace(ended).is_some();
+                return match self.channel.gate().end() {
+                    Some(
+                        Error::ChannelClosedByClient { .. }
+                        | Error::ConnectionClosedByClient { .. },
+                    ) => Ok(Step::End),
+                    Some(_) if closed && !told => Err(self.channel.ended()),
+                    _ => Ok(Step::End),
                 };
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(None);
+            let now = Instant::now();
+            if self.waiting_since.is_none() {
+                self.waiting_since = Some(now);
             }
+            let after =
+                |since: Option<Instant>, limit: Option<Duration>| since?.checked_add(limit?);
+            until = until.or_else(|| after(Some(now), idle));
+            exit = exit.or_else(|| after(self.waiting_since, self.idle_exit));
+            // A limit of zero looks once.
+            if looked && is_up(exit) {
+                // Asked again, it waits anew.
+                self.waiting_since = None;
+                return Ok(Step::End);
+            }
+            if looked && is_up(self.deadline) {
+                return Ok(Step::End);
+            }
+            if looked && is_up(until) {
+                return Ok(Step::Idle);
+            }
+            looked = true;
+            let soonest = [until, exit, self.deadline].into_iter().flatten().min();
+            let left = soonest.map(|soonest| soonest.saturating_duration_since(now));
             round.run(left, |shared| {
                 let Some(state) = shared.session.channel(place) else {
                     return true;
@@ -172,12 +241,11 @@ impl Iterator for Messages {
     type Item = Result<Message>;
 
     fn next(&mut self) -> Option<Result<Message>> {
-        if self.failed {
-            return None;
+        match self.advance(None) {
+            Ok(Step::Message(message)) => Some(Ok(message)),
+            Ok(Step::Idle | Step::End) => None,
+            Err(error) => Some(Err(error)),
         }
-        let next = self.advance().transpose();
-        self.failed = matches!(next, Some(Err(_))) && self.channel.is_ended();
-        next
     }
 }
 
@@ -186,8 +254,40 @@ impl fmt::Debug for Messages {
         f.debug_struct("Messages")
             .field("channel", &self.channel)
             .field("consumer_tag", &self.consumer_tag)
-            .field("inactivity_timeout", &self.inactivity_timeout)
+            .field("idle_exit", &self.idle_exit)
             .finish_non_exhaustive()
+    }
+}
+
+/// [`Messages`] with an idle tick; see [`Messages::inactivity_timeout`].
+#[derive(Debug)]
+pub struct MessagesOrIdle {
+    messages: Messages,
+    limit: Option<Duration>,
+}
+
+impl MessagesOrIdle {
+    /// As [`Messages::is_cancelled`].
+    pub fn is_cancelled(&self) -> bool {
+        self.messages.is_cancelled()
+    }
+
+    /// As [`Messages::ended`].
+    pub fn ended(&self) -> Option<ConsumingEnded> {
+        self.messages.ended()
+    }
+}
+
+impl Iterator for MessagesOrIdle {
+    type Item = Result<Option<Message>>;
+
+    fn next(&mut self) -> Option<Result<Option<Message>>> {
+        match self.messages.advance(self.limit) {
+            Ok(Step::Message(message)) => Some(Ok(Some(message))),
+            Ok(Step::Idle) => Some(Ok(None)),
+            Ok(Step::End) => None,
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 

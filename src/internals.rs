@@ -2,7 +2,7 @@
 //! feature `unstable-internals`, and anything here may change or go at any time.
 #![allow(missing_docs)]
 
-use crate::protocol::channel::{ChannelState, Consumer, Gate, Incoming, Phase};
+use crate::protocol::channel::{ChannelState, Consumer, ConsumerState, Gate, Incoming, Phase};
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::exercise;
 use crate::protocol::frame;
@@ -140,7 +140,7 @@ impl Deliveries {
             id: 0,
             consumer_tag: CONSUMER_TAG.into(),
             auto_ack: true,
-            confirmed: true,
+            state: ConsumerState::Active,
         });
         let added = session.add_channel(None, channel);
         debug_assert!(added.is_ok());

@@ -33,7 +33,7 @@ pub mod field_table {
 
 pub use channel::Channel;
 pub use connection::{Connection, TimerId};
-pub use consumer::Messages;
+pub use consumer::{Messages, MessagesOrIdle};
 pub use credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 pub use dispatch::CallbackResult;
 pub use error::{Attempt, ConnectFailure, Error, GaveUp, Result, Stage, StreamLost, SyntaxError};

@@ -389,15 +389,15 @@ impl BasicConsume {
     arguments!();
 }
 
-/// What `consume` asks for (pika: `consume(queue, auto_ack=False, exclusive=False, arguments=None,
-/// inactivity_timeout=None)`; AMQP 0-9-1, `basic.consume`).
+/// What `consume` asks for (pika: `consume(queue, auto_ack=False, exclusive=False, arguments=None)`; AMQP 0-9-1,
+/// `basic.consume`).
 ///
 /// ```
 /// use haypile::Consume;
 /// use std::time::Duration;
 ///
-/// let patient = Consume::new("tasks").inactivity_timeout(Duration::from_secs(5));
-/// assert_eq!(Consume::from("tasks"), Consume::new("tasks").inactivity_timeout(None));
+/// let patient = Consume::new("tasks").idle_exit(Duration::from_secs(5));
+/// assert_eq!(Consume::from("tasks"), Consume::new("tasks").idle_exit(None));
 /// # let _ = patient;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -406,7 +406,8 @@ pub struct Consume {
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) arguments: FieldTable,
-    pub(crate) inactivity_timeout: Option<Duration>,
+    pub(crate) idle_exit: Option<Duration>,
+    pub(crate) time_limit: Option<Duration>,
 }
 
 impl Consume {
@@ -421,7 +422,8 @@ impl Consume {
             auto_ack: false,
             exclusive: false,
             arguments: FieldTable::new(),
-            inactivity_timeout: None,
+            idle_exit: None,
+            time_limit: None,
         }
     }
 
@@ -432,10 +434,22 @@ impl Consume {
         exclusive
     }
 
-    /// After how long without a message the iterator ends; `None` (the default) is never.
+    /// After how long without a message the iterator ends; `None` (the default) is never. The consumer stays, and the
+    /// iterator can be asked again. Time that the program itself takes between two messages does not count.
+    ///
+    /// pika's generator goes on after its `inactivity_timeout`: see [`Messages::inactivity_timeout`](crate::Messages::inactivity_timeout).
     #[must_use]
-    pub fn inactivity_timeout(mut self, inactivity_timeout: impl Into<Option<Duration>>) -> Self {
-        self.inactivity_timeout = inactivity_timeout.into();
+    pub fn idle_exit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.idle_exit = limit.into();
+        self
+    }
+
+    /// How long the iterator may go on in all, from `consume` on, whatever comes; `None` (the default) is for ever. It has no
+    /// counterpart in pika. A message that has come by then and not been yielded stays for the next `consume`, or goes back
+    /// by [`cancel`](crate::Channel::cancel).
+    #[must_use]
+    pub fn time_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.time_limit = limit.into();
         self
     }
 
@@ -749,7 +763,7 @@ mod tests {
         let consume = BasicConsume::new("q");
         assert!(!(consume.auto_ack || consume.exclusive || consume.consumer_tag.is_some()));
         let consume = Consume::new("q");
-        assert!(!(consume.auto_ack || consume.exclusive || consume.inactivity_timeout.is_some()));
+        assert!(!(consume.auto_ack || consume.exclusive || consume.idle_exit.is_some()));
         assert!(!BasicGet::new("q").auto_ack);
         assert_eq!(
             BasicAck::default(),

@@ -531,7 +531,7 @@ fn the_iterator_ends_when_nothing_comes_and_can_be_asked_again() {
     bounded(|| {
         let (channel, queue) = channel_and_queue_of(&[]);
         let mut messages = channel
-            .consume(Consume::new(&queue).inactivity_timeout(Duration::from_millis(100)))
+            .consume(Consume::new(&queue).idle_exit(Duration::from_millis(100)))
             .unwrap();
         let start = std::time::Instant::now();
         assert!(messages.next().is_none());
@@ -551,7 +551,7 @@ fn the_iterator_ends_when_the_broker_cancels() {
     bounded(|| {
         let (channel, queue) = channel_and_queue_of(&[]);
         let mut messages = channel
-            .consume(Consume::new(&queue).inactivity_timeout(Duration::from_millis(1)))
+            .consume(Consume::new(&queue).idle_exit(Duration::from_millis(1)))
             .unwrap();
         assert!(messages.next().is_none());
         assert!(!messages.is_cancelled());
@@ -571,7 +571,7 @@ fn cancelling_the_iterator_meets_the_brokers_cancel() {
     bounded(|| {
         let (channel, queue) = channel_and_queue_of(&[]);
         let mut messages = channel
-            .consume(Consume::new(&queue).inactivity_timeout(Duration::from_millis(1)))
+            .consume(Consume::new(&queue).idle_exit(Duration::from_millis(1)))
             .unwrap();
         assert!(messages.next().is_none());
         channel.queue_delete(&queue).unwrap();
@@ -602,7 +602,7 @@ fn cancelling_the_iterator_after_the_brokers_cancel_has_arrived() {
         });
         let channel = Connection::open(peer.url()).unwrap().channel().unwrap();
         let mut messages = channel
-            .consume(Consume::new("q").inactivity_timeout(Duration::from_millis(1)))
+            .consume(Consume::new("q").idle_exit(Duration::from_millis(1)))
             .unwrap();
         assert!(messages.next().is_none());
         channel.queue_delete("q").unwrap();

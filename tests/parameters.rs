@@ -861,12 +861,9 @@ fn arguments_are_part_of_a_request() {
         BasicConsume::new("q").consumer_tag("mine"),
         BasicConsume::new("q")
     );
-    assert_eq!(
-        Consume::new("q").inactivity_timeout(None),
-        Consume::new("q")
-    );
+    assert_eq!(Consume::new("q").idle_exit(None), Consume::new("q"));
     assert_ne!(
-        Consume::new("q").inactivity_timeout(Duration::ZERO),
+        Consume::new("q").idle_exit(Duration::ZERO),
         Consume::new("q")
     );
 }

@@ -168,7 +168,7 @@ fn p20_stop_consuming_cancels_all_and_the_iterator() {
         channel.basic_consume(&queue, |_, _, _, _| {}).unwrap();
         let one = channel.basic_consume(&second, |_, _, _, _| {}).unwrap();
         let mut messages = channel
-            .consume(Consume::new(&third).inactivity_timeout(Duration::from_millis(1)))
+            .consume(Consume::new(&third).idle_exit(Duration::from_millis(1)))
             .unwrap();
         assert!(messages.next().is_none());
         assert_eq!(channel.consumer_tags().len(), 3);
@@ -289,7 +289,7 @@ fn p25_the_same_iterator_is_resumed_and_another_refused() {
         assert!(channel.is_open());
         channel.cancel().unwrap();
         let mut messages = channel
-            .consume(Consume::new(&other).inactivity_timeout(Duration::from_millis(1)))
+            .consume(Consume::new(&other).idle_exit(Duration::from_millis(1)))
             .unwrap();
         assert!(messages.next().is_none());
     });

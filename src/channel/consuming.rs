@@ -8,7 +8,7 @@ use crate::consumer::Messages;
 use crate::dispatch::{self, CallbackResult, Round};
 use crate::error::Result;
 use crate::io::wait::Shared;
-use crate::protocol::channel::{Consumer, Reply};
+use crate::protocol::channel::{Consumer, ConsumerState, Reply};
 use crate::protocol::method::Method;
 use crate::stop::STOP_GRACE;
 use crate::{
@@ -96,7 +96,7 @@ impl Channel {
                     consumer_tag: consumer_tag.clone(),
                     id,
                     auto_ack,
-                    confirmed: false,
+                    state: ConsumerState::Requested,
                 });
                 channel.home = dispatch::thread_number();
             }
@@ -440,7 +440,11 @@ impl Channel {
     /// The messages of a queue as an iterator (pika: `consume`).
     ///
     /// It waits for each message, and runs callbacks meanwhile. It ends when [`cancel`](Channel::cancel) was called, when
-    /// the broker cancelled the consumer, or when nothing came within the inactivity timeout; asked again, it waits anew.
+    /// the broker cancelled the consumer, when this program closed the channel or the connection, or when a limit of the
+    /// request is reached: [`idle_exit`](Consume::idle_exit), [`time_limit`](Consume::time_limit). If the broker closed or
+    /// the connection is lost, it yields that error once and ends. [`Messages::ended`] says why nothing more can come.
+    /// [`Messages::inactivity_timeout`] yields an idle tick instead of ending, as pika's generator does.
+    ///
     /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
     ///
     /// ```no_run
@@ -448,7 +452,7 @@ impl Channel {
     /// # use haypile::{Connection, Consume};
     /// # use std::time::Duration;
     /// # let channel = Connection::open("amqp://localhost")?.channel()?;
-    /// let patience = Consume::new("task_queue").inactivity_timeout(Duration::from_secs(5));
+    /// let patience = Consume::new("task_queue").idle_exit(Duration::from_secs(5));
     /// for message in channel.consume(patience)? {
     ///     let (method, _properties, body) = message?;
     ///     println!("{}", String::from_utf8_lossy(&body));
@@ -486,22 +490,12 @@ impl Channel {
             .map_or(0, |puller| puller.buffered.len())
     }
 
-    /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`).
+    /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`). None once the channel
+    /// is closed, by whichever side, and none that the broker cancelled.
     pub fn consumer_tags(&self) -> Vec<String> {
         let mut shared = self.link().lock();
-        let Some(channel) = shared.session.channel(self.handle.place) else {
-            return Vec::new();
-        };
-        let pulled = channel
-            .puller
-            .iter()
-            .map(|puller| puller.consumer_tag.clone());
-        channel
-            .consumers
-            .iter()
-            .map(|consumer| consumer.consumer_tag.clone())
-            .chain(pulled)
-            .collect()
+        let channel = shared.session.channel(self.handle.place);
+        channel.map_or_else(Vec::new, |channel| channel.consumer_tags())
     }
 
     // ---- fetching and settling

@@ -243,6 +243,7 @@ pub(crate) struct Puller {
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) buffered: VecDeque<Received>,
+    /// By the broker.
     pub(crate) cancelled: bool,
 }
 
@@ -253,6 +254,24 @@ pub(crate) struct Watcher {
     pub(crate) eager: bool,
 }
 
+impl Puller {
+    /// Whether nothing more can be yielded.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.cancelled && self.buffered.is_empty()
+    }
+}
+
+/// Where a consumer stands with the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConsumerState {
+    /// `basic.consume` is sent.
+    Requested,
+    /// `basic.consume-ok` has come.
+    Active,
+    /// The broker cancelled it, and that has not been reported yet.
+    Cancelled,
+}
+
 /// A consumer on this channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Consumer {
@@ -260,8 +279,7 @@ pub(crate) struct Consumer {
     /// Tells it from an earlier consumer with the same tag.
     pub(crate) id: u64,
     pub(crate) auto_ack: bool,
-    /// The broker has confirmed it (`basic.consume-ok`).
-    pub(crate) confirmed: bool,
+    pub(crate) state: ConsumerState,
 }
 
 pub(crate) struct ChannelState {
@@ -327,6 +345,19 @@ impl ChannelState {
         }
     }
 
+    /// The tags of the consumers that may still get something, that of the iterator last.
+    pub(crate) fn consumer_tags(&self) -> Vec<String> {
+        if self.gate.is_over() {
+            return Vec::new();
+        }
+        let consumers = self.consumers.iter();
+        let live = consumers.filter(|consumer| consumer.state != ConsumerState::Cancelled);
+        let pulled = self.puller.iter().filter(|puller| !puller.cancelled);
+        live.map(|consumer| consumer.consumer_tag.clone())
+            .chain(pulled.map(|puller| puller.consumer_tag.clone()))
+            .collect()
+    }
+
     /// Whether anybody consumes here, the iterator included.
     pub(crate) fn has_consumer(&self) -> bool {
         !self.consumers.is_empty() || self.puller.is_some()
@@ -353,8 +384,8 @@ impl ChannelState {
         }
         let puller = self.puller.as_ref();
         let pulled = puller.is_some_and(|puller| puller.consumer_tag == *consumer_tag);
-        let confirmed = |consumer: &Consumer| consumer.confirmed;
-        let late = !pulled && !self.consumer(consumer_tag).is_some_and(confirmed);
+        let active = |consumer: &Consumer| consumer.state == ConsumerState::Active;
+        let late = !pulled && !self.consumer(consumer_tag).is_some_and(active);
         if late {
             // Unless it was for a consumer that is gone: then the next one has the number after it.
             self.gate.acks.came(tag);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(crate) use self::content::fingerprint;
-use super::channel::{ChannelState, Consumer, Content, Gate, Phase, Reply};
+use super::channel::{ChannelState, Consumer, ConsumerState, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};
 use super::method::Method;
 use crate::error::Result;
@@ -606,7 +606,7 @@ impl Session {
                 let is_this =
                     |consumer: &&mut Consumer| consumer.consumer_tag.as_bytes() == &*consumer_tag;
                 if let Some(consumer) = consumers.find(is_this) {
-                    consumer.confirmed = true;
+                    consumer.state = ConsumerState::Active;
                 }
                 self.answer(place, (60, 21), Reply::Done)
             }

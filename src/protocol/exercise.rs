@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Weak;
 
 use super::channel::{
-    Call, ChannelState, Consumer, Content, Gate, Incoming, Mandatory, Phase, Puller,
+    Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, Mandatory, Phase, Puller,
 };
 use super::connection::{fingerprint, Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
@@ -189,7 +189,7 @@ pub(crate) fn busy_session() -> Session {
             id: 0,
             consumer_tag: consumer_tag.into(),
             auto_ack: false,
-            confirmed: true,
+            state: ConsumerState::Active,
         };
         let mut calls = Vec::new();
         match number {
@@ -245,7 +245,7 @@ pub(crate) fn busy_session() -> Session {
         id: 0,
         consumer_tag: "a".into(),
         auto_ack: false,
-        confirmed: true,
+        state: ConsumerState::Active,
     });
     again.calls.push_back(Call {
         id: 0,

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::Session;
-use crate::protocol::channel::{Carrier, Content, Incoming, Mandatory, Received, Reply};
+use crate::protocol::channel::{
+    Carrier, ConsumerState, Content, Incoming, Mandatory, Received, Reply,
+};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
@@ -130,6 +132,10 @@ impl Session {
             .filter(|puller| puller.consumer_tag == consumer_tag)
         {
             puller.cancelled = true;
+        }
+        let mut consumers = channel.consumers.iter_mut();
+        if let Some(consumer) = consumers.find(|consumer| consumer.consumer_tag == consumer_tag) {
+            consumer.state = ConsumerState::Cancelled;
         }
         // The consumer itself goes when this is told to the program, after the messages that came before it.
         self.push(place, Incoming::Cancelled(consumer_tag));
