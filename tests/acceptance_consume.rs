@@ -346,7 +346,7 @@ fn a_callback_closes_the_connection() {
 /// Has a callback publish to an exchange that does not exist, so that the broker closes the channel.
 fn break_channel_later(channel: &Channel) {
     let same = channel.clone();
-    let publish = move || same.basic_publish(&unique("no-such-exchange"), "key", "this is wrong");
+    let publish = move || same.basic_publish(unique("no-such-exchange"), "key", "this is wrong");
     channel
         .connection()
         .add_callback_threadsafe(publish)

@@ -232,8 +232,8 @@ fn provoke(kind: usize, channel: &Channel, delivery_tag: u64) {
         0 if delivery_tag == 5 => channel.basic_ack(5).and_then(|()| channel.basic_ack(5)),
         0 => channel.basic_ack(delivery_tag),
         1 => channel.basic_ack(1 << 40),
-        2 => channel.basic_publish(&unique("no-exchange"), "", "x"),
-        _ => channel.queue_purge(&unique("no-queue")).map(|_| ()),
+        2 => channel.basic_publish(unique("no-exchange"), "", "x"),
+        _ => channel.queue_purge(unique("no-queue")).map(|_| ()),
     };
 }
 

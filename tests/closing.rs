@@ -158,7 +158,7 @@ fn a_broker_that_does_not_confirm_in_time_leaves_the_last_messages_unknown() {
             session.open_channel(1);
             session.silent_until_end();
         });
-        let parameters = ConnectionParameters::from_url(&peer.url()).unwrap();
+        let parameters = ConnectionParameters::from_url(peer.url()).unwrap();
         let limit = Duration::from_millis(300);
         let connection = Connection::open(parameters.rpc_timeout(limit)).unwrap();
         let channel = connection.channel().unwrap();

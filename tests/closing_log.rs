@@ -32,7 +32,7 @@ fn a_drop_logs_how_much_was_not_sent() {
         // Lost before the drop, and noticed; lost by the drop, which does not wait for ever.
         for is_lost in [true, false] {
             let proxy = Proxy::start();
-            let parameters = ConnectionParameters::from_url(&proxy.url()).unwrap();
+            let parameters = ConnectionParameters::from_url(proxy.url()).unwrap();
             let connection =
                 Connection::open(parameters.rpc_timeout(Duration::from_millis(300))).unwrap();
             let channel = connection.channel().unwrap();

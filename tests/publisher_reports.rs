@@ -177,7 +177,7 @@ fn a_missing_exchange_is_the_cause() {
         let channel = channel();
         let mut publisher = channel.publisher(100).unwrap();
         let number = publisher
-            .publish(&unique("no-such-exchange"), "key", "lost")
+            .publish(unique("no-such-exchange"), "key", "lost")
             .unwrap();
         let error = publisher.wait_for_confirms(SOON).unwrap_err();
         assert_eq!(error.reply_code(), Some(404));

@@ -279,11 +279,8 @@ fn room_to_send_is_waited_for_until_a_stop() {
             let channel = Connection::open(proxy.url()).unwrap().channel().unwrap();
             proxy.hold_client();
             let stop = channel.stop_handle();
-            let result = stopped(&stop, move || loop {
-                let sent = channel.basic_publish("", "nowhere", vec![0; size]);
-                if sent.is_err() {
-                    return sent;
-                }
+            let result: haypile::Result<()> = stopped(&stop, move || loop {
+                channel.basic_publish("", "nowhere", vec![0; size])?;
             });
             assert_stopped(&result);
         }

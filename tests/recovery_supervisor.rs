@@ -161,7 +161,7 @@ fn what_trying_again_cannot_mend_comes_out_at_once() {
         );
         let own = fails(&|_| Err(Error::other("not today")));
         assert_eq!(own.to_string(), "not today");
-        let wrong = fails(&|channel| channel.basic_publish("", &"k".repeat(300), "").map(drop));
+        let wrong = fails(&|channel| channel.basic_publish("", "k".repeat(300), "").map(drop));
         assert!(
             matches!(wrong, Error::ShortStringTooLong { .. }),
             "{wrong:?}"

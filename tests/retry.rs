@@ -395,8 +395,8 @@ fn an_error_of_the_programs_own_is_its_own_affair() {
         let connection = open();
         connection
             .call_later(Duration::ZERO, || -> haypile::Result<()> {
-                let body: &[u8] = b"\xff";
-                std::str::from_utf8(body)?;
+                let body = vec![0xff];
+                std::str::from_utf8(&body)?;
                 Ok(())
             })
             .unwrap();

@@ -188,7 +188,7 @@ fn p35_not_mandatory_and_unroutable_is_a_success() {
         let channel = channel();
         channel.confirm_delivery().unwrap();
         channel
-            .basic_publish("", &unique("nowhere"), "lost")
+            .basic_publish("", unique("nowhere"), "lost")
             .unwrap();
     });
 }

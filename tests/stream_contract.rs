@@ -210,7 +210,7 @@ impl Write for Buffering {
 
     fn flush(&mut self) -> io::Result<()> {
         let count = self.flushes.count.fetch_add(1, Ordering::SeqCst);
-        if self.flushes.may_fail.load(Ordering::SeqCst) && count.is_multiple_of(2) {
+        if self.flushes.may_fail.load(Ordering::SeqCst) && count % 2 == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.buffer.lock().unwrap().flush()
