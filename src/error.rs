@@ -449,9 +449,16 @@ impl Error {
     #[cfg(feature = "tls")]
     #[cold]
     pub(crate) fn unreadable(field: &str, path: &std::path::Path, error: io::Error) -> Self {
+        Self::unreadable_files(field, &path, error)
+    }
+
+    /// The same, where it is not known which file it was.
+    #[cfg(feature = "tls")]
+    #[cold]
+    pub(crate) fn unreadable_files(field: &str, files: &dyn fmt::Debug, error: io::Error) -> Self {
         Error::InvalidParameter {
             field: field.into(),
-            value: format!("{path:?}").into(),
+            value: format!("{files:?}").into(),
             expected: format!("it cannot be read: {error}").into(),
             source: Some(Arc::new(error)),
         }

@@ -168,6 +168,10 @@ impl ConnectionParameters {
 
     /// How long to wait for one address until the connection is open, TLS and login included; more than zero, `None`
     /// for ever. Should be more than `socket_timeout`. Default: 15 s.
+    ///
+    /// Looking up the host's name may take as long once more, and so may reading the files of TLS, which may be pipes or lie
+    /// on another machine. What the system does not return from by then goes on in a thread that is left behind; when 16
+    /// have not come to an end, look-ups and reading fail at once.
     #[must_use]
     pub fn stack_timeout(mut self, stack_timeout: impl Into<Option<Duration>>) -> Self {
         self.stack_timeout = stack_timeout.into();

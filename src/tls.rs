@@ -190,6 +190,15 @@ impl TlsOptions {
         ))
     }
 
+    /// The error for files that were not read in time.
+    #[cold]
+    pub(crate) fn not_read(&self, error: std::io::Error) -> Error {
+        let (certificate, key) = self.client.as_ref().map(|(c, k)| (c, k)).unzip();
+        let given = [self.ca_certificates.as_ref(), certificate, key];
+        let given: Vec<_> = given.into_iter().flatten().collect();
+        Error::unreadable_files("tls", &given, error)
+    }
+
     /// Reads the files and puts together what a handshake with this host needs.
     pub(crate) fn prepare(&self, host: &str) -> Result<Prepared> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -139,8 +139,10 @@ pub struct ConnectFailure {
     pub reply_code: Option<u16>,
     /// What most often causes this, and what to do.
     pub hint: Option<&'static str>,
-    /// Every attempt made, in order.
+    /// The attempts made, in order: all of them, or the first ten and the last ten.
     pub attempts: Vec<Attempt>,
+    /// How many attempts were made.
+    pub attempts_made: usize,
     /// Whether the last attempt at any of the addresses failed in a way that may pass.
     pub(crate) retryable: bool,
     pub(crate) source: Source,
@@ -157,8 +159,12 @@ impl fmt::Display for ConnectFailure {
             write!(f, "; {hint}")?;
         }
         if self.attempts.len() > 1 {
-            write!(f, "; all {} attempts:", self.attempts.len())?;
+            write!(f, "; all {} attempts:", self.attempts_made)?;
+            let left_out = self.attempts_made.saturating_sub(self.attempts.len());
             for (n, attempt) in self.attempts.iter().enumerate() {
+                if left_out > 0 && n == self.attempts.len() / 2 {
+                    write!(f, ", ({left_out} more)")?;
+                }
                 write!(f, "{} {attempt}", if n == 0 { "" } else { "," })?;
             }
         }

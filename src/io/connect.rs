@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::deadline::within;
 use super::stream::{closed, copy, describe, is_dead_path, is_timeout, Haste, Transport};
 use super::sync::Instant;
 #[cfg(feature = "tls")]
@@ -95,20 +96,31 @@ impl<'a> Target<'a> {
             parameters,
             address: parameters.address().into(),
             #[cfg(feature = "tls")]
-            tls: match &parameters.tls {
-                Some(options) => Some(options.prepare(&parameters.host)?),
-                None => None,
-            },
+            tls: prepare_tls(parameters)?,
         })
     }
 
     fn resolve(&self) -> Result<std::vec::IntoIter<SocketAddr>, Box<Failure>> {
+        self.resolve_by(|host, port| (host, port).to_socket_addrs())
+    }
+
+    fn resolve_by(
+        &self,
+        look_up: impl FnOnce(&str, u16) -> io::Result<std::vec::IntoIter<SocketAddr>> + Send + 'static,
+    ) -> Result<std::vec::IntoIter<SocketAddr>, Box<Failure>> {
         let failure = |cause: fmt::Arguments<'_>| {
             Failure::new(Error::Dns, Stage::Dns, cause, None).retryable(true)
         };
-        let parameters = self.parameters;
-        // An address is taken as such.
-        let found = (parameters.host.as_str(), parameters.effective_port()).to_socket_addrs();
+        let (host, port) = (
+            self.parameters.host.clone(),
+            self.parameters.effective_port(),
+        );
+        let found = match host.parse() {
+            Ok(ip) => Ok(vec![SocketAddr::new(ip, port)].into_iter()),
+            // The system's resolver has deadlines of its own, and they add up.
+            Err(_) => within(self.parameters.stack_timeout, move || look_up(&host, port))
+                .and_then(|found| found),
+        };
         match found {
             Ok(addresses) if addresses.as_slice().is_empty() => {
                 Err(failure(format_args!("the name has no address")))
@@ -250,6 +262,19 @@ impl<'a> Target<'a> {
             }
             _ => None,
         }
+    }
+}
+
+/// What is needed for TLS, if the connection is to be inside TLS. Its files are read now.
+#[cfg(feature = "tls")]
+fn prepare_tls(parameters: &ConnectionParameters) -> Result<Option<crate::tls::Prepared>> {
+    let Some(options) = &parameters.tls else {
+        return Ok(None);
+    };
+    let (work, host) = (options.clone(), parameters.host.clone());
+    match within(parameters.stack_timeout, move || work.prepare(&host)) {
+        Ok(prepared) => prepared.map(Some),
+        Err(error) => Err(options.not_read(error)),
     }
 }
 
@@ -550,10 +575,14 @@ impl Talk<'_> {
     }
 }
 
+/// How many attempts an error lists: the first ones and the last ones. There may be very many over the days.
+const ATTEMPTS_LISTED: usize = 20;
+
 /// What failed so far.
 #[derive(Default)]
 struct Failures {
     attempts: Vec<Attempt>,
+    made: usize,
     furthest: Option<(Arc<str>, Box<Failure>)>,
     /// Whether the last attempt at each address may succeed next time.
     retryable: HashMap<String, bool>,
@@ -574,6 +603,10 @@ impl Failures {
         log::debug!("cannot connect to {attempt}");
         let address = attempt.address.clone();
         self.retryable.insert(address, failure.retryable);
+        self.made += 1;
+        if self.attempts.len() == ATTEMPTS_LISTED {
+            self.attempts.remove(ATTEMPTS_LISTED / 2);
+        }
         self.attempts.push(attempt);
         match &self.furthest {
             Some((_, furthest)) if furthest.stage > failure.stage => {}
@@ -597,8 +630,76 @@ impl Failures {
             reply_code: failure.reply_code,
             hint: failure.hint,
             attempts: self.attempts,
+            attempts_made: self.made,
             retryable: self.retryable.into_values().any(|retryable| retryable),
             source: failure.source,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_looked_up_for_ever_ends_by_the_deadline() {
+        let limit = Duration::from_millis(50);
+        let parameters = ConnectionParameters::new("slow.invalid").stack_timeout(limit);
+        let target = Target::new(&parameters).unwrap();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let failure = target.resolve_by(move |_, _| {
+            let _ = held.recv();
+            Ok(Vec::new().into_iter())
+        });
+        let Err(failure) = failure else {
+            panic!("it was found");
+        };
+        assert_eq!(failure.stage, Stage::Dns);
+        assert!(failure.retryable);
+        assert!(failure.cause.contains("50 ms"), "{}", failure.cause);
+        drop(hold);
+    }
+
+    #[test]
+    fn an_address_is_not_looked_up() {
+        for host in ["127.0.0.1", "::1"] {
+            let parameters = ConnectionParameters::new(host).port(7);
+            let target = Target::new(&parameters).unwrap();
+            let found = target.resolve_by(|_, _| panic!("looked up"));
+            let found = found.ok().map(Iterator::collect::<Vec<_>>);
+            let expected = SocketAddr::new(host.parse().unwrap(), 7);
+            assert_eq!(found, Some(vec![expected]));
+        }
+    }
+
+    #[test]
+    fn an_error_has_a_bound_however_often_it_was_tried() {
+        let hosts: Vec<ConnectionParameters> = (1..=3)
+            .map(|n| ConnectionParameters::new(format!("host-{n}.invalid")))
+            .collect();
+        let mut failures = Failures::default();
+        for n in 0..20_000 {
+            let target = Target::new(&hosts[n % 3]).unwrap();
+            let cause = format_args!("refused, number {n}");
+            let failure = Failure::new(Error::Connection, Stage::Tcp, cause, None);
+            failures.add(&target, None, failure);
+        }
+        let error = failures.into_error();
+        let failure = error.connect_failure().unwrap();
+        assert_eq!(
+            (failure.attempts.len(), failure.attempts_made),
+            (20, 20_000)
+        );
+        let text = error.to_string();
+        assert!(text.len() < 3000, "{}", text.len());
+        for part in [
+            "all 20000 attempts",
+            "number 0,",
+            "number 9, (19980 more), host",
+            "number 19990,",
+            "number 19999",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

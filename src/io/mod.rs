@@ -1,6 +1,7 @@
 //! The only place that touches sockets, threads and clocks, and the only one that waits.
 
 pub(crate) mod connect;
+mod deadline;
 pub(crate) mod exit;
 #[cfg(all(test, shuttle))]
 mod model;

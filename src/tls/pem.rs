@@ -2,7 +2,9 @@
 //! all. What is not read is refused with its reason, so that no certificate is left out in silence.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::{self, PemObject};
@@ -47,12 +49,26 @@ impl Pem {
 
     fn read(&self, field: &str) -> Result<Arc<[u8]>> {
         match self {
-            Pem::File(path) => std::fs::read(path)
-                .map(Arc::from)
-                .map_err(|error| Error::unreadable(field, path, error)),
+            Pem::File(path) => {
+                read_file(path).map_err(|error| Error::unreadable(field, path, error))
+            }
             Pem::Bytes(bytes) => Ok(Arc::clone(bytes)),
         }
     }
+}
+
+/// More than all authorities of the world come to. A device gives bytes for ever.
+const FILE_MOST: u64 = 16 << 20;
+
+fn read_file(path: &Path) -> io::Result<Arc<[u8]>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(FILE_MOST + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MOST {
+        return Err(io::Error::other("it is larger than 16 MiB"));
+    }
+    Ok(bytes.into())
 }
 
 const BEGIN: &[u8] = b"-----BEGIN ";

@@ -1,0 +1,112 @@
+//! Deadlines for what has none of its own: looking up a name, and opening or reading a file, which may be a pipe or lie on a
+//! disk that is far away.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc};
+use std::thread;
+use std::time::Duration;
+
+use crate::error::Span;
+
+/// How many threads may be left behind. They cost memory, and nothing can end them.
+const LEFT_BEHIND_MOST: usize = 16;
+
+static LEFT_BEHIND: AtomicUsize = AtomicUsize::new(0);
+
+const AT_WORK: u8 = 0;
+const DONE: u8 = 1;
+const ABANDONED: u8 = 2;
+
+/// Runs something on a thread of its own, and waits for it no longer than this. `None` waits for as long as it takes.
+///
+/// A thread that is late is left behind, and ends when its system call returns. When too many have not returned, no more are
+/// begun.
+pub(crate) fn within<T: Send + 'static>(
+    limit: Option<Duration>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    within_counted(&LEFT_BEHIND, limit, work)
+}
+
+fn within_counted<T: Send + 'static>(
+    left_behind: &'static AtomicUsize,
+    limit: Option<Duration>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let Some(limit) = limit else {
+        return Ok(work());
+    };
+    let late = left_behind.load(Ordering::Acquire);
+    if late >= LEFT_BEHIND_MOST {
+        return Err(io::Error::other(format!(
+            "{late} earlier ones have not come to an end, so no other is begun"
+        )));
+    }
+    let state = Arc::new(AtomicU8::new(AT_WORK));
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let workers_state = Arc::clone(&state);
+    thread::Builder::new()
+        .name("haypile deadline".into())
+        .spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = sender.send(work());
+            if workers_state.swap(DONE, Ordering::AcqRel) == ABANDONED {
+                left_behind.fetch_sub(1, Ordering::AcqRel);
+            }
+        })?;
+    if let Ok(result) = receiver.recv_timeout(limit) {
+        return Ok(result);
+    }
+    left_behind.fetch_add(1, Ordering::AcqRel);
+    if state.swap(ABANDONED, Ordering::AcqRel) == DONE {
+        // It was done at this moment.
+        left_behind.fetch_sub(1, Ordering::AcqRel);
+        if let Ok(result) = receiver.try_recv() {
+            return Ok(result);
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("it took longer than {}", Span(limit)),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Option<Duration> = Some(Duration::from_millis(10));
+
+    #[test]
+    fn what_is_in_time_is_returned() {
+        static LATE: AtomicUsize = AtomicUsize::new(0);
+        let minute = Some(Duration::from_secs(60));
+        assert_eq!(within_counted(&LATE, minute, || 7).unwrap(), 7);
+        assert_eq!(within_counted(&LATE, None, || 8).unwrap(), 8);
+        assert_eq!(LATE.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn what_hangs_is_left_behind_and_only_so_often() {
+        static LATE: AtomicUsize = AtomicUsize::new(0);
+        let mut holds = Vec::new();
+        for _ in 0..LEFT_BEHIND_MOST {
+            let (hold, held) = mpsc::channel::<()>();
+            holds.push(hold);
+            let hangs = move || {
+                let _ = held.recv();
+            };
+            let error = within_counted(&LATE, MOMENT, hangs).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(error.to_string().contains("10 ms"), "{error}");
+        }
+        let error = within_counted(&LATE, MOMENT, || ()).unwrap_err();
+        assert!(error.to_string().contains("16 earlier ones"), "{error}");
+        drop(holds);
+        while LATE.load(Ordering::Acquire) > 0 {
+            thread::yield_now();
+        }
+        within_counted(&LATE, Some(Duration::from_secs(60)), || ()).unwrap();
+    }
+}
