@@ -5,9 +5,8 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::channel::Channel;
-use crate::error::Result;
 use crate::protocol::confirms::Outcomes;
-use crate::{BasicProperties, BasicPublish, ReturnedMessage, Unconfirmed};
+use crate::{BasicProperties, BasicPublish, Error, ReturnedMessage, Unconfirmed};
 
 /// A message as it was taken.
 #[derive(Debug)]
@@ -27,9 +26,16 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Sends it, if there is room at once. Returns its sequence number on the channel.
-    pub(super) fn send(&self, channel: &Channel) -> Result<u64> {
+    pub(super) fn send(&self, channel: &Channel) -> Result<u64, NotSent> {
         let publish = BasicPublish::from(&self.properties).mandatory(self.mandatory);
-        channel.try_send(&self.exchange, &self.routing_key, &self.body, &publish)
+        let sent = channel.try_send(&self.exchange, &self.routing_key, &self.body, &publish);
+        sent.map_err(|error| match error {
+            Error::Timeout { .. } => NotSent::NoRoom,
+            Error::ShortStringTooLong { .. } | Error::InvalidParameter { .. } => {
+                NotSent::Unsendable(error)
+            }
+            _ => NotSent::Lost(error),
+        })
     }
 
     fn into_unconfirmed(self) -> Unconfirmed {
@@ -42,6 +48,16 @@ impl Entry {
             body: self.body,
         }
     }
+}
+
+/// Why a message was not sent.
+pub(super) enum NotSent {
+    /// There is no room at present.
+    NoRoom,
+    /// It cannot be sent at all.
+    Unsendable(Error),
+    /// The connection is lost, or about to be found so.
+    Lost(Error),
 }
 
 /// What taking in the broker's outcomes came to.

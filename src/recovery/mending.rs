@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::connecting::Connecting;
+use super::in_flight::NotSent;
 use super::reliable::{Core, State};
 use super::retry::Retry;
 use super::{Supervisor, SupervisorEvent};
@@ -233,18 +234,16 @@ fn send_again(core: &Core, channel: &Channel) -> Result<()> {
                 state.flight.sent_again(sequence, entry);
                 continue;
             }
-            Err(error @ Error::Timeout { .. }) if !channel.is_ended() => {
-                log::trace!("{error}");
+            Err(NotSent::NoRoom) => state.flight.not_sent(entry),
+            Err(NotSent::Lost(error)) => {
                 state.flight.not_sent(entry);
+                return Err(error);
             }
-            Err(_) if channel.is_ended() => {
-                state.flight.not_sent(entry);
-                return Err(channel.ended());
-            }
-            Err(error) => {
+            Err(NotSent::Unsendable(error)) => {
                 // The new broker takes smaller frames than the former, say.
                 log::warn!("message {} cannot be sent: {error}", entry.number);
                 state.flight.give_up(entry);
+                continue;
             }
         }
         drop(state);

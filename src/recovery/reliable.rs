@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::in_flight::{Entry, InFlight};
+use super::in_flight::{Entry, InFlight, NotSent};
 use super::mending::{self, Signal};
 use super::Supervisor;
 use crate::channel::Channel;
@@ -367,16 +367,16 @@ impl ReliablePublisher {
                         state.flight.take(sequence, entry);
                         return Ok(());
                     }
-                    Err(_) if channel.is_ended() => {
-                        // The thread notices as well.
+                    Err(NotSent::Lost(_)) => {
+                        // The thread notices as well, and opens another.
                         state.channel = None;
                         "a connection; the message was not taken"
                     }
-                    Err(Error::Timeout { .. }) => {
+                    Err(NotSent::NoRoom) => {
                         room = Some(channel.clone());
                         "room in the output buffer; the message was not taken"
                     }
-                    Err(error) => return Err(error),
+                    Err(NotSent::Unsendable(error)) => return Err(error),
                 },
             };
             let deadline = *deadline.get_or_insert_with(|| after(self.timeout));
