@@ -86,6 +86,7 @@ impl Messages {
                 auto_ack,
                 exclusive,
                 buffered: VecDeque::new(),
+                is_at_work: false,
                 cancelled: false,
             });
         }
@@ -160,6 +161,10 @@ impl Messages {
         }
         let message = shared.session.next_pulled(self.channel.place());
         link.resume_if_paused(&mut shared);
+        if message.is_none() {
+            link.look_again_if_paused(&mut shared);
+        }
+        drop(shared);
         message.map(|message| message.delivered())
     }
 
@@ -245,6 +250,21 @@ impl Iterator for Messages {
             Ok(Step::Message(message)) => Some(Ok(message)),
             Ok(Step::Idle | Step::End) => None,
             Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// The consumer stays, for another iterator to go on with, but nobody works on its messages now.
+impl Drop for Messages {
+    fn drop(&mut self) {
+        let link = self.channel.link();
+        let mut shared = link.lock();
+        let state = shared.session.channel(self.channel.place());
+        if let Some(puller) = state.and_then(|state| state.puller.as_mut()) {
+            if puller.consumer_tag == self.consumer_tag {
+                puller.is_at_work = false;
+                link.look_again_if_paused(&mut shared);
+            }
         }
     }
 }

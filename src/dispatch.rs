@@ -406,6 +406,7 @@ impl Drop for Turn<'_> {
             // Somebody else may have been waiting for his turn.
             shared.wake_all();
         }
+        self.link.look_again_if_paused(&mut shared);
         let idle = shared.session.is_idle(self.place);
         drop(shared);
         if let Some(channel) = self

@@ -589,6 +589,18 @@ impl Channel {
     ///
     /// `channel.basic_qos(1)` is fair dispatch: a consumer gets the next message when it has acknowledged the last.
     ///
+    /// # Memory
+    /// Without a limit the broker sends all it has. A connection holds 4 MiB of messages ahead of the program, with all
+    /// that they take in memory, and takes in no more until the program takes some of these. What it may hold beyond that:
+    ///
+    /// * The message that is coming in.
+    /// * What keeps the broker's patience. RabbitMQ closes a connection on which one of its messages does not get through
+    ///   within 30 seconds (its `send_timeout`). So while a callback works for longer, 4 MiB are read in every 8 seconds, or one message
+    ///   if that is larger, and kept as they came. **An hour costs up to 1.8 GiB**, as far as the queue has that much. A prefetch limit
+    ///   costs nothing: what the broker may not send needs no patience.
+    /// * What stands before the reply that a call waits for: as much as both systems keep in their buffers for the
+    ///   connection, usually less than 10 MB for each call that is made while more than 4 MiB wait.
+    ///
     /// # Errors
     /// As every call.
     pub fn basic_qos(&self, request: impl Into<BasicQos>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The only place that touches sockets, threads and clocks, and the only one that waits.
 
+pub(crate) mod backlog;
 pub(crate) mod connect;
 mod deadline;
 pub(crate) mod exit;

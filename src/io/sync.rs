@@ -9,12 +9,3 @@ pub(crate) use std::{
     thread, thread_local,
     time::Instant,
 };
-
-/// A bound, smaller in the model, where it is to be met within few steps.
-pub(crate) const fn small_in_model(bound: usize, in_model: usize) -> usize {
-    if cfg!(all(test, shuttle)) {
-        in_model
-    } else {
-        bound
-    }
-}

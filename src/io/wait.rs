@@ -18,7 +18,7 @@ use super::writer::{self, Outgoing};
 use crate::error::{Source, StreamLost, FATE_UNKNOWN};
 use crate::escaped::Escaped;
 use crate::protocol::channel::Wake;
-use crate::protocol::connection::{Dispatcher, Session};
+use crate::protocol::connection::{Dispatcher, Session, HELD_BOUND, RESUME_BELOW};
 use crate::protocol::frame;
 use crate::protocol::handshake::Negotiated;
 use crate::protocol::heartbeat::Heartbeat;
@@ -103,11 +103,15 @@ pub(crate) struct Shared {
     /// A caller found nothing to read and leaves reading to the reader thread.
     pub(crate) hand_over: bool,
     /// The reader thread does not read, because too much waits for the program.
-    pub(crate) paused: bool,
+    paused: bool,
+    /// When reading paused last, and when it went on.
+    pause: Option<(Instant, Option<Instant>)>,
+    /// The stream has ended, and what came before is being taken in.
+    pub(crate) stream_ended: bool,
     waiters: Vec<Waiter>,
     next_waiter: u64,
     blocked_since: Option<Instant>,
-    last_bytes: Instant,
+    pub(crate) last_bytes: Instant,
     /// Why a write failed.
     pub(crate) write_error: Option<Arc<io::Error>>,
     /// Threads that run callbacks now.
@@ -115,21 +119,59 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn is_waited_for(&self) -> bool {
+    pub(crate) fn is_waited_for(&self) -> bool {
         !self.waiters.is_empty()
     }
 
-    /// Whether so much waits for the program that nothing more should be read. Whoever waits for an answer reads on, and so
-    /// does everybody while no callback is at work on what waits.
+    /// Whether so much waits for the program that nothing more should be taken in. Whoever waits for a reply reads on, since
+    /// it can only come behind what is not delivered yet. So does everybody who waits for messages while none of the program's
+    /// code is at work on any: what this connection holds would stay for ever, and what they wait for would never come. The
+    /// end of the stream is read up to as well, because it may say why.
     pub(crate) fn has_enough(&self, interest: Option<Interest>) -> bool {
-        let for_answer = |interest: &Interest| interest.answer;
-        self.session.undelivered > reader::UNDELIVERED_BOUND
-            && !interest.as_ref().is_some_and(for_answer)
+        let for_reply = |interest: &Interest| interest.answer;
+        self.session.undelivered > HELD_BOUND
+            && self.write_error.is_none()
+            && !self.stream_ended
+            && !interest.as_ref().is_some_and(for_reply)
             && !self
                 .waiters
                 .iter()
-                .any(|waiter| for_answer(&waiter.interest))
+                .any(|waiter| for_reply(&waiter.interest))
             && (self.session.is_at_work() || !self.is_waited_for() && interest.is_none())
+    }
+
+    /// Reading pauses, if it does not already.
+    pub(crate) fn pause(&mut self) {
+        if !self.paused {
+            self.paused = true;
+            self.pause = Some((Instant::now(), None));
+        }
+    }
+
+    pub(crate) fn resume(&mut self) {
+        if std::mem::take(&mut self.paused) {
+            if let Some((_, ended @ None)) = &mut self.pause {
+                *ended = Some(Instant::now());
+            }
+        }
+    }
+
+    /// A pause that may have to do with the end of the connection, in words.
+    fn describe_pause(&self) -> Option<String> {
+        const LONG_ENOUGH: Duration = Duration::from_secs(5);
+        const RECENTLY: Duration = Duration::from_secs(60);
+        let (began, ended) = self.pause?;
+        let now = Instant::now();
+        let length = ended.unwrap_or(now).saturating_duration_since(began);
+        let recent = ended.is_none_or(|ended| now.saturating_duration_since(ended) < RECENTLY);
+        (recent && length >= LONG_ENOUGH).then(|| {
+            format!(
+                "reading was paused for {} s before, because more than {} MiB of messages waited for the program \
+                 (basic_qos bounds what the broker sends)",
+                length.as_secs(),
+                HELD_BOUND >> 20
+            )
+        })
     }
 
     pub(crate) fn wake_all(&self) {
@@ -242,11 +284,13 @@ impl Link {
                     negotiated.channel_max,
                     Arc::clone(&address),
                 ),
-                last_bytes: reader.last_bytes,
+                last_bytes: reader.last_bytes(),
                 reader: Some(reader),
                 turns: 0,
                 hand_over: false,
                 paused: false,
+                pause: None,
+                stream_ended: false,
                 waiters: Vec::new(),
                 next_waiter: 0,
                 blocked_since: None,
@@ -397,6 +441,10 @@ impl Link {
 
     /// Somebody else who waits must read now, or wait for the reader thread to notice that nobody does.
     pub(crate) fn leave(&self, shared: MutexGuard<'_, Shared>) {
+        self.wake_next_reader(&shared);
+    }
+
+    pub(crate) fn wake_next_reader(&self, shared: &Shared) {
         if shared.reader.is_some() {
             if let Some(waiter) = shared.waiters.first() {
                 waiter.thread.unpark();
@@ -423,8 +471,15 @@ impl Link {
 
     /// Whether a thread that took something off the session must let the reader thread go on.
     pub(crate) fn resume_if_paused(&self, shared: &mut Shared) {
-        if shared.paused && shared.session.undelivered <= reader::RESUME_BELOW {
-            shared.paused = false;
+        if shared.paused && shared.session.undelivered <= RESUME_BELOW {
+            shared.resume();
+            self.hand_over(shared);
+        }
+    }
+
+    /// Some of the program's code is not at work on messages any more: whether there is enough is to be looked at anew.
+    pub(crate) fn look_again_if_paused(&self, shared: &mut Shared) {
+        if shared.paused {
             self.hand_over(shared);
         }
     }
@@ -445,7 +500,7 @@ impl Link {
     pub(crate) fn absorb(&self, shared: &mut Shared, reader: &mut Reader, outcome: Outcome) {
         match outcome {
             Outcome::Bytes => {
-                shared.last_bytes = reader.last_bytes;
+                shared.last_bytes = reader.last_bytes();
                 if let Err(error) = reader.handle(&mut shared.session) {
                     self.violated(shared, error);
                 }
@@ -553,6 +608,10 @@ impl Link {
             Some(error) => Escaped(&describe(error)).to_string(),
             None => "it was shut down".to_owned(),
         };
+        let text = match shared.describe_pause() {
+            Some(pause) => format!("{text}; {pause}"),
+            None => text,
+        };
         let source = cause.map(Source::from).unwrap_or_default();
         Error::StreamLost(Box::new(self.lost_stream(shared, text, source)))
     }
@@ -584,7 +643,7 @@ impl Link {
     }
 
     fn check_silence(&self, shared: &mut Shared, reader: &Reader) {
-        let silent_for = reader.last_bytes.elapsed();
+        let silent_for = reader.last_bytes().elapsed();
         if self
             .heartbeat
             .silence_limit()
@@ -625,7 +684,7 @@ impl Link {
         let silence = self
             .heartbeat
             .silence_limit()
-            .map(|limit| limit.saturating_sub(reader.last_bytes.elapsed()));
+            .map(|limit| limit.saturating_sub(reader.last_bytes().elapsed()));
         let limit = silence.unwrap_or(LONG).min(self.blocked_limit(shared));
         limit.max(Duration::from_millis(1))
     }
@@ -644,6 +703,7 @@ impl Link {
     pub(crate) fn write_failed(&self, error: io::Error) {
         let mut shared = self.lock();
         shared.write_error.get_or_insert_with(|| Arc::new(error));
+        shared.session.is_draining = true;
         self.hand_over(&mut shared);
         drop(shared);
         self.shutdown_stream();

@@ -243,6 +243,8 @@ pub(crate) struct Puller {
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) buffered: VecDeque<Received>,
+    /// The program works on a message that the iterator has yielded.
+    pub(crate) is_at_work: bool,
     /// By the broker.
     pub(crate) cancelled: bool,
 }
@@ -391,6 +393,16 @@ impl ChannelState {
             self.gate.acks.came(tag);
         }
         late
+    }
+
+    /// Whether this is a message that the broker delivers again if it is not acknowledged.
+    pub(crate) fn goes_back(&self, incoming: &Incoming) -> bool {
+        match incoming {
+            Incoming::Message(message) => self
+                .consumer(&message.label)
+                .is_some_and(|consumer| !consumer.auto_ack),
+            _ => false,
+        }
     }
 
     /// Forgets a consumer; answers whether it was there.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(crate) use self::content::fingerprint;
+pub(crate) use self::inbox::{HELD_BOUND, RESUME_BELOW};
 use super::channel::{ChannelState, Consumer, ConsumerState, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};
 use super::method::Method;
@@ -96,6 +97,12 @@ pub(crate) struct Session {
     ready: Vec<usize>,
     /// Bytes held for the program.
     pub(crate) undelivered: usize,
+    /// The stream has ended, and the rest of what came is being taken in.
+    pub(crate) is_draining: bool,
+    /// A message with a larger body costs its channel.
+    pub(crate) max_message_size: u64,
+    /// The size of the largest body of several frames, since this was asked for last.
+    largest_body: u64,
     /// How many messages have come for the program, ever.
     arrived: u64,
     /// What the protocol itself must answer.
@@ -157,6 +164,9 @@ impl Session {
             blocked: None,
             ready: Vec::new(),
             undelivered: 0,
+            is_draining: false,
+            max_message_size: u64::MAX,
+            largest_body: 0,
             arrived: 0,
             replies: Vec::new(),
             closures: Vec::new(),
@@ -363,6 +373,22 @@ impl Session {
     }
 
     // ---- what comes from the broker
+
+    /// How large messages are. What is on its way now counts next time as well.
+    pub(crate) fn take_largest_body(&mut self) -> u64 {
+        let channels = self.channels.iter().flatten();
+        let coming = channels.map(|channel| match &channel.content {
+            Content::Body { message, remaining } => message.body.len() as u64 + remaining,
+            _ => 0,
+        });
+        let coming = coming.max().unwrap_or(0);
+        std::mem::replace(&mut self.largest_body, coming)
+    }
+
+    /// How much is still to come of a frame that has been taken in in part.
+    pub(crate) fn rest_of_frame(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.left + 1)
+    }
 
     /// Takes in what has come; what it did not use is to be offered again with more. It stops after a few messages for
     /// the program, because a message that is told soon is still in the processor's cache and its memory is used again.

@@ -215,6 +215,7 @@ pub(crate) fn busy_session() -> Session {
                     queue: "q".into(),
                     auto_ack: true,
                     exclusive: false,
+                    is_at_work: false,
                     buffered: Default::default(),
                     cancelled: false,
                 });

@@ -16,10 +16,10 @@ pub(crate) const FRAME_OVERHEAD: usize = PREFIX + 1;
 pub(crate) const FRAME_END: u8 = 0xCE;
 
 /// How many bytes stand before the payload.
-const PREFIX: usize = 7;
+pub(super) const PREFIX: usize = 7;
 
-const METHOD_TYPE: u8 = 1;
-const HEADER_TYPE: u8 = 2;
+pub(super) const METHOD_TYPE: u8 = 1;
+pub(super) const HEADER_TYPE: u8 = 2;
 const BODY_TYPE: u8 = 3;
 const HEARTBEAT_TYPE: u8 = 8;
 

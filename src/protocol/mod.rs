@@ -16,6 +16,8 @@ pub(crate) mod properties;
 #[cfg(feature = "serde")]
 pub(crate) mod serialize;
 pub(crate) mod short_string;
+pub(crate) mod size;
+pub(crate) mod skim;
 pub(crate) mod wire;
 
 #[cfg(any(test, feature = "unstable-internals"))]

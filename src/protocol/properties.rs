@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::field_table::{sendable_timestamp, FieldTable};
 use super::field_value::{seconds_since_1970, FieldValue};
 use super::short_string::{AsShortString, ShortString};
+use super::size::size_of_properties;
 use super::wire::{Name, Reader, WireError, Writer};
 
 /// Whether the broker keeps a message over its own restart.
@@ -314,7 +315,14 @@ pub(crate) enum Arrived {
         delivery_mode: Option<DeliveryMode>,
         priority: Option<u8>,
     },
-    Many(Box<BasicProperties>),
+    Many(Box<Kept>),
+}
+
+/// Properties, and how much memory they take beside this.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Kept {
+    properties: BasicProperties,
+    pub(super) size: usize,
 }
 
 impl Default for Arrived {
@@ -348,7 +356,9 @@ impl Arrived {
     /// Reads all that [`encode`](BasicProperties::encode) writes.
     pub(crate) fn many(reader: &mut Reader<'_>) -> Self {
         let flags = reader.short();
-        Arrived::Many(Box::new(BasicProperties::decode(flags, reader)))
+        let properties = BasicProperties::decode(flags, reader);
+        let size = size_of_properties(&properties);
+        Arrived::Many(Box::new(Kept { properties, size }))
     }
 }
 
@@ -364,7 +374,7 @@ impl From<Arrived> for BasicProperties {
                 priority,
                 ..BasicProperties::default()
             },
-            Arrived::Many(properties) => *properties,
+            Arrived::Many(kept) => kept.properties,
         }
     }
 }

@@ -9,7 +9,8 @@ use super::calls::{declare, declare_ok, Sent, Thing, SETTLED};
 use super::check;
 use super::sync::thread::spawn;
 use super::sync::{is_calm, sleep, Instant};
-use crate::io::reader::{SLICE, UNDELIVERED_BOUND};
+use crate::io::reader::SLICE;
+use crate::protocol::connection::HELD_BOUND;
 use crate::{BasicConsume, CallbackResult, Channel, ConsumingEnded, Error, QueueDeclare};
 
 const CONSUMER: &str = "consumer";
@@ -130,9 +131,8 @@ fn whoever_looks_again_and_again_is_told_everything() {
     });
 }
 
-/// So many messages that nothing more is read until the program takes some. See `MESSAGE_OVERHEAD`: each counts as at least
-/// 512 bytes.
-const TOO_MANY: u64 = 3 * (UNDELIVERED_BOUND as u64 / 512);
+/// So many messages that nothing more is read until the program takes some: each counts as more than 192 bytes.
+const TOO_MANY: u64 = 2 * (HELD_BOUND as u64 / 192);
 
 /// When too much waits for the program, reading pauses, and goes on when the program has taken some of it; whoever waits for
 /// an answer gets it all the same, at once.

@@ -193,6 +193,7 @@ impl Session {
             message,
             remaining: size,
         };
+        self.largest_body = self.largest_body.max(size);
         Ok(())
     }
 

@@ -8,28 +8,28 @@ use super::{take_out, ConnectionEvent, Dispatcher, Session};
 use crate::protocol::channel::{Content, Incoming, Puller, Received};
 use crate::Error;
 
-/// What an undelivered message costs beside its body, roughly.
-const MESSAGE_OVERHEAD: usize = 512;
+/// Above this many bytes that wait for the program, nothing more is taken in until it takes some. See
+/// [`Session::undelivered`].
+pub(crate) const HELD_BOUND: usize = if cfg!(all(test, shuttle)) {
+    4 << 10
+} else {
+    4 << 20
+};
 
-fn weight(incoming: &Incoming) -> usize {
-    match incoming {
-        Incoming::Message(message) => message_weight(message),
-        Incoming::Returned(returned) => returned.body.len() + MESSAGE_OVERHEAD,
-        Incoming::Cancelled(_) => MESSAGE_OVERHEAD,
-    }
-}
-
-fn message_weight(message: &Received) -> usize {
-    message.body.len() + MESSAGE_OVERHEAD
-}
+/// Below this many, more is taken in again.
+pub(crate) const RESUME_BELOW: usize = HELD_BOUND / 2;
 
 impl Session {
     pub(super) fn push(&mut self, place: usize, incoming: Incoming) {
-        let held = weight(&incoming);
+        let held = incoming.size();
         let Some(channel) = self.channels.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
         };
         if channel.abandoned {
+            return;
+        }
+        if self.is_draining && self.undelivered > HELD_BOUND && channel.goes_back(&incoming) {
+            // The connection is over, so the broker gives it to somebody else anyway.
             return;
         }
         self.undelivered += held;
@@ -52,7 +52,7 @@ impl Session {
 
     pub(super) fn push_connection_event(&mut self, event: ConnectionEvent) {
         if self.wants_blocked {
-            self.undelivered += MESSAGE_OVERHEAD;
+            self.undelivered += event.size();
             self.events.push_back(event);
         }
     }
@@ -65,7 +65,7 @@ impl Session {
     /// Takes the oldest event that concerns the connection as a whole.
     pub(crate) fn next_connection_event(&mut self) -> Option<ConnectionEvent> {
         let event = self.events.pop_front()?;
-        self.undelivered -= MESSAGE_OVERHEAD;
+        self.undelivered -= event.size();
         Some(event)
     }
 
@@ -81,13 +81,16 @@ impl Session {
             .sum()
     }
 
-    /// Whether a callback runs on a channel that has more to tell.
+    /// Whether a callback runs, or the body of a loop over an iterator: it will come back for more.
     pub(crate) fn is_at_work(&self) -> bool {
-        let mut channels = self
-            .ready
-            .iter()
-            .filter_map(|place| self.channels[*place].as_deref());
-        channels.any(|channel| channel.running && !channel.inbox.is_empty())
+        let mut channels = self.channels.iter().flatten();
+        channels.any(|channel| {
+            channel.running
+                || channel
+                    .puller
+                    .as_ref()
+                    .is_some_and(|puller| puller.is_at_work)
+        })
     }
 
     /// Chooses the first channel that has events this dispatcher may run, and answers how many. It is this dispatcher's
@@ -108,7 +111,7 @@ impl Session {
     pub(crate) fn next_event(&mut self, place: usize) -> Option<Incoming> {
         let channel = self.channels.get_mut(place)?.as_deref_mut()?;
         let incoming = channel.inbox.pop_front()?;
-        let held = weight(&incoming);
+        let held = incoming.size();
         channel.held -= held;
         self.undelivered -= held;
         Some(incoming)
@@ -144,13 +147,13 @@ impl Session {
         let mut held = 0;
         let mut kept = VecDeque::with_capacity(channel.inbox.len());
         for incoming in channel.inbox.drain(..) {
-            let weight = weight(&incoming);
+            let size = incoming.size();
             match incoming {
                 Incoming::Message(message) if message.label == consumer_tag => {
-                    held += weight;
+                    held += size;
                     taken.push(message.delivered());
                 }
-                Incoming::Cancelled(tag) if tag == consumer_tag => held += weight,
+                Incoming::Cancelled(tag) if tag == consumer_tag => held += size,
                 other => kept.push_back(other),
             }
         }
@@ -167,8 +170,11 @@ impl Session {
     /// Takes the next message that the iterator of a channel is to yield.
     pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Received> {
         let channel = self.channel(place)?;
-        let message = channel.puller.as_mut()?.buffered.pop_front()?;
-        let held = message_weight(&message);
+        let puller = channel.puller.as_mut()?;
+        let message = puller.buffered.pop_front();
+        puller.is_at_work = message.is_some();
+        let message = message?;
+        let held = message.size();
         channel.held -= held;
         self.undelivered -= held;
         Some(message)
@@ -178,7 +184,7 @@ impl Session {
     pub(crate) fn take_puller(&mut self, place: usize) -> Option<Puller> {
         let channel = self.channel(place)?;
         let puller = channel.puller.take()?;
-        let held: usize = puller.buffered.iter().map(message_weight).sum();
+        let held: usize = puller.buffered.iter().map(Received::size).sum();
         channel.held -= held;
         self.undelivered -= held;
         Some(puller)
