@@ -142,4 +142,20 @@ mod tests {
             assert_eq!(may_pass(reply_code, reply_text), passes, "{reply_text}");
         }
     }
+
+    #[test]
+    fn every_error_stands_in_the_table() {
+        let design = include_str!("../../DESIGN.md");
+        let (_, table) = design.split_once("## Errors, and whether").unwrap();
+        let (table, _) = table.split_once("## Coming back").unwrap();
+        let (_, kinds) = include_str!("../error.rs")
+            .split_once("fn kind(&self)")
+            .unwrap();
+        let (kinds, _) = kinds.split_once("    }\n\n").unwrap();
+        let names: Vec<&str> = kinds.split('"').skip(1).step_by(2).collect();
+        assert!(names.len() > 30);
+        for name in names {
+            assert!(table.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

@@ -370,7 +370,7 @@ impl Talk<'_> {
                 }
                 Ok(Some((Frame::Heartbeat, taken))) => (Ok(false), taken),
                 Ok(Some(_)) => {
-                    let cause = format_args!("a frame that has no place here");
+                    let cause = format_args!("an unexpected frame in the handshake");
                     return Err(self.failure(Error::IncompatibleProtocol, cause, None));
                 }
                 Err(error) => return Err(self.strange(&error)),
