@@ -25,7 +25,8 @@ pub struct Messages {
     ended: Option<ConsumingEnded>,
 }
 
-/// What the iterator comes to when it is asked.
+/// What the iterator comes to when it is asked. Nearly always a message, so its size does not matter, while a box would cost an allocation.
+#[allow(clippy::large_enum_variant)]
 enum Step {
     Message(Message),
     /// Nothing came in this time.
