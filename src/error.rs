@@ -153,6 +153,18 @@ pub enum Error {
         /// The channel's number.
         channel: u16,
     },
+    /// A message came that is larger than
+    /// [`max_message_size`](crate::ConnectionParameters::max_message_size), so the channel was closed with 311
+    /// (`CONTENT_TOO_LARGE`). The connection stays open.
+    #[non_exhaustive]
+    MessageTooLarge {
+        /// The channel's number.
+        channel: u16,
+        /// The size of its body in bytes.
+        size: u64,
+        /// The limit.
+        max: u64,
+    },
     /// The channel is closed or closing, so the call cannot be made (pika: `ChannelWrongStateError`).
     #[doc(alias = "ChannelWrongStateError")]
     #[non_exhaustive]
@@ -303,6 +315,7 @@ impl Error {
             Error::NoFreeChannels { .. } => "NoFreeChannels",
             Error::ChannelClosedByBroker { .. } => "ChannelClosedByBroker",
             Error::ChannelClosedByClient { .. } => "ChannelClosedByClient",
+            Error::MessageTooLarge { .. } => "MessageTooLarge",
             Error::ChannelWrongState { .. } => "ChannelWrongState",
             Error::DuplicateConsumerTag { .. } => "DuplicateConsumerTag",
             Error::Unroutable(_) => "Unroutable",
@@ -359,6 +372,7 @@ impl Error {
             self.end_of_channel(),
             Error::ChannelClosedByBroker { .. }
                 | Error::ChannelClosedByClient { .. }
+                | Error::MessageTooLarge { .. }
                 | Error::ChannelWrongState { .. }
                 | Error::DuplicateConsumerTag { .. }
                 | Error::Unroutable(_)
@@ -380,13 +394,14 @@ impl Error {
         }
     }
 
-    /// The AMQP reply code, where the server (or `close_with`) gave one.
+    /// The AMQP reply code, where the server (or `close_with`, or this library in closing a channel) gave one.
     pub fn reply_code(&self) -> Option<u16> {
         match self.end_of_channel() {
             Error::ConnectionClosedByBroker { reply_code, .. }
             | Error::ConnectionClosedByClient { reply_code, .. }
             | Error::ChannelClosedByBroker { reply_code, .. }
             | Error::ChannelClosedByClient { reply_code, .. } => Some(*reply_code),
+            Error::MessageTooLarge { .. } => Some(311),
             Error::Unroutable(returned) | Error::Nack(returned) => {
                 returned.first().map(|message| message.method.reply_code)
             }

@@ -47,7 +47,7 @@ const SHORT_STRING: usize = 255;
 /// The defaults are pika's: `localhost`, port 5672 (5671 with TLS), virtual host `/`, user `guest` with password
 /// `guest`, the heartbeat that the server proposes, `channel_max` 65535, `frame_max` 131072, one connection attempt,
 /// `retry_delay` 2 s, `socket_timeout` 10 s, `stack_timeout` 15 s, no `blocked_connection_timeout`, locale `en_US`. The
-/// `rpc_timeout` of 60 s is haypile's own.
+/// `rpc_timeout` of 60 s and `max_message_size` of 512 MiB are haypile's own.
 #[doc(alias = "URLParameters")]
 #[doc(alias = "Parameters")]
 #[derive(Debug, Clone)]
@@ -66,6 +66,7 @@ pub struct ConnectionParameters {
     pub(crate) stack_timeout: Option<Duration>,
     pub(crate) blocked_connection_timeout: Option<Duration>,
     pub(crate) rpc_timeout: Duration,
+    pub(crate) max_message_size: u64,
     pub(crate) locale: String,
     /// What the program adds to the defaults; see `merged_client_properties`.
     pub(crate) client_properties: FieldTable,
@@ -194,6 +195,18 @@ impl ConnectionParameters {
     #[must_use]
     pub fn rpc_timeout(mut self, rpc_timeout: Duration) -> Self {
         self.rpc_timeout = rpc_timeout;
+        self
+    }
+
+    /// The largest body of a message that is taken in, in bytes, at least 1. Default: 512 MiB, more than which RabbitMQ never
+    /// lets through (its own setting of this name limits what may be published: 16 MiB by default from 4.0 on, 128 MiB before).
+    ///
+    /// A larger message costs its channel, which is closed with 311 (`CONTENT_TOO_LARGE`; specification 1.2) and
+    /// reports [`Error::MessageTooLarge`]. It takes no memory, and the connection stays open. The broker keeps the
+    /// message unless it was to be acknowledged automatically. Not in pika, which takes whatever comes.
+    #[must_use]
+    pub fn max_message_size(mut self, max_message_size: u64) -> Self {
+        self.max_message_size = max_message_size;
         self
     }
 
@@ -372,6 +385,13 @@ impl ConnectionParameters {
                 "at least 1 is expected",
             ));
         }
+        if self.max_message_size == 0 {
+            return Err(Error::invalid(
+                "max_message_size",
+                "0",
+                "at least 1 is expected",
+            ));
+        }
         for (field, value) in [
             ("socket_timeout", self.socket_timeout),
             ("stack_timeout", self.stack_timeout),
@@ -444,6 +464,7 @@ impl Default for ConnectionParameters {
             stack_timeout: Some(Duration::from_secs(15)),
             blocked_connection_timeout: None,
             rpc_timeout: Duration::from_secs(60),
+            max_message_size: 512 << 20,
             locale: "en_US".to_owned(),
             client_properties: FieldTable::new(),
             tcp_options: TcpOptions::default(),
@@ -471,6 +492,7 @@ impl PartialEq for ConnectionParameters {
             stack_timeout,
             blocked_connection_timeout,
             rpc_timeout,
+            max_message_size,
             locale,
             client_properties,
             tcp_options,
@@ -494,6 +516,7 @@ impl PartialEq for ConnectionParameters {
             && *stack_timeout == other.stack_timeout
             && *blocked_connection_timeout == other.blocked_connection_timeout
             && *rpc_timeout == other.rpc_timeout
+            && *max_message_size == other.max_message_size
             && *locale == other.locale
             && *client_properties == other.client_properties
             && *tcp_options == other.tcp_options

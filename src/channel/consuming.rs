@@ -593,7 +593,8 @@ impl Channel {
     /// Without a limit the broker sends all it has. A connection holds 4 MiB of messages ahead of the program, with all
     /// that they take in memory, and takes in no more until the program takes some of these. What it may hold beyond that:
     ///
-    /// * The message that is coming in.
+    /// * The message that is coming in, up to
+    ///   [`max_message_size`](crate::ConnectionParameters::max_message_size).
     /// * What keeps the broker's patience. RabbitMQ closes a connection on which one of its messages does not get through
     ///   within 30 seconds (its `send_timeout`). So while a callback works for longer, 4 MiB are read in every 8 seconds, or one message
     ///   if that is larger, and kept as they came. **An hour costs up to 1.8 GiB**, as far as the queue has that much. A prefetch limit

@@ -82,6 +82,7 @@ impl Error {
 
             Error::ConnectionClosedByClient { .. }
             | Error::ChannelClosedByClient { .. }
+            | Error::MessageTooLarge { .. }
             | Error::ChannelWrongState { .. }
             | Error::NoFreeChannels { .. }
             | Error::DuplicateConsumerTag { .. }

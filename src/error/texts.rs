@@ -87,6 +87,11 @@ impl fmt::Display for Error {
                 "channel {channel} closed by this program: {reply_code} {}",
                 Escaped(reply_text)
             ),
+            Error::MessageTooLarge { channel, size, max } => write!(
+                f,
+                "channel {channel} closed by this program: 311 CONTENT_TOO_LARGE - a message of {size} bytes came, where \
+                 max_message_size is {max}"
+            ),
             Error::ChannelWrongState {
                 channel, reason, ..
             } => write!(f, "channel {channel} is not open: {reason}"),

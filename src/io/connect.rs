@@ -173,6 +173,7 @@ impl<'a> Target<'a> {
             negotiated: Negotiated::default(),
             address: Arc::clone(&self.address),
             rpc_timeout: self.parameters.rpc_timeout,
+            max_message_size: self.parameters.max_message_size,
             blocked_timeout: self.parameters.blocked_connection_timeout,
         };
         let mut talk = Talk {

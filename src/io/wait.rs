@@ -216,6 +216,7 @@ pub(crate) struct Opened {
     pub(crate) leftover: Vec<u8>,
     pub(crate) negotiated: Negotiated,
     pub(crate) address: Arc<str>,
+    pub(crate) max_message_size: u64,
     pub(crate) rpc_timeout: Duration,
     pub(crate) blocked_timeout: Option<Duration>,
 }
@@ -270,20 +271,19 @@ impl Link {
             leftover,
             negotiated,
             address,
+            max_message_size,
             rpc_timeout,
             blocked_timeout,
         } = opened;
         let reader = Box::new(Reader::new(stream.try_clone()?, &leftover)?);
         let outgoing = Outgoing::new(stream.try_clone()?)?;
         let heartbeat = Heartbeat::new(negotiated.heartbeat);
-        // Made in its place, the session last: so there is no code here that drops a session and all that it holds.
-        let link = Arc::new_cyclic(|_| Link {
+        let (frame_max, channel_max) = (negotiated.frame_max, negotiated.channel_max);
+        let mut session = Session::new(frame_max, channel_max, Arc::clone(&address));
+        session.max_message_size = max_message_size;
+        let link = Arc::new(Link {
             shared: Mutex::new(Shared {
-                session: Session::new(
-                    negotiated.frame_max,
-                    negotiated.channel_max,
-                    Arc::clone(&address),
-                ),
+                session,
                 last_bytes: reader.last_bytes(),
                 reader: Some(reader),
                 turns: 0,

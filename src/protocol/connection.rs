@@ -327,6 +327,32 @@ impl Session {
         Ok(())
     }
 
+    /// A message is larger than this program takes: its channel is closed, and the rest of it is skipped as whatever comes on
+    /// such a channel. What came before it stays for the program.
+    #[cold]
+    fn refuse_message(&mut self, place: usize, size: u64) -> Result<(), Error> {
+        let max = self.max_message_size;
+        let channel = self.at(place)?;
+        let number = channel.number;
+        let why = Error::MessageTooLarge {
+            channel: number,
+            size,
+            max,
+        };
+        channel.gate.finish(Phase::Closing, why);
+        channel.content = Content::None;
+        let close = Method::ChannelClose {
+            reply_code: 311,
+            reply_text: "CONTENT_TOO_LARGE".into(),
+            class_id: 60,
+            method_id: 60,
+        };
+        frame::write_method(&mut self.replies, number, &close).map_err(Error::unsendable)?;
+        self.closures.push(place);
+        self.touch(place);
+        Ok(())
+    }
+
     /// The connection is over, for every channel.
     pub(crate) fn end_all(&mut self, why: Error) {
         if self.end.is_some() {

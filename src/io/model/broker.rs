@@ -218,6 +218,7 @@ pub(super) fn connect(mood: Mood) -> (Connection, Broker) {
         },
         address: "broker:5672".into(),
         rpc_timeout: TIMEOUT,
+        max_message_size: u64::MAX,
         blocked_timeout: None,
     });
     let broker = Broker {

@@ -113,6 +113,9 @@ impl Session {
         if size == 0 {
             return Ok(header);
         }
+        if size > self.max_message_size {
+            return Ok(0);
+        }
         match frame::parse(&rest[header..], self.frame_max).map_err(Error::syntax)? {
             Some((Frame::Body { channel, payload }, body))
                 if channel == number && payload.len() as u64 == size =>
@@ -180,10 +183,14 @@ impl Session {
             return Ok(());
         };
         let (size, properties) = frame::read_header(payload).map_err(Error::syntax)?;
+        let max = self.max_message_size;
         let channel = self.at(place)?;
         let Content::Header(mut message) = std::mem::take(&mut channel.content) else {
             return Err(unannounced("header", number));
         };
+        if size > max {
+            return self.refuse_message(place, size);
+        }
         message.properties = properties;
         if size == 0 {
             return self.complete(place, message);
