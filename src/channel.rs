@@ -24,6 +24,7 @@ use crate::io::writer::Patience;
 use crate::protocol::channel::{ChannelState, Gate, Phase, Reply};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
+use crate::protocol::publish::Outbox;
 use crate::stop::{Stop, STOP_GRACE};
 use crate::Error;
 
@@ -54,8 +55,6 @@ pub(crate) struct ChannelHandle {
     place: usize,
     number: u16,
     gate: Arc<Gate>,
-    /// How to wait for a confirm, once they are turned on: programs that never do so carry no code for it.
-    wait_for_confirm: OnceLock<fn(&Channel, u64) -> Result<()>>,
     callbacks: Mutex<Callbacks>,
     stop: OnceLock<Stop>,
     /// Changes whenever a consumer's callback is added or removed.
@@ -150,7 +149,6 @@ impl Channel {
             place,
             number,
             gate,
-            wait_for_confirm: OnceLock::new(),
             callbacks: Mutex::default(),
             stop: OnceLock::new(),
             callbacks_version: AtomicU64::new(0),
@@ -244,7 +242,7 @@ impl Channel {
         let number = self.handle.number;
         let link = self.link();
         let frame_max = link.negotiated.frame_max as usize;
-        link.outgoing.append_quietly(|out| {
+        link.outgoing.append_quietly(|Outbox { bytes: out, .. }| {
             let start = out.len();
             frame::write_method(out, number, method).map_err(Error::unsendable)?;
             let size = out.len() - start;

@@ -613,7 +613,7 @@ impl Connection {
             let mut shared = link.lock();
             self.check_open(&mut shared.session)?;
             link.outgoing.append_quietly(|out| {
-                out.extend_from_slice(&bytes);
+                out.bytes.extend_from_slice(&bytes);
                 Ok(())
             })?;
             shared.session.add_call(0, (10, 71))

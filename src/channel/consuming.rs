@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::io::wait::Shared;
 use crate::protocol::channel::{Consumer, ConsumerState, Reply};
 use crate::protocol::method::Method;
+use crate::protocol::publish::Outbox;
 use crate::stop::STOP_GRACE;
 use crate::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume,
@@ -628,11 +629,11 @@ impl Channel {
             return Err(self.closure());
         }
         let mut closed = false;
-        let write = |out: &mut Vec<u8>, appended| {
+        let write = |out: &mut Outbox, appended| {
             closed = !handle.gate.is_open();
             if !closed {
                 let acks = &handle.gate.acks;
-                acks.write(out, appended, handle.number, method)
+                acks.write(&mut out.bytes, appended, handle.number, method)
                     .map_err(Error::unsendable)?;
             }
             Ok(())

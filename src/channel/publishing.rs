@@ -10,11 +10,10 @@ use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::io::wait::Interest;
 use crate::io::writer::{Patience, DIRECT_BODY};
-use crate::protocol::channel::{Mandatory, Wake, Watcher};
+use crate::protocol::channel::{Wake, Watcher};
 use crate::protocol::confirms::{Losses, Outcomes};
-use crate::protocol::connection::fingerprint;
-use crate::protocol::frame;
 use crate::protocol::method::Method;
+use crate::protocol::publish::{Outbox, Publishing};
 use crate::publisher::Publisher;
 use crate::{AsShortString, BasicProperties, BasicPublish, Error, Return, ReturnedMessage};
 
@@ -38,72 +37,35 @@ impl Channel {
     ) -> Result<u64, Error> {
         let link = self.link();
         let handle = &*self.handle;
-        let gate = &*handle.gate;
-        let frame_max = link.negotiated.frame_max as usize;
-        let chunk = frame_max - frame::FRAME_OVERHEAD;
-        let direct = body.len() >= DIRECT_BODY;
-        // Before the lock, unless the mode is turned on just now.
-        let expected = publish.mandatory && gate.confirming.load(Ordering::Acquire);
-        let content = expected.then(|| fingerprint(exchange, routing_key, body));
-        if !gate.is_open() {
+        if !handle.gate.is_open() {
             return Err(self.closure());
         }
-        let mut closed = false;
-        let mut sequence = 0;
-        let write = |out: &mut Vec<u8>| {
-            if !gate.is_open() {
-                closed = true;
-                return Ok(());
-            }
-            let start = out.len();
-            let method = Method::BasicPublish {
-                exchange: exchange.into(),
-                routing_key: routing_key.into(),
-                mandatory: publish.mandatory,
-                immediate: false,
-            };
-            frame::write_method(out, handle.number, &method).map_err(Error::unsendable)?;
-            let header = out.len();
-            if let Err(error) =
-                frame::write_header(out, handle.number, body.len() as u64, &publish.properties)
-            {
-                out.truncate(start);
-                return Err(Error::unsendable(error));
-            }
-            let size = out.len() - header;
-            if size > frame_max {
-                out.truncate(start);
-                let all = "all properties and headers";
-                return Err(Error::too_large("properties", size, all, frame_max));
-            }
-            if !direct && !body.is_empty() {
-                for part in body.chunks(chunk) {
-                    frame::write_body(out, handle.number, part);
-                }
-            }
-            if gate.confirming.load(Ordering::Relaxed) {
-                sequence = gate.published.load(Ordering::Relaxed) + 1;
-                gate.published.store(sequence, Ordering::Release);
-                if publish.mandatory {
-                    let content =
-                        content.unwrap_or_else(|| fingerprint(exchange, routing_key, body));
-                    lock(&gate.mandatory).push_back(Mandatory { sequence, content });
-                }
-            }
+        let direct = body.len() >= DIRECT_BODY;
+        let publishing = Publishing::new(
+            &handle.gate,
+            handle.place,
+            handle.number,
+            link.negotiated.frame_max,
+            (exchange, routing_key),
+            publish,
+            body,
+            direct,
+        );
+        let mut number = None;
+        let write = |out: &mut Outbox| {
+            number = publishing.write(out)?;
             Ok(())
         };
-        let sent = if direct {
+        if direct {
+            let chunk = publishing.chunk();
             link.outgoing
-                .append_body(link, patience, handle.number, body, chunk, write)
+                .append_body(link, patience, handle.number, body, chunk, write)?;
         } else if waits {
-            link.outgoing.append_quietly(write)
+            link.outgoing.append_quietly(write)?;
         } else {
-            link.outgoing.append(link, handle.number, patience, write)
-        };
-        if closed {
-            return Err(self.closure());
+            link.outgoing.append(link, handle.number, patience, write)?;
         }
-        sent.map(|()| sequence)
+        number.ok_or_else(|| self.closure())
     }
 
     /// Publishes a message without properties (pika: `basic_publish(exchange, routing_key, body)`; specification
@@ -170,9 +132,9 @@ impl Channel {
         let sequence = self.patiently(|patience| {
             self.send_message(exchange, routing_key, body, &publish, patience, waits)
         })?;
-        match self.handle.wait_for_confirm.get() {
-            Some(wait_for_confirm) if sequence > 0 => wait_for_confirm(self, sequence),
-            _ => Ok(()),
+        match sequence {
+            0 => Ok(()),
+            sequence => self.wait_for_confirm(sequence),
         }
     }
 
@@ -241,10 +203,6 @@ impl Channel {
                 capability: "publisher confirms",
             });
         }
-        let wait_for_confirm = Self::wait_for_confirm;
-        self.handle
-            .wait_for_confirm
-            .get_or_init(|| wait_for_confirm);
         done(self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)))
     }
 

@@ -350,7 +350,7 @@ impl Link {
         for (place, number) in shared.session.open_channels() {
             let asked = self.outgoing.append_quietly(|out| {
                 let method = Method::ChannelFlow { active: true };
-                frame::write_method(out, number, &method).map_err(Error::unsendable)
+                frame::write_method(&mut out.bytes, number, &method).map_err(Error::unsendable)
             });
             if asked.is_ok() {
                 calls.push((place, shared.session.add_call(place, (20, 21))));
@@ -501,6 +501,10 @@ impl Link {
         match outcome {
             Outcome::Bytes => {
                 shared.last_bytes = reader.last_bytes();
+                // What came may be about any message that was published before it came.
+                shared
+                    .session
+                    .expect_returns(self.outgoing.take_mandatory());
                 if let Err(error) = reader.handle(&mut shared.session) {
                     self.violated(shared, error);
                 }

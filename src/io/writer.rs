@@ -1,6 +1,7 @@
 //! Bytes out: what nobody waits for is gathered here; the write half of the stream; the writer thread and its heartbeats.
 
 use std::io::{self, IoSlice, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use super::stream::{is_timeout, Transport};
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::wait::{after, Link, LONG};
 use crate::error::Error;
+use crate::protocol::channel::Gate;
 use crate::protocol::frame;
+use crate::protocol::publish::{Mandatory, Outbox};
 
 /// A publisher that has gathered this much writes it himself, if nobody is writing.
 const WRITE_AT: usize = 48 * 1024;
@@ -189,7 +192,7 @@ fn first_slices<'a, 'b>(slices: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
 }
 
 struct State {
-    bytes: Vec<u8>,
+    outbox: Outbox,
     /// The write half, when nobody is writing.
     half: Option<Box<Writer>>,
     appended: u64,
@@ -245,6 +248,8 @@ pub(crate) struct Outgoing {
     state: Mutex<State>,
     work: Condvar,
     progress: Condvar,
+    /// There are mandatory messages that the session does not know of.
+    has_mandatory: AtomicBool,
 }
 
 /// What a publisher waits for whose peer takes nothing.
@@ -262,7 +267,7 @@ impl Outgoing {
         }));
         Ok(Outgoing {
             state: Mutex::new(State {
-                bytes: Vec::new(),
+                outbox: Outbox::default(),
                 half,
                 appended: 0,
                 written: 0,
@@ -278,6 +283,7 @@ impl Outgoing {
             }),
             work: Condvar::new(),
             progress: Condvar::new(),
+            has_mandatory: AtomicBool::new(false),
         })
     }
 
@@ -309,10 +315,10 @@ impl Outgoing {
     #[must_use]
     pub(crate) fn append_answers(&self, answers: &[u8]) -> bool {
         let mut state = self.lock();
-        if state.bytes.len() > ANSWERS_BOUND {
+        if state.outbox.bytes.len() > ANSWERS_BOUND {
             return answers.is_empty();
         }
-        state.bytes.extend_from_slice(answers);
+        state.outbox.bytes.extend_from_slice(answers);
         state.appended += answers.len() as u64;
         self.wake_writer(state);
         true
@@ -321,18 +327,35 @@ impl Outgoing {
     /// A call that somebody waits for, and whoever waits goes on to flush: the writer thread is not woken.
     pub(crate) fn append_quietly(
         &self,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
     ) -> Result<(), Error> {
         exit::guard_thread();
         let mut state = self.lock();
-        let before = state.bytes.len();
-        let result = write(&mut state.bytes);
-        state.appended += (state.bytes.len() - before) as u64;
+        let before = state.outbox.bytes.len();
+        let result = write(&mut state.outbox);
+        self.note_mandatory(&state);
+        state.appended += (state.outbox.bytes.len() - before) as u64;
         result
     }
 
+    fn note_mandatory(&self, state: &State) {
+        if !state.outbox.mandatory.is_empty() {
+            self.has_mandatory.store(true, Ordering::Release);
+        }
+    }
+
+    /// The mandatory messages that were published since the last call. Costs no lock while there are none.
+    pub(crate) fn take_mandatory(&self) -> Vec<(usize, Arc<Gate>, Mandatory)> {
+        if !self.has_mandatory.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut state = self.lock();
+        self.has_mandatory.store(false, Ordering::Release);
+        std::mem::take(&mut state.outbox.mandatory)
+    }
+
     fn wake_writer(&self, mut state: MutexGuard<'_, State>) {
-        if state.asleep && !state.bytes.is_empty() {
+        if state.asleep && !state.outbox.bytes.is_empty() {
             state.asleep = false;
             drop(state);
             self.work.notify_one();
@@ -346,7 +369,7 @@ impl Outgoing {
         link: &Link,
         channel: u16,
         patience: impl Into<Patience<'a>>,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.append_at(link, channel, patience.into(), |out, _| write(out))
     }
@@ -358,13 +381,13 @@ impl Outgoing {
         link: &Link,
         channel: u16,
         patience: Patience<'_>,
-        write: impl FnOnce(&mut Vec<u8>, u64) -> Result<(), Error>,
+        write: impl FnOnce(&mut Outbox, u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let guarded = exit::guard_thread();
         let mut state = self.lock();
-        if state.bytes.len() >= HIGH_WATER {
+        if state.outbox.bytes.len() >= HIGH_WATER {
             let deadline = after(patience.limit);
-            while state.bytes.len() >= HIGH_WATER && !state.dead {
+            while state.outbox.bytes.len() >= HIGH_WATER && !state.dead {
                 let mut goes_on = !(patience.is_stopped)();
                 if goes_on {
                     (state, goes_on) = self.wait_for_progress(state, deadline);
@@ -379,11 +402,13 @@ impl Outgoing {
             drop(state);
             return Err(link.end_reason());
         }
-        let (before, appended) = (state.bytes.len(), state.appended);
-        write(&mut state.bytes, appended)?;
+        let (before, appended) = (state.outbox.bytes.len(), state.appended);
+        write(&mut state.outbox, appended)?;
+        self.note_mandatory(&state);
         state.gathered = true;
-        state.appended += (state.bytes.len() - before) as u64;
-        if state.bytes.len() >= WRITE_AT && state.half.as_ref().is_some_and(|half| half.is_clear())
+        state.appended += (state.outbox.bytes.len() - before) as u64;
+        if state.outbox.bytes.len() >= WRITE_AT
+            && state.half.as_ref().is_some_and(|half| half.is_clear())
         {
             self.write_out(link, state);
         } else {
@@ -404,7 +429,7 @@ impl Outgoing {
         channel: u16,
         body: &[u8],
         chunk: usize,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let patience = patience.into();
         let guarded = exit::guard_thread();
@@ -426,17 +451,19 @@ impl Outgoing {
             drop(state);
             return Err(link.end_reason());
         }
-        let before = state.bytes.len();
-        write(&mut state.bytes)?;
-        if state.bytes.len() == before {
+        let before = state.outbox.bytes.len();
+        write(&mut state.outbox)?;
+        self.note_mandatory(&state);
+        if state.outbox.bytes.len() == before {
             // The channel is closed: the body must not go out without what announces it.
             return Ok(());
         }
         let Some(mut half) = state.half.take() else {
             return Ok(());
         };
-        state.appended += (state.bytes.len() - before + framed_size(body.len(), chunk)) as u64;
-        std::mem::swap(&mut half.batch, &mut state.bytes);
+        state.appended +=
+            (state.outbox.bytes.len() - before + framed_size(body.len(), chunk)) as u64;
+        std::mem::swap(&mut half.batch, &mut state.outbox.bytes);
         state.urgent = false;
         drop(state);
         let outcome = half.write_body(channel, body, chunk);
@@ -455,7 +482,7 @@ impl Outgoing {
             let has_room = if body >= DIRECT_BODY {
                 state.half.as_ref().is_some_and(|half| half.is_clear())
             } else {
-                state.bytes.len() < HIGH_WATER
+                state.outbox.bytes.len() < HIGH_WATER
             };
             if has_room || state.dead {
                 return;
@@ -471,7 +498,7 @@ impl Outgoing {
     /// Writes what has gathered, if nobody else is writing; if somebody is, the writer thread takes this as soon as he is done.
     pub(crate) fn flush_now(&self, link: &Link) {
         let mut state = self.lock();
-        if state.bytes.is_empty() {
+        if state.outbox.bytes.is_empty() {
             return;
         }
         if state.half.as_ref().is_some_and(|half| half.is_clear()) {
@@ -522,7 +549,7 @@ impl Outgoing {
             return;
         };
         if half.is_clear() {
-            std::mem::swap(&mut half.batch, &mut state.bytes);
+            std::mem::swap(&mut half.batch, &mut state.outbox.bytes);
             state.urgent = false;
         }
         drop(state);
@@ -545,7 +572,7 @@ impl Outgoing {
             }
             Outcome::Done | Outcome::Stuck => {
                 if !state.dead {
-                    let left = half.left() + state.bytes.len();
+                    let left = half.left() + state.outbox.bytes.len();
                     state.written = state.appended.saturating_sub(left as u64);
                 }
                 let stuck = !half.is_clear();
@@ -553,7 +580,7 @@ impl Outgoing {
                 if state.waiting > 0 {
                     self.progress.notify_all();
                 }
-                let left = stuck || state.finishing.is_some() || !state.bytes.is_empty();
+                let left = stuck || state.finishing.is_some() || !state.outbox.bytes.is_empty();
                 if state.urgent || state.asleep && left {
                     state.asleep = false;
                     drop(state);
@@ -585,7 +612,7 @@ impl Outgoing {
     pub(crate) fn unsent(&self) -> usize {
         let state = self.lock();
         let at_rest = state.half.as_ref().map_or(0, |half| half.left());
-        state.lost + state.bytes.len() + at_rest
+        state.lost + state.outbox.bytes.len() + at_rest
     }
 
     /// When the last bytes were written.
@@ -597,8 +624,8 @@ impl Outgoing {
     pub(crate) fn kill(&self) {
         let mut state = self.lock();
         state.dead = true;
-        state.lost += state.bytes.len();
-        state.bytes.clear();
+        state.lost += state.outbox.bytes.len();
+        state.outbox.bytes.clear();
         state.asleep = false;
         drop(state);
         self.work.notify_all();
@@ -623,7 +650,7 @@ pub(crate) fn run(link: &Arc<Link>) {
             continue;
         }
         let stuck = state.half.as_ref().is_some_and(|half| !half.is_clear());
-        let idle = state.bytes.is_empty() && !stuck;
+        let idle = state.outbox.bytes.is_empty() && !stuck;
         let since = state.last_write.elapsed();
         if std::mem::take(&mut state.gathered) {
             // There is traffic that this thread is responsible for, even if others have written it meanwhile.
@@ -636,7 +663,7 @@ pub(crate) fn run(link: &Arc<Link>) {
             }
         }
         if idle && send_after.is_some_and(|after| since >= after) {
-            state.bytes.extend_from_slice(&frame::HEARTBEAT);
+            state.outbox.bytes.extend_from_slice(&frame::HEARTBEAT);
             state.appended += frame::HEARTBEAT.len() as u64;
             continue;
         }

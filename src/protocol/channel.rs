@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::acks::Acks;
 use super::confirms::Confirms;
 use super::properties::Arrived;
+use super::publish::Mandatory;
 use crate::error::Error;
 use crate::{
     BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage, ShortString,
@@ -62,8 +63,6 @@ pub(crate) struct Gate {
     /// How many of them the broker has settled.
     pub(crate) settled: AtomicU64,
     pub(crate) confirming: AtomicBool,
-    /// Mandatory messages on their way, oldest first, to tie a return to its publish.
-    pub(crate) mandatory: Mutex<VecDeque<Mandatory>>,
     pub(crate) acks: Acks,
 }
 
@@ -75,7 +74,6 @@ impl Gate {
             published: Default::default(),
             settled: Default::default(),
             confirming: Default::default(),
-            mandatory: Default::default(),
             acks: Default::default(),
         })
     }
@@ -114,14 +112,6 @@ impl Gate {
             .load(Ordering::Acquire)
             .saturating_sub(self.settled.load(Ordering::Acquire))
     }
-}
-
-/// What is remembered of a mandatory message until it is settled.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mandatory {
-    pub(crate) sequence: u64,
-    /// Hash of exchange, routing key and body.
-    pub(crate) content: u64,
 }
 
 /// The answer to a call.
@@ -300,6 +290,8 @@ pub(crate) struct ChannelState {
     pub(crate) consumers: Vec<Consumer>,
     pub(crate) puller: Option<Puller>,
     pub(crate) confirms: Confirms,
+    /// Mandatory messages on their way, oldest first, to tie a return to its publish.
+    pub(crate) mandatory: VecDeque<Mandatory>,
     /// Somebody listens for returned messages.
     pub(crate) wants_returns: bool,
     /// The last consumer was cancelled by the broker.
@@ -335,6 +327,7 @@ impl ChannelState {
             consumers: Vec::new(),
             puller: None,
             confirms: Confirms::default(),
+            mandatory: VecDeque::new(),
             wants_returns: false,
             cancelled_by_broker: None,
             home: 0,

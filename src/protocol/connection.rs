@@ -6,7 +6,6 @@ mod inbox;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub(crate) use self::content::fingerprint;
 pub(crate) use self::inbox::{HELD_BOUND, RESUME_BELOW};
 use super::channel::{ChannelState, Consumer, ConsumerState, Content, Gate, Phase, Reply};
 use super::frame::{self, Frame};

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::sync::Weak;
 
 use super::channel::{
-    Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, Mandatory, Phase, Puller,
+    Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, Phase, Puller,
 };
-use super::connection::{fingerprint, Dispatcher, Session};
+use super::connection::{Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
 use super::handshake::{Handshake, Negotiated};
 use super::method::Method;
+use super::publish::{Fingerprint, Mandatory};
 use super::wire::WireError;
 use crate::{BasicProperties, ConnectionParameters, FieldTable, Message};
 
@@ -198,11 +199,17 @@ pub(crate) fn busy_session() -> Session {
                 channel.wants_returns = true;
                 channel.gate.confirming.store(true, Ordering::Release);
                 channel.gate.published.store(10, Ordering::Release);
-                let mut mandatory = channel.gate.mandatory.lock().expect("not poisoned");
-                mandatory.extend([3, 7].map(|sequence| Mandatory {
-                    sequence,
-                    content: fingerprint(b"x", b"k", b"body"),
-                }));
+                let mut method = crate::Return::default();
+                method.exchange = "x".into();
+                method.routing_key = "k".into();
+                let returned = crate::ReturnedMessage {
+                    method,
+                    properties: crate::BasicProperties::new(),
+                    body: b"body".to_vec(),
+                };
+                let print = Fingerprint::of_returned(&returned);
+                let mandatory = [3, 7].map(|sequence| Mandatory { sequence, print });
+                channel.mandatory.extend(mandatory);
                 calls.extend([(50, 11), (60, 71), (60, 71), (50, 31), (60, 21)]);
             }
             2 => {

@@ -132,6 +132,12 @@ fn header_start(body_size: u64) -> [u8; 12] {
     start
 }
 
+/// The encoded properties in a header frame, which may be followed by others. Empty if it is none.
+pub(crate) fn properties_of(header: &[u8]) -> &[u8] {
+    let size = header.get(3..PREFIX).map_or(0, BigEndian::read_u32) as usize;
+    header.get(PREFIX + 12..PREFIX + size).unwrap_or_default()
+}
+
 /// Appends a body frame. `chunk` must fit in a frame.
 pub(crate) fn write_body(out: &mut Vec<u8>, channel: u16, chunk: &[u8]) {
     debug_assert!(u32::try_from(chunk.len()).is_ok());

@@ -13,6 +13,7 @@ pub(crate) mod handshake;
 pub(crate) mod heartbeat;
 pub(crate) mod method;
 pub(crate) mod properties;
+pub(crate) mod publish;
 #[cfg(feature = "serde")]
 pub(crate) mod serialize;
 pub(crate) mod short_string;

@@ -110,7 +110,7 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
             move || {
                 let link = connection.link();
                 link.outgoing.append(link, 1, TIMEOUT, |out| {
-                    out.resize(out.len() + size, 0);
+                    out.bytes.resize(out.bytes.len() + size, 0);
                     Ok(())
                 })
             }
@@ -193,7 +193,7 @@ fn a_connection_lost_early_leaves_no_thread_behind() {
         let publisher = spawn(move || {
             let link = connection.link();
             let sent = link.outgoing.append(link, 1, SETTLED, |out| {
-                out.extend_from_slice(b"anything");
+                out.bytes.extend_from_slice(b"anything");
                 Ok(())
             });
             // It may be lost already.

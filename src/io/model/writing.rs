@@ -24,8 +24,8 @@ fn body(number: u8, size: usize) -> Vec<u8> {
 fn append(connection: &Connection, publisher: u16, number: u8, size: usize) {
     let link = connection.link();
     let sent = link.outgoing.append(link, 1, TIMEOUT, |out| {
-        assert!(out.len() < HIGH_WATER);
-        frame::write_body(out, publisher, &body(number, size));
+        assert!(out.bytes.len() < HIGH_WATER);
+        frame::write_body(&mut out.bytes, publisher, &body(number, size));
         Ok(())
     });
     sent.expect("room");
@@ -39,7 +39,7 @@ fn append_large(connection: &Connection, publisher: u16, number: u8, size: usize
     let sent = link
         .outgoing
         .append_body(link, TIMEOUT, publisher, &body, chunk, |out| {
-            frame::write_body(out, publisher, &[number]);
+            frame::write_body(&mut out.bytes, publisher, &[number]);
             Ok(())
         });
     sent.expect("room");

@@ -1,16 +1,14 @@
 //! The messages that come in, and what the broker says of those that were published.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::Session;
-use crate::protocol::channel::{
-    Carrier, ConsumerState, Content, Incoming, Mandatory, Received, Reply,
-};
+use crate::protocol::channel::{Carrier, ConsumerState, Content, Gate, Incoming, Received, Reply};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
+use crate::protocol::publish::{find_returned, Fingerprint, Mandatory};
 use crate::protocol::wire::Name;
 use crate::{Error, Return, ReturnedMessage};
 
@@ -163,17 +161,13 @@ impl Session {
             )));
         };
         gate.settled.fetch_add(settled, Ordering::AcqRel);
-        let mut mandatory = gate
-            .mandatory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (mandatory, confirms) = (&mut channel.mandatory, &channel.confirms);
         while mandatory
             .front()
-            .is_some_and(|message| channel.confirms.is_settled(message.sequence))
+            .is_some_and(|message| confirms.is_settled(message.sequence))
         {
             mandatory.pop_front();
         }
-        drop(mandatory);
         self.touch(place);
         Ok(())
     }
@@ -267,26 +261,26 @@ impl Session {
         }
     }
 
+    /// These mandatory messages were published, and may come back.
+    pub(crate) fn expect_returns(&mut self, published: Vec<(usize, Arc<Gate>, Mandatory)>) {
+        for (place, gate, message) in published {
+            match self.channel(place) {
+                Some(channel) if Arc::ptr_eq(&channel.gate, &gate) => {
+                    channel.mandatory.push_back(message);
+                }
+                // The channel is gone, and its place may be another's.
+                _ => {}
+            }
+        }
+    }
+
     fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Error> {
         let channel = self.at(place)?;
         if channel.gate.confirming.load(Ordering::Acquire) {
-            let content = fingerprint(
-                message.method.exchange.as_bytes(),
-                message.method.routing_key.as_bytes(),
-                &message.body,
-            );
-            let mut mandatory = channel
-                .gate
-                .mandatory
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // Returns come in the order of publishing, so the oldest message of this content is the one. There is none
-            // if it was published before the channel confirmed.
-            let at = mandatory
-                .iter()
-                .position(|candidate| candidate.content == content);
-            let tied = at.and_then(|at| mandatory.remove(at));
-            drop(mandatory);
+            // There is none if it was published before the channel confirmed.
+            let print = Fingerprint::of_returned(&message);
+            let at = find_returned(channel.mandatory.iter(), print);
+            let tied = at.and_then(|at| channel.mandatory.remove(at));
             if let Some(Mandatory { sequence, .. }) = tied {
                 let message = Arc::clone(&message);
                 channel.confirms.add_returned(sequence, message);
@@ -304,11 +298,4 @@ fn unannounced(part: &str, number: u16) -> Error {
     Error::unexpected(format_args!(
         "a content {part} on channel {number} that nothing announced"
     ))
-}
-
-/// What ties a returned message to its publish.
-pub(crate) fn fingerprint(exchange: &[u8], routing_key: &[u8], body: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (exchange, routing_key, body).hash(&mut hasher);
-    hasher.finish()
 }

@@ -1,0 +1,255 @@
+//! Publishing: the frames of a message, its number in confirm mode, and what ties a returned message to its publish.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use super::channel::Gate;
+use super::frame;
+use super::method::Method;
+use crate::error::Error;
+use crate::{BasicPublish, ReturnedMessage};
+
+/// What is gathered to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) bytes: Vec<u8>,
+    /// The mandatory messages among them, and their channels, until the session is given them: before anything is read
+    /// that the broker says of them.
+    pub(crate) mandatory: Vec<(usize, Arc<Gate>, Mandatory)>,
+}
+
+/// What is remembered of a mandatory message until the broker has confirmed or refused it. `basic.return` carries no number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Mandatory {
+    pub(crate) sequence: u64,
+    pub(crate) print: Fingerprint,
+}
+
+/// Hashes of a message.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Fingerprint {
+    /// Of exchange, routing key and body, which a broker returns as they came.
+    pub(crate) content: u64,
+    /// Of the properties, to which a broker may add.
+    pub(crate) properties: u64,
+}
+
+impl Fingerprint {
+    fn of_content(exchange: &[u8], routing_key: &[u8], body: &[u8]) -> u64 {
+        hash((exchange, routing_key, body))
+    }
+
+    pub(crate) fn of_returned(message: &ReturnedMessage) -> Self {
+        let (exchange, routing_key) = (&message.method.exchange, &message.method.routing_key);
+        let mut properties = Vec::new();
+        // What cannot be encoded was not published here, and is tied by its content alone.
+        let _ = message.properties.encode(&mut properties);
+        Fingerprint {
+            content: Self::of_content(exchange.as_bytes(), routing_key.as_bytes(), &message.body),
+            properties: hash(&properties[..]),
+        }
+    }
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Which of the messages on their way a returned one is. Returns come in the order of publishing, so it is the oldest that is
+/// the same; where the broker has changed the properties, the oldest with the same content.
+pub(crate) fn find_returned<'a>(
+    on_their_way: impl Iterator<Item = &'a Mandatory> + Clone,
+    print: Fingerprint,
+) -> Option<usize> {
+    let mut all = on_their_way.clone();
+    all.position(|message| message.print == print).or_else(|| {
+        let mut all = on_their_way;
+        all.position(|message| message.print.content == print.content)
+    })
+}
+
+/// A message to be published on a channel.
+pub(crate) struct Publishing<'a> {
+    pub(crate) gate: &'a Arc<Gate>,
+    pub(crate) place: usize,
+    pub(crate) number: u16,
+    pub(crate) frame_max: usize,
+    pub(crate) exchange: &'a [u8],
+    pub(crate) routing_key: &'a [u8],
+    pub(crate) message: &'a BasicPublish<'a>,
+    pub(crate) body: &'a [u8],
+    /// Whether the frames of the body are left to the caller, who sends them from where they lie.
+    pub(crate) body_follows: bool,
+    /// Hash of the content, for a message that the broker may return.
+    content: Option<u64>,
+}
+
+impl<'a> Publishing<'a> {
+    /// Large bodies are hashed here, so that no lock is held meanwhile.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        gate: &'a Arc<Gate>,
+        place: usize,
+        number: u16,
+        frame_max: u32,
+        (exchange, routing_key): (&'a [u8], &'a [u8]),
+        message: &'a BasicPublish<'a>,
+        body: &'a [u8],
+        body_follows: bool,
+    ) -> Self {
+        // Or later, if confirms are turned on just now.
+        let expected = message.mandatory && gate.confirming.load(Ordering::Acquire);
+        let content = expected.then(|| Fingerprint::of_content(exchange, routing_key, body));
+        Publishing {
+            gate,
+            place,
+            number,
+            frame_max: frame_max as usize,
+            exchange,
+            routing_key,
+            message,
+            body,
+            body_follows,
+            content,
+        }
+    }
+
+    /// How much of the body one frame carries.
+    pub(crate) fn chunk(&self) -> usize {
+        self.frame_max - frame::FRAME_OVERHEAD
+    }
+
+    /// Appends the message and numbers it: returns its number in confirm mode, else 0, and `None` if the channel is over.
+    /// After an error nothing is appended, and the number is not used.
+    #[inline]
+    pub(crate) fn write(&self, outbox: &mut Outbox) -> Result<Option<u64>, Error> {
+        if !self.gate.is_open() {
+            return Ok(None);
+        }
+        let out = &mut outbox.bytes;
+        let start = out.len();
+        let header = self
+            .write_frames(out)
+            .inspect_err(|_| out.truncate(start))?;
+        if !self.gate.confirming.load(Ordering::Relaxed) {
+            return Ok(Some(0));
+        }
+        let sequence = self.gate.published.load(Ordering::Relaxed) + 1;
+        self.gate.published.store(sequence, Ordering::Release);
+        if self.message.mandatory {
+            let properties = hash(frame::properties_of(&outbox.bytes[header..]));
+            self.remember(&mut outbox.mandatory, sequence, properties);
+        }
+        Ok(Some(sequence))
+    }
+
+    /// Returns where the header frame begins.
+    #[inline]
+    fn write_frames(&self, out: &mut Vec<u8>) -> Result<usize, Error> {
+        let method = Method::BasicPublish {
+            exchange: self.exchange.into(),
+            routing_key: self.routing_key.into(),
+            mandatory: self.message.mandatory,
+            immediate: false,
+        };
+        frame::write_method(out, self.number, &method).map_err(Error::unsendable)?;
+        let header = out.len();
+        let properties = &self.message.properties;
+        frame::write_header(out, self.number, self.body.len() as u64, properties)
+            .map_err(Error::unsendable)?;
+        let size = out.len() - header;
+        if size > self.frame_max {
+            let all = "all properties and headers";
+            return Err(Error::too_large("properties", size, all, self.frame_max));
+        }
+        if !self.body_follows && !self.body.is_empty() {
+            for part in self.body.chunks(self.chunk()) {
+                frame::write_body(out, self.number, part);
+            }
+        }
+        Ok(header)
+    }
+
+    fn remember(
+        &self,
+        mandatory: &mut Vec<(usize, Arc<Gate>, Mandatory)>,
+        sequence: u64,
+        properties: u64,
+    ) {
+        let content = self
+            .content
+            .unwrap_or_else(|| Fingerprint::of_content(self.exchange, self.routing_key, self.body));
+        let print = Fingerprint {
+            content,
+            properties,
+        };
+        let message = Mandatory { sequence, print };
+        mandatory.push((self.place, Arc::clone(self.gate), message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::channel::Phase;
+    use crate::BasicProperties;
+
+    fn publish(gate: &Arc<Gate>, outbox: &mut Outbox, id: &str) -> Result<Option<u64>, Error> {
+        let properties = BasicProperties::new().message_id(id);
+        let message = BasicPublish::new().mandatory(true).properties(&properties);
+        Publishing::new(gate, 3, 1, 4096, (b"x", b"k"), &message, b"body", false).write(outbox)
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_sent_uses_no_number_and_leaves_nothing() {
+        let gate = Gate::new(Phase::Open);
+        gate.confirming.store(true, Ordering::Release);
+        let mut outbox = Outbox::default();
+        assert_eq!(publish(&gate, &mut outbox, "1").unwrap(), Some(1));
+        let before = outbox.bytes.len();
+        // Longer than a short string; and larger than a frame.
+        publish(&gate, &mut outbox, &"2".repeat(256)).unwrap_err();
+        let properties = BasicProperties::new().header("much", "m".repeat(5000));
+        let message = BasicPublish::new().mandatory(true).properties(&properties);
+        let large = Publishing::new(&gate, 3, 1, 4096, (b"x", b"k"), &message, b"", false);
+        large.write(&mut outbox).unwrap_err();
+        assert_eq!(outbox.bytes.len(), before);
+        assert_eq!(outbox.mandatory.len(), 1);
+        assert_eq!(publish(&gate, &mut outbox, "2").unwrap(), Some(2));
+        gate.set_phase(Phase::Closing);
+        let before = outbox.bytes.len();
+        assert_eq!(publish(&gate, &mut outbox, "3").unwrap(), None);
+        assert_eq!(outbox.bytes.len(), before);
+    }
+
+    #[test]
+    fn a_returned_message_is_the_one_with_its_properties_or_the_oldest() {
+        let gate = Gate::new(Phase::Open);
+        gate.confirming.store(true, Ordering::Release);
+        let mut outbox = Outbox::default();
+        for id in ["a", "b", "c", "b"] {
+            publish(&gate, &mut outbox, id).unwrap();
+        }
+        let sent: Vec<Mandatory> = outbox.mandatory.iter().map(|sent| sent.2).collect();
+        let found = |id: &str, body: &[u8]| {
+            let method = crate::Return {
+                exchange: "x".into(),
+                routing_key: "k".into(),
+                ..crate::Return::default()
+            };
+            let returned = ReturnedMessage {
+                method,
+                properties: BasicProperties::new().message_id(id),
+                body: body.to_vec(),
+            };
+            find_returned(sent.iter(), Fingerprint::of_returned(&returned))
+        };
+        assert_eq!(found("c", b"body"), Some(2));
+        assert_eq!(found("b", b"body"), Some(1));
+        assert_eq!(found("unknown", b"body"), Some(0));
+        assert_eq!(found("a", b"another"), None);
+    }
+}
