@@ -304,10 +304,10 @@ pub(super) fn compare(
     received: &FieldTable,
     what: &dyn fmt::Display,
 ) -> Outcome {
-    let classic = |value: Option<&FieldValue>| {
-        key == "x-queue-type" && value.and_then(FieldValue::as_bytes) == Some(b"classic")
-    };
-    match (current.get(key), received.get(key)) {
+    // A queue without a type is of this one.
+    let classic = FieldValue::from("classic");
+    let default = (key == "x-queue-type").then_some(&classic);
+    match (current.get(key).or(default), received.get(key).or(default)) {
         (None, None) => Ok(()),
         (Some(current), Some(received)) => {
             if same(current, received) {
@@ -321,7 +321,6 @@ pub(super) fn compare(
                 format_args!("'{current}'"),
             )
         }
-        (None, value) | (value, None) if classic(value) => Ok(()),
         (current, received) => inequivalent(
             key,
             what,

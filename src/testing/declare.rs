@@ -213,6 +213,15 @@ impl State {
         let Some(vhost) = self.vhosts.get_mut(&vhost_name) else {
             return Ok(());
         };
+        let has = |destination: &Destination| match destination {
+            Destination::Queue(name) => vhost.queues.contains_key(name),
+            Destination::Exchange(name) => vhost.exchanges.contains_key(name),
+        };
+        let complete = vhost.exchanges.contains_key(&source) && has(&destination);
+        if !add && !complete {
+            // What is not there is not bound.
+            return Ok(());
+        }
         if !vhost.exchanges.contains_key(&source) {
             refuse!(404, "no {}", Named("exchange", &source, &vhost_name));
         }

@@ -70,6 +70,8 @@ mod broker;
 mod channel;
 mod declare;
 mod deliver;
+#[cfg(test)]
+mod differential;
 mod exchange;
 mod faults;
 mod inspect;

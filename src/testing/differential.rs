@@ -1,0 +1,56 @@
+//! The broker for tests against a real RabbitMQ: random sequences of operations, said to both word for word, and every answer
+//! compared. Needs `AMQP_URL`. It runs for some seconds, or for as long as `HAYPILE_DIFFERENTIAL_SECONDS` says.
+//!
+//! After each operation everything is waited for, so that what RabbitMQ does on the side has happened. Not compared is what
+//! RabbitMQ does not promise: the order of deliveries from several queues, and how confirms are put together.
+
+mod driver;
+mod operations;
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+use super::Broker;
+use driver::{Pair, Side};
+use operations::sequence;
+
+/// How many sequences are tried when no time is given.
+const SEQUENCES: u32 = 20;
+
+#[test]
+fn every_answer_is_rabbitmqs() {
+    let rabbitmq =
+        std::env::var("AMQP_URL").expect("AMQP_URL: run the tests by scripts/with-broker");
+    let seconds = std::env::var("HAYPILE_DIFFERENTIAL_SECONDS").ok();
+    let seconds: Option<u64> = seconds.map(|seconds| seconds.parse().expect("a number of seconds"));
+    let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let tried = RefCell::new(0);
+    while {
+        let mut runner = TestRunner::new(Config {
+            cases: SEQUENCES,
+            failure_persistence: None,
+            max_shrink_iters: 400,
+            ..Config::default()
+        });
+        let outcome = runner.run(&sequence(), |operations| {
+            *tried.borrow_mut() += 1;
+            let broker = Broker::start().unwrap();
+            let mut pair = Pair::new(Side::new(&rabbitmq), Side::new(&broker.url()));
+            for operation in &operations {
+                pair.apply(operation);
+                if let Some(difference) = pair.difference() {
+                    let text = format!("after {operation:?}:\n{difference}");
+                    return Err(TestCaseError::fail(text));
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            panic!("{error}");
+        }
+        deadline.is_some_and(|deadline| Instant::now() < deadline)
+    } {}
+    println!("{} sequences agreed", tried.borrow());
+}

@@ -1,0 +1,981 @@
+//! Says the operations to one broker and the other, in AMQP's own methods, and writes down what comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::operations::{Argument, Arguments, Operation, What};
+use crate::protocol::frame::{self, Frame, PROTOCOL_HEADER};
+use crate::protocol::method::Method;
+use crate::{BasicProperties, FieldTable, FieldValue};
+
+const FRAME_MAX: u32 = 131_072;
+
+/// How long a broker may take for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A message that a channel was given and has not settled.
+#[derive(Debug, Clone, PartialEq)]
+struct Given {
+    tag: u64,
+    /// Consumer and body: what tells it from others, on either side.
+    identity: String,
+}
+
+#[derive(Default)]
+struct Channel {
+    open: bool,
+    given: Vec<Given>,
+    consumers: BTreeMap<String, bool>,
+    confirms: bool,
+    transaction: bool,
+    published: u64,
+    confirmed: BTreeMap<u64, bool>,
+}
+
+/// What its method says of it, its properties, its body as far as it has come, and how long that is to be.
+type Content = (String, Option<String>, Vec<u8>, Option<u64>);
+
+/// A connection, in frames.
+struct Wire {
+    stream: TcpStream,
+    received: Vec<u8>,
+    open: bool,
+    channels: BTreeMap<u16, Channel>,
+    /// The content that is coming, on each channel: what it is of, and what is there.
+    content: BTreeMap<u16, Content>,
+    /// What came, for each channel and, as to deliveries, for each consumer.
+    heard: BTreeMap<String, Vec<String>>,
+    syncs: u64,
+}
+
+/// One of the two brokers.
+pub(super) struct Side {
+    address: String,
+    wires: [Option<Wire>; 2],
+    control: Wire,
+    heard: BTreeMap<String, Vec<String>>,
+}
+
+pub(super) struct Pair {
+    sides: [Side; 2],
+    prefix: String,
+    bodies: u32,
+}
+
+impl Wire {
+    fn open(address: &str) -> Wire {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut wire = Wire {
+            stream,
+            received: Vec::new(),
+            open: true,
+            channels: BTreeMap::new(),
+            content: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            syncs: 0,
+        };
+        wire.stream.write_all(&PROTOCOL_HEADER).unwrap();
+        let capabilities: FieldTable = [("consumer_cancel_notify", true), ("basic.nack", true)]
+            .into_iter()
+            .collect();
+        let properties = FieldTable::from([("capabilities", FieldValue::from(capabilities))]);
+        wire.say(
+            0,
+            &Method::ConnectionStartOk {
+                client_properties: (&properties).into(),
+                mechanism: "PLAIN".into(),
+                response: b"\0guest\0guest",
+                locale: "en_US".into(),
+            },
+        );
+        let (channel_max, frame_max, heartbeat) = (100, FRAME_MAX, 0);
+        wire.say(
+            0,
+            &Method::ConnectionTuneOk {
+                channel_max,
+                frame_max,
+                heartbeat,
+            },
+        );
+        wire.say(
+            0,
+            &Method::ConnectionOpen {
+                virtual_host: "/".into(),
+            },
+        );
+        wire.wait_for("ConnectionOpenOk");
+        wire.heard.clear();
+        wire
+    }
+
+    fn say(&mut self, channel: u16, method: &Method<'_>) {
+        let mut bytes = Vec::new();
+        frame::write_method(&mut bytes, channel, method).unwrap();
+        // The broker may have closed the connection; what it said then is read anyway.
+        let _ = self.stream.write_all(&bytes);
+    }
+
+    fn publish(
+        &mut self,
+        channel: u16,
+        method: &Method<'_>,
+        properties: &BasicProperties,
+        body: &[u8],
+    ) {
+        let mut bytes = Vec::new();
+        frame::write_method(&mut bytes, channel, method).unwrap();
+        frame::write_header(&mut bytes, channel, body.len() as u64, properties).unwrap();
+        for chunk in body.chunks(FRAME_MAX as usize - 8) {
+            frame::write_body(&mut bytes, channel, chunk);
+        }
+        let _ = self.stream.write_all(&bytes);
+    }
+
+    /// Reads one frame; `None` at the end.
+    fn hear(&mut self) -> Option<String> {
+        loop {
+            if let Some((frame, length)) = frame::parse(&self.received, 0).unwrap() {
+                let frame = match frame {
+                    Frame::Method { channel, payload } => (1, channel, payload.to_vec()),
+                    Frame::Header { channel, payload } => (2, channel, payload.to_vec()),
+                    Frame::Body { channel, payload } => (3, channel, payload.to_vec()),
+                    Frame::Heartbeat => (8, 0, Vec::new()),
+                };
+                self.received.drain(..length);
+                return Some(self.take(frame.0, frame.1, &frame.2));
+            }
+            let mut chunk = vec![0; 65536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) | Err(_) => {
+                    self.open = false;
+                    return None;
+                }
+                Ok(count) => self.received.extend_from_slice(&chunk[..count]),
+            }
+        }
+    }
+
+    fn note(&mut self, what: String, text: String) {
+        self.heard.entry(what).or_default().push(text);
+    }
+
+    /// Takes in a frame; returns the method's text.
+    fn take(&mut self, kind: u8, channel: u16, payload: &[u8]) -> String {
+        match kind {
+            1 => self.take_method(channel, payload),
+            2 => {
+                let (size, properties) = frame::read_header(payload).unwrap();
+                let mut properties = BasicProperties::from(properties);
+                forget_times(&mut properties);
+                if let Some(content) = self.content.get_mut(&channel) {
+                    content.1 = Some(format!("{properties:?}"));
+                    content.3 = Some(size);
+                }
+                self.end_content(channel);
+                String::new()
+            }
+            3 => {
+                if let Some(content) = self.content.get_mut(&channel) {
+                    content.2.extend_from_slice(payload);
+                }
+                self.end_content(channel);
+                String::new()
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn take_method(&mut self, number: u16, payload: &[u8]) -> String {
+        let method = Method::decode(payload).unwrap();
+        let text = format!("{method:?}");
+        let channel = self.channels.entry(number).or_default();
+        match method {
+            Method::BasicDeliver {
+                consumer_tag,
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+            } => {
+                let tag = consumer_tag.to_text();
+                if !channel.consumers.get(&tag).copied().unwrap_or(false) {
+                    let identity = format!("consumer {tag}");
+                    channel.given.push(Given {
+                        tag: delivery_tag,
+                        identity,
+                    });
+                }
+                let text = format!("deliver {redelivered} {exchange:?} {routing_key:?}");
+                self.content.insert(
+                    number,
+                    (
+                        format!("{number} consumer {tag}\n{text}"),
+                        None,
+                        Vec::new(),
+                        None,
+                    ),
+                );
+                return String::new();
+            }
+            Method::BasicGetOk {
+                delivery_tag,
+                redelivered,
+                exchange,
+                routing_key,
+                message_count,
+            } => {
+                let identity = "get".to_owned();
+                channel.given.push(Given {
+                    tag: delivery_tag,
+                    identity,
+                });
+                let text =
+                    format!("get-ok {redelivered} {exchange:?} {routing_key:?} {message_count}");
+                self.content.insert(
+                    number,
+                    (format!("{number}\n{text}"), None, Vec::new(), None),
+                );
+                return "BasicGetOk".into();
+            }
+            Method::BasicReturn { .. } => {
+                self.content.insert(
+                    number,
+                    (format!("{number}\n{text}"), None, Vec::new(), None),
+                );
+                return String::new();
+            }
+            Method::BasicAck {
+                delivery_tag,
+                multiple,
+            } => channel.confirm(delivery_tag, multiple, true),
+            Method::BasicNack {
+                delivery_tag,
+                multiple,
+                ..
+            } => channel.confirm(delivery_tag, multiple, false),
+            Method::ChannelClose { .. } => {
+                *channel = Channel::default();
+                self.say(number, &Method::ChannelCloseOk {});
+                self.note(number.to_string(), text.clone());
+            }
+            Method::ConnectionClose { .. } => {
+                self.say(0, &Method::ConnectionCloseOk {});
+                self.open = false;
+                self.note(number.to_string(), text.clone());
+            }
+            Method::BasicCancel { consumer_tag, .. } => {
+                channel.consumers.remove(&consumer_tag.to_text());
+                // From another queue's process than what else comes.
+                self.note(format!("{number} cancelled"), text.clone());
+            }
+            Method::BasicCancelOk { consumer_tag } if consumer_tag.starts_with(b"sync") => {}
+            _ => self.note(number.to_string(), text.clone()),
+        }
+        text
+    }
+
+    fn end_content(&mut self, channel: u16) {
+        let complete = self
+            .content
+            .get(&channel)
+            .is_some_and(|content| content.3 == Some(content.2.len() as u64));
+        if !complete {
+            return;
+        }
+        let Some((what, properties, body, _)) = self.content.remove(&channel) else {
+            return;
+        };
+        let shown = String::from_utf8_lossy(&body[..body.len().min(12)]).into_owned();
+        let (what, text) = what.split_once('\n').unwrap();
+        if let Some(given) = self
+            .channels
+            .get_mut(&channel)
+            .and_then(|channel| channel.given.last_mut())
+        {
+            if !given.identity.contains(" body ") && !text.starts_with("BasicReturn") {
+                let _ = write!(given.identity, " body {shown}");
+            }
+        }
+        let text = format!(
+            "{text} {} {shown} of {}",
+            properties.unwrap_or_default(),
+            body.len()
+        );
+        self.note(what.to_owned(), text);
+    }
+
+    /// Reads until a method whose text begins so has come, or the channel or connection has ended.
+    fn wait_for(&mut self, method: &str) {
+        while self.open {
+            match self.hear() {
+                Some(text) if text.starts_with(method) || text.starts_with("ConnectionClose ") => {
+                    return
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Waits until the channel has done all that it was told.
+    fn sync(&mut self, number: u16) {
+        if !self.open
+            || !self
+                .channels
+                .get(&number)
+                .is_some_and(|channel| channel.open)
+        {
+            return;
+        }
+        self.syncs += 1;
+        let tag = format!("sync-{}", self.syncs);
+        let cancel = Method::BasicCancel {
+            consumer_tag: tag.as_str().into(),
+            no_wait: false,
+        };
+        self.say(number, &cancel);
+        let expected = format!("BasicCancelOk {{ consumer_tag: {tag:?} }}");
+        while self.open
+            && self
+                .channels
+                .get(&number)
+                .is_some_and(|channel| channel.open)
+        {
+            match self.hear() {
+                Some(text) if text == expected => return,
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Waits until the channel's publishes are confirmed.
+    fn sync_confirms(&mut self, number: u16) {
+        let begun = Instant::now();
+        loop {
+            let open = match self.channels.get(&number) {
+                Some(channel) if self.open => {
+                    channel.open
+                        && channel.confirms
+                        && (channel.confirmed.len() as u64) < channel.published
+                }
+                _ => false,
+            };
+            if !open || begun.elapsed() > PATIENCE {
+                return;
+            }
+            self.sync(number);
+        }
+    }
+
+    fn ensure_channel(&mut self, number: u16) {
+        if !self
+            .channels
+            .get(&number)
+            .is_some_and(|channel| channel.open)
+        {
+            self.say(number, &Method::ChannelOpen {});
+            self.channels.insert(
+                number,
+                Channel {
+                    open: true,
+                    ..Channel::default()
+                },
+            );
+            self.wait_for("ChannelOpenOk");
+        }
+    }
+}
+
+impl Channel {
+    fn confirm(&mut self, tag: u64, multiple: bool, ack: bool) {
+        let first = if multiple { 1 } else { tag };
+        for number in first..=tag {
+            self.confirmed.entry(number).or_insert(ack);
+        }
+    }
+}
+
+/// The time of a death is the broker's own.
+fn forget_times(properties: &mut BasicProperties) {
+    let Some(headers) = &mut properties.headers else {
+        return;
+    };
+    let Some(FieldValue::Array(deaths)) = headers.get_mut("x-death") else {
+        return;
+    };
+    for death in deaths {
+        if let FieldValue::Table(death) = death {
+            death.remove("time");
+        }
+    }
+}
+
+impl Side {
+    pub(super) fn new(url: &str) -> Side {
+        let address = url.rsplit('@').next().unwrap();
+        let address = address.split(['/', '?']).next().unwrap().to_owned();
+        let control = Wire::open(&address);
+        Side {
+            address,
+            wires: [None, None],
+            control,
+            heard: BTreeMap::new(),
+        }
+    }
+
+    fn wire(&mut self, connection: usize) -> &mut Wire {
+        let wire = &mut self.wires[connection];
+        if !wire.as_ref().is_some_and(|wire| wire.open) {
+            *wire = Some(Wire::open(&self.address));
+        }
+        wire.as_mut().unwrap()
+    }
+
+    /// Waits until all has happened, and writes down how many messages and consumers there are.
+    fn settle_down(&mut self, prefix: &str) {
+        let (mut counts, none) = (Vec::new(), FieldTable::new());
+        for _ in 0..2 {
+            for wire in self.wires.iter_mut().flatten() {
+                for number in 1..3 {
+                    wire.sync(number);
+                }
+            }
+            counts.clear();
+            for queue in 0..4 {
+                self.control.ensure_channel(1);
+                let name = format!("{prefix}q{queue}");
+                let declare = Method::QueueDeclare {
+                    queue: name.as_str().into(),
+                    passive: true,
+                    durable: false,
+                    exclusive: false,
+                    auto_delete: false,
+                    no_wait: false,
+                    arguments: (&none).into(),
+                };
+                self.control.say(1, &declare);
+                self.control.sync(1);
+                counts.extend(self.control.heard.remove("1").unwrap_or_default());
+            }
+        }
+        for wire in self.wires.iter_mut().flatten() {
+            for number in 1..3 {
+                wire.sync(number);
+                wire.sync_confirms(number);
+            }
+        }
+        self.heard.clear();
+        counts.retain(|text| !text.starts_with("ChannelOpenOk"));
+        self.heard.insert("queues".into(), counts);
+        for (number, wire) in self.wires.iter_mut().enumerate() {
+            let Some(wire) = wire else { continue };
+            for (what, texts) in std::mem::take(&mut wire.heard) {
+                self.heard
+                    .insert(format!("connection {number} channel {what}"), texts);
+            }
+            for (channel, state) in &wire.channels {
+                let confirms: Vec<String> = state
+                    .confirmed
+                    .iter()
+                    .map(|entry| format!("{entry:?}"))
+                    .collect();
+                let mut given: Vec<String> = state
+                    .given
+                    .iter()
+                    .map(|given| given.identity.clone())
+                    .collect();
+                given.sort();
+                self.heard.insert(
+                    format!("connection {number} channel {channel} confirms"),
+                    confirms,
+                );
+                self.heard.insert(
+                    format!("connection {number} channel {channel} given"),
+                    given,
+                );
+            }
+        }
+    }
+}
+
+impl Pair {
+    pub(super) fn new(rabbitmq: Side, own: Side) -> Pair {
+        let prefix = format!("hpd-{}-", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        Pair {
+            sides: [rabbitmq, own],
+            prefix,
+            bodies: 0,
+        }
+    }
+
+    pub(super) fn apply(&mut self, operation: &Operation) {
+        let number = operation.channel;
+        self.bodies += 1;
+        let target = self.target(operation);
+        for (which, side) in self.sides.iter_mut().enumerate() {
+            let wire = side.wire(operation.connection);
+            if matches!(operation.what, What::CloseConnection) {
+                let close = Method::ConnectionClose {
+                    reply_code: 200,
+                    reply_text: "".into(),
+                    class_id: 0,
+                    method_id: 0,
+                };
+                wire.say(0, &close);
+                wire.wait_for("ConnectionCloseOk");
+                wire.open = false;
+                continue;
+            }
+            wire.ensure_channel(number);
+            let target = target
+                .as_ref()
+                .map(|(tags, multiple)| (tags[which], *multiple));
+            say(
+                wire,
+                number,
+                &self.prefix,
+                self.bodies,
+                &operation.what,
+                target,
+            );
+            wire.sync(number);
+        }
+        for side in &mut self.sides {
+            side.settle_down(&self.prefix);
+        }
+    }
+
+    /// The delivery tags that a settling operation means, on either side, and whether it is for several.
+    fn target(&mut self, operation: &Operation) -> Option<([u64; 2], bool)> {
+        let What::Settle {
+            which, multiple, ..
+        } = operation.what
+        else {
+            return None;
+        };
+        let given: Vec<Vec<Given>> = self
+            .sides
+            .iter()
+            .map(|side| {
+                let wire = side.wires[operation.connection].as_ref();
+                let channel = wire.and_then(|wire| wire.channels.get(&operation.channel));
+                channel.map_or_else(Vec::new, |channel| channel.given.clone())
+            })
+            .collect();
+        let Some(first) = given[0].get(which) else {
+            return Some(([999, 999], multiple));
+        };
+        let other = given[1]
+            .iter()
+            .find(|other| other.identity == first.identity);
+        let same_order = given[0]
+            .iter()
+            .map(|given| &given.identity)
+            .eq(given[1].iter().map(|given| &given.identity));
+        let tags = [first.tag, other.map_or(999, |other| other.tag)];
+        Some((tags, multiple && same_order))
+    }
+
+    /// What one of them heard and the other did not.
+    pub(super) fn difference(&self) -> Option<String> {
+        let [rabbitmq, own] = &self.sides;
+        let keys: BTreeSet<&String> = rabbitmq.heard.keys().chain(own.heard.keys()).collect();
+        let mut text = String::new();
+        let none = Vec::new();
+        for key in keys {
+            let (one, other) = (
+                rabbitmq.heard.get(key).unwrap_or(&none),
+                own.heard.get(key).unwrap_or(&none),
+            );
+            if one != other {
+                let _ = writeln!(text, "{key}\n  RabbitMQ: {one:#?}\n  here: {other:#?}");
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        // Exclusive queues and consumers first.
+        for side in &mut self.sides {
+            side.wires = [None, None];
+            for number in 0..4 {
+                side.control.ensure_channel(1);
+                let name = format!("{}q{number}", self.prefix);
+                let delete = Method::QueueDelete {
+                    queue: name.as_str().into(),
+                    if_unused: false,
+                    if_empty: false,
+                    no_wait: false,
+                };
+                side.control.say(1, &delete);
+                side.control.sync(1);
+                side.control.ensure_channel(1);
+                let name = format!("{}e{number}", self.prefix);
+                let delete = Method::ExchangeDelete {
+                    exchange: name.as_str().into(),
+                    if_unused: false,
+                    no_wait: false,
+                };
+                side.control.say(1, &delete);
+                side.control.sync(1);
+            }
+        }
+    }
+}
+
+fn arguments(prefix: &str, arguments: &Arguments) -> FieldTable {
+    arguments
+        .0
+        .iter()
+        .map(|(key, argument)| {
+            let value = match argument {
+                Argument::Value(value) => value.clone(),
+                Argument::Exchange(number) => exchange_name(prefix, *number).into(),
+                Argument::Queue(number) => format!("{prefix}q{number}").into(),
+            };
+            (*key, value)
+        })
+        .collect()
+}
+
+fn exchange_name(prefix: &str, number: u8) -> String {
+    match number {
+        0 => String::new(),
+        number => format!("{prefix}e{number}"),
+    }
+}
+
+fn say(
+    wire: &mut Wire,
+    number: u16,
+    prefix: &str,
+    body: u32,
+    what: &What,
+    target: Option<(u64, bool)>,
+) {
+    let queue_name = |queue: &u8| format!("{prefix}q{queue}");
+    let (no_wait, none) = (false, FieldTable::new());
+    match what {
+        What::CloseConnection => {}
+        What::CloseChannel => {
+            let close = Method::ChannelClose {
+                reply_code: 200,
+                reply_text: "".into(),
+                class_id: 0,
+                method_id: 0,
+            };
+            wire.say(number, &close);
+            wire.wait_for("ChannelCloseOk");
+            wire.channels.insert(number, Channel::default());
+        }
+        What::DeclareExchange {
+            exchange,
+            kind,
+            flags,
+            arguments: table,
+        } => {
+            let (name, table) = (exchange_name(prefix, *exchange), arguments(prefix, table));
+            let [passive, durable, auto_delete, internal] = *flags;
+            wire.say(
+                number,
+                &Method::ExchangeDeclare {
+                    exchange: (&name).into(),
+                    exchange_type: (*kind).into(),
+                    passive,
+                    durable,
+                    auto_delete,
+                    internal,
+                    no_wait,
+                    arguments: (&table).into(),
+                },
+            );
+        }
+        What::DeleteExchange {
+            exchange,
+            if_unused,
+        } => {
+            let name = exchange_name(prefix, *exchange);
+            wire.say(
+                number,
+                &Method::ExchangeDelete {
+                    exchange: (&name).into(),
+                    if_unused: *if_unused,
+                    no_wait,
+                },
+            );
+        }
+        What::BindExchange {
+            bind,
+            destination,
+            source,
+            key,
+        } => {
+            let names = (
+                exchange_name(prefix, *destination),
+                exchange_name(prefix, *source),
+            );
+            let (destination, source) = ((&names.0).into(), (&names.1).into());
+            let (routing_key, arguments) = ((*key).into(), (&none).into());
+            wire.say(
+                number,
+                &if *bind {
+                    Method::ExchangeBind {
+                        destination,
+                        source,
+                        routing_key,
+                        no_wait,
+                        arguments,
+                    }
+                } else {
+                    Method::ExchangeUnbind {
+                        destination,
+                        source,
+                        routing_key,
+                        no_wait,
+                        arguments,
+                    }
+                },
+            );
+        }
+        What::DeclareQueue {
+            queue,
+            flags,
+            arguments: table,
+        } => {
+            let (name, table) = (queue_name(queue), arguments(prefix, table));
+            let [passive, durable, exclusive, auto_delete] = *flags;
+            wire.say(
+                number,
+                &Method::QueueDeclare {
+                    queue: (&name).into(),
+                    passive,
+                    durable,
+                    exclusive,
+                    auto_delete,
+                    no_wait,
+                    arguments: (&table).into(),
+                },
+            );
+        }
+        What::DeleteQueue {
+            queue,
+            if_unused,
+            if_empty,
+        } => {
+            let name = queue_name(queue);
+            let (if_unused, if_empty) = (*if_unused, *if_empty);
+            wire.say(
+                number,
+                &Method::QueueDelete {
+                    queue: (&name).into(),
+                    if_unused,
+                    if_empty,
+                    no_wait,
+                },
+            );
+        }
+        What::Purge { queue } => {
+            let name = queue_name(queue);
+            wire.say(
+                number,
+                &Method::QueuePurge {
+                    queue: (&name).into(),
+                    no_wait,
+                },
+            );
+        }
+        What::BindQueue {
+            bind,
+            queue,
+            exchange,
+            key,
+            arguments: table,
+        } => {
+            let names = (queue_name(queue), exchange_name(prefix, *exchange));
+            let table = arguments(prefix, table);
+            let (queue, exchange) = ((&names.0).into(), (&names.1).into());
+            let (routing_key, arguments) = ((*key).into(), (&table).into());
+            wire.say(
+                number,
+                &if *bind {
+                    Method::QueueBind {
+                        queue,
+                        exchange,
+                        routing_key,
+                        no_wait,
+                        arguments,
+                    }
+                } else {
+                    Method::QueueUnbind {
+                        queue,
+                        exchange,
+                        routing_key,
+                        arguments,
+                    }
+                },
+            );
+        }
+        What::Publish {
+            exchange,
+            queue,
+            key,
+            mandatory,
+            size,
+            properties,
+        } => {
+            let exchange_name = exchange_name(prefix, *exchange);
+            let key = if *exchange == 0 {
+                queue_name(queue)
+            } else {
+                (*key).to_owned()
+            };
+            let mut body = format!("m{body:04}-").into_bytes();
+            body.resize(*size, b'.');
+            let publish = Method::BasicPublish {
+                exchange: (&exchange_name).into(),
+                routing_key: (&key).into(),
+                mandatory: *mandatory,
+                immediate: false,
+            };
+            wire.publish(number, &publish, properties, &body);
+            if let Some(channel) = wire.channels.get_mut(&number) {
+                channel.published += u64::from(channel.confirms);
+            }
+        }
+        What::Consume {
+            queue,
+            tag,
+            no_ack,
+            exclusive,
+            arguments: table,
+        } => {
+            let (name, tag) = (queue_name(queue), format!("c{tag}"));
+            let table = arguments(prefix, table);
+            if let Some(channel) = wire.channels.get_mut(&number) {
+                channel.consumers.entry(tag.clone()).or_insert(*no_ack);
+            }
+            wire.say(
+                number,
+                &Method::BasicConsume {
+                    queue: (&name).into(),
+                    consumer_tag: (&tag).into(),
+                    no_local: false,
+                    no_ack: *no_ack,
+                    exclusive: *exclusive,
+                    no_wait,
+                    arguments: (&table).into(),
+                },
+            );
+        }
+        What::Cancel { tag } => {
+            let tag = format!("c{tag}");
+            wire.say(
+                number,
+                &Method::BasicCancel {
+                    consumer_tag: (&tag).into(),
+                    no_wait,
+                },
+            );
+            wire.sync(number);
+            if let Some(channel) = wire.channels.get_mut(&number) {
+                channel.consumers.remove(&tag);
+            }
+        }
+        What::Get { queue, no_ack } => {
+            let name = queue_name(queue);
+            let before = wire
+                .channels
+                .get(&number)
+                .map_or(0, |channel| channel.given.len());
+            wire.say(
+                number,
+                &Method::BasicGet {
+                    queue: (&name).into(),
+                    no_ack: *no_ack,
+                },
+            );
+            wire.sync(number);
+            if let (true, Some(channel)) = (*no_ack, wire.channels.get_mut(&number)) {
+                // Deliveries may have come as well.
+                let fetched = channel.given[before.min(channel.given.len())..].iter();
+                if let Some(at) = fetched
+                    .clone()
+                    .position(|given| given.identity.starts_with("get"))
+                {
+                    channel.given.remove(before + at);
+                }
+            }
+        }
+        What::Settle { how, requeue, .. } => {
+            let (delivery_tag, multiple) = target.unwrap_or((999, false));
+            let requeue = *requeue;
+            let multiple = multiple && *how != 1;
+            let method = match how {
+                0 => Method::BasicAck {
+                    delivery_tag,
+                    multiple,
+                },
+                1 => Method::BasicReject {
+                    delivery_tag,
+                    requeue,
+                },
+                _ => Method::BasicNack {
+                    delivery_tag,
+                    multiple,
+                    requeue,
+                },
+            };
+            if let Some(channel) = wire.channels.get_mut(&number) {
+                if channel.given.iter().any(|given| given.tag == delivery_tag) {
+                    channel.given.retain(|given| {
+                        given.tag != delivery_tag && !(multiple && given.tag < delivery_tag)
+                    });
+                }
+            }
+            wire.say(number, &method);
+        }
+        What::Recover => {
+            if let Some(channel) = wire.channels.get_mut(&number) {
+                channel.given.clear();
+            }
+            wire.say(number, &Method::BasicRecover { requeue: true });
+        }
+        What::Qos { count, global } => wire.say(
+            number,
+            &Method::BasicQos {
+                prefetch_size: 0,
+                prefetch_count: *count,
+                global: *global,
+            },
+        ),
+        What::Confirm => {
+            wire.say(number, &Method::ConfirmSelect { no_wait });
+            wire.sync(number);
+            if let Some(channel) = wire.channels.get_mut(&number) {
+                channel.confirms = channel.open && !channel.transaction;
+            }
+        }
+        What::Transaction(which) => {
+            wire.say(
+                number,
+                &match which {
+                    0 => Method::TxSelect {},
+                    1 => Method::TxCommit {},
+                    _ => Method::TxRollback {},
+                },
+            );
+            wire.sync(number);
+            if let Some(channel) = wire.channels.get_mut(&number) {
+                channel.transaction |= channel.open && *which == 0;
+            }
+        }
+    }
+}
