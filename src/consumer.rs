@@ -46,6 +46,7 @@ impl Messages {
             time_limit,
         } = request;
         let place = channel.place();
+        let id = channel.new_consumer_id();
         let mut messages = Messages {
             channel: channel.clone(),
             consumer_tag: channel.new_consumer_tag(),
@@ -82,6 +83,7 @@ impl Messages {
             }
             // Before the broker knows of it, so that no message can come too early.
             state.puller = Some(Puller {
+                id,
                 consumer_tag: messages.consumer_tag.clone(),
                 queue: queue.clone(),
                 auto_ack,

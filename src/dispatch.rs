@@ -365,6 +365,9 @@ impl<'a> Turn<'a> {
                 spent = channel.give_back(self.taken.take());
                 self.taken = channel.take_callback(consumer_tag);
             }
+            if let (Some(taken), Some(state)) = (&self.taken, shared.session.channel(self.place)) {
+                state.handed_over(delivery.delivery_tag, taken.id);
+            }
         }
         drop(shared);
         drop(spent);

@@ -274,19 +274,24 @@ pub enum Error {
         /// What was waited for.
         waiting_for: &'static str,
     },
-    /// The broker cancelled a consumer, most often because its queue was deleted or its node was lost (pika:
-    /// `ConsumerCancelled`). [`ConsumingEnded`](crate::ConsumingEnded) says so where a call ends by it; this is how a
-    /// [`Supervisor`](crate::Supervisor) reports it.
+    /// The broker cancelled a consumer: its queue was deleted, its node was lost, a permission was withdrawn, or it held a
+    /// message for too long (pika: `ConsumerCancelled`). [`ConsumingEnded`](crate::ConsumingEnded) says so where a call ends
+    /// by it; this is how a [`Supervisor`](crate::Supervisor) reports it, and how a message is that is settled after it.
     #[non_exhaustive]
     ConsumerCancelled {
         /// The consumer it cancelled.
         consumer_tag: String,
+        /// The message that was acknowledged or refused too late, if it is that.
+        delivery_tag: Option<u64>,
     },
     /// A [`Supervisor`](crate::Supervisor) gave up.
     GaveUp(Box<GaveUp>),
     /// An error of the program's own, on its way out of a callback; see [`Error::other`].
     Other(Arc<dyn std::error::Error + Send + Sync>),
 }
+
+/// Why a broker cancels a consumer. It does not say.
+pub(crate) const CANCEL_CAUSES: &str = "its queue was deleted, its node was lost, a permission was withdrawn, or it held a message for too long";
 
 /// The variant's name and the text: what a program shows whose `main` returns this.
 impl fmt::Debug for Error {

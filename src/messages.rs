@@ -112,7 +112,10 @@ pub struct QueueDeclareOk {
 pub enum ConsumingEnded {
     /// This program cancelled the last consumer.
     Cancelled,
-    /// The broker cancelled the last consumer, most often because its queue was deleted.
+    /// The broker cancelled the last consumer. It does not say why: the queue was deleted, its node was lost, a permission
+    /// was withdrawn, or, on a quorum queue from RabbitMQ 4.3 on, a message was held for too long (`consumer_timeout`,
+    /// `x-consumer-timeout`; 30 minutes unless set). The log names the message that was held, and acknowledging a message
+    /// of such a consumer is [`Error::ConsumerCancelled`](crate::Error::ConsumerCancelled). The tag can be used again.
     #[doc(alias = "ConsumerCancelled")]
     CancelledByBroker {
         /// The consumer it cancelled.

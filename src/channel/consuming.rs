@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use super::{done, lock, Channel};
 use crate::consumer::Messages;
 use crate::dispatch::{self, CallbackResult, Round};
-use crate::error::Result;
+use crate::error::{Result, CANCEL_CAUSES};
+use crate::escaped::Escaped;
 use crate::io::wait::Shared;
 use crate::protocol::channel::{Consumer, ConsumerState, Reply};
 use crate::protocol::method::Method;
@@ -32,7 +33,7 @@ pub(super) struct MessageSlot {
 pub(crate) struct TakenCallback {
     consumer_tag: String,
     version: u64,
-    id: u64,
+    pub(crate) id: u64,
     pub(crate) callback: Box<MessageCallback>,
 }
 
@@ -84,9 +85,8 @@ impl Channel {
                 drop(shared);
                 return Err(self.closure());
             }
+            let id = self.new_consumer_id();
             let mut callbacks = lock(&self.handle.callbacks);
-            callbacks.next_slot += 1;
-            let id = callbacks.next_slot;
             if let Some(channel) = shared.session.channel(place) {
                 let puller = channel.puller.as_ref();
                 let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
@@ -119,6 +119,13 @@ impl Channel {
             return Err(error);
         }
         Ok(consumer_tag)
+    }
+
+    /// A number that no other consumer of this channel has.
+    pub(crate) fn new_consumer_id(&self) -> u64 {
+        let mut callbacks = lock(&self.handle.callbacks);
+        callbacks.next_slot += 1;
+        callbacks.next_slot
     }
 
     pub(crate) fn new_consumer_tag(&self) -> String {
@@ -419,19 +426,32 @@ impl Channel {
     }
 
     pub(crate) fn tell_cancelled(&self, consumer_tag: &str) -> Result<()> {
-        let slot = {
+        let (slot, held) = {
             let mut shared = self.link().lock();
             let channel = shared.session.channel(self.handle.place);
+            let lost = channel
+                .as_ref()
+                .and_then(|channel| channel.last_lost(consumer_tag));
+            let held = lost.and_then(|lost| lost.held);
             let consumer = channel.and_then(|channel| channel.consumer(consumer_tag).cloned());
-            consumer.and_then(|consumer| {
+            let slot = consumer.and_then(|consumer| {
                 let slot = self.forget_consumer_in(&mut shared, consumer_tag, consumer.id);
                 if let Some(channel) = shared.session.channel(self.handle.place) {
                     channel.cancelled_by_broker = Some(consumer_tag.to_owned());
                 }
                 slot
-            })
+            });
+            (slot, held)
         };
         drop(slot);
+        let number = self.handle.number;
+        let tag = Escaped(consumer_tag);
+        match held {
+            Some(held) => log::warn!(
+                "channel {number}: the broker cancelled the consumer '{tag}': {CANCEL_CAUSES} (message {held} had not been acknowledged)"
+            ),
+            None => log::warn!("channel {number}: the broker cancelled the consumer '{tag}': {CANCEL_CAUSES}"),
+        }
         let callbacks = lock(&self.handle.callbacks).cancelled.clone();
         callbacks
             .iter()
@@ -531,7 +551,10 @@ impl Channel {
     /// channel, which shows at a later call.
     ///
     /// # Errors
-    /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`.
+    /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`;
+    /// [`Error::ConsumerCancelled`] if the broker has cancelled the consumer that the message came to, as RabbitMQ does from
+    /// 4.3 on when a message is held for too long: the acknowledgement is sent, but most often the message has gone to
+    /// another consumer by then, or its queue is gone.
     pub fn basic_ack(&self, request: impl Into<BasicAck>) -> Result<()> {
         let BasicAck {
             delivery_tag,
@@ -645,7 +668,39 @@ impl Channel {
         if closed {
             return Err(self.closure());
         }
-        sent
+        sent?;
+        if handle.gate.consumer_lost.load(Ordering::Acquire) {
+            return self.check_not_late(method);
+        }
+        Ok(())
+    }
+
+    /// What settles a message of a consumer that the broker has cancelled is sent, since it may count still, and reported:
+    /// most often the broker has given the message to another consumer. One that gives it back says what is so anyway.
+    #[cold]
+    fn check_not_late(&self, method: &Method<'_>) -> Result<()> {
+        let delivery_tag = match *method {
+            Method::BasicAck { delivery_tag, .. }
+            | Method::BasicNack {
+                delivery_tag,
+                requeue: false,
+                ..
+            }
+            | Method::BasicReject {
+                delivery_tag,
+                requeue: false,
+            } => delivery_tag,
+            _ => return Ok(()),
+        };
+        let mut shared = self.link().lock();
+        let channel = shared.session.channel(self.handle.place);
+        match channel.and_then(|channel| channel.lost_consumer_of(delivery_tag)) {
+            Some(lost) => Err(Error::ConsumerCancelled {
+                consumer_tag: lost.consumer_tag.clone(),
+                delivery_tag: Some(delivery_tag),
+            }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Error, GaveUp};
+use super::{Error, GaveUp, CANCEL_CAUSES};
 use crate::escaped::Escaped;
 use crate::ReturnedMessage;
 
@@ -146,8 +146,22 @@ impl fmt::Display for Error {
             Error::Stopped { waiting_for } => {
                 write!(f, "stopped by this program while waiting for {waiting_for}")
             }
-            Error::ConsumerCancelled { consumer_tag } => {
-                write!(f, "the broker cancelled the consumer {consumer_tag:?}")
+            Error::ConsumerCancelled {
+                consumer_tag,
+                delivery_tag,
+            } => {
+                let tag = Escaped(consumer_tag);
+                write!(
+                    f,
+                    "the broker cancelled the consumer '{tag}': {CANCEL_CAUSES}"
+                )?;
+                match delivery_tag {
+                    Some(delivery_tag) => write!(
+                        f,
+                        "; message {delivery_tag} was settled only after that, and may have gone to another consumer"
+                    ),
+                    None => Ok(()),
+                }
             }
             Error::GaveUp(gave_up) => write!(f, "{gave_up}"),
             Error::Other(error) => write!(f, "{error}"),

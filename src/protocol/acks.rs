@@ -44,6 +44,11 @@ impl Acks {
         self.last_came.load(Ordering::Acquire)
     }
 
+    /// Up to which tag every message is settled, if that is known.
+    pub(crate) fn settled_to(&self) -> Option<u64> {
+        Some(self.settled_to.load(Ordering::Relaxed)).filter(|tag| *tag != NEVER)
+    }
+
     /// This method is sent. After some of them the broker need not wait for every message that comes, or may wait again for
     /// one that was settled.
     pub(crate) fn sent(&self, method: &Method<'_>) {

@@ -64,6 +64,8 @@ pub(crate) struct Gate {
     pub(crate) settled: AtomicU64,
     pub(crate) confirming: AtomicBool,
     pub(crate) acks: Acks,
+    /// The broker cancelled a consumer, so some messages may be settled too late.
+    pub(crate) consumer_lost: AtomicBool,
 }
 
 impl Gate {
@@ -75,6 +77,7 @@ impl Gate {
             settled: Default::default(),
             confirming: Default::default(),
             acks: Default::default(),
+            consumer_lost: Default::default(),
         })
     }
 
@@ -228,6 +231,7 @@ pub(crate) enum Content {
 /// The one consumer behind the `consume` iterator.
 #[derive(Debug)]
 pub(crate) struct Puller {
+    pub(crate) id: u64,
     pub(crate) consumer_tag: String,
     pub(crate) queue: ShortString,
     pub(crate) auto_ack: bool,
@@ -264,6 +268,31 @@ pub(crate) enum ConsumerState {
     Cancelled,
 }
 
+/// Messages that were handed to one consumer, one after another.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: u64,
+    last: u64,
+    consumer: u64,
+}
+
+/// So many runs of a channel are remembered.
+const RUNS: usize = 1024;
+
+/// A consumer that the broker cancelled.
+#[derive(Debug, Clone)]
+pub(crate) struct Lost {
+    id: u64,
+    pub(crate) consumer_tag: String,
+    /// The message that it had held for the longest time, as far as that is known.
+    pub(crate) held: Option<u64>,
+    /// The broker has said that it knows.
+    confirmed: bool,
+}
+
+/// So many cancelled consumers of a channel are remembered.
+const LOST: usize = 64;
+
 /// A consumer on this channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Consumer {
@@ -288,6 +317,9 @@ pub(crate) struct ChannelState {
     /// Bytes in `inbox` and `puller`, as the session counts them.
     pub(crate) held: usize,
     pub(crate) consumers: Vec<Consumer>,
+    /// Who was handed which message, the latest.
+    runs: VecDeque<Run>,
+    lost: VecDeque<Lost>,
     pub(crate) puller: Option<Puller>,
     pub(crate) confirms: Confirms,
     /// Mandatory messages on their way, oldest first, to tie a return to its publish.
@@ -325,6 +357,8 @@ impl ChannelState {
             inbox: VecDeque::new(),
             held: 0,
             consumers: Vec::new(),
+            runs: VecDeque::new(),
+            lost: VecDeque::new(),
             puller: None,
             confirms: Confirms::default(),
             mandatory: VecDeque::new(),
@@ -338,6 +372,91 @@ impl ChannelState {
             crossed: None,
             abandoned: false,
         }
+    }
+
+    /// A message is handed to a consumer of the program.
+    #[inline]
+    pub(crate) fn handed_over(&mut self, delivery_tag: u64, consumer: u64) {
+        match self.runs.back_mut() {
+            Some(run) if run.consumer == consumer && run.last + 1 == delivery_tag => {
+                run.last = delivery_tag;
+            }
+            _ => self.begin_run(delivery_tag, consumer),
+        }
+    }
+
+    #[cold]
+    fn begin_run(&mut self, delivery_tag: u64, consumer: u64) {
+        if self.runs.len() == RUNS {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(Run {
+            first: delivery_tag,
+            last: delivery_tag,
+            consumer,
+        });
+    }
+
+    /// The broker cancels a consumer. Returns whether it was there.
+    pub(crate) fn cancel_consumer(&mut self, consumer_tag: &str) -> bool {
+        let mut consumers = self.consumers.iter_mut();
+        let id = if let Some(consumer) = consumers.find(|consumer| {
+            consumer.consumer_tag == consumer_tag && consumer.state != ConsumerState::Cancelled
+        }) {
+            consumer.state = ConsumerState::Cancelled;
+            consumer.id
+        } else if let Some(puller) = self
+            .puller
+            .as_mut()
+            .filter(|puller| puller.consumer_tag == consumer_tag && !puller.cancelled)
+        {
+            puller.cancelled = true;
+            puller.id
+        } else {
+            return false;
+        };
+        let open = self.gate.acks.settled_to();
+        let mut runs = self.runs.iter().filter(|run| run.consumer == id);
+        let held = open.and_then(|settled| {
+            let run = runs.find(|run| run.last > settled)?;
+            Some(run.first.max(settled + 1))
+        });
+        if self.lost.len() == LOST {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(Lost {
+            id,
+            consumer_tag: consumer_tag.to_owned(),
+            held,
+            confirmed: false,
+        });
+        self.gate.consumer_lost.store(true, Ordering::Release);
+        true
+    }
+
+    /// Whether a `basic.cancel-ok` confirms what this end said of a consumer that the broker had cancelled.
+    pub(crate) fn take_extra_cancel_ok(&mut self, consumer_tag: &str) -> bool {
+        let mut lost = self.lost.iter_mut();
+        match lost.find(|lost| lost.consumer_tag == consumer_tag && !lost.confirmed) {
+            Some(lost) => {
+                lost.confirmed = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The cancelled consumer that a message was handed to.
+    pub(crate) fn lost_consumer_of(&self, delivery_tag: u64) -> Option<&Lost> {
+        let mut runs = self.runs.iter().rev();
+        let run = runs.find(|run| (run.first..=run.last).contains(&delivery_tag))?;
+        self.lost.iter().find(|lost| lost.id == run.consumer)
+    }
+
+    /// The consumer with this tag that was cancelled last.
+    pub(crate) fn last_lost(&self, consumer_tag: &str) -> Option<&Lost> {
+        let mut lost = self.lost.iter().rev();
+        lost.find(|lost| lost.consumer_tag == consumer_tag)
     }
 
     /// The tags of the consumers that may still get something, that of the iterator last.

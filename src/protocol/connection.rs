@@ -606,14 +606,7 @@ impl Session {
             Method::BasicCancel {
                 consumer_tag,
                 no_wait,
-            } => {
-                if !no_wait {
-                    let answer = Method::BasicCancelOk { consumer_tag };
-                    frame::write_method(&mut self.replies, number, &answer)
-                        .map_err(Error::syntax)?;
-                }
-                self.cancelled(place, consumer_tag.to_text())
-            }
+            } => self.cancelled(place, consumer_tag, no_wait),
             Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
             Method::ChannelFlow { active } => {
                 frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })
@@ -651,6 +644,17 @@ impl Session {
                     self.release(place);
                 }
                 Ok(())
+            }
+            Method::BasicCancelOk { consumer_tag } => {
+                // A peer may answer where no answer is asked for, see `cancelled`.
+                let waited_for = channel
+                    .calls
+                    .front()
+                    .is_some_and(|call| call.expects == (60, 31));
+                if !waited_for && channel.take_extra_cancel_ok(&consumer_tag.to_text()) {
+                    return Ok(());
+                }
+                self.answer(place, (60, 31), Reply::Done)
             }
             Method::BasicConsumeOk { consumer_tag } => {
                 let mut consumers = channel.consumers.iter_mut();

@@ -218,6 +218,7 @@ pub(crate) fn busy_session() -> Session {
             }
             3 => {
                 channel.puller = Some(Puller {
+                    id: 9,
                     consumer_tag: "p".into(),
                     queue: "q".into(),
                     auto_ack: true,

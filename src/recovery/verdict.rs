@@ -21,11 +21,17 @@ pub(super) fn loss(
         Ok(ConsumingEnded::CancelledByBroker { consumer_tag, .. }) => {
             Some(Error::ConsumerCancelled {
                 consumer_tag: consumer_tag.clone(),
+                delivery_tag: None,
             })
         }
-        Ok(ConsumingEnded::Cancelled) => connection
-            .iterator_cancelled_by_broker()
-            .map(|consumer_tag| Error::ConsumerCancelled { consumer_tag }),
+        Ok(ConsumingEnded::Cancelled) => {
+            connection
+                .iterator_cancelled_by_broker()
+                .map(|consumer_tag| Error::ConsumerCancelled {
+                    consumer_tag,
+                    delivery_tag: None,
+                })
+        }
         Ok(_) => None,
         Err(error) => Some(cause(connection, error))
             .filter(|cause| cause.is_retryable() || may_come_back(cause, past, lasted)),

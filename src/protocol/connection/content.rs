@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::Session;
-use crate::protocol::channel::{Carrier, ConsumerState, Content, Gate, Incoming, Received, Reply};
+use crate::protocol::channel::{Carrier, Content, Gate, Incoming, Received, Reply};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
@@ -125,21 +125,34 @@ impl Session {
         }
     }
 
-    pub(super) fn cancelled(&mut self, place: usize, consumer_tag: String) -> Result<(), Error> {
+    /// The broker cancels a consumer. If it wants no answer it is sent one that it need not answer either: since 4.3
+    /// RabbitMQ keeps the tag of a consumer that held a message for too long until this end cancels it as well, and ends a
+    /// connection that uses the tag before. To other brokers it means nothing.
+    pub(super) fn cancelled(
+        &mut self,
+        place: usize,
+        consumer_tag: Name<'_>,
+        no_wait: bool,
+    ) -> Result<(), Error> {
+        let tag = consumer_tag.to_text();
         let channel = self.at(place)?;
-        if let Some(puller) = channel
-            .puller
-            .as_mut()
-            .filter(|puller| puller.consumer_tag == consumer_tag)
-        {
-            puller.cancelled = true;
+        let number = channel.number;
+        let known = channel.cancel_consumer(&tag);
+        let answer = match no_wait {
+            false => Some(Method::BasicCancelOk { consumer_tag }),
+            true if known => Some(Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            }),
+            true => None,
+        };
+        if let Some(answer) = answer {
+            frame::write_method(&mut self.replies, number, &answer).map_err(Error::syntax)?;
         }
-        let mut consumers = channel.consumers.iter_mut();
-        if let Some(consumer) = consumers.find(|consumer| consumer.consumer_tag == consumer_tag) {
-            consumer.state = ConsumerState::Cancelled;
+        if known {
+            // The consumer itself goes when this is reported to the program, after the messages that came before it.
+            self.push(place, Incoming::Cancelled(tag));
         }
-        // The consumer itself goes when this is told to the program, after the messages that came before it.
-        self.push(place, Incoming::Cancelled(consumer_tag));
         Ok(())
     }
 

@@ -174,6 +174,8 @@ impl Session {
         let message = puller.buffered.pop_front();
         puller.is_at_work = message.is_some();
         let message = message?;
+        let id = puller.id;
+        channel.handed_over(message.delivery_tag, id);
         let held = message.size();
         channel.held -= held;
         self.undelivered -= held;
