@@ -305,8 +305,8 @@ pub(crate) struct Consumer {
 
 pub(crate) struct ChannelState {
     pub(crate) number: u16,
-    /// An earlier channel had its number.
-    pub(crate) reused: bool,
+    /// An earlier channel had its number: the last delivery tag that was seen of that.
+    pub(crate) former: Option<u64>,
     pub(crate) gate: Arc<Gate>,
     /// The public handle, for whoever runs the callbacks.
     pub(crate) owner: Weak<dyn Any + Send + Sync>,
@@ -348,7 +348,7 @@ impl ChannelState {
     pub(crate) fn new(gate: Arc<Gate>, owner: Weak<dyn Any + Send + Sync>) -> Self {
         ChannelState {
             number: 0,
-            reused: false,
+            former: None,
             gate,
             owner,
             calls: VecDeque::new(),
@@ -489,18 +489,22 @@ impl ChannelState {
 
     /// Whether a delivery is for the channel that had this number before. RabbitMQ ends a channel that it has closed behind
     /// the back of the next one, and may deliver for both at once. It numbers each channel's messages from 1 without a gap,
-    /// and delivers to no consumer before it has confirmed it.
+    /// and delivers to no consumer before it has confirmed it. So what is late goes on where the former channel ended, and
+    /// only a tag that is due here as well can be this channel's then.
     #[cold]
-    pub(crate) fn is_late(&self, message: &Received) -> bool {
+    pub(crate) fn is_late(&mut self, message: &Received) -> bool {
         let (tag, consumer_tag) = (message.delivery_tag, &message.label);
-        if tag > self.gate.acks.last_came() + 1 {
+        let former = self.former.unwrap_or_default();
+        let is_due = tag == self.gate.acks.last_came() + 1;
+        if tag > former && !is_due {
+            self.former = Some(tag);
             return true;
         }
         let puller = self.puller.as_ref();
         let pulled = puller.is_some_and(|puller| puller.consumer_tag == *consumer_tag);
         let active = |consumer: &Consumer| consumer.state == ConsumerState::Active;
         let late = !pulled && !self.consumer(consumer_tag).is_some_and(active);
-        if late {
+        if late && is_due {
             // Unless it was for a consumer that is gone: then the next one has the number after it.
             self.gate.acks.came(tag);
         }

@@ -25,8 +25,9 @@ pub(crate) enum ConnectionEvent {
 enum Number {
     /// No channel had it yet.
     Unused,
-    /// Its channel is closed. A broker that closes a channel may go on sending what was on its way.
-    Closed,
+    /// Its channel is closed. A broker that closes a channel may go on sending what was on its way: what it has delivered
+    /// up to now ends with this tag.
+    Closed { last: u64 },
     /// The channel at this place has it.
     Taken(usize),
 }
@@ -206,8 +207,8 @@ impl Session {
             self.numbers.resize(number as usize + 1, Number::Unused);
         }
         channel.number = number;
-        if self.number(number) == Number::Closed {
-            channel.reused = true;
+        if let Number::Closed { last } = self.number(number) {
+            channel.former = Some(last);
             if channel.phase() == Phase::Opening {
                 channel.gate.set_phase(Phase::Reopening);
             }
@@ -275,7 +276,8 @@ impl Session {
         channel.gate.set_phase(Phase::Closed);
         channel.content = Content::None;
         let (number, abandoned) = (channel.number, channel.abandoned);
-        self.numbers[number as usize] = Number::Closed;
+        let last = channel.gate.acks.last_came();
+        self.numbers[number as usize] = Number::Closed { last };
         if abandoned {
             self.forget(place);
         } else {
@@ -501,7 +503,7 @@ impl Session {
     fn check_skipped(&self, number: u16) -> Result<(), Error> {
         let early = match self.number(number) {
             Number::Unused => true,
-            Number::Closed => false,
+            Number::Closed { .. } => false,
             Number::Taken(place) => self.phase_at(place) == Phase::Opening,
         };
         if early && self.closing.is_none() {
@@ -559,6 +561,9 @@ impl Session {
             ),
             _ => (0, 0),
         };
+        if id == (60, 60) {
+            self.note_skipped(number, payload);
+        }
         let Number::Taken(place) = self.number(number) else {
             return self.check_skipped(number);
         };
@@ -576,6 +581,23 @@ impl Session {
             )
         } else {
             self.check_skipped(number)
+        }
+    }
+
+    /// A delivery for a channel that is closed: its tag tells those that follow from the next channel's.
+    fn note_skipped(&mut self, number: u16, payload: &[u8]) {
+        let Ok(Method::BasicDeliver { delivery_tag, .. }) = Method::decode(payload) else {
+            return;
+        };
+        match self.numbers.get_mut(number as usize) {
+            Some(Number::Closed { last }) => *last = delivery_tag,
+            Some(Number::Taken(place)) => {
+                let channel = self.channels[*place].as_deref_mut();
+                if let Some(former) = channel.and_then(|channel| channel.former.as_mut()) {
+                    *former = delivery_tag;
+                }
+            }
+            _ => {}
         }
     }
 

@@ -243,7 +243,7 @@ impl Session {
         let channel = self.at(place)?;
         match message.carrier {
             Carrier::Deliver { .. } => {
-                if channel.reused && channel.is_late(&message) {
+                if channel.former.is_some() && channel.is_late(&message) {
                     return Ok(());
                 }
                 channel.gate.acks.came(message.delivery_tag);

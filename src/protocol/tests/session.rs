@@ -40,7 +40,7 @@ fn stream(random: &mut Random) -> Stream {
         },
     ];
     let (mut opened, mut opened_again, mut closed) = (false, false, false);
-    let mut delivered_again = 0;
+    let (mut delivered_again, mut late_tag) = (0, 100);
     let mut cancelled = false;
     for n in 0..random.below(32) as u64 {
         let channel = 1 + random.below(6);
@@ -62,12 +62,13 @@ fn stream(random: &mut Random) -> Stream {
             }
             // An earlier channel's deliveries: of another consumer, or with numbers that are not due.
             (6, 1) if opened_again => {
-                let mut deliver = deliver(6, "gone", n);
-                if random.below(2) == 0 {
-                    deliver = self::deliver(6, "a", delivered_again + 2 + n);
+                let deliver = if random.below(2) == 0 {
+                    late_tag += 1 + n;
+                    deliver(6, "a", late_tag)
                 } else {
-                    delivered_again += u64::from(n == delivered_again + 1);
-                }
+                    delivered_again += 1;
+                    deliver(6, "gone", delivered_again)
+                };
                 out.push(deliver);
                 content(random, out, 6, b"late");
             }
