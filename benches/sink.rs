@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{criterion_group, criterion_main, Criterion, SamplingMode, Throughput};
-use haypile::{BasicConsume, BasicGet, BasicProperties, Connection, DeliveryMode};
+use haypile::{BasicConsume, BasicGet, BasicProperties, Connection, DeliveryMode, Supervisor};
 
 fn transient() -> BasicProperties {
     BasicProperties::new().delivery_mode(DeliveryMode::Transient)
@@ -80,6 +80,21 @@ fn confirm(c: &mut Criterion) {
         });
         drop(publisher);
         connection.close().unwrap();
+
+        let url = format!("amqp://{sink}");
+        let mut publisher = Supervisor::new(url).publisher(1000, |_| Ok(())).unwrap();
+        group.bench_function(format!("reliable, {}", size_name(size)), |b| {
+            b.iter_custom(|count| {
+                let start = Instant::now();
+                for _ in 0..count {
+                    publisher.publish_with("", "q", &body, &properties).unwrap();
+                }
+                publisher
+                    .wait_for_confirms(Duration::from_secs(60))
+                    .unwrap();
+                start.elapsed()
+            });
+        });
     }
     let (connection, channel) = support::open(sink);
     channel.confirm_delivery().unwrap();
