@@ -365,10 +365,10 @@ fn check_negotiated(name: &str, least: u32, most: u32, value: u32) -> Outcome {
     let Err((compared, which, allowed)) = outcome else {
         return Ok(());
     };
-    let text = format_args!(
+    let text = format!(
         "negotiated {name} = {value}{detail} is {compared} than the {which} allowed value ({allowed})"
     );
-    Err(Refusal::new(530, text).at((10, 30)))
+    Err(Refusal::new(530, format_args!("{text}")).at((10, 30)))
 }
 
 /// The user and the password of a PLAIN response (RFC 4616).
