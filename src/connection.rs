@@ -21,8 +21,8 @@ use crate::protocol::handshake::capability;
 use crate::protocol::method::Method;
 use crate::stop::Stop;
 use crate::{
-    ConnectionParameters, Error, ExchangeDeclare, ExchangeType, FieldTable, QueueDeclare,
-    QueueDeclareOk, Stream,
+    ConnectionParameters, Error, ExchangeDeclare, ExchangeType, FieldTable, FieldValue,
+    QueueDeclare, QueueDeclareOk, Stream,
 };
 
 /// How long closing waits for the broker, where `rpc_timeout` allows more.
@@ -328,21 +328,22 @@ impl Connection {
 
     /// Whether the connection is open (pika: `is_open`).
     pub fn is_open(&self) -> bool {
-        !self.is_closed() && self.link().lock().session.closing.is_none()
+        let shared = self.link().lock();
+        shared.session.end.is_none() && shared.session.closing.is_none()
     }
 
     /// Whether the connection is closed or lost (pika: `is_closed`).
+    ///
+    /// Asking drops nothing: callbacks of a lost connection are dropped by the call that reports its end.
     pub fn is_closed(&self) -> bool {
-        let ended = self.link().lock().session.end.is_some();
-        if ended {
-            self.let_go();
-        }
-        ended
+        self.link().lock().session.end.is_some()
     }
 
     /// For whoever was just told of the end, without a lock.
     pub(crate) fn let_go_if_ended(&self) {
-        self.is_closed();
+        if self.is_closed() {
+            self.let_go();
+        }
     }
 
     /// Ends the connection without waiting: what has gathered and the closure are sent in the background, and every handle is
