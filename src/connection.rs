@@ -346,6 +346,21 @@ impl Connection {
         }
     }
 
+    /// Whether rejecting a message of a stream is harmless: RabbitMQ before 3.13 ends the connection over it.
+    pub(crate) fn takes_rejects_of_streams(&self) -> bool {
+        let version = self.server_properties().get("version");
+        let Some(version) = version.and_then(FieldValue::as_str) else {
+            return true;
+        };
+        let mut numbers = version
+            .split('.')
+            .map_while(|number| number.parse::<u32>().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(major), Some(minor)) => (major, minor) >= (3, 13),
+            _ => true,
+        }
+    }
+
     /// Ends the connection without waiting: what has gathered and the closure are sent in the background, and every handle is
     /// dead at once.
     pub(crate) fn abandon(&self, error: &Error) {

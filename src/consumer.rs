@@ -9,7 +9,7 @@ use crate::dispatch::Round;
 use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::protocol::channel::Puller;
-use crate::{Consume, ConsumingEnded, Error, Message};
+use crate::{Consume, ConsumingEnded, Error, FieldTable, Message};
 
 /// The messages of a queue, one after another (pika: the generator of `consume`); see [`Channel::consume`].
 ///
@@ -88,6 +88,7 @@ impl Messages {
                 queue: queue.clone(),
                 auto_ack,
                 exclusive,
+                of_stream: is_of_stream(&arguments),
                 buffered: VecDeque::new(),
                 is_at_work: false,
                 cancelled: false,
@@ -314,6 +315,14 @@ impl Iterator for MessagesOrIdle {
     }
 }
 
+/// Whether a consumer with these arguments reads a stream: other queues know no offset.
+pub(crate) fn is_of_stream(arguments: &FieldTable) -> bool {
+    arguments.get(STREAM_OFFSET).is_some()
+}
+
+/// The argument that says where in a stream to begin, and the header that says where in its stream a message is.
+pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
+
 /// Ends the iterator of a channel; answers how many messages went back.
 pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
     let place = channel.place();
@@ -355,8 +364,9 @@ pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
         }
         return Ok(0);
     }
-    for delivery in &puller.buffered {
-        channel.basic_reject(delivery.delivery_tag)?;
-    }
-    Ok(puller.buffered.len())
+    let undelivered = puller.buffered.into_iter();
+    channel.give_back_messages(
+        undelivered.map(|message| message.delivered()),
+        puller.of_stream,
+    )
 }

@@ -140,6 +140,7 @@ impl Deliveries {
             id: 0,
             consumer_tag: CONSUMER_TAG.into(),
             auto_ack: true,
+            of_stream: false,
             state: ConsumerState::Active,
         });
         let added = session.add_channel(None, channel);

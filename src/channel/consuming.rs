@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use super::{done, lock, Channel};
-use crate::consumer::Messages;
+use crate::consumer::{is_of_stream, Messages, STREAM_OFFSET};
 use crate::dispatch::{self, CallbackResult, Round};
 use crate::error::{Result, CANCEL_CAUSES};
 use crate::escaped::Escaped;
@@ -97,6 +97,7 @@ impl Channel {
                     consumer_tag: consumer_tag.clone(),
                     id,
                     auto_ack,
+                    of_stream: is_of_stream(&arguments),
                     state: ConsumerState::Requested,
                 });
                 channel.home = dispatch::thread_number();
@@ -220,7 +221,7 @@ impl Channel {
     /// Cancels a consumer (pika: `basic_cancel`; specification 1.8.3.5).
     ///
     /// Messages that came for it and were not told to the callback go back to the queue. With automatic acknowledgement
-    /// they cannot, so they are answered here. An unknown tag is no error: nothing is answered, and a warning is logged.
+    /// they cannot, so they are returned here. A stream keeps its messages, and nothing goes back to it. An unknown tag is no error: nothing is answered, and a warning is logged.
     ///
     /// # Errors
     /// As every call.
@@ -267,10 +268,32 @@ impl Channel {
         if consumer.auto_ack {
             return Ok(undelivered);
         }
-        for (method, ..) in &undelivered {
-            self.basic_reject(method.delivery_tag)?;
-        }
+        self.give_back_messages(undelivered.into_iter(), consumer.of_stream)?;
         Ok(Vec::new())
+    }
+
+    /// Gives back messages that came and were not handed to the program; returns how many. To a stream there is nothing to
+    /// give back, since it keeps all of them, and brokers before 3.13 end a connection that tries. That a queue is a stream
+    /// shows by its consumer's arguments, or else by a header of its messages, which messages that were moved from a stream
+    /// to another queue bear as well: those are left out only where rejecting them might end the connection.
+    pub(crate) fn give_back_messages(
+        &self,
+        messages: impl Iterator<Item = Message>,
+        of_stream: bool,
+    ) -> Result<usize> {
+        if of_stream {
+            return Ok(0);
+        }
+        let careful = !self.handle.connection.takes_rejects_of_streams();
+        let mut count = 0;
+        for (method, properties, _) in messages {
+            if careful && properties.get_header(STREAM_OFFSET).is_some() {
+                continue;
+            }
+            self.basic_reject(method.delivery_tag)?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
@@ -494,7 +517,7 @@ impl Channel {
     /// Ends the [`consume`](Channel::consume) iterator: cancels its consumer and gives back what it had not yielded
     /// (pika: `cancel`). Answers how many messages went back to the queue.
     ///
-    /// With automatic acknowledgement nothing can go back; iterate to the end first if nothing may be lost.
+    /// Nothing goes back to a stream, which keeps its messages. With automatic acknowledgement nothing can go back; iterate to the end first if nothing may be lost.
     ///
     /// # Errors
     /// As every call.

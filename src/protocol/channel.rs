@@ -236,6 +236,8 @@ pub(crate) struct Puller {
     pub(crate) queue: ShortString,
     pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
+    /// Its queue is a stream, as its arguments say.
+    pub(crate) of_stream: bool,
     pub(crate) buffered: VecDeque<Received>,
     /// The program works on a message that the iterator has yielded.
     pub(crate) is_at_work: bool,
@@ -300,6 +302,8 @@ pub(crate) struct Consumer {
     /// Tells it from an earlier consumer with the same tag.
     pub(crate) id: u64,
     pub(crate) auto_ack: bool,
+    /// Its queue is a stream, as its arguments say.
+    pub(crate) of_stream: bool,
     pub(crate) state: ConsumerState,
 }
 

@@ -190,6 +190,7 @@ pub(crate) fn busy_session() -> Session {
             id: 0,
             consumer_tag: consumer_tag.into(),
             auto_ack: false,
+            of_stream: false,
             state: ConsumerState::Active,
         };
         let mut calls = Vec::new();
@@ -219,6 +220,7 @@ pub(crate) fn busy_session() -> Session {
             3 => {
                 channel.puller = Some(Puller {
                     id: 9,
+                    of_stream: false,
                     consumer_tag: "p".into(),
                     queue: "q".into(),
                     auto_ack: true,
@@ -254,6 +256,7 @@ pub(crate) fn busy_session() -> Session {
         id: 0,
         consumer_tag: "a".into(),
         auto_ack: false,
+        of_stream: false,
         state: ConsumerState::Active,
     });
     again.calls.push_back(Call {
