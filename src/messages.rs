@@ -59,10 +59,18 @@ pub struct Return {
     pub exchange: ShortString,
     /// The routing key it was published with.
     pub routing_key: ShortString,
+    /// Properties and body came and were not kept, because messages that had come back took more than 4 MiB, and the program
+    /// had not asked about them. Not in pika.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub content_omitted: bool,
 }
 
 /// A message that the broker gave back, because it was mandatory and no queue took it (pika:
 /// `blocking_connection.ReturnedMessage`).
+///
+/// Of those that nobody has asked about, a connection keeps 4 MiB for reports ([`UnconfirmedReport`]) and 4 MiB for
+/// [callbacks](crate::Channel::add_on_return_callback). Of what comes back beyond that it keeps why and which it was: then
+/// [`content_omitted`](Return::content_omitted) is set, and properties and body are empty.
 #[derive(Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -647,7 +647,9 @@ impl Channel {
     ///   if that is larger, and kept as they came. **An hour costs up to 1.8 GiB**, as far as the queue has that much. A prefetch limit
     ///   costs nothing: what the broker may not send needs no patience.
     /// * What stands before the reply that a call waits for: as much as both systems keep in their buffers for the
-    ///   connection, usually less than 10 MB for each call that is made while more than 4 MiB wait.
+    ///   connection (on Linux up to the last values of `tcp_wmem` and `tcp_rmem`, 4 and 6 MiB by default), for each call that is made while more
+    ///   than 4 MiB wait.
+    /// * Messages that came back to a publisher: see [`ReturnedMessage`](crate::ReturnedMessage).
     ///
     /// # Errors
     /// As every call.

@@ -320,6 +320,8 @@ pub(crate) struct ChannelState {
     pub(crate) inbox: VecDeque<Incoming>,
     /// Bytes in `inbox` and `puller`, as the session counts them.
     pub(crate) held: usize,
+    /// What of that are returned messages.
+    pub(crate) held_returns: usize,
     pub(crate) consumers: Vec<Consumer>,
     /// Who was handed which message, the latest.
     runs: VecDeque<Run>,
@@ -360,6 +362,7 @@ impl ChannelState {
             content: Content::None,
             inbox: VecDeque::new(),
             held: 0,
+            held_returns: 0,
             consumers: Vec::new(),
             runs: VecDeque::new(),
             lost: VecDeque::new(),

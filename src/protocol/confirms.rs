@@ -15,6 +15,8 @@ pub(crate) struct Confirms {
     nacked: Vec<u64>,
     /// In the order of their numbers.
     returned: Vec<(u64, Arc<ReturnedMessage>)>,
+    /// How many bytes of memory those take.
+    pub(crate) held_returns: usize,
     /// Runs of messages that nobody will ask about.
     forgotten: Vec<(u64, u64)>,
     /// Something was refused or returned since `outcomes` was last asked.
@@ -135,6 +137,7 @@ impl Confirms {
             // They come in order, but for what a broker might invent.
             self.has_losses = true;
             let place = self.returned.partition_point(|(at, _)| *at <= sequence);
+            self.held_returns += message.size();
             self.returned.insert(place, (sequence, message));
         }
     }
@@ -180,7 +183,10 @@ impl Confirms {
         }
         let from = self.returned.partition_point(|(at, _)| *at < first);
         let to = self.returned.partition_point(|(at, _)| *at <= last);
-        losses.returned.extend(self.returned.drain(from..to));
+        for (sequence, message) in self.returned.drain(from..to) {
+            self.held_returns -= message.size();
+            losses.returned.push((sequence, message));
+        }
     }
 
     /// How many of `first..=last` are not settled.

@@ -200,9 +200,11 @@ pub(crate) fn busy_session() -> Session {
                 channel.wants_returns = true;
                 channel.gate.confirming.store(true, Ordering::Release);
                 channel.gate.published.store(10, Ordering::Release);
-                let mut method = crate::Return::default();
-                method.exchange = "x".into();
-                method.routing_key = "k".into();
+                let method = crate::Return {
+                    exchange: "x".into(),
+                    routing_key: "k".into(),
+                    ..crate::Return::default()
+                };
                 let returned = crate::ReturnedMessage {
                     method,
                     properties: crate::BasicProperties::new(),

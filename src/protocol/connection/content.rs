@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use super::Session;
+use super::{Session, HELD_BOUND};
 use crate::protocol::channel::{Carrier, Content, Gate, Incoming, Received, Reply};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
@@ -263,13 +263,14 @@ impl Session {
                     reply_text: message.label,
                     exchange: message.exchange,
                     routing_key: message.routing_key,
+                    content_omitted: false,
                 };
                 let message = ReturnedMessage {
                     method,
                     properties: message.properties.into(),
                     body: message.body,
                 };
-                self.returned(place, Arc::new(message))
+                self.returned(place, message)
             }
         }
     }
@@ -287,22 +288,48 @@ impl Session {
         }
     }
 
-    fn returned(&mut self, place: usize, message: Arc<ReturnedMessage>) -> Result<(), Error> {
+    fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<(), Error> {
+        let (to_report, to_tell) = self.held_returns();
         let channel = self.at(place)?;
+        let mut tied = None;
         if channel.gate.confirming.load(Ordering::Acquire) {
             // There is none if it was published before the channel confirmed.
             let print = Fingerprint::of_returned(&message);
             let at = find_returned(channel.mandatory.iter(), print);
-            let tied = at.and_then(|at| channel.mandatory.remove(at));
-            if let Some(Mandatory { sequence, .. }) = tied {
-                let message = Arc::clone(&message);
-                channel.confirms.add_returned(sequence, message);
-            }
+            tied = at.and_then(|at| channel.mandatory.remove(at));
+        }
+        let size = message.size();
+        let briefly = Arc::new(ReturnedMessage {
+            method: Return {
+                content_omitted: true,
+                ..message.method.clone()
+            },
+            properties: crate::BasicProperties::new(),
+            body: Vec::new(),
+        });
+        let whole = Arc::new(message);
+        let kept = |held: usize| {
+            let fits = held + size <= HELD_BOUND;
+            Arc::clone(if fits { &whole } else { &briefly })
+        };
+        if let Some(Mandatory { sequence, .. }) = tied {
+            channel.confirms.add_returned(sequence, kept(to_report));
         }
         if channel.wants_returns {
-            self.push(place, Incoming::Returned(message));
+            self.push(place, Incoming::Returned(kept(to_tell)));
         }
         Ok(())
+    }
+
+    /// How many bytes of returned messages wait to be reported, and how many for callbacks.
+    fn held_returns(&self) -> (usize, usize) {
+        let channels = self.channels.iter().flatten();
+        channels.fold((0, 0), |(to_report, to_tell), channel| {
+            (
+                to_report + channel.confirms.held_returns,
+                to_tell + channel.held_returns,
+            )
+        })
     }
 }
 

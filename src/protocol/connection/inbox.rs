@@ -34,6 +34,9 @@ impl Session {
         }
         self.undelivered += held;
         channel.held += held;
+        if let Incoming::Returned(_) = incoming {
+            channel.held_returns += held;
+        }
         self.arrived += 1;
         match (&mut channel.puller, incoming) {
             (Some(puller), Incoming::Message(message)) if message.label == puller.consumer_tag => {
@@ -113,6 +116,9 @@ impl Session {
         let incoming = channel.inbox.pop_front()?;
         let held = incoming.size();
         channel.held -= held;
+        if let Incoming::Returned(_) = incoming {
+            channel.held_returns -= held;
+        }
         self.undelivered -= held;
         Some(incoming)
     }
@@ -245,6 +251,7 @@ impl Session {
         channel.consumers = Vec::new();
         channel.puller = None;
         let held = std::mem::take(&mut channel.held);
+        channel.held_returns = 0;
         if std::mem::take(&mut channel.ready) {
             take_out(&mut self.ready, place);
         }
