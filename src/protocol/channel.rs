@@ -385,7 +385,9 @@ impl ChannelState {
     #[inline]
     pub(crate) fn handed_over(&mut self, delivery_tag: u64, consumer: u64) {
         match self.runs.back_mut() {
-            Some(run) if run.consumer == consumer && run.last + 1 == delivery_tag => {
+            Some(run)
+                if run.consumer == consumer && run.last.checked_add(1) == Some(delivery_tag) =>
+            {
                 run.last = delivery_tag;
             }
             _ => self.begin_run(delivery_tag, consumer),
