@@ -125,7 +125,7 @@ impl<S: Scheduler> Sky<S> {
             .random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33).is_multiple_of(GUSTS)
+        (self.random >> 33) % GUSTS == 0
     }
 }
 
