@@ -61,6 +61,12 @@ const CASES: &[(&str, Part, Expected, i32)] = &[
         0,
     ),
     (
+        "a_channel_that_is_dropped",
+        a_channel_that_is_dropped,
+        Expected::Arrived(5),
+        0,
+    ),
+    (
         "many_connections_in_statics",
         many_connections_in_statics,
         Expected::Arrived(20),
@@ -157,6 +163,15 @@ fn a_channel_that_is_forgotten(url: &str, queue: &str) {
     let channel = open(url);
     publish(&channel, queue, 1);
     std::mem::forget(channel);
+}
+
+/// Its connection is still open when the process ends.
+fn a_channel_that_is_dropped(url: &str, queue: &str) {
+    let channel = open(url);
+    let _connection = channel.connection();
+    publish(&channel, queue, 5);
+    drop(channel);
+    std::process::exit(0);
 }
 
 fn many_connections_in_statics(url: &str, queue: &str) {

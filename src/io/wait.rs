@@ -237,6 +237,8 @@ impl Gathering for Link {
             return None;
         }
         let mut calls = self.ask_all_channels();
+        // A channel that is being closed cannot be asked, but its close-ok says as much.
+        let mut closing = self.lock().session.closing_channels();
         self.outgoing.hurry();
         Some(Box::new(move |deadline| {
             let confirmed = self.wait(Interest::connection(), Some(deadline), |shared| {
@@ -246,7 +248,11 @@ impl Gathering for Link {
                     }
                     _ => false,
                 });
-                calls.is_empty().then_some(())
+                if !closing.is_empty() {
+                    let still = shared.session.closing_channels();
+                    closing.retain(|gate| still.iter().any(|other| Arc::ptr_eq(gate, other)));
+                }
+                (calls.is_empty() && closing.is_empty()).then_some(())
             });
             if confirmed.is_none() {
                 let unsent = self.outgoing.unsent();

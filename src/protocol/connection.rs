@@ -280,6 +280,8 @@ impl Session {
         self.numbers[number as usize] = Number::Closed { last };
         if abandoned {
             self.forget(place);
+            // The end of the process may wait for it.
+            self.connection_changed = true;
         } else {
             self.touch(place);
         }
@@ -375,6 +377,15 @@ impl Session {
             .filter_map(|(place, channel)| Some((place, channel.as_deref()?)))
             .filter(|(_, channel)| channel.phase() == Phase::Open)
             .map(|(place, channel)| (place, channel.number))
+            .collect()
+    }
+
+    /// The channels whose closure the broker has not confirmed yet.
+    pub(crate) fn closing_channels(&self) -> Vec<Arc<Gate>> {
+        let channels = self.channels.iter().skip(1).flatten();
+        channels
+            .filter(|channel| channel.phase() == Phase::Closing && channel.crossed.is_none())
+            .map(|channel| Arc::clone(&channel.gate))
             .collect()
     }
 
