@@ -49,6 +49,8 @@ struct Wire {
     /// What came, for each channel and, as to deliveries, for each consumer.
     heard: BTreeMap<String, Vec<String>>,
     syncs: u64,
+    /// The broker's release line.
+    major: u32,
 }
 
 /// One of the two brokers.
@@ -78,6 +80,7 @@ impl Wire {
             content: BTreeMap::new(),
             heard: BTreeMap::new(),
             syncs: 0,
+            major: 0,
         };
         wire.stream.write_all(&PROTOCOL_HEADER).unwrap();
         let capabilities: FieldTable = [("consumer_cancel_notify", true), ("basic.nack", true)]
@@ -195,6 +198,14 @@ impl Wire {
         let text = format!("{method:?}");
         let channel = self.channels.entry(number).or_default();
         match method {
+            Method::ConnectionStart {
+                server_properties, ..
+            } => {
+                let properties = server_properties.values().unwrap();
+                let version = properties.get("version").and_then(FieldValue::as_str);
+                let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+                self.major = major.unwrap_or(0);
+            }
             Method::BasicDeliver {
                 consumer_tag,
                 delivery_tag,
@@ -406,6 +417,10 @@ fn forget_times(properties: &mut BasicProperties) {
     let Some(headers) = &mut properties.headers else {
         return;
     };
+    // RabbitMQ 3 has no such headers.
+    for what in ["reason", "queue", "exchange"] {
+        headers.remove(format!("x-last-death-{what}"));
+    }
     let Some(FieldValue::Array(deaths)) = headers.get_mut("x-death") else {
         return;
     };
@@ -512,6 +527,11 @@ impl Pair {
             prefix,
             bodies: 0,
         }
+    }
+
+    /// Whether the RabbitMQ is one whose answers differ in known ways; see [`Operation::for_rabbitmq_3`].
+    pub(super) fn is_rabbitmq_3(&self) -> bool {
+        self.sides[0].control.major < 4
     }
 
     pub(super) fn apply(&mut self, operation: &Operation) {

@@ -102,6 +102,32 @@ pub(super) enum Argument {
     Queue(u8),
 }
 
+impl Operation {
+    /// What RabbitMQ 3 answers otherwise than 4 is not said to it: an unknown type of exchange (503 there), arguments of other
+    /// queue types, what is not bound, more than one mistake in a message, durable exclusive queues.
+    pub(super) fn for_rabbitmq_3(&self) -> Option<Operation> {
+        let mut operation = self.clone();
+        match &mut operation.what {
+            What::DeclareExchange { kind, .. } if kind.starts_with("x-") => return None,
+            What::DeclareQueue {
+                flags, arguments, ..
+            } => {
+                flags[1] &= !flags[2];
+                let known = |(key, _): &(&str, Argument)| {
+                    !matches!(*key, "x-delivery-limit" | "x-queue-type")
+                };
+                arguments.0.retain(known);
+            }
+            What::BindQueue { bind: false, .. } | What::BindExchange { bind: false, .. } => {
+                return None
+            }
+            What::Publish { properties, .. } => properties.user_id = None,
+            _ => {}
+        }
+        Some(operation)
+    }
+}
+
 const KEYS: [&str; 7] = ["a", "b", "a.b", "a.*", "#", "*.b", ""];
 
 fn queue() -> impl Strategy<Value = u8> {
