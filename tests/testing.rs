@@ -252,6 +252,19 @@ fn messages_expire_at_once_on_order() {
     assert_eq!(broker.queue("dead").unwrap().bodies(), ["1"]);
 }
 
+/// RabbitMQ drops what has expired behind a message before it says how many are left.
+#[test]
+fn a_fetch_does_not_count_what_has_expired() {
+    let broker = Broker::start().unwrap();
+    let channel = channel(&broker);
+    channel.queue_declare("q").unwrap();
+    channel.basic_publish("", "q", "1").unwrap();
+    let expired = BasicProperties::new().expiration("0");
+    channel.basic_publish_with("", "q", "2", expired).unwrap();
+    let (method, ..) = channel.basic_get("q").unwrap().unwrap();
+    assert_eq!(method.message_count, 0);
+}
+
 #[test]
 fn the_log_says_what_was_said_and_no_password() {
     let broker = Broker::builder().user("me", "s3cret").start().unwrap();

@@ -353,10 +353,13 @@ impl State {
         let frame_max = self.frame_max(at);
         let taken = self.queues.get_mut(&id).and_then(|queue| {
             queue.unused_since = Instant::now();
-            let stored = queue.take_first()?;
-            Some((stored, queue.ready.len() as u32))
+            queue.take_first()
         });
-        let (Some((stored, message_count)), Some(channel)) = (taken, self.channel_mut(at)) else {
+        // What expired behind it is not counted.
+        self.drop_expired(id);
+        let left = self.queues.get(&id).map_or(0, |queue| queue.ready.len());
+        let message_count = left as u32;
+        let (Some(stored), Some(channel)) = (taken, self.channel_mut(at)) else {
             self.send(at, &Method::BasicGetEmpty {});
             return;
         };
@@ -382,7 +385,6 @@ impl State {
         self.send_frames(at.connection, |out| {
             write_content(out, at.channel, &method, &message, frame_max);
         });
-        self.drop_expired(id);
     }
 
     pub(super) fn acknowledging_method(&mut self, at: At, method: &Method<'_>) -> Outcome {

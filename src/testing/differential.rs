@@ -5,6 +5,7 @@
 //! RabbitMQ does not promise: the order of deliveries from several queues, and how confirms are put together.
 
 mod driver;
+mod methods;
 mod operations;
 
 use std::cell::RefCell;

@@ -6,7 +6,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::operations::{Argument, Arguments, Operation, What};
+use super::methods::say;
+use super::operations::{Operation, What};
 use crate::protocol::frame::{self, Frame, PROTOCOL_HEADER};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
@@ -18,20 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A message that a channel was given and has not settled.
 #[derive(Debug, Clone, PartialEq)]
-struct Given {
-    tag: u64,
+pub(super) struct Given {
+    pub(super) tag: u64,
     /// Consumer and body: what tells it from others, on either side.
-    identity: String,
+    pub(super) identity: String,
 }
 
 #[derive(Default)]
-struct Channel {
-    open: bool,
-    given: Vec<Given>,
-    consumers: BTreeMap<String, bool>,
-    confirms: bool,
-    transaction: bool,
-    published: u64,
+pub(super) struct Channel {
+    pub(super) open: bool,
+    pub(super) given: Vec<Given>,
+    pub(super) consumers: BTreeMap<String, bool>,
+    pub(super) confirms: bool,
+    pub(super) transaction: bool,
+    pub(super) published: u64,
     confirmed: BTreeMap<u64, bool>,
 }
 
@@ -39,11 +40,11 @@ struct Channel {
 type Content = (String, Option<String>, Vec<u8>, Option<u64>);
 
 /// A connection, in frames.
-struct Wire {
+pub(super) struct Wire {
     stream: TcpStream,
     received: Vec<u8>,
     open: bool,
-    channels: BTreeMap<u16, Channel>,
+    pub(super) channels: BTreeMap<u16, Channel>,
     /// The content that is coming, on each channel: what it is of, and what is there.
     content: BTreeMap<u16, Content>,
     /// What came, for each channel and, as to deliveries, for each consumer.
@@ -116,14 +117,14 @@ impl Wire {
         wire
     }
 
-    fn say(&mut self, channel: u16, method: &Method<'_>) {
+    pub(super) fn say(&mut self, channel: u16, method: &Method<'_>) {
         let mut bytes = Vec::new();
         frame::write_method(&mut bytes, channel, method).unwrap();
         // The broker may have closed the connection; what it said then is read anyway.
         let _ = self.stream.write_all(&bytes);
     }
 
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         channel: u16,
         method: &Method<'_>,
@@ -321,7 +322,7 @@ impl Wire {
     }
 
     /// Reads until a method whose text begins so has come, or the channel or connection has ended.
-    fn wait_for(&mut self, method: &str) {
+    pub(super) fn wait_for(&mut self, method: &str) {
         while self.open {
             match self.hear() {
                 Some(text) if text.starts_with(method) || text.starts_with("ConnectionClose ") => {
@@ -334,7 +335,7 @@ impl Wire {
     }
 
     /// Waits until the channel has done all that it was told.
-    fn sync(&mut self, number: u16) {
+    pub(super) fn sync(&mut self, number: u16) {
         if !self.open
             || !self
                 .channels
@@ -646,355 +647,6 @@ impl Drop for Pair {
                 };
                 side.control.say(1, &delete);
                 side.control.sync(1);
-            }
-        }
-    }
-}
-
-fn arguments(prefix: &str, arguments: &Arguments) -> FieldTable {
-    arguments
-        .0
-        .iter()
-        .map(|(key, argument)| {
-            let value = match argument {
-                Argument::Value(value) => value.clone(),
-                Argument::Exchange(number) => exchange_name(prefix, *number).into(),
-                Argument::Queue(number) => format!("{prefix}q{number}").into(),
-            };
-            (*key, value)
-        })
-        .collect()
-}
-
-fn exchange_name(prefix: &str, number: u8) -> String {
-    match number {
-        0 => String::new(),
-        number => format!("{prefix}e{number}"),
-    }
-}
-
-fn say(
-    wire: &mut Wire,
-    number: u16,
-    prefix: &str,
-    body: u32,
-    what: &What,
-    target: Option<(u64, bool)>,
-) {
-    let queue_name = |queue: &u8| format!("{prefix}q{queue}");
-    let (no_wait, none) = (false, FieldTable::new());
-    match what {
-        What::CloseConnection => {}
-        What::CloseChannel => {
-            let close = Method::ChannelClose {
-                reply_code: 200,
-                reply_text: "".into(),
-                class_id: 0,
-                method_id: 0,
-            };
-            wire.say(number, &close);
-            wire.wait_for("ChannelCloseOk");
-            wire.channels.insert(number, Channel::default());
-        }
-        What::DeclareExchange {
-            exchange,
-            kind,
-            flags,
-            arguments: table,
-        } => {
-            let (name, table) = (exchange_name(prefix, *exchange), arguments(prefix, table));
-            let [passive, durable, auto_delete, internal] = *flags;
-            wire.say(
-                number,
-                &Method::ExchangeDeclare {
-                    exchange: (&name).into(),
-                    exchange_type: (*kind).into(),
-                    passive,
-                    durable,
-                    auto_delete,
-                    internal,
-                    no_wait,
-                    arguments: (&table).into(),
-                },
-            );
-        }
-        What::DeleteExchange {
-            exchange,
-            if_unused,
-        } => {
-            let name = exchange_name(prefix, *exchange);
-            wire.say(
-                number,
-                &Method::ExchangeDelete {
-                    exchange: (&name).into(),
-                    if_unused: *if_unused,
-                    no_wait,
-                },
-            );
-        }
-        What::BindExchange {
-            bind,
-            destination,
-            source,
-            key,
-        } => {
-            let names = (
-                exchange_name(prefix, *destination),
-                exchange_name(prefix, *source),
-            );
-            let (destination, source) = ((&names.0).into(), (&names.1).into());
-            let (routing_key, arguments) = ((*key).into(), (&none).into());
-            wire.say(
-                number,
-                &if *bind {
-                    Method::ExchangeBind {
-                        destination,
-                        source,
-                        routing_key,
-                        no_wait,
-                        arguments,
-                    }
-                } else {
-                    Method::ExchangeUnbind {
-                        destination,
-                        source,
-                        routing_key,
-                        no_wait,
-                        arguments,
-                    }
-                },
-            );
-        }
-        What::DeclareQueue {
-            queue,
-            flags,
-            arguments: table,
-        } => {
-            let (name, table) = (queue_name(queue), arguments(prefix, table));
-            let [passive, durable, exclusive, auto_delete] = *flags;
-            wire.say(
-                number,
-                &Method::QueueDeclare {
-                    queue: (&name).into(),
-                    passive,
-                    durable,
-                    exclusive,
-                    auto_delete,
-                    no_wait,
-                    arguments: (&table).into(),
-                },
-            );
-        }
-        What::DeleteQueue {
-            queue,
-            if_unused,
-            if_empty,
-        } => {
-            let name = queue_name(queue);
-            let (if_unused, if_empty) = (*if_unused, *if_empty);
-            wire.say(
-                number,
-                &Method::QueueDelete {
-                    queue: (&name).into(),
-                    if_unused,
-                    if_empty,
-                    no_wait,
-                },
-            );
-        }
-        What::Purge { queue } => {
-            let name = queue_name(queue);
-            wire.say(
-                number,
-                &Method::QueuePurge {
-                    queue: (&name).into(),
-                    no_wait,
-                },
-            );
-        }
-        What::BindQueue {
-            bind,
-            queue,
-            exchange,
-            key,
-            arguments: table,
-        } => {
-            let names = (queue_name(queue), exchange_name(prefix, *exchange));
-            let table = arguments(prefix, table);
-            let (queue, exchange) = ((&names.0).into(), (&names.1).into());
-            let (routing_key, arguments) = ((*key).into(), (&table).into());
-            wire.say(
-                number,
-                &if *bind {
-                    Method::QueueBind {
-                        queue,
-                        exchange,
-                        routing_key,
-                        no_wait,
-                        arguments,
-                    }
-                } else {
-                    Method::QueueUnbind {
-                        queue,
-                        exchange,
-                        routing_key,
-                        arguments,
-                    }
-                },
-            );
-        }
-        What::Publish {
-            exchange,
-            queue,
-            key,
-            mandatory,
-            size,
-            properties,
-        } => {
-            let exchange_name = exchange_name(prefix, *exchange);
-            let key = if *exchange == 0 {
-                queue_name(queue)
-            } else {
-                (*key).to_owned()
-            };
-            let mut body = format!("m{body:04}-").into_bytes();
-            body.resize(*size, b'.');
-            let publish = Method::BasicPublish {
-                exchange: (&exchange_name).into(),
-                routing_key: (&key).into(),
-                mandatory: *mandatory,
-                immediate: false,
-            };
-            wire.publish(number, &publish, properties, &body);
-            if let Some(channel) = wire.channels.get_mut(&number) {
-                channel.published += u64::from(channel.confirms);
-            }
-        }
-        What::Consume {
-            queue,
-            tag,
-            no_ack,
-            exclusive,
-            arguments: table,
-        } => {
-            let (name, tag) = (queue_name(queue), format!("c{tag}"));
-            let table = arguments(prefix, table);
-            if let Some(channel) = wire.channels.get_mut(&number) {
-                channel.consumers.entry(tag.clone()).or_insert(*no_ack);
-            }
-            wire.say(
-                number,
-                &Method::BasicConsume {
-                    queue: (&name).into(),
-                    consumer_tag: (&tag).into(),
-                    no_local: false,
-                    no_ack: *no_ack,
-                    exclusive: *exclusive,
-                    no_wait,
-                    arguments: (&table).into(),
-                },
-            );
-        }
-        What::Cancel { tag } => {
-            let tag = format!("c{tag}");
-            wire.say(
-                number,
-                &Method::BasicCancel {
-                    consumer_tag: (&tag).into(),
-                    no_wait,
-                },
-            );
-            wire.sync(number);
-            if let Some(channel) = wire.channels.get_mut(&number) {
-                channel.consumers.remove(&tag);
-            }
-        }
-        What::Get { queue, no_ack } => {
-            let name = queue_name(queue);
-            let before = wire
-                .channels
-                .get(&number)
-                .map_or(0, |channel| channel.given.len());
-            wire.say(
-                number,
-                &Method::BasicGet {
-                    queue: (&name).into(),
-                    no_ack: *no_ack,
-                },
-            );
-            wire.sync(number);
-            if let (true, Some(channel)) = (*no_ack, wire.channels.get_mut(&number)) {
-                // Deliveries may have come as well.
-                let fetched = channel.given[before.min(channel.given.len())..].iter();
-                if let Some(at) = fetched
-                    .clone()
-                    .position(|given| given.identity.starts_with("get"))
-                {
-                    channel.given.remove(before + at);
-                }
-            }
-        }
-        What::Settle { how, requeue, .. } => {
-            let (delivery_tag, multiple) = target.unwrap_or((999, false));
-            let requeue = *requeue;
-            let multiple = multiple && *how != 1;
-            let method = match how {
-                0 => Method::BasicAck {
-                    delivery_tag,
-                    multiple,
-                },
-                1 => Method::BasicReject {
-                    delivery_tag,
-                    requeue,
-                },
-                _ => Method::BasicNack {
-                    delivery_tag,
-                    multiple,
-                    requeue,
-                },
-            };
-            if let Some(channel) = wire.channels.get_mut(&number) {
-                if channel.given.iter().any(|given| given.tag == delivery_tag) {
-                    channel.given.retain(|given| {
-                        given.tag != delivery_tag && !(multiple && given.tag < delivery_tag)
-                    });
-                }
-            }
-            wire.say(number, &method);
-        }
-        What::Recover => {
-            if let Some(channel) = wire.channels.get_mut(&number) {
-                channel.given.clear();
-            }
-            wire.say(number, &Method::BasicRecover { requeue: true });
-        }
-        What::Qos { count, global } => wire.say(
-            number,
-            &Method::BasicQos {
-                prefetch_size: 0,
-                prefetch_count: *count,
-                global: *global,
-            },
-        ),
-        What::Confirm => {
-            wire.say(number, &Method::ConfirmSelect { no_wait });
-            wire.sync(number);
-            if let Some(channel) = wire.channels.get_mut(&number) {
-                channel.confirms = channel.open && !channel.transaction;
-            }
-        }
-        What::Transaction(which) => {
-            wire.say(
-                number,
-                &match which {
-                    0 => Method::TxSelect {},
-                    1 => Method::TxCommit {},
-                    _ => Method::TxRollback {},
-                },
-            );
-            wire.sync(number);
-            if let Some(channel) = wire.channels.get_mut(&number) {
-                channel.transaction |= channel.open && *which == 0;
             }
         }
     }
