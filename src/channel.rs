@@ -204,7 +204,7 @@ impl Channel {
         let link = self.link();
         let (first, idle) = {
             let mut shared = link.lock();
-            shared.session.end_told |= shared.session.end.is_some();
+            shared.session.end_told |= shared.session.end().is_some();
             let first = shared.session.reported(self.handle.place);
             (first, shared.session.is_idle(self.handle.place))
         };
@@ -356,7 +356,7 @@ impl Channel {
             let channel = shared.session.channel(place);
             crossed = channel.as_ref().and_then(|channel| channel.crossed.clone());
             let closed = channel.is_none_or(|channel| channel.phase() == Phase::Closed);
-            (closed || crossed.is_some()).then(|| shared.session.end.clone())
+            (closed || crossed.is_some()).then(|| shared.session.end().cloned())
         });
         if crossed.is_some() {
             let patience = deadline.min(after(CROSSED_CLOSE_OK));

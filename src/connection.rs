@@ -110,7 +110,7 @@ struct ConnectionHandle {
 impl Drop for ConnectionHandle {
     fn drop(&mut self) {
         let timeout = self.link.closing_timeout(DROP_TIMEOUT);
-        if self.link.lock().session.end.is_some() {
+        if self.link.lock().session.end().is_some() {
             self.link.log_unsent();
         } else if let Err(error) = self.link.close(200, "Normal shutdown", timeout) {
             log::warn!("{}: closing: {}", self.link.address, error);
@@ -190,20 +190,18 @@ impl Connection {
     /// The error that a call gives if the connection has ended. One that waited meanwhile is told what ended it, and so is
     /// the first call afterwards; the others are told that it is not open, and why.
     pub(crate) fn end_error(&self, session: &mut Session, waited: bool) -> Option<Error> {
-        let end = session.end.as_ref()?;
+        let end = session.end()?.clone();
         let told = std::mem::replace(&mut session.end_told, true);
         if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
-            return Some(Error::connection_ended(end));
+            return Some(Error::connection_ended(&end));
         }
-        Some(end.clone())
+        Some(end)
     }
 
     pub(crate) fn check_open(&self, session: &mut Session) -> Result<(), Error> {
         match self.end_error(session, false) {
             Some(end) => Err(end),
-            None if session.closing.is_some() => {
-                Err(Error::connection_closing("it is being closed"))
-            }
+            None if session.is_closing() => Err(Error::connection_closing("it is being closed")),
             None => Ok(()),
         }
     }
@@ -329,14 +327,14 @@ impl Connection {
     /// Whether the connection is open (pika: `is_open`).
     pub fn is_open(&self) -> bool {
         let shared = self.link().lock();
-        shared.session.end.is_none() && shared.session.closing.is_none()
+        shared.session.is_open()
     }
 
     /// Whether the connection is closed or lost (pika: `is_closed`).
     ///
     /// Asking drops nothing: callbacks of a lost connection are dropped by the call that reports its end.
     pub fn is_closed(&self) -> bool {
-        self.link().lock().session.end.is_some()
+        self.link().lock().session.end().is_some()
     }
 
     /// For whoever was just told of the end, without a lock.
@@ -371,7 +369,7 @@ impl Connection {
     /// Why the connection ended.
     pub(crate) fn end(&self) -> Option<Error> {
         let shared = self.link().lock();
-        shared.session.end.clone()
+        shared.session.end().cloned()
     }
 
     /// Host and port.
@@ -504,7 +502,7 @@ impl Connection {
     /// then: what is published waits, and so does every call behind it.
     pub fn blocked(&self) -> Option<String> {
         let shared = self.link().lock();
-        match shared.session.end {
+        match shared.session.end() {
             None => shared.session.blocked.as_deref().map(str::to_owned),
             Some(_) => None,
         }

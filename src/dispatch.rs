@@ -112,7 +112,7 @@ impl<'a> Round<'a> {
             shared.dispatching.push(thread);
             exit::begin_callbacks();
         }
-        let was_open = shared.session.end.is_none();
+        let was_open = shared.session.end().is_none();
         Round {
             connection,
             channel,
@@ -179,7 +179,7 @@ impl<'a> Round<'a> {
                     }
                 }
                 // Whoever consumes on a channel looks at that channel's end, when all that came before it has been told.
-                let over = shared.session.end.is_some() && self.dispatcher.channel.is_none();
+                let over = shared.session.end().is_some() && self.dispatcher.channel.is_none();
                 if over || ready(shared) || !self.nested && self.is_stopped() {
                     return Some(true);
                 }

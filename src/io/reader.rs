@@ -206,7 +206,7 @@ fn watch(link: &Arc<Link>) {
         thread::park_timeout(SLICE);
         let mut shared = link.lock();
         link.check_blocked(&mut shared);
-        if shared.session.end.is_some() {
+        if shared.session.end().is_some() {
             return;
         }
         let unused = shared.turns == seen_turns || shared.hand_over;
@@ -226,7 +226,7 @@ fn watch(link: &Arc<Link>) {
             thread::park_timeout(limit);
             shared = link.lock();
             link.check_blocked(&mut shared);
-            if shared.session.end.is_some() {
+            if shared.session.end().is_some() {
                 return;
             }
             (shared, next_look) = keep_alive(link, shared);
@@ -256,7 +256,7 @@ fn watch(link: &Arc<Link>) {
             };
             link.absorb(&mut shared, &mut reader, outcome);
             let enough = shared.has_enough(None);
-            if shared.session.end.is_some() || shared.is_wanted() || enough {
+            if shared.session.end().is_some() || shared.is_wanted() || enough {
                 break;
             }
         }
@@ -315,7 +315,7 @@ fn keep_alive<'a>(
             shared.session.is_draining = true;
         }
         let is_wanted = shared.is_waited_for() && !shared.has_enough(None);
-        if enough || is_dry || is_wanted || shared.stream_ended || shared.session.end.is_some() {
+        if enough || is_dry || is_wanted || shared.stream_ended || shared.session.end().is_some() {
             break;
         }
     }

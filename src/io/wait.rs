@@ -546,7 +546,7 @@ impl Link {
             }
             _ => {}
         }
-        if session.end.is_some() {
+        if session.end().is_some() {
             self.outgoing.finish();
             self.wake_reader();
         }
@@ -676,7 +676,7 @@ impl Link {
         let (Some(since), Some(timeout)) = (shared.blocked_since, self.blocked_timeout) else {
             return;
         };
-        if since.elapsed() >= timeout && shared.session.end.is_none() {
+        if since.elapsed() >= timeout && shared.session.end().is_none() {
             let reason = shared.session.blocked.clone().unwrap_or_else(|| "".into());
             let error = Error::ConnectionBlockedTimeout {
                 address: Arc::clone(&self.address),
@@ -722,7 +722,7 @@ impl Link {
     /// What ended the connection, or is about to.
     pub(crate) fn end_reason(&self) -> Error {
         let shared = self.lock();
-        if let Some(end) = &shared.session.end {
+        if let Some(end) = shared.session.end() {
             return end.clone();
         }
         let cause = shared.write_error.clone();
@@ -753,7 +753,7 @@ impl Link {
         timeout: Duration,
     ) -> Result<(), Error> {
         let mut shared = self.lock();
-        if let Some(end) = shared.session.end.clone() {
+        if let Some(end) = shared.session.end().cloned() {
             let told = std::mem::replace(&mut shared.session.end_told, true);
             drop(shared);
             let error = self.not_confirmed(&end);
@@ -763,29 +763,18 @@ impl Link {
                 _ => error,
             });
         }
-        if shared.session.closing.is_some() {
+        if shared.session.is_closing() {
             return Err(Error::connection_closing(
                 "it is being closed by another thread",
             ));
         }
-        let close = Method::ConnectionClose {
-            reply_code,
-            reply_text: reply_text.into(),
-            class_id: 0,
-            method_id: 0,
-        };
-        // Encoded first, since a text may be too long; sent after the gates are closed, so that nothing follows it.
-        let mut bytes = Vec::new();
-        frame::write_method(&mut bytes, 0, &close).map_err(Error::unsendable)?;
-        shared.session.closing = Some((reply_code, reply_text.to_owned()));
-        shared.session.close_channels(reply_code, reply_text)?;
-        shared.session.replies.extend_from_slice(&bytes);
+        shared.session.close(reply_code, reply_text)?;
         self.settle(&mut shared);
         drop(shared);
         let deadline = after(timeout);
         let interest = Interest::connection();
         let ended = self.wait(interest, Some(deadline), |shared| {
-            let end = shared.session.end.clone();
+            let end = shared.session.end().cloned();
             shared.session.end_told |= end.is_some();
             end
         });
@@ -872,7 +861,7 @@ impl Link {
     /// Ends the connection for every handle at once. The writer thread sends what has gathered, and the closure.
     pub(crate) fn abandon(&self, error: &Error) {
         let mut shared = self.lock();
-        if shared.session.end.is_some() {
+        if shared.session.end().is_some() {
             return;
         }
         let reply_text = "given up by this program";
@@ -882,7 +871,7 @@ impl Link {
             class_id: 0,
             method_id: 0,
         };
-        if shared.session.closing.is_none() {
+        if !shared.session.is_closing() {
             // The text is short enough, so it can be encoded.
             let _ = frame::write_method(&mut shared.session.replies, 0, &close);
         }

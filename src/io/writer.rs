@@ -702,7 +702,7 @@ pub(crate) fn run(link: &Arc<Link>) {
     link.shutdown_stream();
     if reader_due.is_some() {
         // There is no reader thread yet. If nobody knows the end, as after a failed write, it has to find it.
-        if link.lock().session.end.is_none() {
+        if link.lock().session.end().is_none() {
             link.start_reader();
         } else {
             reader::tell_end(link);

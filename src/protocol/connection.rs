@@ -20,6 +20,19 @@ pub(crate) enum ConnectionEvent {
     Unblocked,
 }
 
+/// Where the connection stands (specification 2.2.4, `connection.close` … `connection.close-ok`).
+#[derive(Debug)]
+enum ConnectionPhase {
+    Open,
+    /// This end sent `connection.close`; only `close` and `close-ok` count any more.
+    Closing {
+        reply_code: u16,
+        reply_text: String,
+    },
+    /// And why.
+    Ended(Error),
+}
+
 /// What a channel number stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Number {
@@ -80,14 +93,11 @@ pub(crate) struct Session {
     numbers: Vec<Number>,
     next_call: u64,
     partial: Option<PartialBody>,
-    /// Why the connection ended.
-    pub(crate) end: Option<Error>,
+    phase: ConnectionPhase,
     /// Some call failed with it.
     pub(crate) end_told: bool,
     /// The consumer of an iterator that ended because the broker cancelled it.
     pub(crate) iterator_cancelled: Option<String>,
-    /// This end sent `connection.close` with this code and text.
-    pub(crate) closing: Option<(u16, String)>,
     events: VecDeque<ConnectionEvent>,
     /// Somebody listens for them.
     pub(crate) wants_blocked: bool,
@@ -155,10 +165,9 @@ impl Session {
             numbers: vec![Number::Taken(0)],
             next_call: 0,
             partial: None,
-            end: None,
+            phase: ConnectionPhase::Open,
             end_told: false,
             iterator_cancelled: None,
-            closing: None,
             events: VecDeque::new(),
             wants_blocked: false,
             blocked: None,
@@ -356,12 +365,29 @@ impl Session {
         Ok(())
     }
 
+    /// Why the connection ended.
+    pub(crate) fn end(&self) -> Option<&Error> {
+        match &self.phase {
+            ConnectionPhase::Ended(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Whether this end has sent `connection.close` and nothing has ended the connection.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.phase, ConnectionPhase::Closing { .. })
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, ConnectionPhase::Open)
+    }
+
     /// The connection is over, for every channel.
     pub(crate) fn end_all(&mut self, why: Error) {
-        if self.end.is_some() {
+        if self.end().is_some() {
             return;
         }
-        self.end = Some(why.clone());
+        self.phase = ConnectionPhase::Ended(why.clone());
         self.connection_changed = true;
         for place in 0..self.channels.len() {
             if self.channels[place].is_some() {
@@ -433,7 +459,7 @@ impl Session {
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Error> {
         let mut at = 0;
         let enough = self.arrived + BATCH;
-        while self.end.is_none() {
+        while self.end().is_none() {
             if self.arrived >= enough {
                 return Ok(Fed {
                     used: at,
@@ -517,7 +543,7 @@ impl Session {
             Number::Closed { .. } => false,
             Number::Taken(place) => self.phase_at(place) == Phase::Opening,
         };
-        if early && self.closing.is_none() {
+        if early && !self.is_closing() {
             return Err(Error::unexpected(format_args!(
                 "a frame on channel {number}, which is not open"
             )));
@@ -735,12 +761,12 @@ impl Session {
                     reply_text: reply_text.to_text(),
                     method: Method::name_of(class_id, method_id),
                     address,
-                    while_closing: self.closing.is_some(),
+                    while_closing: self.is_closing(),
                 };
                 self.end_all(why);
                 Ok(())
             }
-            Method::ConnectionCloseOk {} if self.closing.is_some() => {
+            Method::ConnectionCloseOk {} if self.is_closing() => {
                 self.end_by_client();
                 Ok(())
             }
@@ -764,12 +790,23 @@ impl Session {
         }
     }
 
-    /// This program closes the connection: its channels are closed first, as pika does, and nothing more is told.
-    pub(crate) fn close_channels(
-        &mut self,
-        reply_code: u16,
-        reply_text: &str,
-    ) -> Result<(), Error> {
+    /// This program closes the connection: its channels are closed first, as pika does, and nothing more is delivered.
+    ///
+    /// # Errors
+    /// If the text is too long; nothing has happened then.
+    pub(crate) fn close(&mut self, reply_code: u16, reply_text: &str) -> Result<(), Error> {
+        let close = Method::ConnectionClose {
+            reply_code,
+            reply_text: reply_text.into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        let mut bytes = Vec::new();
+        frame::write_method(&mut bytes, 0, &close).map_err(Error::unsendable)?;
+        self.phase = ConnectionPhase::Closing {
+            reply_code,
+            reply_text: reply_text.to_owned(),
+        };
         self.connection_changed = true;
         for place in 1..self.channels.len() {
             let why = Error::ConnectionClosedByClient {
@@ -781,17 +818,23 @@ impl Session {
         if let Some(zero) = self.channel(0) {
             zero.gate.set_phase(Phase::Closing);
         }
+        self.replies.extend_from_slice(&bytes);
         Ok(())
     }
 
     /// This program's own closing came to its end.
     pub(crate) fn end_by_client(&mut self) {
-        let (reply_code, reply_text) = self.closing.clone().unwrap_or((200, String::new()));
-        let why = Error::ConnectionClosedByClient {
+        let (reply_code, reply_text) = match &self.phase {
+            ConnectionPhase::Closing {
+                reply_code,
+                reply_text,
+            } => (*reply_code, reply_text.clone()),
+            _ => (200, String::new()),
+        };
+        self.end_all(Error::ConnectionClosedByClient {
             reply_code,
             reply_text,
-        };
-        self.end_all(why);
+        });
     }
 
     /// Hands an answer to the oldest call of a channel, which must be the one that this answers.

@@ -553,8 +553,7 @@ fn everything_is_skipped_while_the_connection_is_being_closed() {
     let mut random = Random(0x5EED_0009);
     for _ in 0..200 {
         let mut session = exercise::busy_session();
-        session.closing = Some((200, "bye".into()));
-        session.close_channels(200, "bye").unwrap();
+        session.close(200, "bye").unwrap();
         session.replies.clear();
         let mut frames = Vec::new();
         for _ in 0..random.below(12) {
@@ -562,7 +561,7 @@ fn everything_is_skipped_while_the_connection_is_being_closed() {
             late(&mut random, &mut frames, channel);
         }
         session.feed(&frames.concat()).unwrap();
-        assert!(session.replies.is_empty() && session.end.is_none());
+        assert!(session.replies.is_empty() && session.end().is_none());
         assert_eq!(session.undelivered, 0);
         let end = match random.below(2) {
             0 => Method::ConnectionCloseOk {},
@@ -574,6 +573,6 @@ fn everything_is_skipped_while_the_connection_is_being_closed() {
             },
         };
         session.feed(&method(0, &end)).unwrap();
-        assert!(session.end.is_some());
+        assert!(session.end().is_some());
     }
 }
