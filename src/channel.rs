@@ -86,6 +86,9 @@ impl Callbacks {
 impl Drop for ChannelHandle {
     fn drop(&mut self) {
         let link = self.connection.link();
+        if link.notice_fork() {
+            return;
+        }
         let mut shared = link.lock();
         let Some(channel) = shared.session.channel(self.place) else {
             return;
@@ -134,6 +137,7 @@ fn done(answer: Result<Reply, Error>) -> Result<()> {
 impl Channel {
     pub(crate) fn open(connection: &Connection, number: Option<u16>) -> Result<Channel> {
         let link = connection.link();
+        link.notice_fork();
         let mut shared = link.lock();
         if let Err(error) = connection.check_open(&mut shared.session) {
             drop(shared);
@@ -175,6 +179,16 @@ impl Channel {
 
     pub(crate) fn link(&self) -> &Link {
         self.handle.connection.link()
+    }
+
+    /// Ends this channel here if this process is a forked child; see [`Link::notice_fork`].
+    pub(crate) fn notice_fork(&self) -> bool {
+        let forked = self.link().notice_fork();
+        if forked && !self.is_ended() {
+            let why = self.link().end_reason();
+            self.handle.gate.finish(Phase::Closed, why);
+        }
+        forked
     }
 
     // ---- the end of a channel, and how it is told
@@ -300,6 +314,7 @@ impl Channel {
         expects: (u16, u16),
         limit: Duration,
     ) -> Result<Reply, Error> {
+        self.notice_fork();
         let mut shared = self.link().lock();
         if self.is_ended() {
             drop(shared);
@@ -337,6 +352,7 @@ impl Channel {
         }
         let link = self.link();
         let place = self.handle.place;
+        self.notice_fork();
         let mut shared = link.lock();
         if self.is_ended() {
             drop(shared);
@@ -432,12 +448,13 @@ impl Channel {
 
     /// Whether the channel is open (pika: `is_open`).
     pub fn is_open(&self) -> bool {
+        self.notice_fork();
         !self.is_ended()
     }
 
     /// Whether the channel is closed (pika: `is_closed`).
     pub fn is_closed(&self) -> bool {
-        self.is_ended()
+        !self.is_open()
     }
 
     /// The channel's number, from 1 (pika: `channel_number`).

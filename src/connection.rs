@@ -51,6 +51,14 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// destructors of thread-local values, which run at the end of the process on Linux with glibc; elsewhere they may not.
 /// [`close`](Connection::close) is certain everywhere, and says what came of it.
 ///
+/// # Forked children
+///
+/// A process that is forked from one with a connection has copies of its handles, but not the connection's threads, and the
+/// stream is the parent's. Dropping the copies does nothing, and every call on them fails with
+/// [`Error::ConnectionWrongState`]: a child opens its own connection. One exception: `basic_publish` without confirms, and
+/// acknowledgements, may return `Ok` in the child for up to 255 calls if the parent made more than eight such calls within
+/// about 2 ms before the fork. What they hand over is never sent.
+///
 /// # Threads
 ///
 /// Heartbeats are sent by a thread of the connection's own, so a callback may take as long as it likes. Callbacks run
@@ -109,6 +117,10 @@ struct ConnectionHandle {
 
 impl Drop for ConnectionHandle {
     fn drop(&mut self) {
+        if self.link.notice_fork() {
+            // The connection is the parent's, and goes on.
+            return;
+        }
         let timeout = self.link.closing_timeout(DROP_TIMEOUT);
         if self.link.lock().session.end().is_some() {
             self.link.log_unsent();
@@ -192,6 +204,10 @@ impl Connection {
     pub(crate) fn end_error(&self, session: &mut Session, waited: bool) -> Option<Error> {
         let end = session.end()?.clone();
         let told = std::mem::replace(&mut session.end_told, true);
+        if matches!(end, Error::ConnectionWrongState { .. }) {
+            // In a forked child: it says what there is to say.
+            return Some(end);
+        }
         if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
             return Some(Error::connection_ended(&end));
         }
@@ -299,6 +315,10 @@ impl Connection {
     /// channel or connection, which would keep everything alive for ever. Whoever still has something to tell does this
     /// when it is told.
     fn let_go(&self) {
+        if self.link().is_inherited() {
+            // What the callbacks hold is the parent's; its drop might tell somebody of an end that is none.
+            return;
+        }
         let owners = self.link().lock().session.idle_owners();
         for owner in owners {
             if let Ok(handle) = owner.downcast::<ChannelHandle>() {
@@ -315,6 +335,7 @@ impl Connection {
     /// # Errors
     /// As [`close`](Connection::close); [`Error::ShortStringTooLong`] for a text over 255 bytes.
     pub fn close_with(&self, reply_code: u16, reply_text: &str) -> Result<()> {
+        self.link().notice_fork();
         let result = self.link().close(
             reply_code,
             reply_text,
@@ -334,6 +355,7 @@ impl Connection {
     ///
     /// Asking drops nothing: callbacks of a lost connection are dropped by the call that reports its end.
     pub fn is_closed(&self) -> bool {
+        self.link().notice_fork();
         self.link().lock().session.end().is_some()
     }
 
@@ -414,6 +436,7 @@ impl Connection {
     /// [`Error::Reentrancy`] for `None` inside a callback, which would never return.
     pub fn process_data_events(&self, time_limit: impl Into<Option<Duration>>) -> Result<()> {
         let time_limit = time_limit.into();
+        self.link().notice_fork();
         let round = Round::enter(self, None);
         if round.is_nested() && time_limit.is_none() {
             return Err(Error::Reentrancy {
@@ -451,6 +474,7 @@ impl Connection {
         delay: Duration,
         callback: impl FnOnce() -> R + Send + 'static,
     ) -> Result<TimerId> {
+        self.link().notice_fork();
         let open = self.check_open(&mut self.link().lock().session);
         open.inspect_err(|_| self.let_go_if_ended())?;
         let now = Instant::now();
@@ -501,6 +525,7 @@ impl Connection {
     /// The broker says so when a connection publishes while memory or disk are short. It reads nothing from the connection
     /// then: what is published waits, and so does every call behind it.
     pub fn blocked(&self) -> Option<String> {
+        self.link().notice_fork();
         let shared = self.link().lock();
         match shared.session.end() {
             None => shared.session.blocked.as_deref().map(str::to_owned),
@@ -522,6 +547,7 @@ impl Connection {
         self.callbacks()
             .blocked
             .push(Arc::new(Mutex::new(callback)));
+        self.link().notice_fork();
         self.link().lock().session.wants_blocked = true;
     }
 
@@ -536,6 +562,7 @@ impl Connection {
         self.callbacks()
             .unblocked
             .push(Arc::new(Mutex::new(callback)));
+        self.link().notice_fork();
         self.link().lock().session.wants_blocked = true;
     }
 
@@ -624,6 +651,7 @@ impl Connection {
             ));
         }
         let call = {
+            link.notice_fork();
             let mut shared = link.lock();
             self.check_open(&mut shared.session)?;
             link.outgoing.append_quietly(|out| {

@@ -56,6 +56,7 @@ impl Messages {
             ended: None,
         };
         {
+            channel.notice_fork();
             let mut shared = channel.link().lock();
             if channel.is_ended() {
                 drop(shared);
@@ -195,6 +196,11 @@ impl Messages {
                 self.waiting_since = None;
                 return Ok(Step::Message(message));
             }
+            if self.ended.is_none() && self.channel.link().is_inherited() {
+                self.channel.notice_fork();
+                self.ended = Some(ConsumingEnded::Closed);
+                return Err(self.channel.closure());
+            }
             if let Some(ended) = self.ended() {
                 let closed = ended == ConsumingEnded::Closed;
                 if let ConsumingEnded::CancelledByBroker { consumer_tag } = &ended {
@@ -210,6 +216,9 @@ impl Messages {
                     Some(_) if closed && !told => Err(self.channel.ended()),
                     _ => Ok(Step::End),
                 };
+            }
+            if self.channel.notice_fork() {
+                continue;
             }
             let now = Instant::now();
             if self.waiting_since.is_none() {
@@ -262,6 +271,9 @@ impl Iterator for Messages {
 impl Drop for Messages {
     fn drop(&mut self) {
         let link = self.channel.link();
+        if link.notice_fork() {
+            return;
+        }
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.place());
         if let Some(puller) = state.and_then(|state| state.puller.as_mut()) {

@@ -535,6 +535,15 @@ impl Error {
         Error::UnexpectedFrame { detail }
     }
 
+    /// The connection is another process's.
+    #[cold]
+    pub(crate) fn forked(parent: u32, child: u32) -> Self {
+        let reason = format!(
+            "process {parent} opened it, and this is its child {child}, which needs a connection of its own"
+        );
+        Self::connection_closing(&reason)
+    }
+
     #[cold]
     pub(crate) fn connection_closing(reason: &str) -> Self {
         Error::ConnectionWrongState {

@@ -98,6 +98,9 @@ impl Publisher {
     }
 
     fn wait_for_room(&self) -> Result<()> {
+        if self.channel.notice_fork() {
+            return Err(self.channel.closure());
+        }
         let link = self.channel.link();
         let place = self.channel.place();
         let room = link.wait(
@@ -130,6 +133,7 @@ impl Publisher {
 
     /// How many of this publisher's messages are neither confirmed nor refused nor returned yet.
     pub fn unconfirmed(&self) -> usize {
+        self.channel.notice_fork();
         let mut shared = self.channel.link().lock();
         let Some(channel) = shared.session.channel(self.channel.place()) else {
             return 0;
@@ -153,6 +157,7 @@ impl Publisher {
     /// if a stop ended the wait; asked again, it waits for two seconds at most.
     pub fn wait_for_confirms(&mut self, timeout: impl Into<Option<Duration>>) -> Result<()> {
         let timeout = timeout.into();
+        self.channel.notice_fork();
         if self.own.is_empty() && self.channel.is_ended() {
             return Err(self.channel.closure());
         }
@@ -235,6 +240,9 @@ fn report(own: &VecDeque<(u64, u64)>, losses: Losses, cause: Option<Error>) -> U
 
 impl Drop for Publisher {
     fn drop(&mut self) {
+        if self.channel.link().notice_fork() {
+            return;
+        }
         let unconfirmed = self.unconfirmed();
         if let Some(channel) = self
             .channel

@@ -67,6 +67,7 @@ impl Channel {
         request: impl Into<BasicConsume>,
         mut callback: impl FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> R + Send + 'static,
     ) -> Result<String> {
+        self.notice_fork();
         let BasicConsume {
             queue,
             auto_ack,
@@ -226,6 +227,7 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
+        self.notice_fork();
         let place = self.handle.place;
         let (consumer, pulled) = {
             let mut shared = self.link().lock();
@@ -318,6 +320,7 @@ impl Channel {
     /// What a callback answered: everything stays as it is then, and the rest is delivered by the next call. What closed
     /// the channel or the connection, unless this program did. [`Error::Reentrancy`] inside a callback.
     pub fn start_consuming(&self) -> Result<ConsumingEnded> {
+        self.notice_fork();
         let link = self.link();
         let round = Round::enter(&self.handle.connection, Some(self));
         if round.is_nested() {
@@ -400,6 +403,7 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn stop_consuming(&self) -> Result<()> {
+        self.notice_fork();
         if self.is_ended() {
             return Err(self.closure());
         }
@@ -438,6 +442,7 @@ impl Channel {
         &self,
         mut callback: impl FnMut(&Channel, String) -> R + Send + 'static,
     ) {
+        self.notice_fork();
         let callback: Box<CancelCallback> =
             Box::new(move |channel, tag| callback(channel, tag).into_result());
         lock(&self.handle.callbacks)
@@ -522,11 +527,13 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn cancel(&self) -> Result<usize> {
+        self.notice_fork();
         crate::consumer::cancel(self)
     }
 
     /// How many messages the iterator has at hand without waiting (pika: `get_waiting_message_count`).
     pub fn get_waiting_message_count(&self) -> usize {
+        self.notice_fork();
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.handle.place);
         channel
@@ -537,6 +544,7 @@ impl Channel {
     /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`). None once the channel
     /// is closed, by whichever side, and none that the broker cancelled.
     pub fn consumer_tags(&self) -> Vec<String> {
+        self.notice_fork();
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.handle.place);
         channel.map_or_else(Vec::new, |channel| channel.consumer_tags())

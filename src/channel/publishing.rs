@@ -37,6 +37,9 @@ impl Channel {
     ) -> Result<u64, Error> {
         let link = self.link();
         let handle = &*self.handle;
+        if waits || link.is_inherited() {
+            self.notice_fork();
+        }
         if !handle.gate.is_open() {
             return Err(self.closure());
         }
@@ -212,6 +215,7 @@ impl Channel {
     /// # Errors
     /// [`Error::InvalidParameter`] for a window of 0, and as [`confirm_delivery`](Channel::confirm_delivery).
     pub fn publisher(&self, window: usize) -> Result<Publisher> {
+        self.notice_fork();
         if window == 0 {
             return Err(Error::invalid("window", 0, "at least 1 is expected"));
         }
@@ -290,6 +294,7 @@ impl Channel {
         &self,
         mut callback: impl FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> R + Send + 'static,
     ) {
+        self.notice_fork();
         let callback: Box<ReturnCallback> = Box::new(move |channel, method, properties, body| {
             callback(channel, method, properties, body).into_result()
         });

@@ -12,7 +12,7 @@
 //! but may only be that, waits for `GRACE` instead.
 
 use std::cell::Cell;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -37,19 +37,32 @@ pub(crate) trait Gathering: Send + Sync {
 
     /// When the last bytes were written.
     fn last_write(&self) -> Instant;
+
+    /// The process that opened it.
+    fn process(&self) -> u32;
 }
 
 static CONNECTIONS: Mutex<Vec<Weak<dyn Gathering>>> = Mutex::new(Vec::new());
 
-fn connections() -> MutexGuard<'static, Vec<Weak<dyn Gathering>>> {
-    CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner)
+/// The lock is held for moments only. If it cannot be had at all, the thread that held it stayed behind in a fork's parent.
+fn connections() -> Option<MutexGuard<'static, Vec<Weak<dyn Gathering>>>> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match CONNECTIONS.try_lock() {
+            Ok(known) => return Some(known),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
+            Err(TryLockError::WouldBlock) => thread::yield_now(),
+        }
+    }
 }
 
 /// What has gathered on this connection is written before a guarded thread ends.
 pub(crate) fn register(connection: Weak<dyn Gathering>) {
-    let mut connections = connections();
-    connections.retain(|known| known.strong_count() > 0);
-    connections.push(connection);
+    if let Some(mut connections) = connections() {
+        connections.retain(|known| known.strong_count() > 0);
+        connections.push(connection);
+    }
 }
 
 struct Guard;
@@ -85,7 +98,15 @@ pub(crate) fn guard_thread() -> bool {
 impl Drop for Guard {
     /// Must not panic, and must not log: a logger may have lost its own `thread_local!`s by now.
     fn drop(&mut self) {
-        let connections: Vec<_> = connections().iter().filter_map(Weak::upgrade).collect();
+        // A forked child has its parent's connections, and must not touch them.
+        let process = std::process::id();
+        let Some(mut connections) = connections().map(|known| {
+            let known = known.iter().filter_map(Weak::upgrade);
+            known.collect::<Vec<_>>()
+        }) else {
+            return;
+        };
+        connections.retain(|connection| connection.process() == process);
         if connections.is_empty() {
             return;
         }

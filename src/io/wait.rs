@@ -13,7 +13,7 @@ use super::exit::{self, Gathering, Rest};
 use super::reader::{self, Outcome, Reader, SLICE};
 use super::stream::{describe, Transport};
 use super::sync::thread::{self, Thread};
-use super::sync::{Instant, Mutex, MutexGuard};
+use super::sync::{lock_unless_forked, Instant, Mutex, MutexGuard};
 use super::writer::{self, Outgoing};
 use crate::error::{Source, StreamLost, FATE_UNKNOWN};
 use crate::escaped::Escaped;
@@ -119,6 +119,24 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn new(session: Session, last_bytes: Instant, reader: Option<Box<Reader>>) -> Self {
+        Shared {
+            session,
+            last_bytes,
+            reader,
+            turns: 0,
+            hand_over: false,
+            paused: false,
+            pause: None,
+            stream_ended: false,
+            waiters: Vec::new(),
+            next_waiter: 0,
+            blocked_since: None,
+            write_error: None,
+            dispatching: Vec::new(),
+        }
+    }
+
     pub(crate) fn is_waited_for(&self) -> bool {
         !self.waiters.is_empty()
     }
@@ -192,6 +210,11 @@ pub(crate) struct Link {
     pub(crate) outgoing: Outgoing,
     control: Mutex<Transport>,
     reader_thread: OnceLock<Thread>,
+    /// The process that opened the connection.
+    process: u32,
+    /// What a forked child is given in place of `shared`: a connection that has ended. The threads that work for the
+    /// connection are not there, one of them may have held the lock, and the stream is the parent's.
+    inherited: OnceLock<Mutex<Shared>>,
     /// Something on this connection was stopped: closing it takes less patience.
     stopped: AtomicBool,
     pub(crate) address: Arc<str>,
@@ -267,6 +290,10 @@ impl Gathering for Link {
     fn last_write(&self) -> Instant {
         self.outgoing.last_write()
     }
+
+    fn process(&self) -> u32 {
+        self.process
+    }
 }
 
 impl Link {
@@ -288,22 +315,10 @@ impl Link {
         let mut session = Session::new(frame_max, channel_max, Arc::clone(&address));
         session.max_message_size = max_message_size;
         let link = Arc::new(Link {
-            shared: Mutex::new(Shared {
-                session,
-                last_bytes: reader.last_bytes(),
-                reader: Some(reader),
-                turns: 0,
-                hand_over: false,
-                paused: false,
-                pause: None,
-                stream_ended: false,
-                waiters: Vec::new(),
-                next_waiter: 0,
-                blocked_since: None,
-                write_error: None,
-                dispatching: Vec::new(),
-            }),
+            shared: Mutex::new(Shared::new(session, reader.last_bytes(), Some(reader))),
             outgoing,
+            process: std::process::id(),
+            inherited: OnceLock::new(),
             control: Mutex::new(stream),
             reader_thread: OnceLock::new(),
             stopped: AtomicBool::new(false),
@@ -345,7 +360,38 @@ impl Link {
 
     #[inline(never)]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        if self.inherited.get().is_none() {
+            if let Some(shared) = lock_unless_forked(&self.shared, || self.notice_fork()) {
+                return shared;
+            }
+        }
+        let inherited = self.inherited.get().unwrap_or(&self.shared);
+        inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this process is known to be a child of the one that opened the connection.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited.get().is_some()
+    }
+
+    /// Whether this process is a child of the one that opened the connection; from then on the connection has ended here.
+    /// Costs a system call: not for each message.
+    pub(crate) fn notice_fork(&self) -> bool {
+        if self.is_inherited() {
+            return true;
+        }
+        let process = std::process::id();
+        if process == self.process {
+            return false;
+        }
+        self.inherited.get_or_init(|| {
+            let (frame_max, channel_max) = (self.negotiated.frame_max, self.negotiated.channel_max);
+            let address = Arc::clone(&self.address);
+            let mut session = Session::new(frame_max, channel_max, address);
+            session.end_all(Error::forked(self.process, process));
+            Mutex::new(Shared::new(session, Instant::now(), None))
+        });
+        true
     }
 
     /// Asks something of the broker on each open channel that has no effect, and whose answer means that the channel has
@@ -399,6 +445,10 @@ impl Link {
             }
             if done {
                 return self.leave(shared);
+            }
+            if self.notice_fork() {
+                // Nobody would ever wake this thread, and what it read would be the parent's.
+                return;
             }
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
@@ -756,6 +806,9 @@ impl Link {
         if let Some(end) = shared.session.end().cloned() {
             let told = std::mem::replace(&mut shared.session.end_told, true);
             drop(shared);
+            if self.is_inherited() {
+                return Err(end);
+            }
             let error = self.not_confirmed(&end);
             return Err(match end {
                 Error::ConnectionClosedByClient { .. } => Error::connection_ended(&end),
@@ -839,6 +892,9 @@ impl Link {
 
     /// Logs how much of what was handed over was never written, when nobody can be told any more.
     pub(crate) fn log_unsent(&self) {
+        if self.is_inherited() {
+            return;
+        }
         let unsent = self.outgoing.unsent();
         if unsent > 0 {
             log::warn!(

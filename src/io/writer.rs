@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::exit;
 use super::reader::{self, SLICE};
 use super::stream::{is_timeout, Transport};
-use super::sync::{Condvar, Instant, Mutex, MutexGuard};
+use super::sync::{lock_unless_forked, Condvar, Instant, Mutex, MutexGuard};
 use super::wait::{after, Link, LONG};
 use crate::error::Error;
 use crate::protocol::channel::Gate;
@@ -198,8 +198,8 @@ struct State {
     appended: u64,
     written: u64,
     last_write: Instant,
-    /// Something was gathered that nobody waits for, since the writer thread last looked.
-    gathered: bool,
+    /// How many times something was gathered that nobody waits for, since the writer thread last looked.
+    gathered: u32,
     /// Somebody who waits for the broker came to write this while somebody else was writing.
     urgent: bool,
     /// The writer thread waits to be woken.
@@ -272,7 +272,7 @@ impl Outgoing {
                 appended: 0,
                 written: 0,
                 last_write: Instant::now(),
-                gathered: false,
+                gathered: 0,
                 urgent: false,
                 asleep: false,
                 waiting: 0,
@@ -338,6 +338,25 @@ impl Outgoing {
         result
     }
 
+    /// The lock, for what is only gathered. In a forked child nobody would ever write it, and this is where that is noticed.
+    /// To ask each time would cost a system call for each message. So it is asked when the writer thread sleeps or the lock
+    /// stays taken, which means system calls anyway; for the first few after each look of the writer thread; and for one of
+    /// many after that. So a child whose parent published much just before the fork may gather some in vain.
+    #[inline]
+    fn lock_to_gather(&self, link: &Link) -> Result<MutexGuard<'_, State>, Error> {
+        const FIRST: u32 = 8;
+        const OF_MANY: u32 = 256;
+        let Some(state) = lock_unless_forked(&self.state, || link.notice_fork()) else {
+            return Err(link.end_reason());
+        };
+        let is_due = state.asleep || state.gathered < FIRST || state.gathered % OF_MANY == 0;
+        if is_due && link.notice_fork() {
+            drop(state);
+            return Err(link.end_reason());
+        }
+        Ok(state)
+    }
+
     fn note_mandatory(&self, state: &State) {
         if !state.outbox.mandatory.is_empty() {
             self.has_mandatory.store(true, Ordering::Release);
@@ -384,7 +403,7 @@ impl Outgoing {
         write: impl FnOnce(&mut Outbox, u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let guarded = exit::guard_thread();
-        let mut state = self.lock();
+        let mut state = self.lock_to_gather(link)?;
         if state.outbox.bytes.len() >= HIGH_WATER {
             let deadline = after(patience.limit);
             while state.outbox.bytes.len() >= HIGH_WATER && !state.dead {
@@ -405,11 +424,15 @@ impl Outgoing {
         let (before, appended) = (state.outbox.bytes.len(), state.appended);
         write(&mut state.outbox, appended)?;
         self.note_mandatory(&state);
-        state.gathered = true;
+        state.gathered = state.gathered.wrapping_add(1);
         state.appended += (state.outbox.bytes.len() - before) as u64;
         if state.outbox.bytes.len() >= WRITE_AT
             && state.half.as_ref().is_some_and(|half| half.is_clear())
         {
+            if link.notice_fork() {
+                drop(state);
+                return Err(link.end_reason());
+            }
             self.write_out(link, state);
         } else {
             self.wake_writer(state);
@@ -433,6 +456,9 @@ impl Outgoing {
     ) -> Result<(), Error> {
         let patience = patience.into();
         let guarded = exit::guard_thread();
+        if link.notice_fork() {
+            return Err(link.end_reason());
+        }
         let mut state = self.lock();
         if !state.half.as_ref().is_some_and(|half| half.is_clear()) {
             let deadline = after(patience.limit);
@@ -545,6 +571,10 @@ impl Outgoing {
     }
 
     fn write_out(&self, link: &Link, mut state: MutexGuard<'_, State>) {
+        if link.notice_fork() {
+            // The stream is the parent's.
+            return;
+        }
         let Some(mut half) = state.half.take() else {
             return;
         };
@@ -652,7 +682,7 @@ pub(crate) fn run(link: &Arc<Link>) {
         let stuck = state.half.as_ref().is_some_and(|half| !half.is_clear());
         let idle = state.outbox.bytes.is_empty() && !stuck;
         let since = state.last_write.elapsed();
-        if std::mem::take(&mut state.gathered) {
+        if std::mem::take(&mut state.gathered) > 0 {
             // There is traffic that this thread is responsible for, even if others have written it meanwhile.
             idle_looks = 0;
         }

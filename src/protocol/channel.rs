@@ -104,7 +104,7 @@ impl Gate {
     }
 
     /// The channel is over; the first reason is kept.
-    pub(super) fn finish(&self, phase: Phase, why: Error) {
+    pub(crate) fn finish(&self, phase: Phase, why: Error) {
         let _ = self.end.set(why);
         self.set_phase(phase);
     }
