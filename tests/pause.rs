@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use haypile::{BasicConsume, Channel, Connection, ConnectionParameters, ConsumingEnded, Error};
-use support::peer::{m, Args, Peer, Session};
+use support::peer::{m, Args, Frame, Peer, Session};
 use support::{bounded_by, met_within, SOON};
 
 /// A paused connection is looked at several times within the time after which a silent peer counts as dead: six seconds at
@@ -118,6 +118,57 @@ fn a_long_callback_does_not_exhaust_the_brokers_patience() {
         let read = (looks[4] - looks[1]) * SIZE as u64;
         assert!(looks[4] < FLOOD, "nothing was held back: {looks:?}");
         assert!(read < 16 << 20, "{read} bytes were read: {looks:?}");
+        connection.close().unwrap();
+        peer.finish();
+    });
+}
+
+/// Here reading does not pause, but what was read is handled slowly.
+#[test]
+fn many_short_callbacks_do_not_exhaust_the_brokers_patience() {
+    bounded_by(limit(), || {
+        const COUNT: u64 = 200_000;
+        let peer = Peer::start(move |session| {
+            let tag = welcome(session);
+            let mut send = Vec::new();
+            for n in 1..=COUNT {
+                let arguments = Args::new().shortstr(&tag).longlong(n).octet(0);
+                let arguments = arguments.shortstr("").shortstr("key");
+                send.extend(Frame::encode_content(
+                    1,
+                    m::BASIC_DELIVER,
+                    &arguments,
+                    &[0, 0],
+                    &[b'x'; 100],
+                ));
+                // A send of many messages, as the broker makes them under load.
+                if send.len() > 2 << 20 {
+                    let began = Instant::now();
+                    session.send_raw(&send);
+                    if began.elapsed() > PATIENCE {
+                        return session.reset();
+                    }
+                    send.clear();
+                }
+            }
+            session.serve_until_end();
+        });
+        let (connection, channel) = open(&peer);
+        let began = Instant::now();
+        channel
+            .basic_consume("queue", move |channel, method, _, _| {
+                thread::sleep(Duration::from_millis(15));
+                channel.basic_ack(method.delivery_tag)?;
+                match began.elapsed() > PATIENCE * 8 / 5 {
+                    true => channel.stop_consuming(),
+                    false => Ok(()),
+                }
+            })
+            .unwrap();
+        assert_eq!(
+            channel.start_consuming().unwrap(),
+            ConsumingEnded::Cancelled
+        );
         connection.close().unwrap();
         peer.finish();
     });
