@@ -8,45 +8,107 @@ use crate::channel::Channel;
 use crate::protocol::confirms::Outcomes;
 use crate::{BasicProperties, BasicPublish, Error, ReturnedMessage, Unconfirmed};
 
+/// All of a message but its number and body. Messages that are alike share it.
+#[derive(Debug, Default)]
+pub(super) struct Envelope {
+    pub(super) exchange: String,
+    pub(super) routing_key: String,
+    /// As they were given.
+    pub(super) properties: BasicProperties,
+    pub(super) mandatory: bool,
+    /// What it counts for in the bound of bytes, with each message.
+    pub(super) weight: usize,
+}
+
 /// A message as it was taken.
 #[derive(Debug)]
 pub(super) struct Entry {
     /// Its own for ever, from 1.
     pub(super) number: u64,
-    pub(super) exchange: Arc<str>,
-    pub(super) routing_key: Arc<str>,
-    pub(super) properties: BasicProperties,
-    pub(super) mandatory: bool,
+    pub(super) envelope: Arc<Envelope>,
     pub(super) body: Vec<u8>,
-    /// What it counts for in the bound of bytes.
-    pub(super) weight: usize,
     /// How often the broker refused it.
     pub(super) refusals: u32,
 }
 
 impl Entry {
-    /// Sends it, if there is room at once. Returns its sequence number on the channel.
-    pub(super) fn send(&self, channel: &Channel) -> Result<u64, NotSent> {
-        let publish = BasicPublish::from(&self.properties).mandatory(self.mandatory);
-        let sent = channel.try_send(&self.exchange, &self.routing_key, &self.body, &publish);
-        sent.map_err(|error| match error {
-            Error::Timeout { .. } => NotSent::NoRoom,
-            Error::ShortStringTooLong { .. } | Error::InvalidParameter { .. } => {
-                NotSent::Unsendable(error)
-            }
-            _ => NotSent::Lost(error),
-        })
+    /// What it counts for in the bound of bytes.
+    fn weight(&self) -> usize {
+        weight(&self.envelope, &self.body)
     }
 
-    fn into_unconfirmed(self) -> Unconfirmed {
+    /// Its properties, with the `message_id` that it is sent with; `id` is what the publisher's own begin with.
+    fn properties(&self, id: &str) -> BasicProperties {
+        let mut properties = self.envelope.properties.clone();
+        if properties.message_id.is_none() {
+            properties.message_id = Some(message_id(id, self.number).into());
+        }
+        properties
+    }
+
+    /// Sends it, if there is room at once. Returns its sequence number on the channel.
+    pub(super) fn send(&self, channel: &Channel, id: &str) -> Result<u64, NotSent> {
+        send(channel, &self.envelope, &self.properties(id), &self.body)
+    }
+
+    fn into_unconfirmed(self, id: &str) -> Unconfirmed {
         Unconfirmed {
             number: self.number,
-            exchange: (*self.exchange).to_owned(),
-            routing_key: (*self.routing_key).to_owned(),
-            properties: self.properties,
-            mandatory: self.mandatory,
+            exchange: self.envelope.exchange.clone(),
+            routing_key: self.envelope.routing_key.clone(),
+            properties: self.properties(id),
+            mandatory: self.envelope.mandatory,
             body: self.body,
         }
+    }
+}
+
+/// What a message counts for in the bound of bytes.
+pub(super) fn weight(envelope: &Envelope, body: &[u8]) -> usize {
+    size_of::<Entry>() + envelope.weight + body.len()
+}
+
+/// Sends a message, if there is room at once. Returns its sequence number on the channel.
+pub(super) fn send(
+    channel: &Channel,
+    envelope: &Envelope,
+    properties: &BasicProperties,
+    body: &[u8],
+) -> Result<u64, NotSent> {
+    let publish = BasicPublish::from(properties).mandatory(envelope.mandatory);
+    let sent = channel.try_send(&envelope.exchange, &envelope.routing_key, body, &publish);
+    sent.map_err(|error| match error {
+        Error::Timeout { .. } => NotSent::NoRoom,
+        Error::ShortStringTooLong { .. } | Error::InvalidParameter { .. } => {
+            NotSent::Unsendable(error)
+        }
+        _ => NotSent::Lost(error),
+    })
+}
+
+/// A publisher's own message id: what all begin with, and the number.
+pub(super) fn message_id(id: &str, number: u64) -> String {
+    format!("{id}{number}")
+}
+
+/// Makes of a number's message id that of the next number.
+pub(super) fn increment(text: &mut String) {
+    let mut nines = 0;
+    while text.as_bytes().last() == Some(&b'9') {
+        text.pop();
+        nines += 1;
+    }
+    let digit = match text.as_bytes().last() {
+        Some(digit @ b'0'..=b'8') => {
+            let next = digit + 1;
+            text.pop();
+            char::from(next)
+        }
+        _ => '1',
+    };
+    text.push(digit);
+    for _ in 0..nines {
+        text.push('0');
     }
 }
 
@@ -86,9 +148,27 @@ pub(super) struct InFlight {
     /// Returned by the broker and not reported yet, each with its weight.
     returned: Vec<(u64, ReturnedMessage, usize)>,
     weight: usize,
+    /// The memory of bodies that were confirmed, for those to come.
+    spare: Vec<Vec<u8>>,
 }
 
+/// So many bodies of at most so many bytes are kept for their memory.
+const SPARE: usize = 1024;
+const SPARE_BODY: usize = 2048;
+
 impl InFlight {
+    /// A copy of a body.
+    pub(super) fn copy(&mut self, body: &[u8]) -> Vec<u8> {
+        match self.spare.pop() {
+            Some(mut spare) => {
+                spare.clear();
+                spare.extend_from_slice(body);
+                spare
+            }
+            None => body.to_vec(),
+        }
+    }
+
     /// How many messages have no outcome yet.
     pub(super) fn undecided(&self) -> usize {
         self.open + self.to_send.len() + self.refused.len()
@@ -102,7 +182,7 @@ impl InFlight {
 
     /// Notes a message that is taken and sent for the first time.
     pub(super) fn take(&mut self, sequence: u64, entry: Entry) {
-        self.weight += entry.weight;
+        self.weight += entry.weight();
         self.sent_again(sequence, entry);
     }
 
@@ -119,7 +199,7 @@ impl InFlight {
         for (sequence, message) in outcomes.losses.returned {
             if let Some(entry) = self.remove(sequence) {
                 let message = Arc::unwrap_or_clone(message);
-                self.returned.push((entry.number, message, entry.weight));
+                self.returned.push((entry.number, message, entry.weight()));
             }
         }
         for sequence in outcomes.losses.nacked {
@@ -131,7 +211,7 @@ impl InFlight {
         }
         for sequence in outcomes.above {
             if let Some(entry) = self.remove(sequence) {
-                self.confirmed(&entry, &mut progress);
+                self.confirmed(entry, &mut progress);
             }
         }
         while self
@@ -141,7 +221,7 @@ impl InFlight {
         {
             if let Some((_, Some(entry))) = self.sent.pop_front() {
                 self.open -= 1;
-                self.confirmed(&entry, &mut progress);
+                self.confirmed(entry, &mut progress);
             }
         }
         // One message that stays open must not keep the gaps of all that follow it.
@@ -151,10 +231,13 @@ impl InFlight {
         progress
     }
 
-    fn confirmed(&mut self, entry: &Entry, progress: &mut Progress) {
-        self.weight -= entry.weight;
+    fn confirmed(&mut self, entry: Entry, progress: &mut Progress) {
+        self.weight -= entry.weight();
         progress.confirmed += 1;
         progress.mended += usize::from(entry.refusals > 0);
+        if self.spare.len() < SPARE && entry.body.capacity() <= SPARE_BODY {
+            self.spare.push(entry.body);
+        }
     }
 
     fn remove(&mut self, sequence: u64) -> Option<Entry> {
@@ -235,13 +318,14 @@ impl InFlight {
     }
 
     /// Hands back everything that is neither confirmed nor returned, in the order of publishing.
-    pub(super) fn take_all(&mut self) -> Vec<Unconfirmed> {
+    pub(super) fn take_all(&mut self, id: &str) -> Vec<Unconfirmed> {
         self.lost();
         let mut all = mem::take(&mut self.given_up);
         all.extend(mem::take(&mut self.to_send));
         all.sort_unstable_by_key(|entry| entry.number);
-        self.weight -= all.iter().map(|entry| entry.weight).sum::<usize>();
-        all.into_iter().map(Entry::into_unconfirmed).collect()
+        self.weight -= all.iter().map(|entry| entry.weight()).sum::<usize>();
+        let all = all.into_iter();
+        all.map(|entry| entry.into_unconfirmed(id)).collect()
     }
 }
 
@@ -253,14 +337,15 @@ mod tests {
     fn entry(number: u64) -> Entry {
         Entry {
             number,
-            exchange: "".into(),
-            routing_key: "q".into(),
-            properties: BasicProperties::new(),
-            mandatory: false,
+            envelope: Arc::default(),
             body: number.to_string().into(),
-            weight: 10,
             refusals: 0,
         }
+    }
+
+    /// What so many messages of one digit weigh.
+    fn weighs(count: usize) -> usize {
+        count * entry(1).weight()
     }
 
     fn of(numbers: std::ops::RangeInclusive<u64>) -> InFlight {
@@ -297,7 +382,7 @@ mod tests {
         assert_eq!(flight.undecided_numbers(), [2, 4, 6]);
         assert_eq!(flight.take_in(acked(1, &[3, 5])).confirmed, 0);
         assert_eq!(flight.take_in(acked(5, &[])).confirmed, 2);
-        assert_eq!((flight.undecided(), flight.held()), (1, (1, 10)));
+        assert_eq!((flight.undecided(), flight.held()), (1, (1, weighs(1))));
     }
 
     #[test]
@@ -343,10 +428,14 @@ mod tests {
         flight.take_in(outcomes);
         flight.lost();
         assert_eq!(flight.undecided_numbers(), [1]);
-        assert_eq!(flight.held(), (2, 20), "it is held until it is reported");
+        assert_eq!(
+            flight.held(),
+            (2, weighs(2)),
+            "it is held until it is reported"
+        );
         assert_eq!(flight.take_returned()[0].0, 2);
         assert!(flight.take_returned().is_empty());
-        assert_eq!(flight.held(), (1, 10));
+        assert_eq!(flight.held(), (1, weighs(1)));
     }
 
     #[test]
@@ -356,11 +445,23 @@ mod tests {
         let refused = flight.next_refused().unwrap();
         flight.give_up(refused);
         assert_eq!(flight.given_up_numbers(), [1]);
-        let all = flight.take_all();
+        let all = flight.take_all("id-");
         let bodies: Vec<&[u8]> = all.iter().map(|message| &message.body[..]).collect();
         assert_eq!(bodies, [b"1", b"2", b"3", b"4", b"5"]);
         assert_eq!((flight.held(), flight.undecided()), ((0, 0), 0));
         assert_eq!(flight.take_in(acked(5, &[])), Progress::default());
+    }
+
+    #[test]
+    fn message_ids_count_up() {
+        let mut text = message_id("ab9-", 0);
+        for number in 0..12_345 {
+            assert_eq!(text, format!("ab9-{number}"));
+            increment(&mut text);
+        }
+        let mut text = message_id("", 999);
+        increment(&mut text);
+        assert_eq!(text, "1000");
     }
 
     #[test]

@@ -228,7 +228,7 @@ fn send_again(core: &Core, channel: &Channel) -> Result<()> {
             return Ok(());
         };
         let size = entry.body.len();
-        match entry.send(channel) {
+        match entry.send(channel, core.id()) {
             Ok(sequence) => {
                 state.republished += 1;
                 state.flight.sent_again(sequence, entry);
@@ -276,7 +276,7 @@ fn look_after(
             eager = !eager;
             channel.watch_confirms(eager);
         }
-        let next = refusals.look(&mut state, channel);
+        let next = refusals.look(core, &mut state, channel);
         drop(state);
         if std::mem::take(&mut refusals.gave_up) {
             // Whoever waits for confirms may have nothing left to wait for.
@@ -321,7 +321,7 @@ impl Refusals {
     }
 
     /// Tries again what is due. Returns when to look again.
-    fn look(&mut self, state: &mut State, channel: &Channel) -> Option<Instant> {
+    fn look(&mut self, core: &Core, state: &mut State, channel: &Channel) -> Option<Instant> {
         let now = Instant::now();
         let (mended, refused_again) = state.take_refusals();
         if mended > 0 {
@@ -357,7 +357,7 @@ impl Refusals {
             let Some(entry) = state.flight.next_refused() else {
                 break;
             };
-            match entry.send(channel) {
+            match entry.send(channel, core.id()) {
                 Ok(sequence) => {
                     state.republished += 1;
                     state.flight.sent_again(sequence, entry);
