@@ -47,7 +47,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// thread that ends cannot know whether the process ends with it: it has everything written, and waits for up to 5 ms.)
 ///
 /// Not protected: `abort` (a panic with `panic = "abort"`, too), a signal that kills, and an end by a thread that has never
-/// used this crate while others are at work: their last half millisecond or two may be lost. The protection rests on
+/// used this crate while others are at work: what they sent last may be lost, a whole burst included; and a thread of its own that calls `exit` outside a callback waits those 5 ms only. The protection rests on
 /// destructors of thread-local values, which run at the end of the process on Linux with glibc; elsewhere they may not.
 /// [`close`](Connection::close) is certain everywhere, and says what came of it.
 ///
