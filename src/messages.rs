@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::escaped::{Escaped, Shown};
+use crate::protocol::size::{size_of_properties, ALLOCATION};
 use crate::{BasicProperties, Error, ShortString};
 
 /// A delivered message: what `consume` yields and `basic_cancel` gives back.
@@ -239,6 +240,19 @@ impl fmt::Display for UnconfirmedReport {
 
 /// How many sequence numbers of a kind an error text shows; the report itself has them all.
 const SHOWN: usize = 5;
+
+impl ReturnedMessage {
+    /// How much memory it takes, for the bound on what a connection holds.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<ReturnedMessage>()
+            + 5 * ALLOCATION
+            + self.method.reply_text.len()
+            + self.method.exchange.len()
+            + self.method.routing_key.len()
+            + size_of_properties(&self.properties)
+            + self.body.len()
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ pub(crate) mod field_value;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod heartbeat;
+mod held;
 pub(crate) mod method;
 pub(crate) mod properties;
 pub(crate) mod publish;

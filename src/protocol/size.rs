@@ -1,62 +1,14 @@
-//! How much memory what came takes, for the bound on what a connection holds.
+//! How much memory values take, for the bound on what a connection holds.
 
-use super::channel::{Incoming, Received};
-use super::connection::ConnectionEvent;
 use super::properties::Arrived;
-use crate::{BasicProperties, FieldTable, FieldValue, ReturnedMessage};
+use crate::{BasicProperties, FieldTable, FieldValue};
 
 /// What an allocation costs beside what is asked for, roughly.
-const ALLOCATION: usize = 16;
-
-impl Incoming {
-    /// How many bytes of memory this takes until the program takes it.
-    pub(crate) fn size(&self) -> usize {
-        match self {
-            Incoming::Message(message) => message.size(),
-            Incoming::Returned(returned) => size_of::<Incoming>() + returned.size(),
-            Incoming::Cancelled(consumer_tag) => size_of::<Incoming>() + consumer_tag.len(),
-        }
-    }
-}
-
-impl Received {
-    #[inline]
-    pub(crate) fn size(&self) -> usize {
-        size_of::<Incoming>()
-            + 4 * ALLOCATION
-            + self.label.len()
-            + self.exchange.len()
-            + self.routing_key.len()
-            + self.properties.size()
-            + self.body.len()
-    }
-}
-
-impl ReturnedMessage {
-    pub(crate) fn size(&self) -> usize {
-        size_of::<ReturnedMessage>()
-            + 5 * ALLOCATION
-            + self.method.reply_text.len()
-            + self.method.exchange.len()
-            + self.method.routing_key.len()
-            + size_of_properties(&self.properties)
-            + self.body.len()
-    }
-}
-
-impl ConnectionEvent {
-    pub(crate) fn size(&self) -> usize {
-        let text = match self {
-            ConnectionEvent::Blocked(reason) => ALLOCATION + reason.len(),
-            ConnectionEvent::Unblocked => 0,
-        };
-        size_of::<ConnectionEvent>() + text
-    }
-}
+pub(crate) const ALLOCATION: usize = 16;
 
 impl Arrived {
     #[inline]
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         match self {
             Arrived::Few { .. } => 0,
             Arrived::Many(kept) => size_of_val(&**kept) + ALLOCATION + kept.size,
@@ -65,7 +17,7 @@ impl Arrived {
 }
 
 /// What the properties take beside the struct.
-pub(super) fn size_of_properties(properties: &BasicProperties) -> usize {
+pub(crate) fn size_of_properties(properties: &BasicProperties) -> usize {
     let texts = [
         &properties.content_type,
         &properties.content_encoding,

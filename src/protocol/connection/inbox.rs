@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{take_out, ConnectionEvent, Dispatcher, Session};
 use crate::protocol::channel::{Content, Incoming, Puller, Received};
+use crate::protocol::size::ALLOCATION;
 use crate::Error;
 
 /// Above this many bytes that wait for the program, nothing more is taken in until it takes some. See
@@ -18,6 +19,16 @@ pub(crate) const HELD_BOUND: usize = if cfg!(all(test, shuttle)) {
 
 /// Below this many, more is taken in again.
 pub(crate) const RESUME_BELOW: usize = HELD_BOUND / 2;
+
+impl ConnectionEvent {
+    fn size(&self) -> usize {
+        let text = match self {
+            ConnectionEvent::Blocked(reason) => ALLOCATION + reason.len(),
+            ConnectionEvent::Unblocked => 0,
+        };
+        size_of::<ConnectionEvent>() + text
+    }
+}
 
 impl Session {
     pub(super) fn push(&mut self, place: usize, incoming: Incoming) {
