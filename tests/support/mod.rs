@@ -50,6 +50,25 @@ pub fn url_with(options: &str) -> String {
     format!("{url}{separator}{options}")
 }
 
+/// The broker's URL with another virtual host in it, whose name needs no percent-encoding.
+pub fn url_of_vhost(vhost: &str) -> String {
+    let url = url();
+    let (before, host_port, after) = split_url(&url);
+    let query = after.find('?').map_or("", |at| &after[at..]);
+    format!("{before}{host_port}/{vhost}{query}")
+}
+
+/// The user in the broker's URL.
+pub fn user() -> String {
+    let url = url();
+    let (before, _, _) = split_url(&url);
+    let login = before.split_once("://").map_or(before, |(_, login)| login);
+    match login.trim_end_matches('@').split(':').next() {
+        None | Some("") => "guest".to_owned(),
+        Some(user) => user.to_owned(),
+    }
+}
+
 /// A client in bytes of its own at that broker, with channel 1 open.
 pub fn raw_client() -> peer::Session {
     let url = url();
