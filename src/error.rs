@@ -17,7 +17,7 @@ pub(crate) use texts::{Span, FATE_UNKNOWN};
 
 use crate::escaped::Escaped;
 use crate::protocol::WireError;
-use crate::{ReturnedMessage, UnconfirmedReport};
+use crate::{ReturnedMessage, RpcError, UnconfirmedReport};
 
 /// What every fallible call of this crate answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -254,7 +254,8 @@ pub enum Error {
     /// A call of a channel that waited for the broker ([`rpc_timeout`](crate::ConnectionParameters::rpc_timeout)) has closed
     /// its channel, since a late reply could not be told from the next one: this is a channel's error then
     /// ([`is_channel_error`](Error::is_channel_error)), and whether the broker did what it was asked to do is unknown. A call
-    /// that only waited for room, to send or in a publisher's window, has sent nothing and leaves the channel open. Without a
+    /// that only waited for room, to send or in a publisher's window, has sent nothing and leaves the channel open; so does a call of
+    /// an [`RpcClient`](crate::RpcClient), whose replies can be told apart. Without a
     /// channel it is the connection's error.
     #[non_exhaustive]
     Timeout {
@@ -284,6 +285,8 @@ pub enum Error {
         /// The message that was acknowledged or refused too late, if it is that.
         delivery_tag: Option<u64>,
     },
+    /// The server of a remote procedure call replied with an error; see [`RpcClient`](crate::RpcClient).
+    Rpc(Box<RpcError>),
     /// A [`Supervisor`](crate::Supervisor) gave up.
     GaveUp(Box<GaveUp>),
     /// An error of the program's own, on its way out of a callback; see [`Error::other`].
@@ -336,6 +339,7 @@ impl Error {
             Error::Timeout { .. } => "Timeout",
             Error::Stopped { .. } => "Stopped",
             Error::ConsumerCancelled { .. } => "ConsumerCancelled",
+            Error::Rpc(_) => "Rpc",
             Error::GaveUp(_) => "GaveUp",
             Error::Other(_) => "Other",
         }

@@ -19,6 +19,7 @@ mod protocol;
 mod publisher;
 mod recovery;
 mod requests;
+mod rpc;
 mod stop;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -53,6 +54,7 @@ pub use requests::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicReject, Consume,
     ExchangeDeclare, ExchangeDelete, ExchangeType, QueueDeclare, QueueDelete,
 };
+pub use rpc::{RpcCall, RpcClient, RpcError, RpcReply, RpcServer};
 pub use stop::Stop;
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

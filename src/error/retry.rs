@@ -93,6 +93,7 @@ impl Error {
             | Error::InvalidParameter { .. }
             | Error::Reentrancy { .. }
             | Error::Stopped { .. }
+            | Error::Rpc(_)
             | Error::GaveUp(_) => false,
         }
     }

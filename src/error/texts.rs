@@ -163,6 +163,7 @@ impl fmt::Display for Error {
                     None => Ok(()),
                 }
             }
+            Error::Rpc(error) => write!(f, "{error}"),
             Error::GaveUp(gave_up) => write!(f, "{gave_up}"),
             Error::Other(error) => write!(f, "{error}"),
         }

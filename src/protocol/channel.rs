@@ -9,6 +9,7 @@ use super::acks::Acks;
 use super::confirms::Confirms;
 use super::properties::Arrived;
 use super::publish::Mandatory;
+use super::replies::Replies;
 use crate::error::Error;
 use crate::{
     BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage, ShortString,
@@ -328,6 +329,8 @@ pub(crate) struct ChannelState {
     lost: VecDeque<Lost>,
     pub(crate) puller: Option<Puller>,
     pub(crate) confirms: Confirms,
+    /// The calls of an RPC client, if the channel is one's.
+    pub(crate) replies: Option<Box<Replies>>,
     /// Mandatory messages on their way, oldest first, to tie a return to its publish.
     pub(crate) mandatory: VecDeque<Mandatory>,
     /// Somebody listens for returned messages.
@@ -368,6 +371,7 @@ impl ChannelState {
             lost: VecDeque::new(),
             puller: None,
             confirms: Confirms::default(),
+            replies: None,
             mandatory: VecDeque::new(),
             wants_returns: false,
             cancelled_by_broker: None,

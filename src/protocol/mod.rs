@@ -15,6 +15,7 @@ mod held;
 pub(crate) mod method;
 pub(crate) mod properties;
 pub(crate) mod publish;
+pub(crate) mod replies;
 #[cfg(feature = "serde")]
 pub(crate) mod serialize;
 pub(crate) mod short_string;

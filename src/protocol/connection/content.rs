@@ -9,8 +9,9 @@ use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
 use crate::protocol::publish::{find_returned, Fingerprint, Mandatory};
+use crate::protocol::replies::CallOutcome;
 use crate::protocol::wire::Name;
-use crate::{Error, Return, ReturnedMessage};
+use crate::{BasicProperties, Error, Return, ReturnedMessage, ShortString};
 
 /// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
 const TRUSTED_BODY: u64 = 1 << 20;
@@ -242,6 +243,13 @@ impl Session {
     fn complete(&mut self, place: usize, message: Received) -> Result<(), Error> {
         let channel = self.at(place)?;
         match message.carrier {
+            Carrier::Deliver { .. } if channel.replies.is_some() => {
+                let (_, properties, body) = message.parts();
+                let properties = BasicProperties::from(properties);
+                let id = properties.correlation_id.clone();
+                self.file(place, id.as_ref(), CallOutcome::Reply(properties, body));
+                Ok(())
+            }
             Carrier::Deliver { .. } => {
                 if channel.former.is_some() && channel.is_late(&message) {
                     return Ok(());
@@ -291,6 +299,11 @@ impl Session {
     fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<(), Error> {
         let (to_report, to_tell) = self.held_returns();
         let channel = self.at(place)?;
+        if channel.replies.is_some() {
+            let id = message.properties.correlation_id.clone();
+            self.file(place, id.as_ref(), CallOutcome::Returned(message));
+            return Ok(());
+        }
         let mut tied = None;
         if channel.gate.confirming.load(Ordering::Acquire) {
             // There is none if it was published before the channel confirmed.
@@ -304,7 +317,7 @@ impl Session {
                 content_omitted: true,
                 ..message.method.clone()
             },
-            properties: crate::BasicProperties::new(),
+            properties: BasicProperties::new(),
             body: Vec::new(),
         });
         let whole = Arc::new(message);
@@ -319,6 +332,27 @@ impl Session {
             self.push(place, Incoming::Returned(kept(to_tell)));
         }
         Ok(())
+    }
+
+    /// Hands what has become of a call to the calls of its channel.
+    fn file(&mut self, place: usize, id: Option<&ShortString>, outcome: CallOutcome) {
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
+        let calls = channel.replies.as_mut();
+        let held = calls.map_or(0, |replies| replies.file(id, outcome));
+        channel.held += held;
+        self.undelivered += held;
+        self.touch(place);
+    }
+
+    /// Ends a call of an RPC client; returns its outcome, if that has come.
+    pub(crate) fn end_call(&mut self, place: usize, call: u64) -> Option<CallOutcome> {
+        let channel = self.channel(place)?;
+        let (outcome, held) = channel.replies.as_mut()?.end(call)?;
+        channel.held -= held;
+        self.undelivered -= held;
+        Some(outcome)
     }
 
     /// How many bytes of returned messages wait to be reported, and how many for callbacks.

@@ -261,6 +261,7 @@ impl Session {
         channel.inbox = VecDeque::new();
         channel.consumers = Vec::new();
         channel.puller = None;
+        channel.replies = None;
         let held = std::mem::take(&mut channel.held);
         channel.held_returns = 0;
         if std::mem::take(&mut channel.ready) {

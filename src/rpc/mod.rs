@@ -1,0 +1,123 @@
+//! Remote procedure calls over queues. See DESIGN.md, "Remote procedure calls".
+
+mod client;
+mod reply_to;
+mod server;
+
+use std::fmt;
+
+pub use client::{RpcCall, RpcClient};
+pub use server::RpcServer;
+
+use crate::escaped::{Escaped, Shown};
+use crate::BasicProperties;
+
+/// The header that makes a reply an error: its value is the kind, and the body is the text.
+const ERROR_HEADER: &str = "rpc-error";
+
+/// A reply: what a handler of an [`RpcServer`] returns, and a call of an [`RpcClient`] gets.
+///
+/// A body alone converts, and so do properties with a body:
+///
+/// ```
+/// use haypile::{BasicProperties, RpcReply};
+///
+/// assert_eq!(RpcReply::from("42").body, b"42");
+/// let json = RpcReply::from((BasicProperties::new().content_type("application/json"), r#"{"n": 42}"#));
+/// assert_eq!(json.properties.content_type.as_deref(), Some("application/json"));
+/// ```
+#[derive(Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct RpcReply {
+    /// The reply's properties. The server sets the correlation id.
+    pub properties: BasicProperties,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// The body reads as text if it is one, and is cut if it is long.
+impl fmt::Debug for RpcReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcReply")
+            .field("properties", &self.properties)
+            .field("body", &Shown(&self.body))
+            .finish()
+    }
+}
+
+macro_rules! bodies {
+    ($($body:ty),+) => {$(
+        impl From<$body> for RpcReply {
+            fn from(body: $body) -> Self {
+                RpcReply {
+                    properties: BasicProperties::new(),
+                    body: body.into(),
+                }
+            }
+        }
+    )+};
+}
+
+bodies!(&str, String, &[u8], Vec<u8>);
+
+/// An empty body: done.
+impl From<()> for RpcReply {
+    fn from((): ()) -> Self {
+        RpcReply::default()
+    }
+}
+
+impl<B: Into<Vec<u8>>> From<(BasicProperties, B)> for RpcReply {
+    fn from((properties, body): (BasicProperties, B)) -> Self {
+        RpcReply {
+            properties,
+            body: body.into(),
+        }
+    }
+}
+
+/// What a server replied in place of a result: [`Error::Rpc`](crate::Error::Rpc).
+///
+/// A handler of an [`RpcServer`] may return one, to say which kind of error it is; any other error has the kind `error`.
+///
+/// On the wire it is a reply with the header `rpc-error`, whose value is the kind, and the message as the body; so clients and
+/// servers in other languages can take part. In Python: `BasicProperties(headers={'rpc-error': 'bad-request'}, …)`.
+///
+/// ```
+/// use haypile::RpcError;
+///
+/// fn half(body: &[u8]) -> Result<String, RpcError> {
+///     let text = std::str::from_utf8(body).map_err(|error| RpcError::new("bad-request", error))?;
+///     let number: i64 = text.trim().parse().map_err(|error| RpcError::new("bad-request", error))?;
+///     Ok((number / 2).to_string())
+/// }
+/// assert_eq!(half(b"42").unwrap(), "21");
+/// assert_eq!(half(b"x").unwrap_err().kind, "bad-request");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RpcError {
+    /// A word that a program can compare: `error` unless the handler said otherwise, `panic` if it panicked.
+    pub kind: String,
+    /// What happened, for people.
+    pub message: String,
+}
+
+impl RpcError {
+    /// An error of a kind of the program's own. At most 255 bytes of the kind are sent.
+    pub fn new(kind: impl Into<String>, message: impl fmt::Display) -> Self {
+        RpcError {
+            kind: kind.into(),
+            message: message.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for RpcError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, message) = (Escaped(&self.kind), Escaped(&self.message));
+        write!(f, "the server replied with an error ({kind}): {message}")
+    }
+}
+
+impl std::error::Error for RpcError {}
