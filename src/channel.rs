@@ -4,19 +4,16 @@ mod consuming;
 mod publishing;
 mod topology;
 
-pub(crate) use consuming::TakenCallback;
-
-use std::any::Any;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use self::consuming::{CancelCallback, MessageSlot};
-use self::publishing::ReturnCallback;
 use crate::connection::Connection;
-use crate::dispatch::{in_callback, CallbackList, CLOSE_OK_LIMIT};
+use crate::dispatch::{
+    in_callback, ChannelCallbacks, Consuming, Owner, Round, Turn, CLOSE_OK_LIMIT,
+};
 use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::io::wait::{after, Interest, Link, Shared};
@@ -50,36 +47,23 @@ pub struct Channel {
     handle: Arc<ChannelHandle>,
 }
 
-pub(crate) struct ChannelHandle {
+struct ChannelHandle {
     connection: Connection,
     place: usize,
     number: u16,
     gate: Arc<Gate>,
-    callbacks: Mutex<Callbacks>,
+    callbacks: ChannelCallbacks<Channel>,
     stop: OnceLock<Stop>,
-    /// Changes whenever a consumer's callback is added or removed.
-    callbacks_version: AtomicU64,
 }
 
-#[derive(Default)]
-struct Callbacks {
-    /// In the order of their consumer tags.
-    messages: Vec<MessageSlot>,
-    next_slot: u64,
-    returned: CallbackList<ReturnCallback>,
-    cancelled: CallbackList<CancelCallback>,
-}
-
-impl Callbacks {
-    /// Where the callback of a consumer is, or belongs.
-    fn find(&self, consumer_tag: &str) -> std::result::Result<usize, usize> {
-        self.messages
-            .binary_search_by(|slot| slot.consumer_tag.as_str().cmp(consumer_tag))
+impl Owner for ChannelHandle {
+    fn take_turn(self: Arc<Self>, turn: &mut Turn<'_>) -> Result<()> {
+        let channel = Channel { handle: self };
+        turn.run(&channel, &channel.handle.callbacks)
     }
 
-    fn slot(&mut self, consumer_tag: &str) -> Option<&mut MessageSlot> {
-        let place = self.find(consumer_tag).ok()?;
-        Some(&mut self.messages[place])
+    fn drop_callbacks(&self) {
+        self.callbacks.clear();
     }
 }
 
@@ -115,16 +99,6 @@ impl Drop for ChannelHandle {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl From<Arc<ChannelHandle>> for Channel {
-    fn from(handle: Arc<ChannelHandle>) -> Self {
-        Channel { handle }
-    }
-}
-
 /// How long `close` waits for a close-ok that may have got lost because the broker closed the channel at the same time.
 const CROSSED_CLOSE_OK: Duration = Duration::from_millis(50);
 
@@ -139,34 +113,44 @@ impl Channel {
         let link = connection.link();
         link.notice_fork();
         let mut shared = link.lock();
-        if let Err(error) = connection.check_open(&mut shared.session) {
+        if let Err(error) = shared.session.check_open() {
             drop(shared);
-            connection.let_go_if_ended();
+            connection.drop_callbacks_if_ended();
             return Err(error);
         }
         let gate = Gate::new(Phase::Opening);
-        let nobody: Weak<dyn Any + Send + Sync> = Weak::<ChannelHandle>::new();
-        let state = ChannelState::new(Arc::clone(&gate), nobody);
+        let state = ChannelState::new(Arc::clone(&gate));
         let (place, number) = shared.session.add_channel(number, state)?;
         let handle = Arc::new(ChannelHandle {
             connection: connection.clone(),
             place,
             number,
             gate,
-            callbacks: Mutex::default(),
+            callbacks: ChannelCallbacks::new(),
             stop: OnceLock::new(),
-            callbacks_version: AtomicU64::new(0),
         });
-        if let Some(channel) = shared.session.channel(place) {
-            let owner: Arc<dyn Any + Send + Sync> = Arc::clone(&handle) as _;
-            channel.owner = Arc::downgrade(&owner);
-        }
+        let owner: Weak<ChannelHandle> = Arc::downgrade(&handle);
+        connection.callbacks().set_owner(place, owner);
         let channel = Channel { handle };
         let method = Method::ChannelOpen;
         let call = channel.begin_call(&mut shared, &method, (20, 11));
         drop(shared);
         channel.finish_call(call?, &method, link.rpc_timeout)?;
         Ok(channel)
+    }
+
+    pub(crate) fn callbacks(&self) -> &ChannelCallbacks<Channel> {
+        &self.handle.callbacks
+    }
+
+    /// Begins to run callbacks, as a call that consumes on this channel.
+    pub(crate) fn enter_round(&self) -> Round<'_> {
+        let consuming = Consuming {
+            slot: self.handle.place,
+            stop: &self.handle.stop,
+        };
+        let callbacks = self.handle.connection.callbacks();
+        Round::enter(self.link(), callbacks, Some(consuming))
     }
 
     pub(crate) fn place(&self) -> usize {
@@ -227,18 +211,12 @@ impl Channel {
         }
         if idle {
             // Nothing will come for the consumers any more; they may hold clones of this channel.
-            self.forget_callbacks();
+            self.callbacks().clear();
         }
         match self.handle.gate.end() {
             Some(end) => end.clone(),
             None => Error::channel_not_open(self.handle.number, format_args!("it is being closed")),
         }
-    }
-
-    pub(crate) fn forget_callbacks(&self) {
-        let callbacks = std::mem::take(&mut *lock(&self.handle.callbacks));
-        self.callbacks_changed();
-        drop(callbacks);
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -384,7 +362,7 @@ impl Channel {
             });
             link.lock().session.give_up_close_ok(place);
         }
-        self.forget_callbacks();
+        self.callbacks().clear();
         if let Some(closed_by_broker) = crossed {
             return Err(closed_by_broker);
         }

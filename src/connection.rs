@@ -1,21 +1,18 @@
 //! The public handle of a connection.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::channel::{Channel, ChannelHandle};
-use crate::dispatch::{CallbackList, CallbackResult, Round};
+use crate::channel::Channel;
+use crate::dispatch::{CallbackResult, ConnectionCallbacks, Round, TimerId};
 use crate::error::Result;
 use crate::io::connect;
 use crate::io::stream::Transport;
 use crate::io::sync::Instant;
 use crate::io::wait::{after, Interest, Link};
 use crate::parameters::IntoParameters;
-use crate::protocol::connection::Session;
 use crate::protocol::frame;
 use crate::protocol::handshake::capability;
 use crate::protocol::method::Method;
@@ -81,38 +78,9 @@ pub struct Connection {
     handle: Arc<ConnectionHandle>,
 }
 
-type EventCallback<E> = dyn FnMut(&Connection, E) -> Result<()> + Send;
-type TimerCallback = Box<dyn FnOnce() -> Result<()> + Send>;
-
-/// What `call_later` answers and `remove_timeout` takes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TimerId {
-    due: Instant,
-    number: u64,
-}
-
-impl fmt::Debug for TimerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TimerId").field(&self.number).finish()
-    }
-}
-
-#[derive(Default)]
-struct Callbacks {
-    /// The soonest first.
-    timers: VecDeque<(TimerId, TimerCallback)>,
-    next_timer: u64,
-    blocked: CallbackList<EventCallback<String>>,
-    unblocked: CallbackList<EventCallback<()>>,
-}
-
 struct ConnectionHandle {
     link: Arc<Link>,
-    callbacks: Mutex<Callbacks>,
-    /// How many timers there are, so that nobody needs the lock to see that there are none.
-    timers_set: AtomicUsize,
-    /// That of the supervisor that opened it.
-    stop: OnceLock<Stop>,
+    callbacks: ConnectionCallbacks,
 }
 
 impl Drop for ConnectionHandle {
@@ -129,10 +97,6 @@ impl Drop for ConnectionHandle {
             self.link.log_unsent();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connection {
@@ -184,42 +148,17 @@ impl Connection {
         Ok(Connection {
             handle: Arc::new(ConnectionHandle {
                 link,
-                callbacks: Mutex::default(),
-                timers_set: AtomicUsize::new(0),
-                stop: OnceLock::new(),
+                callbacks: ConnectionCallbacks::new(),
             }),
         })
     }
 
-    fn callbacks(&self) -> MutexGuard<'_, Callbacks> {
-        lock(&self.handle.callbacks)
+    pub(crate) fn callbacks(&self) -> &ConnectionCallbacks {
+        &self.handle.callbacks
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.handle.link
-    }
-
-    /// The error that a call gives if the connection has ended. One that waited meanwhile is told what ended it, and so is
-    /// the first call afterwards; the others are told that it is not open, and why.
-    pub(crate) fn end_error(&self, session: &mut Session, waited: bool) -> Option<Error> {
-        let end = session.end()?.clone();
-        let told = std::mem::replace(&mut session.end_told, true);
-        if matches!(end, Error::ConnectionWrongState { .. }) {
-            // In a forked child: it says what there is to say.
-            return Some(end);
-        }
-        if !waited && (told || matches!(end, Error::ConnectionClosedByClient { .. })) {
-            return Some(Error::connection_ended(&end));
-        }
-        Some(end)
-    }
-
-    pub(crate) fn check_open(&self, session: &mut Session) -> Result<(), Error> {
-        match self.end_error(session, false) {
-            Some(end) => Err(end),
-            None if session.is_closing() => Err(Error::connection_closing("it is being closed")),
-            None => Ok(()),
-        }
     }
 
     // ---- channels
@@ -311,25 +250,6 @@ impl Connection {
         self.close_with(200, "Normal shutdown")
     }
 
-    /// The connection has ended: callbacks that will not run any more are dropped, since they often hold clones of their
-    /// channel or connection, which would keep everything alive for ever. Whoever still has something to tell does this
-    /// when it is told.
-    fn let_go(&self) {
-        if self.link().is_inherited() {
-            // What the callbacks hold is the parent's; its drop might tell somebody of an end that is none.
-            return;
-        }
-        let owners = self.link().lock().session.idle_owners();
-        for owner in owners {
-            if let Ok(handle) = owner.downcast::<ChannelHandle>() {
-                Channel::from(handle).forget_callbacks();
-            }
-        }
-        let callbacks = std::mem::take(&mut *self.callbacks());
-        self.handle.timers_set.store(0, Ordering::Release);
-        drop(callbacks);
-    }
-
     /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`).
     ///
     /// # Errors
@@ -341,7 +261,7 @@ impl Connection {
             reply_text,
             self.link().closing_timeout(CLOSE_TIMEOUT),
         );
-        self.let_go();
+        self.drop_callbacks_if_ended();
         result
     }
 
@@ -359,11 +279,9 @@ impl Connection {
         self.link().lock().session.end().is_some()
     }
 
-    /// For whoever was just told of the end, without a lock.
-    pub(crate) fn let_go_if_ended(&self) {
-        if self.is_closed() {
-            self.let_go();
-        }
+    /// For a call that reports the end, without a lock: drops the callbacks that will not run any more.
+    pub(crate) fn drop_callbacks_if_ended(&self) {
+        self.handle.callbacks.drop_if_ended(self.link());
     }
 
     /// Whether rejecting a message of a stream is harmless: RabbitMQ before 3.13 ends the connection over it.
@@ -385,7 +303,7 @@ impl Connection {
     /// dead at once.
     pub(crate) fn abandon(&self, error: &Error) {
         self.link().abandon(error);
-        self.let_go();
+        self.drop_callbacks_if_ended();
     }
 
     /// Why the connection ended.
@@ -409,7 +327,7 @@ impl Connection {
     /// From now on this stop ends what waits on the connection.
     pub(crate) fn stopped_by(&self, stop: &Stop) {
         self.watched_by(stop);
-        let _ = self.handle.stop.set(stop.clone());
+        let _ = self.callbacks().stop.set(stop.clone());
     }
 
     pub(crate) fn watched_by(&self, stop: &Stop) {
@@ -419,7 +337,7 @@ impl Connection {
 
     /// Whether the supervisor of this connection was stopped.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.handle.stop.get().is_some_and(Stop::is_stopped)
+        self.callbacks().stop.get().is_some_and(Stop::is_stopped)
     }
 
     // ---- events
@@ -437,7 +355,7 @@ impl Connection {
     pub fn process_data_events(&self, time_limit: impl Into<Option<Duration>>) -> Result<()> {
         let time_limit = time_limit.into();
         self.link().notice_fork();
-        let round = Round::enter(self, None);
+        let round = Round::enter(self.link(), self.callbacks(), None);
         if round.is_nested() && time_limit.is_none() {
             return Err(Error::Reentrancy {
                 call: "process_data_events without a time limit",
@@ -475,8 +393,8 @@ impl Connection {
         callback: impl FnOnce() -> R + Send + 'static,
     ) -> Result<TimerId> {
         self.link().notice_fork();
-        let open = self.check_open(&mut self.link().lock().session);
-        open.inspect_err(|_| self.let_go_if_ended())?;
+        let open = self.link().lock().session.check_open();
+        open.inspect_err(|_| self.drop_callbacks_if_ended())?;
         let now = Instant::now();
         let Some(due) = now.checked_add(delay) else {
             return Err(Error::invalid(
@@ -485,24 +403,15 @@ impl Connection {
                 "less than the clock can count",
             ));
         };
-        let mut callbacks = self.callbacks();
-        callbacks.next_timer += 1;
-        let id = TimerId {
-            due,
-            number: callbacks.next_timer,
-        };
-        let place = callbacks.timers.partition_point(|(other, _)| *other < id);
-        let callback: TimerCallback = Box::new(move || callback().into_result());
-        callbacks.timers.insert(place, (id, callback));
-        self.handle.timers_set.fetch_add(1, Ordering::AcqRel);
-        drop(callbacks);
+        let callback = Box::new(move || callback().into_result());
+        let id = self.callbacks().timers.add(due, callback);
         self.link().poke();
         Ok(id)
     }
 
     /// Takes back a timer that has not run (pika: `remove_timeout`). One that has run is no error.
     pub fn remove_timeout(&self, timer: TimerId) {
-        drop(self.take_timer(timer));
+        drop(self.callbacks().timers.take(timer));
     }
 
     /// Runs a callback on the thread that runs callbacks, soon (pika: `add_callback_threadsafe`).
@@ -542,11 +451,12 @@ impl Connection {
         &self,
         mut callback: impl FnMut(&Connection, String) -> R + Send + 'static,
     ) {
-        let callback: Box<EventCallback<String>> =
-            Box::new(move |connection, reason| callback(connection, reason).into_result());
+        let handle = Arc::downgrade(&self.handle);
         self.callbacks()
-            .blocked
-            .push(Arc::new(Mutex::new(callback)));
+            .add_blocked(Box::new(move |reason| match handle.upgrade() {
+                Some(handle) => callback(&Connection { handle }, reason.to_owned()).into_result(),
+                None => Ok(()),
+            }));
         self.link().notice_fork();
         self.link().lock().session.wants_blocked = true;
     }
@@ -557,56 +467,14 @@ impl Connection {
         &self,
         mut callback: impl FnMut(&Connection) -> R + Send + 'static,
     ) {
-        let callback: Box<EventCallback<()>> =
-            Box::new(move |connection, ()| callback(connection).into_result());
+        let handle = Arc::downgrade(&self.handle);
         self.callbacks()
-            .unblocked
-            .push(Arc::new(Mutex::new(callback)));
+            .add_unblocked(Box::new(move || match handle.upgrade() {
+                Some(handle) => callback(&Connection { handle }).into_result(),
+                None => Ok(()),
+            }));
         self.link().notice_fork();
         self.link().lock().session.wants_blocked = true;
-    }
-
-    pub(crate) fn tell_blocked(&self, reason: &str) -> Result<()> {
-        let callbacks = self.callbacks().blocked.clone();
-        callbacks
-            .iter()
-            .try_for_each(|callback| lock(callback)(self, reason.to_owned()))
-    }
-
-    pub(crate) fn tell_unblocked(&self) -> Result<()> {
-        let callbacks = self.callbacks().unblocked.clone();
-        callbacks
-            .iter()
-            .try_for_each(|callback| lock(callback)(self, ()))
-    }
-
-    pub(crate) fn has_timers(&self) -> bool {
-        self.handle.timers_set.load(Ordering::Acquire) > 0
-    }
-
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
-        if !self.has_timers() {
-            return None;
-        }
-        self.callbacks().timers.front().map(|(timer, _)| timer.due)
-    }
-
-    pub(crate) fn due_timers(&self) -> Vec<TimerId> {
-        let now = Instant::now();
-        self.callbacks()
-            .timers
-            .iter()
-            .map(|(timer, _)| *timer)
-            .take_while(|timer| timer.due <= now)
-            .collect()
-    }
-
-    pub(crate) fn take_timer(&self, timer: TimerId) -> Option<TimerCallback> {
-        let waiting = &mut self.callbacks().timers;
-        let place = waiting.binary_search_by_key(&timer, |(other, _)| *other);
-        let (_, callback) = waiting.remove(place.ok()?)?;
-        self.handle.timers_set.fetch_sub(1, Ordering::AcqRel);
-        Some(callback)
     }
 
     // ---- the rest
@@ -653,7 +521,7 @@ impl Connection {
         let call = {
             link.notice_fork();
             let mut shared = link.lock();
-            self.check_open(&mut shared.session)?;
+            shared.session.check_open()?;
             link.outgoing.append_quietly(|out| {
                 out.bytes.extend_from_slice(&bytes);
                 Ok(())
@@ -665,13 +533,13 @@ impl Connection {
             if shared.session.channel(0)?.take_answer(call).is_some() {
                 return Some(Ok(()));
             }
-            self.end_error(&mut shared.session, true).map(Err)
+            shared.session.report_end(true).map(Err)
         });
         let answer = answer.unwrap_or_else(|| {
             let waiting_for = "connection.update-secret-ok";
             Err(link.timed_out(waiting_for, link.rpc_timeout, None))
         });
-        answer.inspect_err(|_| self.let_go_if_ended())
+        answer.inspect_err(|_| self.drop_callbacks_if_ended())
     }
 
     /// The largest frame in bytes, as negotiated (specification, `connection.tune`).

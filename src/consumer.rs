@@ -5,7 +5,6 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::channel::Channel;
-use crate::dispatch::Round;
 use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::protocol::channel::Puller;
@@ -46,7 +45,7 @@ impl Messages {
             time_limit,
         } = request;
         let place = channel.place();
-        let id = channel.new_consumer_id();
+        let id = channel.callbacks().new_consumer_id();
         let mut messages = Messages {
             channel: channel.clone(),
             consumer_tag: channel.new_consumer_tag(),
@@ -183,8 +182,9 @@ impl Messages {
         let (mut until, mut exit) = (None, None);
         let mut looked = false;
         let place = self.channel.place();
-        let connection = self.channel.connection();
-        let round = Round::enter(&connection, Some(&self.channel));
+        // A clone, so that what the round borrows is not the iterator's own.
+        let channel = self.channel.clone();
+        let round = channel.enter_round();
         loop {
             if self.channel.is_stopped() && !self.channel.is_ended() {
                 if !self.is_cancelled() {

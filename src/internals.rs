@@ -134,8 +134,7 @@ impl Deliveries {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let mut session = Session::new(131_072, 1, "broker:5672".into());
-        let owner = std::sync::Weak::<()>::new();
-        let mut channel = ChannelState::new(Gate::new(Phase::Open), owner);
+        let mut channel = ChannelState::new(Gate::new(Phase::Open));
         channel.consumers.push(Consumer {
             id: 0,
             consumer_tag: CONSUMER_TAG.into(),

@@ -33,10 +33,10 @@ pub mod field_table {
 }
 
 pub use channel::Channel;
-pub use connection::{Connection, TimerId};
+pub use connection::Connection;
 pub use consumer::{Messages, MessagesOrIdle};
 pub use credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
-pub use dispatch::CallbackResult;
+pub use dispatch::{CallbackResult, TimerId};
 pub use error::{Attempt, ConnectFailure, Error, GaveUp, Result, Stage, StreamLost, SyntaxError};
 pub use io::stream::Stream;
 pub use messages::{

@@ -1,13 +1,11 @@
 //! Consumers and their callbacks; fetching; settling.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
-use super::{done, lock, Channel};
+use super::{done, Channel};
 use crate::consumer::{is_of_stream, Messages, STREAM_OFFSET};
-use crate::dispatch::{self, CallbackResult, Round};
-use crate::error::{Result, CANCEL_CAUSES};
-use crate::escaped::Escaped;
+use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
+use crate::error::Result;
 use crate::io::wait::Shared;
 use crate::protocol::channel::{Consumer, ConsumerState, Reply};
 use crate::protocol::method::Method;
@@ -17,25 +15,6 @@ use crate::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume,
     ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message, ShortString,
 };
-
-pub(crate) type MessageCallback =
-    dyn FnMut(&Channel, Deliver, BasicProperties, Vec<u8>) -> Result<()> + Send;
-pub(super) type CancelCallback = dyn FnMut(&Channel, String) -> Result<()> + Send;
-
-/// A consumer's callback, unless it is being run.
-pub(super) struct MessageSlot {
-    pub(super) consumer_tag: String,
-    id: u64,
-    callback: Option<Box<MessageCallback>>,
-}
-
-/// A consumer's callback, taken from its place to run it.
-pub(crate) struct TakenCallback {
-    consumer_tag: String,
-    version: u64,
-    pub(crate) id: u64,
-    pub(crate) callback: Box<MessageCallback>,
-}
 
 impl Channel {
     // ---- consumers
@@ -75,9 +54,10 @@ impl Channel {
             consumer_tag,
             arguments,
         } = request.into();
-        let callback: Box<MessageCallback> = Box::new(move |channel, method, properties, body| {
-            callback(channel, method, properties, body).into_result()
-        });
+        let callback: MessageCallback<Channel> =
+            Box::new(move |channel, method, properties, body| {
+                callback(channel, method, properties, body).into_result()
+            });
         let consumer_tag = consumer_tag.unwrap_or_else(|| self.new_consumer_tag());
         let place = self.handle.place;
         let id = {
@@ -86,8 +66,7 @@ impl Channel {
                 drop(shared);
                 return Err(self.closure());
             }
-            let id = self.new_consumer_id();
-            let mut callbacks = lock(&self.handle.callbacks);
+            let id = self.callbacks().new_consumer_id();
             if let Some(channel) = shared.session.channel(place) {
                 let puller = channel.puller.as_ref();
                 let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
@@ -104,30 +83,19 @@ impl Channel {
                 channel.home = dispatch::thread_number();
             }
             // Before the broker knows of it, so that no message can come too early.
-            let slot = MessageSlot {
-                consumer_tag: consumer_tag.clone(),
-                id,
-                callback: Some(callback),
-            };
-            match callbacks.find(&consumer_tag) {
-                Ok(place) => callbacks.messages[place] = slot,
-                Err(place) => callbacks.messages.insert(place, slot),
-            }
+            self.callbacks().add_consumer(&consumer_tag, id, callback);
             id
         };
         let result = self.subscribe(&queue, &consumer_tag, auto_ack, exclusive, &arguments);
         if let Err(error) = result {
-            drop(self.forget_consumer(&consumer_tag, id));
+            let mut shared = self.link().lock();
+            let callbacks = self.callbacks();
+            let removed = callbacks.remove_consumer(&mut shared, place, &consumer_tag, id);
+            drop(shared);
+            drop(removed);
             return Err(error);
         }
         Ok(consumer_tag)
-    }
-
-    /// A number that no other consumer of this channel has.
-    pub(crate) fn new_consumer_id(&self) -> u64 {
-        let mut callbacks = lock(&self.handle.callbacks);
-        callbacks.next_slot += 1;
-        callbacks.next_slot
     }
 
     pub(crate) fn new_consumer_tag(&self) -> String {
@@ -156,67 +124,6 @@ impl Channel {
             arguments: arguments.into(),
         };
         done(self.call(&method, (60, 21)))
-    }
-
-    pub(super) fn callbacks_changed(&self) {
-        self.handle.callbacks_version.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether a callback that was taken is still the one for this consumer.
-    pub(crate) fn is_current(&self, taken: &TakenCallback, consumer_tag: &str) -> bool {
-        taken.version == self.handle.callbacks_version.load(Ordering::Acquire)
-            && taken.consumer_tag == consumer_tag
-    }
-
-    /// Takes a consumer's callback to run it; `give_back` puts it in its place again.
-    pub(crate) fn take_callback(&self, consumer_tag: &str) -> Option<TakenCallback> {
-        let mut callbacks = lock(&self.handle.callbacks);
-        let slot = callbacks.slot(consumer_tag)?;
-        Some(TakenCallback {
-            consumer_tag: consumer_tag.to_owned(),
-            version: self.handle.callbacks_version.load(Ordering::Acquire),
-            id: slot.id,
-            callback: slot.callback.take()?,
-        })
-    }
-
-    /// Puts a callback in its place again. If its consumer is gone, it is answered, to be dropped without a lock: what it
-    /// captured is the program's own.
-    pub(crate) fn give_back(&self, taken: Option<TakenCallback>) -> Option<Box<MessageCallback>> {
-        let taken = taken?;
-        let mut callbacks = lock(&self.handle.callbacks);
-        let slot = callbacks.slot(&taken.consumer_tag);
-        match slot.filter(|slot| slot.id == taken.id) {
-            Some(slot) => {
-                slot.callback = Some(taken.callback);
-                None
-            }
-            None => Some(taken.callback),
-        }
-    }
-
-    /// Forgets a consumer; answers its callback, to be dropped without a lock.
-    #[must_use]
-    fn forget_consumer(&self, consumer_tag: &str, id: u64) -> Option<MessageSlot> {
-        let mut shared = self.link().lock();
-        self.forget_consumer_in(&mut shared, consumer_tag, id)
-    }
-
-    fn forget_consumer_in(
-        &self,
-        shared: &mut Shared,
-        consumer_tag: &str,
-        id: u64,
-    ) -> Option<MessageSlot> {
-        if let Some(channel) = shared.session.channel(self.handle.place) {
-            channel.remove_consumer(consumer_tag, id);
-        }
-        let mut callbacks = lock(&self.handle.callbacks);
-        let place = callbacks.find(consumer_tag).ok()?;
-        let ours = callbacks.messages[place].id == id;
-        let slot = ours.then(|| callbacks.messages.remove(place));
-        self.callbacks_changed();
-        slot
     }
 
     /// Cancels a consumer (pika: `basic_cancel`; specification 1.8.3.5).
@@ -254,17 +161,18 @@ impl Channel {
             return Ok(Vec::new());
         };
         self.unsubscribe(consumer_tag)?;
-        let (undelivered, slot) = {
+        let (undelivered, removed) = {
             let mut shared = self.link().lock();
-            let slot = self.forget_consumer_in(&mut shared, consumer_tag, consumer.id);
+            let callbacks = self.callbacks();
+            let removed = callbacks.remove_consumer(&mut shared, place, consumer_tag, consumer.id);
             if let Some(channel) = shared.session.channel(place) {
                 channel.cancelled_by_broker = None;
             }
             let undelivered = shared.session.take_undelivered(place, consumer_tag);
             self.link().resume_if_paused(&mut shared);
-            (undelivered, slot)
+            (undelivered, removed)
         };
-        drop(slot);
+        drop(removed);
         // Whoever is inside start_consuming may have nothing left to wait for.
         self.link().poke();
         if consumer.auto_ack {
@@ -322,7 +230,7 @@ impl Channel {
     pub fn start_consuming(&self) -> Result<ConsumingEnded> {
         self.notice_fork();
         let link = self.link();
-        let round = Round::enter(&self.handle.connection, Some(self));
+        let round = self.enter_round();
         if round.is_nested() {
             return Err(Error::Reentrancy {
                 call: "start_consuming",
@@ -363,7 +271,7 @@ impl Channel {
         }
         if let Some(end) = self.handle.gate.end() {
             // Nothing will come any more; the callbacks may hold clones of this channel.
-            self.forget_callbacks();
+            self.callbacks().clear();
             return match end {
                 Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. } => {
                     Ok(ConsumingEnded::Closed)
@@ -443,47 +351,12 @@ impl Channel {
         mut callback: impl FnMut(&Channel, String) -> R + Send + 'static,
     ) {
         self.notice_fork();
-        let callback: Box<CancelCallback> =
+        let callback: CancelCallback<Channel> =
             Box::new(move |channel, tag| callback(channel, tag).into_result());
-        lock(&self.handle.callbacks)
-            .cancelled
-            .push(Arc::new(Mutex::new(callback)));
+        self.callbacks().add_cancelled(callback);
         if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
             channel.home = dispatch::thread_number();
         }
-    }
-
-    pub(crate) fn tell_cancelled(&self, consumer_tag: &str) -> Result<()> {
-        let (slot, held) = {
-            let mut shared = self.link().lock();
-            let channel = shared.session.channel(self.handle.place);
-            let lost = channel
-                .as_ref()
-                .and_then(|channel| channel.last_lost(consumer_tag));
-            let held = lost.and_then(|lost| lost.held);
-            let consumer = channel.and_then(|channel| channel.consumer(consumer_tag).cloned());
-            let slot = consumer.and_then(|consumer| {
-                let slot = self.forget_consumer_in(&mut shared, consumer_tag, consumer.id);
-                if let Some(channel) = shared.session.channel(self.handle.place) {
-                    channel.cancelled_by_broker = Some(consumer_tag.to_owned());
-                }
-                slot
-            });
-            (slot, held)
-        };
-        drop(slot);
-        let number = self.handle.number;
-        let tag = Escaped(consumer_tag);
-        match held {
-            Some(held) => log::warn!(
-                "channel {number}: the broker cancelled the consumer '{tag}': {CANCEL_CAUSES} (message {held} had not been acknowledged)"
-            ),
-            None => log::warn!("channel {number}: the broker cancelled the consumer '{tag}': {CANCEL_CAUSES}"),
-        }
-        let callbacks = lock(&self.handle.callbacks).cancelled.clone();
-        callbacks
-            .iter()
-            .try_for_each(|callback| lock(callback)(self, consumer_tag.to_owned()))
     }
 
     /// The messages of a queue as an iterator (pika: `consume`).

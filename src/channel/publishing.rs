@@ -1,11 +1,11 @@
 //! Publishing, confirms and returned messages.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{done, lock, Channel};
-use crate::dispatch::{self, CallbackResult};
+use super::{done, Channel};
+use crate::dispatch::{self, CallbackResult, ReturnCallback};
 use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::io::wait::Interest;
@@ -15,10 +15,7 @@ use crate::protocol::confirms::{Losses, Outcomes};
 use crate::protocol::method::Method;
 use crate::protocol::publish::{Outbox, Publishing};
 use crate::publisher::Publisher;
-use crate::{AsShortString, BasicProperties, BasicPublish, Error, Return, ReturnedMessage};
-
-pub(super) type ReturnCallback =
-    dyn FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> Result<()> + Send;
+use crate::{AsShortString, BasicProperties, BasicPublish, Error, Return};
 
 /// What a publish waits for in confirm mode. The message was sent, so the broker may have it.
 const CONFIRM: &str = "the broker's confirmation; whether the broker has the message is unknown";
@@ -295,28 +292,15 @@ impl Channel {
         mut callback: impl FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> R + Send + 'static,
     ) {
         self.notice_fork();
-        let callback: Box<ReturnCallback> = Box::new(move |channel, method, properties, body| {
-            callback(channel, method, properties, body).into_result()
-        });
-        lock(&self.handle.callbacks)
-            .returned
-            .push(Arc::new(Mutex::new(callback)));
+        let callback: ReturnCallback<Channel> =
+            Box::new(move |channel, method, properties, body| {
+                callback(channel, method, properties, body).into_result()
+            });
+        self.callbacks().add_returned(callback);
         let mut shared = self.link().lock();
         if let Some(channel) = shared.session.channel(self.handle.place) {
             channel.wants_returns = true;
             channel.home = dispatch::thread_number();
         }
-    }
-
-    pub(crate) fn tell_returned(&self, returned: &ReturnedMessage) -> Result<()> {
-        let callbacks = lock(&self.handle.callbacks).returned.clone();
-        callbacks.iter().try_for_each(|callback| {
-            let ReturnedMessage {
-                method,
-                properties,
-                body,
-            } = returned.clone();
-            lock(callback)(self, method, properties, body)
-        })
     }
 }

@@ -1,9 +1,8 @@
 //! One channel: its phase, the calls that wait for answers, the message that is coming in, and what has come.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use super::acks::Acks;
 use super::confirms::Confirms;
@@ -313,8 +312,6 @@ pub(crate) struct ChannelState {
     /// An earlier channel had its number: the last delivery tag that was seen of that.
     pub(crate) former: Option<u64>,
     pub(crate) gate: Arc<Gate>,
-    /// The public handle, for whoever runs the callbacks.
-    pub(crate) owner: Weak<dyn Any + Send + Sync>,
     pub(crate) calls: VecDeque<Call>,
     pub(crate) answers: Vec<(u64, Reply)>,
     pub(crate) content: Content,
@@ -352,14 +349,12 @@ pub(crate) struct ChannelState {
 }
 
 impl ChannelState {
-    /// Its number is the session's to give. Not inlined, since so many fields are set.
-    #[inline(never)]
-    pub(crate) fn new(gate: Arc<Gate>, owner: Weak<dyn Any + Send + Sync>) -> Self {
+    /// Its number is the session's to give.
+    pub(crate) fn new(gate: Arc<Gate>) -> Self {
         ChannelState {
             number: 0,
             former: None,
             gate,
-            owner,
             calls: VecDeque::new(),
             answers: Vec::new(),
             content: Content::None,
@@ -483,6 +478,11 @@ impl ChannelState {
         live.map(|consumer| consumer.consumer_tag.clone())
             .chain(pulled.map(|puller| puller.consumer_tag.clone()))
             .collect()
+    }
+
+    /// Whether nothing waits here for the program, and no thread consumes here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.claims.is_empty() && self.inbox.is_empty()
     }
 
     /// Whether anybody consumes here, the iterator included.

@@ -151,7 +151,7 @@ fn take_out(list: &mut Vec<usize>, place: usize) -> bool {
 impl Session {
     pub(crate) fn new(frame_max: u32, channel_max: u16, address: Arc<str>) -> Self {
         // Channel 0 is the connection's own; it carries the calls that concern it, such as update-secret.
-        let zero = ChannelState::new(Gate::new(Phase::Open), std::sync::Weak::<()>::new());
+        let zero = ChannelState::new(Gate::new(Phase::Open));
         Session {
             frame_max,
             channel_max: if channel_max == 0 {
@@ -380,6 +380,30 @@ impl Session {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, ConnectionPhase::Open)
+    }
+
+    /// The error of a call on a connection that has ended. A call that waited meanwhile gets what ended it, and so does the
+    /// first call afterwards; later ones get that the connection is not open, and why.
+    pub(crate) fn report_end(&mut self, waited: bool) -> Option<Error> {
+        let end = self.end()?.clone();
+        let reported = std::mem::replace(&mut self.end_told, true);
+        if matches!(end, Error::ConnectionWrongState { .. }) {
+            // In a forked child: it says what there is to say.
+            return Some(end);
+        }
+        if !waited && (reported || matches!(end, Error::ConnectionClosedByClient { .. })) {
+            return Some(Error::connection_ended(&end));
+        }
+        Some(end)
+    }
+
+    /// Fails if the connection cannot be used any more.
+    pub(crate) fn check_open(&mut self) -> Result<(), Error> {
+        match self.report_end(false) {
+            Some(end) => Err(end),
+            None if self.is_closing() => Err(Error::connection_closing("it is being closed")),
+            None => Ok(()),
+        }
     }
 
     /// The connection is over, for every channel.

@@ -2,7 +2,6 @@
 //! For the fuzzer, and for a test that runs it over pseudo-random bytes.
 
 use std::sync::atomic::Ordering;
-use std::sync::Weak;
 
 use super::channel::{
     Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, Phase, Puller,
@@ -168,7 +167,7 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
 #[cfg(test)]
 pub(crate) fn idle_session() -> Session {
     let mut session = Session::new(FRAME_MAX, 8, "broker:5672".into());
-    let channel = ChannelState::new(Gate::new(Phase::Open), Weak::<()>::new());
+    let channel = ChannelState::new(Gate::new(Phase::Open));
     let added = session.add_channel(None, channel);
     assert!(added.is_ok());
     session
@@ -185,7 +184,7 @@ pub(crate) fn busy_session() -> Session {
             4 => Phase::Closing,
             _ => Phase::Open,
         };
-        let mut channel = ChannelState::new(Gate::new(phase), Weak::<()>::new());
+        let mut channel = ChannelState::new(Gate::new(phase));
         let consumer = |consumer_tag: &str| Consumer {
             id: 0,
             consumer_tag: consumer_tag.into(),
@@ -253,7 +252,7 @@ pub(crate) fn busy_session() -> Session {
         assert!(session.feed(&bytes).is_ok());
         session.abandon(place.into());
     }
-    let mut again = ChannelState::new(Gate::new(Phase::Opening), Weak::<()>::new());
+    let mut again = ChannelState::new(Gate::new(Phase::Opening));
     again.consumers.push(Consumer {
         id: 0,
         consumer_tag: "a".into(),

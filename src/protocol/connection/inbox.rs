@@ -1,8 +1,6 @@
 //! What waits to be told to the program, and whose turn it is to tell it.
 
-use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::{take_out, ConnectionEvent, Dispatcher, Session};
 use crate::protocol::channel::{Content, Incoming, Puller, Received};
@@ -28,6 +26,16 @@ impl ConnectionEvent {
         };
         size_of::<ConnectionEvent>() + text
     }
+}
+
+/// A consumer that the broker has cancelled.
+pub(crate) struct CancelledConsumer {
+    /// The number of its channel.
+    pub(crate) channel: u16,
+    /// Its id, unless it is forgotten already.
+    pub(crate) consumer: Option<u64>,
+    /// The oldest message that it had not acknowledged, if that is known.
+    pub(crate) held: Option<u64>,
 }
 
 impl Session {
@@ -235,21 +243,36 @@ impl Session {
         take_out(&mut self.closures, place)
     }
 
-    /// Whether nothing waits on a channel for the program, and nobody consumes there.
-    pub(crate) fn is_idle(&mut self, place: usize) -> bool {
-        self.channel(place)
-            .is_none_or(|channel| channel.claims.is_empty() && channel.inbox.is_empty())
+    /// Whether nothing waits on a channel for the program, and no thread consumes there.
+    pub(crate) fn is_idle(&mut self, slot: usize) -> bool {
+        self.channel(slot).is_none_or(|channel| channel.is_idle())
     }
 
-    /// The owners of the channels that have nothing more to tell, and that nobody consumes on.
-    pub(crate) fn idle_owners(&self) -> Vec<Arc<dyn Any + Send + Sync>> {
-        let mut owners = Vec::new();
-        for channel in self.channels.iter().flatten() {
-            if channel.claims.is_empty() && channel.inbox.is_empty() {
-                owners.extend(channel.owner.upgrade());
-            }
+    /// The channels on which nothing waits for the program, and no thread consumes.
+    pub(crate) fn idle_channels(&self) -> Vec<usize> {
+        let channels = self.channels.iter().enumerate();
+        let idle = channels
+            .filter(|(_, channel)| channel.as_deref().is_some_and(super::ChannelState::is_idle));
+        idle.map(|(slot, _)| slot).collect()
+    }
+
+    /// The program is now told that the broker has cancelled a consumer.
+    pub(crate) fn report_cancelled(
+        &mut self,
+        slot: usize,
+        consumer_tag: &str,
+    ) -> Option<CancelledConsumer> {
+        let channel = self.channel(slot)?;
+        let held = channel.last_lost(consumer_tag).and_then(|lost| lost.held);
+        let consumer = channel.consumer(consumer_tag).map(|consumer| consumer.id);
+        if consumer.is_some() {
+            channel.cancelled_by_broker = Some(consumer_tag.to_owned());
         }
-        owners
+        Some(CancelledConsumer {
+            channel: channel.number,
+            consumer,
+            held,
+        })
     }
 
     /// Drops what waits for the program on a channel that the program closed, and what has come of a message.

@@ -1,0 +1,428 @@
+//! Running the program's callbacks: which, in what order, on which thread.
+//!
+//! The handles stand above this module. It keeps their callbacks, and reaches a channel's handle through [`Owner`] only.
+
+mod callbacks;
+mod timers;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+pub(crate) use self::callbacks::{
+    CancelCallback, ChannelCallbacks, ConnectionCallbacks, MessageCallback, ReturnCallback,
+};
+pub use self::timers::TimerId;
+use crate::error::Result;
+use crate::io::exit;
+use crate::io::sync::{thread_local, Instant};
+use crate::io::wait::{Link, Shared};
+use crate::protocol::channel::Incoming;
+use crate::protocol::connection::{ConnectionEvent, Dispatcher};
+use crate::stop::Stop;
+use crate::Error;
+
+/// What a callback may return: nothing, or a [`Result`](crate::Result) whose error ends the call that runs the callbacks.
+///
+/// Closures that never return (`panic!`, `todo!`, `std::process::exit(0)`) are accepted too. The trait is not meant to be
+/// implemented elsewhere.
+pub trait CallbackResult: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_result(self) -> Result<()>;
+}
+
+impl CallbackResult for () {
+    fn into_result(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl CallbackResult for Result<()> {
+    fn into_result(self) -> Result<()> {
+        self
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for () {}
+    impl Sealed for crate::error::Result<()> {}
+    impl Sealed for super::Never {}
+
+    /// The type `!` has no name in stable Rust, but it is what this function type returns.
+    pub trait Returns {
+        type Output;
+    }
+    impl<T> Returns for fn() -> T {
+        type Output = T;
+    }
+}
+
+type Never = <fn() -> ! as sealed::Returns>::Output;
+
+impl CallbackResult for Never {
+    fn into_result(self) -> Result<()> {
+        self
+    }
+}
+
+/// A number for this thread, the same for as long as it lives and never that of another.
+pub(crate) fn thread_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}
+
+/// Whether this thread is running callbacks, so that what it waits for belongs to the message in hand.
+pub(crate) fn in_callback() -> bool {
+    exit::is_in_callbacks()
+}
+
+/// What dispatch asks of a channel's handle.
+pub(crate) trait Owner: Send + Sync {
+    /// Runs callbacks with this handle: [`Turn::run`] with the channel and its callbacks.
+    fn take_turn(self: Arc<Self>, turn: &mut Turn<'_>) -> Result<()>;
+
+    /// Drops the channel's callbacks. They often hold clones of the handle.
+    fn drop_callbacks(&self);
+}
+
+/// How long the report of a closure waits for its `close-ok` to be on the wire.
+pub(crate) const CLOSE_OK_LIMIT: Duration = Duration::from_secs(1);
+
+/// The channel that a thread consumes on.
+#[derive(Clone, Copy)]
+pub(crate) struct Consuming<'a> {
+    pub(crate) slot: usize,
+    pub(crate) stop: &'a OnceLock<Stop>,
+}
+
+/// A thread that is inside `process_data_events`, `start_consuming` or the like.
+pub(crate) struct Round<'a> {
+    link: &'a Link,
+    callbacks: &'a ConnectionCallbacks,
+    consuming: Option<Consuming<'a>>,
+    dispatcher: Dispatcher,
+    /// The call was made in a callback: then there is only input and output, and what comes is delivered later.
+    nested: bool,
+    /// The connection was open when the call was made.
+    was_open: bool,
+}
+
+/// How many events can be delivered.
+#[derive(Default)]
+struct Work {
+    connection_events: usize,
+    channel_events: usize,
+}
+
+impl<'a> Round<'a> {
+    pub(crate) fn enter(
+        link: &'a Link,
+        callbacks: &'a ConnectionCallbacks,
+        consuming: Option<Consuming<'a>>,
+    ) -> Self {
+        let thread = thread_number();
+        let dispatcher = Dispatcher {
+            thread,
+            channel: consuming.map(|consuming| consuming.slot),
+        };
+        let mut shared = link.lock();
+        let nested = shared.dispatching.contains(&thread);
+        if !nested {
+            shared.dispatching.push(thread);
+            exit::begin_callbacks();
+        }
+        let was_open = shared.session.end().is_none();
+        drop(shared);
+        Round {
+            link,
+            callbacks,
+            consuming,
+            dispatcher,
+            nested,
+            was_open,
+        }
+    }
+
+    /// Whether the call was made in a callback of this connection.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.nested
+    }
+
+    /// Waits until an event can be delivered to the program or the time is up, and delivers what is there: what pika's
+    /// `process_data_events` does. `ready` names what else ends the wait. Returns whether anything was delivered.
+    pub(crate) fn run(
+        &self,
+        limit: Option<Duration>,
+        ready: impl Fn(&mut Shared) -> bool,
+    ) -> Result<bool> {
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let work = self.wait(deadline, ready);
+        if self.nested {
+            self.check_end()?;
+            return Ok(false);
+        }
+        if self.is_stopped() {
+            return self.stopped();
+        }
+        let mut delivered = 0;
+        if !self.callbacks.timers.is_empty() || work.connection_events > 0 {
+            delivered += self.run_connection_events(work.connection_events)?;
+        }
+        // A timer's callback may have waited for the broker, and more may have come.
+        delivered += self.run_channel_events(work.channel_events)?;
+        if delivered == 0 {
+            self.check_end()?;
+        }
+        Ok(delivered > 0)
+    }
+
+    fn wait(&self, deadline: Option<Instant>, ready: impl Fn(&mut Shared) -> bool) -> Work {
+        let timers = &self.callbacks.timers;
+        loop {
+            let next_timer = if self.nested { None } else { timers.next() };
+            let until = match (deadline, next_timer) {
+                (Some(deadline), Some(timer)) => Some(deadline.min(timer)),
+                (deadline, timer) => deadline.or(timer),
+            };
+            let mut work = Work::default();
+            let found = self.link.wait(self.dispatcher.into(), until, |shared| {
+                if !self.nested {
+                    work.channel_events = shared.session.count_events(&self.dispatcher);
+                    work.connection_events = shared.session.count_connection_events();
+                    if work.channel_events + work.connection_events > 0
+                        || shared.session.has_unreported(&self.dispatcher)
+                    {
+                        return Some(true);
+                    }
+                }
+                // A call that consumes on a channel looks at that channel's end, once all that came before it is delivered.
+                let over = shared.session.end().is_some() && self.consuming.is_none();
+                if over || ready(shared) || !self.nested && self.is_stopped() {
+                    return Some(true);
+                }
+                // A timer that was set meanwhile changes how long to wait.
+                (!self.nested && timers.next() != next_timer).then_some(false)
+            });
+            if found == Some(true) {
+                return work;
+            }
+            let now = Instant::now();
+            let is_due = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+            if is_due(deadline) || (!self.nested && is_due(timers.next())) {
+                return work;
+            }
+        }
+    }
+
+    /// Runs the timers that are due now, then delivers what the broker has said about the connection.
+    fn run_connection_events(&self, waiting: usize) -> Result<usize> {
+        let mut delivered = 0;
+        for due in self.callbacks.timers.due() {
+            if let Some(callback) = self.callbacks.timers.take(due) {
+                delivered += 1;
+                callback()?;
+            }
+        }
+        for _ in 0..waiting {
+            let event = {
+                let mut shared = self.link.lock();
+                let event = shared.session.next_connection_event();
+                self.link.resume_if_paused(&mut shared);
+                event
+            };
+            let Some(event) = event else {
+                break;
+            };
+            delivered += 1;
+            match event {
+                ConnectionEvent::Blocked(reason) => self.callbacks.run_blocked(&reason)?,
+                ConnectionEvent::Unblocked => self.callbacks.run_unblocked()?,
+            }
+        }
+        Ok(delivered)
+    }
+
+    /// Delivers what waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends
+    /// and no channel starves another. The last channel goes on with what has been read: each message is then handled just
+    /// before its callback runs, while it is in the processor's cache, and the next one gets its memory.
+    fn run_channel_events(&self, waiting: usize) -> Result<usize> {
+        let mut delivered = 0;
+        while delivered < waiting && !self.is_stopped() {
+            let Some(mut turn) = Turn::begin(self, waiting - delivered) else {
+                break;
+            };
+            turn.take()?;
+            delivered += turn.delivered;
+        }
+        Ok(delivered)
+    }
+
+    /// Whether a stop was asked for that ends this.
+    fn is_stopped(&self) -> bool {
+        let is_set = |stop: &OnceLock<Stop>| stop.get().is_some_and(Stop::is_stopped);
+        self.consuming.is_some_and(|channel| is_set(channel.stop)) || is_set(&self.callbacks.stop)
+    }
+
+    /// A call that consumes on a channel sees for itself that the channel was stopped.
+    fn stopped(&self) -> Result<bool> {
+        match self.consuming {
+            Some(_) => Ok(false),
+            None => Err(Error::Stopped {
+                waiting_for: "events",
+            }),
+        }
+    }
+
+    /// A closure that no call has reported, or the end of the connection.
+    fn check_end(&self) -> Result<()> {
+        let mut shared = self.link.lock();
+        if !self.nested {
+            if let Some(closed) = shared.session.take_unreported(&self.dispatcher) {
+                drop(shared);
+                self.link.outgoing.flush(self.link, CLOSE_OK_LIMIT);
+                return Err(closed);
+            }
+        }
+        if self.consuming.is_some() {
+            // A call that consumes on a channel takes the end from the channel.
+            return Ok(());
+        }
+        let end = shared.session.report_end(self.was_open);
+        drop(shared);
+        match end {
+            Some(end) => {
+                self.callbacks.drop_if_ended(self.link);
+                Err(end)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Also when a callback panics.
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        if !self.nested {
+            exit::end_callbacks();
+            let thread = self.dispatcher.thread;
+            let mut shared = self.link.lock();
+            shared.dispatching.retain(|other| *other != thread);
+        }
+    }
+}
+
+/// After what waited, so many messages at most are delivered of what has been read and not been handled.
+const UNHANDLED: usize = 256;
+
+/// One channel's events are being delivered, and no other thread delivers any of that channel meanwhile.
+pub(crate) struct Turn<'a> {
+    round: &'a Round<'a>,
+    slot: usize,
+    /// How many events waited when the turn began, as far as this turn may deliver them.
+    waiting: usize,
+    /// How many messages that have been read and not been handled may be delivered then.
+    unhandled: usize,
+    delivered: usize,
+    /// `None` if the last handle is gone.
+    owner: Option<Arc<dyn Owner>>,
+}
+
+impl<'a> Turn<'a> {
+    /// `left` is how many events may be delivered of those that waited on all channels.
+    fn begin(round: &'a Round<'a>, left: usize) -> Option<Self> {
+        let begun = round.link.lock().session.begin_turn(&round.dispatcher);
+        let (slot, waiting) = begun?;
+        let waiting = waiting.min(left);
+        Some(Turn {
+            round,
+            slot,
+            waiting,
+            unhandled: if waiting == left { UNHANDLED } else { 0 },
+            delivered: 0,
+            owner: round.callbacks.owner(slot),
+        })
+    }
+
+    fn take(&mut self) -> Result<()> {
+        match &self.owner {
+            Some(owner) => Arc::clone(owner).take_turn(self),
+            None => {
+                // What waited is dropped with the channel.
+                self.delivered = self.waiting;
+                Ok(())
+            }
+        }
+    }
+
+    /// Delivers the events to the callbacks of `channel`.
+    pub(crate) fn run<C>(&mut self, channel: &C, callbacks: &ChannelCallbacks<C>) -> Result<()> {
+        let link = self.round.link;
+        let mut runner = callbacks.runner();
+        while self.delivered < self.waiting + self.unhandled && !self.round.is_stopped() {
+            let mut shared = link.lock();
+            let mut incoming = shared.session.next_event(self.slot);
+            let unhandled = self.delivered >= self.waiting;
+            if incoming.is_none() && unhandled && link.absorb_more(&mut shared) {
+                incoming = shared.session.next_event(self.slot);
+            }
+            link.resume_if_paused(&mut shared);
+            // The callback is taken under the same lock: when another thread cancels the consumer, it either finds the message
+            // here to give back, or the message finds its callback.
+            let spent = match &incoming {
+                Some(Incoming::Message(message)) => {
+                    let spent = runner.choose(&message.label);
+                    let state = shared.session.channel(self.slot);
+                    if let (Some(consumer), Some(state)) = (runner.consumer(), state) {
+                        state.handed_over(message.delivery_tag, consumer);
+                    }
+                    spent
+                }
+                _ => None,
+            };
+            drop(shared);
+            drop(spent);
+            let Some(incoming) = incoming else {
+                break;
+            };
+            self.delivered += 1;
+            match incoming {
+                Incoming::Message(message) => runner.run(channel, message)?,
+                Incoming::Returned(returned) => callbacks.run_returned(channel, &returned)?,
+                Incoming::Cancelled(consumer_tag) => {
+                    callbacks.run_cancelled(link, self.slot, channel, &consumer_tag)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Also when a callback panics.
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let link = self.round.link;
+        let mut shared = link.lock();
+        if shared.session.end_turn(self.slot) {
+            // Another thread may have been waiting for its turn.
+            shared.wake_all();
+        }
+        link.look_again_if_paused(&mut shared);
+        let channel = shared.session.channel(self.slot);
+        let is_over = channel.is_some_and(|channel| channel.gate.is_over() && channel.is_idle());
+        drop(shared);
+        if let Some(owner) = self.owner.take() {
+            if is_over {
+                owner.drop_callbacks();
+            }
+            // This may be the last handle, and close the channel as it goes: after the turn, and without a lock.
+        }
+    }
+}

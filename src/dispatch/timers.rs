@@ -1,0 +1,97 @@
+//! Callbacks that run once, at their time.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::Result;
+use crate::io::sync::Instant;
+
+pub(crate) type TimerCallback = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// What `call_later` returns and `remove_timeout` takes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId {
+    due: Instant,
+    number: u64,
+}
+
+impl fmt::Debug for TimerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TimerId").field(&self.number).finish()
+    }
+}
+
+/// The timers of a connection.
+#[derive(Default)]
+pub(crate) struct Timers {
+    /// How many there are, so that none of the waits needs the lock to see that there are none.
+    count: AtomicUsize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// The soonest first.
+    waiting: VecDeque<(TimerId, TimerCallback)>,
+    last_number: u64,
+}
+
+impl Timers {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    pub(crate) fn add(&self, due: Instant, callback: TimerCallback) -> TimerId {
+        let mut queue = self.queue();
+        queue.last_number += 1;
+        let id = TimerId {
+            due,
+            number: queue.last_number,
+        };
+        let index = queue.waiting.partition_point(|(other, _)| *other < id);
+        queue.waiting.insert(index, (id, callback));
+        self.count.fetch_add(1, Ordering::AcqRel);
+        id
+    }
+
+    /// Takes a timer that has not run.
+    pub(crate) fn take(&self, timer: TimerId) -> Option<TimerCallback> {
+        let waiting = &mut self.queue().waiting;
+        let index = waiting.binary_search_by_key(&timer, |(other, _)| *other);
+        let (_, callback) = waiting.remove(index.ok()?)?;
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        Some(callback)
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        if self.is_empty() {
+            return None;
+        }
+        self.queue().waiting.front().map(|(timer, _)| timer.due)
+    }
+
+    /// Those that are due now.
+    pub(super) fn due(&self) -> Vec<TimerId> {
+        let now = Instant::now();
+        let queue = self.queue();
+        let timers = queue.waiting.iter().map(|(timer, _)| *timer);
+        timers.take_while(|timer| timer.due <= now).collect()
+    }
+
+    /// Drops all of them, without the lock: what they captured is the program's own.
+    pub(super) fn clear(&self) {
+        let waiting = {
+            let mut queue = self.queue();
+            self.count.store(0, Ordering::Release);
+            std::mem::take(&mut queue.waiting)
+        };
+        drop(waiting);
+    }
+}
