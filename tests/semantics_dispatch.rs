@@ -566,3 +566,23 @@ fn p14_a_fired_timer_that_was_not_dispatched_can_be_removed() {
         assert_eq!(log.all(), ["first"]);
     });
 }
+
+#[test]
+fn a_close_that_is_refused_for_its_text_leaves_timers_and_consumers() {
+    bounded(|| {
+        let channel = channel();
+        let queue = exclusive_queue(&channel);
+        let connection = channel.connection();
+        let log = Log::new();
+        log_bodies(&channel, &queue, &log);
+        let timer = log.clone();
+        connection
+            .call_later(Duration::ZERO, move || timer.push("timer".to_owned()))
+            .unwrap();
+        let refused = connection.close_with(200, &"x".repeat(256)).unwrap_err();
+        assert!(matches!(refused, Error::ShortStringTooLong { .. }));
+        channel.basic_publish("", &queue, "message").unwrap();
+        pump_until(&connection, || log.len() == 2);
+        assert_eq!(log.all(), ["timer", "message"]);
+    });
+}
