@@ -110,6 +110,10 @@ fn a_loss_is_mended_without_a_further_call() {
             })
             .unwrap();
         let admin = channel();
+        // Its own thread connects, and has done so when a message has been confirmed.
+        publisher.publish("", &queue, "first").unwrap();
+        publisher.wait_for_confirms(LIMIT).unwrap();
+        admin.queue_purge(&queue).unwrap();
         // The broker gets them, and its confirms get lost.
         proxy.hold_broker();
         for n in 0..50 {
@@ -259,10 +263,11 @@ fn returned_messages_that_nobody_asks_for_are_bounded() {
 fn what_is_in_flight_is_bounded_by_bytes() {
     bounded(|| {
         let (_peer, publisher) = scripted(|_, session| session.serve_until_end());
-        let mut publisher = publisher
-            .max_bytes(100_000)
-            .timeout(Duration::from_millis(100));
-        let mut taken = 0;
+        let mut publisher = publisher.max_bytes(100_000);
+        // The first one waits for as long as connecting takes.
+        publisher.publish("", "q", vec![0; 10_000]).unwrap();
+        let mut publisher = publisher.timeout(Duration::from_millis(100));
+        let mut taken = 1;
         while publisher.publish("", "q", vec![0; 10_000]).is_ok() {
             taken += 1;
         }
