@@ -1,4 +1,7 @@
 //! Prints what is sent to the durable exchange `hello2` while this runs.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 交换机模式, 订阅模式, 消费者
 
 mod common;
 

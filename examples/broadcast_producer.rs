@@ -1,4 +1,7 @@
 //! Sends a message to every queue that is bound to the durable exchange `hello2`.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 交换机模式, 订阅模式, 生产者
 
 mod common;
 

@@ -1,12 +1,17 @@
 //! A compute node: takes numbers from the queue `compute_queue`, adds 1, and sends the result back.
 //! Start as many as you like.
+//!
+//! Document: Python 操作 RabbitMQ 消息队列
+//! Section: 远程结果返回 and 相互关联编号correlation id, compute.py of both
 
 mod common;
 
-use haypile::{BasicProperties, Connection, Error};
+use haypile::{BasicProperties, BasicReject, Connection};
 
-fn increase(n: i64) -> i64 {
-    n + 1
+/// `None` if the request is no number.
+fn increase(request: &str) -> Option<i128> {
+    let n: i128 = request.trim().parse().ok()?;
+    n.checked_add(1)
 }
 
 fn main() -> Result<(), common::Failure> {
@@ -25,9 +30,17 @@ fn main() -> Result<(), common::Failure> {
 
     channel.basic_qos(1)?;
     channel.basic_consume(&queue_name, move |channel, method, properties, body| {
-        let body = String::from_utf8(body).map_err(Error::other)?;
-        println!(" [.] increase({body})");
-        let response = increase(body.trim().parse().map_err(Error::other)?);
+        let request = String::from_utf8_lossy(&body);
+        println!(" [.] increase({request})");
+        let Some(response) = increase(&request) else {
+            // Not put back: it would come again, to each node in turn, and end it each time, as the original's does.
+            eprintln!("{request:?} is no number; the request is rejected");
+            channel.basic_reject(BasicReject::new(method.delivery_tag).requeue(false))?;
+            if countdown.last() {
+                channel.stop_consuming()?;
+            }
+            return Ok(());
+        };
 
         // The id tells the centre which of its requests this answers. Without one in the request there is none here.
         match &properties.reply_to {

@@ -1,5 +1,8 @@
 //! The simplest control centre: sends one number to the compute nodes and waits for the result. With one request at a
 //! time no correlation id is needed; `compute_center` has several.
+//!
+//! Document: Python 操作 RabbitMQ 消息队列
+//! Section: 远程结果返回, center.py
 
 mod common;
 

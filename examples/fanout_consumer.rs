@@ -1,4 +1,7 @@
 //! Prints what the exchange `aoto_test` sends to everybody, from a queue of its own.
+//!
+//! Document: Python使用pika实现RabbitMQ消息收发
+//! Section: 广播模式, 消费者
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Sends ten JSON messages to every queue that is bound to the exchange `aoto_test`.
+//!
+//! Document: Python使用pika实现RabbitMQ消息收发
+//! Section: 广播模式, 生产者
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Prints what is sent to the exchange `my_headers` with the right headers.
+//!
+//! Document: Python怎样操作消息队列?pika连接RabbitMQ
+//! Section: 为什么选择RabbitMQ作为消息队列, whose text names headers exchanges; it has no program
 
 mod common;
 

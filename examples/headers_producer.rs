@@ -1,4 +1,7 @@
 //! Sends a message with headers to the exchange `my_headers`, which routes by them instead of by a routing key.
+//!
+//! Document: Python怎样操作消息队列?pika连接RabbitMQ
+//! Section: 为什么选择RabbitMQ作为消息队列, whose text names headers exchanges; it has no program
 
 mod common;
 

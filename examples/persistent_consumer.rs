@@ -1,4 +1,7 @@
 //! Works through the queue `my_queue`, a second for each dot in a message, and acknowledges when the work is done.
+//!
+//! Document: Python怎样操作消息队列?pika连接RabbitMQ
+//! Section: 解决方案, 消费者(消费消息)示例
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Leaves five messages in the queue `my_queue`. Queue and messages survive a restart of the broker.
+//!
+//! Document: Python怎样操作消息队列?pika连接RabbitMQ
+//! Section: 解决方案, 生产者(发布消息)示例
 
 mod common;
 

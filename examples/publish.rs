@@ -1,4 +1,7 @@
 //! Sends a message to everybody who listens to the exchange `logs` right now.
+//!
+//! Document: pika消息中间件模块
+//! Section: 3.1 publish.py
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Prints what arrives in the queue `hello`: the shortest program that receives.
+//!
+//! Document: pika消息中间件模块
+//! Section: 2.2 receive.py; with --durable also 2.6 持久化队列
 
 mod common;
 

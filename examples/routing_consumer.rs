@@ -1,4 +1,7 @@
 //! Prints what is sent to the exchange `log1` with the keywords `info`, `warning` and `error`.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 交换机模式, 关键字, 消费者
 
 mod common;
 

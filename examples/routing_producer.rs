@@ -1,5 +1,8 @@
 //! Sends a message with the keyword `info` to the exchange `log1`, which passes it to the queues that
 //! are bound with that keyword.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 交换机模式, 关键字, 生产者
 
 mod common;
 

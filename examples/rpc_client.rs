@@ -1,4 +1,9 @@
 //! Sends a request to `rpc_queue` and waits for the answer in a queue of its own.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: RPC(Remote Procedure Call), 客户端
+//!
+//! `direct_rpc_client` makes such calls by the type that haypile has for it.
 
 mod common;
 

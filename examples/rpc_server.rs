@@ -1,13 +1,18 @@
 //! Answers the requests in the queue `rpc_queue`.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: RPC(Remote Procedure Call), 服务端
+//!
+//! `direct_rpc_server` is such a server by the type that haypile has for it.
 
 mod common;
 
 use common::python;
-use haypile::{BasicConsume, BasicProperties, Connection, Error};
+use haypile::{BasicConsume, BasicProperties, Connection};
 
 /// What the server does for its clients.
-fn answer_to(request: String) -> String {
-    format!("return {request}")
+fn answer_to(request: &[u8]) -> Vec<u8> {
+    [b"return ", request].concat()
 }
 
 fn main() -> Result<(), common::Failure> {
@@ -24,7 +29,8 @@ fn main() -> Result<(), common::Failure> {
         BasicConsume::new(&queue_name).auto_ack(true),
         move |channel, _method, properties, body| {
             println!("Request content {}", python::repr_bytes(&body));
-            let answer = answer_to(String::from_utf8(body).map_err(Error::other)?);
+            // Bytes: the original ends with an error if a request is no UTF-8.
+            let answer = answer_to(&body);
 
             // The client said where it listens, and by which id it will know the answer.
             match &properties.reply_to {

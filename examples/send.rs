@@ -1,4 +1,7 @@
 //! Sends "Hello World" to the queue `hello`: the shortest program that sends.
+//!
+//! Document: pika消息中间件模块
+//! Section: 2.1 send.py; with --durable also 2.6 持久化队列
 
 mod common;
 

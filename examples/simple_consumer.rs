@@ -1,4 +1,7 @@
 //! Takes messages from the durable queue `hello1` and acknowledges each when it is done with.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 简单模式, 消费者
 
 mod common;
 

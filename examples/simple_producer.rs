@@ -1,4 +1,7 @@
 //! Leaves a persistent message in the durable queue `hello1`.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 简单模式, 生产者
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Prints what is sent to the exchange `logs` while this runs.
+//!
+//! Document: pika消息中间件模块
+//! Section: 3.2 subscribe.py
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Prints what is sent to the exchange `log2` about anything that begins with `europe`.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 交换机模式, 通配符, 消费者
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Sends a message about `europe.weather` to the exchange `log2`, which passes it to the queues whose pattern matches.
+//!
+//! Document: RabbitMQ (categories: Python)
+//! Section: 交换机模式, 通配符, 生产者
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Prints what arrives in the queue `test`. The queue goes when its last consumer goes.
+//!
+//! Document: Python使用pika实现RabbitMQ消息收发
+//! Section: Queue模式, 消费者
 
 mod common;
 

@@ -1,4 +1,7 @@
 //! Sends a JSON message to the queue `test` every 1.5 seconds. What nobody fetches is dropped after 100 seconds.
+//!
+//! Document: Python使用pika实现RabbitMQ消息收发
+//! Section: Queue模式, 生产者
 
 mod common;
 

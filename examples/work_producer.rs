@@ -1,4 +1,7 @@
 //! Leaves a task in the durable queue `anheng`.
+//!
+//! Document: Python 操作 RabbitMQ 消息队列
+//! Section: python 中操作 RabbitMQ, producer.py
 
 mod common;
 

@@ -11,6 +11,7 @@ use haypile::{
     BasicProperties, DeliveryMode, ExchangeDeclare, ExchangeType, FieldValue, QueueDeclare,
 };
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const WAITING: &str = "Waiting for messages. To exit press CTRL+C";
 const STAR_WAITING: &str = " [*] Waiting for messages. To exit press CTRL+C";
@@ -728,6 +729,112 @@ fn nodes_survive_a_request_without_address() {
         )
     );
     assert_eq!(scene.messages_in("compute_queue"), 0);
+}
+
+/// What is no number ends no node, whatever it is; the original ends, and finds the same request when it starts again.
+#[test]
+fn nodes_survive_a_request_that_is_no_number() {
+    let scene = Scene::new();
+    let node = scene.start(Rust, "compute_node", &["--count", "5"]);
+    node.wait_for(" [*] Waiting for n");
+    let channel = scene.connection.channel().unwrap();
+    let replies = channel
+        .queue_declare(QueueDeclare::new("").exclusive(true))
+        .unwrap()
+        .queue;
+    let most = i128::MAX.to_string();
+    let requests: [&[u8]; 5] = [
+        b"ten",
+        b"",
+        b"1\xff",
+        most.as_bytes(),
+        b" 9223372036854775807 ",
+    ];
+    for request in requests {
+        let properties = BasicProperties::new().reply_to(&replies);
+        channel
+            .basic_publish_with("", scene.name("compute_queue"), request, properties)
+            .unwrap();
+    }
+    assert_eq!(scene.take(&replies).2, b"9223372036854775808");
+    let Ended { code, stderr, .. } = node.end();
+    assert_eq!(code, Some(0));
+    assert_eq!(stderr.len(), 4, "{stderr:?}");
+    assert_eq!(stderr[0], "\"ten\" is no number; the request is rejected");
+    assert_eq!(scene.messages_in("compute_queue"), 0);
+}
+
+#[test]
+fn servers_survive_a_request_that_is_no_text() {
+    let scene = Scene::new();
+    let server = scene.start(Rust, "rpc_server", &["--count", "1"]);
+    server.wait_for("Waiting RPC requests");
+    let channel = scene.connection.channel().unwrap();
+    let replies = channel
+        .queue_declare(QueueDeclare::new("").exclusive(true))
+        .unwrap()
+        .queue;
+    let properties = BasicProperties::new().reply_to(&replies);
+    channel
+        .basic_publish_with("", scene.name("rpc_queue"), b"\xff", properties)
+        .unwrap();
+    assert_eq!(scene.take(&replies).2, b"return \xff");
+    server.finish();
+}
+
+/// A thread is woken by its own result. When each looked again every 100 ms whether another had got it, five requests took
+/// that long at least. The best of many runs is looked at, since the machine may be busy.
+#[test]
+fn compute_center_waits_for_nothing_but_results() {
+    let scene = Scene::new();
+    let node = scene.start(Rust, "compute_node", &[]);
+    node.wait_for(" [*] Waiting for n");
+    let mut best = Duration::MAX;
+    for _ in 0..40 {
+        let center = scene.start(Rust, "compute_center", &[]);
+        center.wait_for(" [x] Requesting increase(50)");
+        let began = Instant::now();
+        center.finish();
+        best = best.min(began.elapsed());
+        if best < Duration::from_millis(80) {
+            return;
+        }
+    }
+    panic!("five requests took {best:?} at best");
+}
+
+/// Whoever finds a program finds the document that it comes from, and the way back.
+#[test]
+fn every_twin_names_its_document_and_section() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("examples/README.md")).unwrap();
+    let documents = [
+        "Python使用pika实现RabbitMQ消息收发",
+        "Python 操作 RabbitMQ 消息队列",
+        "pika消息中间件模块",
+        "RabbitMQ (categories: Python)",
+        "Python怎样操作消息队列?pika连接RabbitMQ",
+    ];
+    let mut named = [0; 5];
+    for entry in std::fs::read_dir(root.join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = match path.extension() {
+            Some(extension) if extension == "rs" => std::fs::read_to_string(&path).unwrap(),
+            _ => continue,
+        };
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if name == "tidy" || !text.contains("\nmod common;") {
+            continue;
+        }
+        let line = |start| text.lines().find_map(|line| line.strip_prefix(start));
+        let document: &str = line("//! Document: ").unwrap_or_else(|| panic!("{name}"));
+        let section: &str = line("//! Section: ").unwrap_or_else(|| panic!("{name}"));
+        assert!(!section.is_empty(), "{name}");
+        let known = documents.iter().position(|known| *known == document);
+        named[known.unwrap_or_else(|| panic!("{name}: {document}"))] += 1;
+        assert!(readme.contains(&format!("`{name}`")), "{name}");
+    }
+    assert!(named.iter().all(|count| *count > 0), "{named:?}");
 }
 
 mod command_line {
