@@ -4,6 +4,8 @@ mod consuming;
 mod publishing;
 mod topology;
 
+pub(crate) use self::consuming::is_of_stream;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering;

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use crate::channel::Channel;
+use crate::channel::{is_of_stream, Channel};
 use crate::error::Result;
 use crate::io::sync::Instant;
 use crate::protocol::channel::Puller;
-use crate::{Consume, ConsumingEnded, Error, FieldTable, Message};
+use crate::{Consume, ConsumingEnded, Error, Message};
 
 /// The messages of a queue, one after another (pika: the generator of `consume`); see [`Channel::consume`].
 ///
@@ -22,6 +22,41 @@ pub struct Messages {
     /// Since when the iterator has been waiting for its next message.
     waiting_since: Option<Instant>,
     ended: Option<ConsumingEnded>,
+}
+
+impl Channel {
+    /// The messages of a queue as an iterator (pika: `consume`).
+    ///
+    /// It waits for each message, and runs callbacks meanwhile. It ends when [`cancel`](Channel::cancel) was called, when
+    /// the broker cancelled the consumer, when this program closed the channel or the connection, or when a limit of the
+    /// request is reached: [`idle_exit`](Consume::idle_exit), [`time_limit`](Consume::time_limit). If the broker closed or
+    /// the connection is lost, it yields that error once and ends. [`Messages::ended`] says why nothing more can come.
+    /// [`Messages::inactivity_timeout`] yields an idle tick instead of ending, as pika's generator does.
+    ///
+    /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
+    ///
+    /// ```no_run
+    /// # fn main() -> haypile::Result<()> {
+    /// # use haypile::{Connection, Consume};
+    /// # use std::time::Duration;
+    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
+    /// let patience = Consume::new("task_queue").idle_exit(Duration::from_secs(5));
+    /// for message in channel.consume(patience)? {
+    ///     let (method, _properties, body) = message?;
+    ///     println!("{}", String::from_utf8_lossy(&body));
+    ///     channel.basic_ack(method.delivery_tag)?;
+    /// }
+    /// let requeued = channel.cancel()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] if the channel has an iterator over another queue or with other flags (pika:
+    /// `ValueError`); [`Error::ChannelClosedByBroker`] if there is no such queue; and as every call.
+    pub fn consume(&self, request: impl Into<Consume>) -> Result<Messages> {
+        Messages::start(self, request.into())
+    }
 }
 
 /// What the iterator comes to when it is asked. Nearly always a message, so its size does not matter, while a box would cost an allocation.
@@ -325,60 +360,4 @@ impl Iterator for MessagesOrIdle {
             Err(error) => Some(Err(error)),
         }
     }
-}
-
-/// Whether a consumer with these arguments reads a stream: other queues know no offset.
-pub(crate) fn is_of_stream(arguments: &FieldTable) -> bool {
-    arguments.get(STREAM_OFFSET).is_some()
-}
-
-/// The argument that says where in a stream to begin, and the header that says where in its stream a message is.
-pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
-
-/// Ends the iterator of a channel; answers how many messages went back.
-pub(crate) fn cancel(channel: &Channel) -> Result<usize> {
-    let place = channel.place();
-    let found = {
-        let mut shared = channel.link().lock();
-        let puller = shared
-            .session
-            .channel(place)
-            .and_then(|state| state.puller.as_ref());
-        puller.map(|puller| (puller.consumer_tag.clone(), puller.cancelled))
-    };
-    if channel.is_ended() {
-        return Err(channel.closure());
-    }
-    let Some((consumer_tag, cancelled)) = found else {
-        log::warn!(
-            "channel {}: there is no iterator to cancel",
-            channel.channel_number()
-        );
-        return Ok(0);
-    };
-    if !cancelled {
-        channel.unsubscribe(&consumer_tag)?;
-    }
-    let puller = {
-        let mut shared = channel.link().lock();
-        let puller = shared.session.take_puller(place);
-        channel.link().resume_if_paused(&mut shared);
-        puller
-    };
-    channel.link().poke();
-    let Some(puller) = puller else { return Ok(0) };
-    if puller.auto_ack {
-        if !puller.buffered.is_empty() {
-            log::warn!(
-                "the iterator was cancelled with {} acknowledged messages not yielded",
-                puller.buffered.len()
-            );
-        }
-        return Ok(0);
-    }
-    let undelivered = puller.buffered.into_iter();
-    channel.give_back_messages(
-        undelivered.map(|message| message.delivered()),
-        puller.of_stream,
-    )
 }

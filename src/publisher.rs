@@ -45,15 +45,29 @@ pub struct Publisher {
     own: VecDeque<(u64, u64)>,
 }
 
-impl Publisher {
-    pub(crate) fn new(channel: Channel, window: u64) -> Self {
-        Publisher {
-            channel,
-            window,
-            own: VecDeque::new(),
+impl Channel {
+    /// Publishes many messages with confirms: waits only while `window` of them are unconfirmed. Turns confirms on if they
+    /// are off. Has no counterpart in pika.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] for a window of 0, and as [`confirm_delivery`](Channel::confirm_delivery).
+    pub fn publisher(&self, window: usize) -> Result<Publisher> {
+        self.notice_fork();
+        if window == 0 {
+            return Err(Error::invalid("window", 0, "at least 1 is expected"));
         }
+        if !self.is_confirming() {
+            self.start_confirming()?;
+        }
+        Ok(Publisher {
+            channel: self.clone(),
+            window: window as u64,
+            own: VecDeque::new(),
+        })
     }
+}
 
+impl Publisher {
     /// Publishes a message without properties; answers its sequence number on the channel, from 1.
     ///
     /// # Errors

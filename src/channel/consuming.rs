@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use super::{done, Channel};
-use crate::consumer::{is_of_stream, Messages, STREAM_OFFSET};
 use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
 use crate::error::Result;
 use crate::io::wait::Shared;
@@ -12,9 +11,17 @@ use crate::protocol::method::Method;
 use crate::protocol::publish::Outbox;
 use crate::stop::STOP_GRACE;
 use crate::{
-    BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject, Consume,
+    BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject,
     ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message, ShortString,
 };
+
+/// Whether a consumer with these arguments reads a stream: other queues know no offset.
+pub(crate) fn is_of_stream(arguments: &FieldTable) -> bool {
+    arguments.get(STREAM_OFFSET).is_some()
+}
+
+/// The argument that says where in a stream to begin, and the header that says where in its stream a message is.
+pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
 
 impl Channel {
     // ---- consumers
@@ -359,39 +366,6 @@ impl Channel {
         }
     }
 
-    /// The messages of a queue as an iterator (pika: `consume`).
-    ///
-    /// It waits for each message, and runs callbacks meanwhile. It ends when [`cancel`](Channel::cancel) was called, when
-    /// the broker cancelled the consumer, when this program closed the channel or the connection, or when a limit of the
-    /// request is reached: [`idle_exit`](Consume::idle_exit), [`time_limit`](Consume::time_limit). If the broker closed or
-    /// the connection is lost, it yields that error once and ends. [`Messages::ended`] says why nothing more can come.
-    /// [`Messages::inactivity_timeout`] yields an idle tick instead of ending, as pika's generator does.
-    ///
-    /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
-    ///
-    /// ```no_run
-    /// # fn main() -> haypile::Result<()> {
-    /// # use haypile::{Connection, Consume};
-    /// # use std::time::Duration;
-    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
-    /// let patience = Consume::new("task_queue").idle_exit(Duration::from_secs(5));
-    /// for message in channel.consume(patience)? {
-    ///     let (method, _properties, body) = message?;
-    ///     println!("{}", String::from_utf8_lossy(&body));
-    ///     channel.basic_ack(method.delivery_tag)?;
-    /// }
-    /// let requeued = channel.cancel()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::InvalidParameter`] if the channel has an iterator over another queue or with other flags (pika:
-    /// `ValueError`); [`Error::ChannelClosedByBroker`] if there is no such queue; and as every call.
-    pub fn consume(&self, request: impl Into<Consume>) -> Result<Messages> {
-        Messages::start(self, request.into())
-    }
-
     /// Ends the [`consume`](Channel::consume) iterator: cancels its consumer and gives back what it had not yielded
     /// (pika: `cancel`). Answers how many messages went back to the queue.
     ///
@@ -401,7 +375,50 @@ impl Channel {
     /// As every call.
     pub fn cancel(&self) -> Result<usize> {
         self.notice_fork();
-        crate::consumer::cancel(self)
+        let place = self.handle.place;
+        let found = {
+            let mut shared = self.link().lock();
+            let puller = shared
+                .session
+                .channel(place)
+                .and_then(|state| state.puller.as_ref());
+            puller.map(|puller| (puller.consumer_tag.clone(), puller.cancelled))
+        };
+        if self.is_ended() {
+            return Err(self.closure());
+        }
+        let Some((consumer_tag, cancelled)) = found else {
+            log::warn!(
+                "channel {}: there is no iterator to cancel",
+                self.handle.number
+            );
+            return Ok(0);
+        };
+        if !cancelled {
+            self.unsubscribe(&consumer_tag)?;
+        }
+        let puller = {
+            let mut shared = self.link().lock();
+            let puller = shared.session.take_puller(place);
+            self.link().resume_if_paused(&mut shared);
+            puller
+        };
+        self.link().poke();
+        let Some(puller) = puller else { return Ok(0) };
+        if puller.auto_ack {
+            if !puller.buffered.is_empty() {
+                log::warn!(
+                    "the iterator was cancelled with {} acknowledged messages not yielded",
+                    puller.buffered.len()
+                );
+            }
+            return Ok(0);
+        }
+        let undelivered = puller.buffered.into_iter();
+        self.give_back_messages(
+            undelivered.map(|message| message.delivered()),
+            puller.of_stream,
+        )
     }
 
     /// How many messages the iterator has at hand without waiting (pika: `get_waiting_message_count`).

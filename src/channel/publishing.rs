@@ -14,7 +14,6 @@ use crate::protocol::channel::{Wake, Watcher};
 use crate::protocol::confirms::{Losses, Outcomes};
 use crate::protocol::method::Method;
 use crate::protocol::publish::{Outbox, Publishing};
-use crate::publisher::Publisher;
 use crate::{AsShortString, BasicProperties, BasicPublish, Error, Return};
 
 /// What a publish waits for in confirm mode. The message was sent, so the broker may have it.
@@ -128,7 +127,7 @@ impl Channel {
         body: &[u8],
         publish: BasicPublish<'_>,
     ) -> Result<()> {
-        let waits = self.handle.gate.confirming.load(Ordering::Acquire);
+        let waits = self.is_confirming();
         let sequence = self.patiently(|patience| {
             self.send_message(exchange, routing_key, body, &publish, patience, waits)
         })?;
@@ -187,7 +186,7 @@ impl Channel {
     /// # Errors
     /// [`Error::MethodNotImplemented`] if the server has no confirms, and as every call.
     pub fn confirm_delivery(&self) -> Result<()> {
-        if self.handle.gate.confirming.load(Ordering::Acquire) {
+        if self.is_confirming() {
             log::error!(
                 "channel {}: confirm_delivery was called before",
                 self.handle.number
@@ -197,6 +196,10 @@ impl Channel {
         self.start_confirming()
     }
 
+    pub(crate) fn is_confirming(&self) -> bool {
+        self.handle.gate.confirming.load(Ordering::Acquire)
+    }
+
     pub(crate) fn start_confirming(&self) -> Result<()> {
         if !self.handle.connection.publisher_confirms_supported() {
             return Err(Error::MethodNotImplemented {
@@ -204,22 +207,6 @@ impl Channel {
             });
         }
         done(self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)))
-    }
-
-    /// Publishes many messages with confirms: waits only while `window` of them are unconfirmed. Turns confirms on if they
-    /// are off. Has no counterpart in pika.
-    ///
-    /// # Errors
-    /// [`Error::InvalidParameter`] for a window of 0, and as [`confirm_delivery`](Channel::confirm_delivery).
-    pub fn publisher(&self, window: usize) -> Result<Publisher> {
-        self.notice_fork();
-        if window == 0 {
-            return Err(Error::invalid("window", 0, "at least 1 is expected"));
-        }
-        if !self.handle.gate.confirming.load(Ordering::Acquire) {
-            self.start_confirming()?;
-        }
-        Ok(Publisher::new(self.clone(), window as u64))
     }
 
     // ---- for a publisher that has the channel to itself

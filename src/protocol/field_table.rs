@@ -326,6 +326,78 @@ impl DoubleEndedIterator for IntoIter {
 impl ExactSizeIterator for IntoIter {}
 impl FusedIterator for IntoIter {}
 
+/// The table among the arguments of a method: the values to be sent, or the bytes where they lie. With this, methods own
+/// nothing, and are passed on and dropped without code.
+#[derive(Clone, Copy)]
+pub(crate) enum Table<'a> {
+    Values(&'a FieldTable),
+    Bytes(&'a [u8]),
+}
+
+impl Table<'_> {
+    pub(crate) fn values(self) -> Result<FieldTable, WireError> {
+        match self {
+            Table::Values(table) => Ok(table.clone()),
+            Table::Bytes(bytes) => FieldTable::decode(bytes),
+        }
+    }
+}
+
+impl<'a> From<&'a FieldTable> for Table<'a> {
+    fn from(table: &'a FieldTable) -> Self {
+        Table::Values(table)
+    }
+}
+
+impl fmt::Debug for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.values() {
+            Ok(table) => fmt::Debug::fmt(&table, f),
+            Err(error) => write!(f, "({error})"),
+        }
+    }
+}
+
+impl PartialEq for Table<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.values() == other.values()
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn table(&mut self) -> FieldTable {
+        FieldTable::decode(self.block()).unwrap_or_else(|error| {
+            self.fail(error);
+            FieldTable::new()
+        })
+    }
+
+    /// A table that is left where it lies; its bytes are checked.
+    pub(crate) fn table_bytes(&mut self) -> Table<'a> {
+        let bytes = self.block();
+        if let Err(error) = FieldTable::decode(bytes) {
+            self.fail(error);
+        }
+        Table::Bytes(bytes)
+    }
+}
+
+impl Writer<'_> {
+    pub(crate) fn table(&mut self, field: &'static str, value: &FieldTable) {
+        self.append(field, |out| value.encode(out));
+    }
+
+    pub(crate) fn table_bytes(&mut self, field: &'static str, value: &Table<'_>) {
+        match value {
+            Table::Values(table) => self.table(field, table),
+            Table::Bytes(bytes) => match FieldTable::decode(bytes) {
+                Ok(table) => self.table(field, &table),
+                Err(error) => self.fail(error),
+            },
+        }
+    }
+}
+
 fn decode_table(bytes: &[u8], depth: usize) -> Result<FieldTable, WireError> {
     if depth > MAX_DEPTH {
         return Err(WireError::NestedTooDeeply);

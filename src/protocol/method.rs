@@ -3,7 +3,8 @@
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::wire::{Name, Reader, Table, WireError, Writer};
+use super::field_table::Table;
+use super::wire::{Name, Reader, WireError, Writer};
 
 /// The Rust type of a wire type.
 macro_rules! type_of {

@@ -7,7 +7,6 @@ use std::ops::Deref;
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::field_table::FieldTable;
 use super::short_string::ShortString;
 
 /// The most bytes a short string can have (specification 4.2.5.3).
@@ -174,44 +173,6 @@ impl Name<'_> {
     }
 }
 
-/// The table among the arguments of a method: the values to be sent, or the bytes where they lie. With this, methods own
-/// nothing, and are passed on and dropped without code.
-#[derive(Clone, Copy)]
-pub(crate) enum Table<'a> {
-    Values(&'a FieldTable),
-    Bytes(&'a [u8]),
-}
-
-impl Table<'_> {
-    pub(crate) fn values(self) -> Result<FieldTable, WireError> {
-        match self {
-            Table::Values(table) => Ok(table.clone()),
-            Table::Bytes(bytes) => FieldTable::decode(bytes),
-        }
-    }
-}
-
-impl<'a> From<&'a FieldTable> for Table<'a> {
-    fn from(table: &'a FieldTable) -> Self {
-        Table::Values(table)
-    }
-}
-
-impl fmt::Debug for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.values() {
-            Ok(table) => fmt::Debug::fmt(&table, f),
-            Err(error) => write!(f, "({error})"),
-        }
-    }
-}
-
-impl PartialEq for Table<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.values() == other.values()
-    }
-}
-
 /// Reads wire types off the front of a byte slice.
 ///
 /// The first error is kept for `finish`; whatever is read after it is zero or empty, so that nobody has to look in between.
@@ -360,22 +321,6 @@ impl<'a> Reader<'a> {
         self.block()
     }
 
-    pub(crate) fn table(&mut self) -> FieldTable {
-        FieldTable::decode(self.block()).unwrap_or_else(|error| {
-            self.fail(error);
-            FieldTable::new()
-        })
-    }
-
-    /// A table that is left where it lies; its bytes are checked.
-    pub(crate) fn table_bytes(&mut self) -> Table<'a> {
-        let bytes = self.block();
-        if let Err(error) = FieldTable::decode(bytes) {
-            self.fail(error);
-        }
-        Table::Bytes(bytes)
-    }
-
     /// Bytes behind a length of four octets.
     #[inline(never)]
     pub(crate) fn block(&mut self) -> &'a [u8] {
@@ -413,8 +358,20 @@ impl<'b> Writer<'b> {
     }
 
     #[cold]
-    fn fail(&mut self, error: WireError) {
+    pub(super) fn fail(&mut self, error: WireError) {
         self.error.get_or_insert(error);
+    }
+
+    /// Appends what `write` does.
+    pub(super) fn append(
+        &mut self,
+        field: &'static str,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), WireError>,
+    ) {
+        self.next_bit = 0;
+        if let Err(error) = write(self.out) {
+            self.fail(error.inside(format_args!("{field}")));
+        }
     }
 
     #[inline]
@@ -487,23 +444,6 @@ impl<'b> Writer<'b> {
                 self.bytes(value);
             }
             Err(_) => self.fail(WireError::LongStringTooLong { field, length }),
-        }
-    }
-
-    pub(crate) fn table(&mut self, field: &'static str, value: &FieldTable) {
-        self.next_bit = 0;
-        if let Err(error) = value.encode(self.out) {
-            self.fail(error.inside(format_args!("{field}")));
-        }
-    }
-
-    pub(crate) fn table_bytes(&mut self, field: &'static str, value: &Table<'_>) {
-        match value {
-            Table::Values(table) => self.table(field, table),
-            Table::Bytes(bytes) => match FieldTable::decode(bytes) {
-                Ok(table) => self.table(field, &table),
-                Err(error) => self.fail(error),
-            },
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Every method against bytes that were computed independently.
 
 use super::{golden_lines, hex};
+use crate::protocol::field_table::Table;
 use crate::protocol::frame::{parse, write_method, Frame};
 use crate::protocol::method::Method;
-use crate::protocol::wire::{Name, Table};
+use crate::protocol::wire::Name;
 use crate::protocol::{FieldTable, WireError};
 
 const GOLDEN: &str = include_str!("../../../tests/data/golden-methods.txt");
