@@ -3,6 +3,7 @@
 mod connecting;
 mod foreign;
 mod retry;
+mod rpc;
 mod texts;
 
 use std::fmt;
@@ -13,11 +14,12 @@ use std::time::Duration;
 pub(crate) use connecting::Failure;
 pub use connecting::{Attempt, ConnectFailure, Stage};
 pub(crate) use foreign::Source;
+pub use rpc::RpcError;
 pub(crate) use texts::{Span, FATE_UNKNOWN};
 
 use crate::escaped::Escaped;
 use crate::protocol::WireError;
-use crate::{ReturnedMessage, RpcError, UnconfirmedReport};
+use crate::{ReturnedMessage, UnconfirmedReport};
 
 /// What every fallible call of this crate answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -37,7 +37,9 @@ pub use connection::Connection;
 pub use consumer::{Messages, MessagesOrIdle};
 pub use credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 pub use dispatch::{CallbackResult, TimerId};
-pub use error::{Attempt, ConnectFailure, Error, GaveUp, Result, Stage, StreamLost, SyntaxError};
+pub use error::{
+    Attempt, ConnectFailure, Error, GaveUp, Result, RpcError, Stage, StreamLost, SyntaxError,
+};
 pub use io::stream::Stream;
 pub use messages::{
     ConsumingEnded, Deliver, GetOk, Message, QueueDeclareOk, Return, ReturnedMessage, Unconfirmed,
@@ -54,7 +56,7 @@ pub use requests::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicReject, Consume,
     ExchangeDeclare, ExchangeDelete, ExchangeType, QueueDeclare, QueueDelete,
 };
-pub use rpc::{RpcCall, RpcClient, RpcError, RpcReply, RpcServer};
+pub use rpc::{RpcCall, RpcClient, RpcReply, RpcServer};
 pub use stop::Stop;
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use super::{RpcError, RpcReply, ERROR_HEADER};
+use super::{RpcReply, ERROR_HEADER};
 use crate::channel::Channel;
 use crate::connection::Connection;
 use crate::error::Result;
@@ -13,7 +13,9 @@ use crate::io::wait::{after, Interest};
 use crate::io::writer::Patience;
 use crate::protocol::replies::{CallOutcome, Replies};
 use crate::stop::Stop;
-use crate::{AsShortString, BasicProperties, BasicPublish, Error, FieldTable, FieldValue};
+use crate::{
+    AsShortString, BasicProperties, BasicPublish, Error, FieldTable, FieldValue, RpcError,
+};
 
 /// The pseudo-queue of RabbitMQ's direct reply-to.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";

@@ -3,10 +3,11 @@
 use crate::channel::Channel;
 use crate::error::Result;
 use crate::{
-    BasicProperties, BasicReject, Consume, ConsumingEnded, Error, FieldTable, Message, ShortString,
+    BasicProperties, BasicReject, Consume, ConsumingEnded, Error, FieldTable, Message, RpcError,
+    ShortString,
 };
 
-use super::{reply_to, RpcError, RpcReply, ERROR_HEADER};
+use super::{reply_to, RpcReply, ERROR_HEADER};
 
 /// What any error of a handler becomes.
 type Foreign = Box<dyn std::error::Error + Send + Sync>;
