@@ -2,6 +2,7 @@
 
 mod connecting;
 mod foreign;
+pub(crate) mod hints;
 mod retry;
 mod rpc;
 mod texts;

@@ -375,7 +375,7 @@ impl ConnectionParameters {
             return Err(Error::invalid(
                 "frame_max",
                 format_args!("{}", self.frame_max),
-                "8192 to 131072 bytes is expected",
+                "8192 to 131072 bytes is expected: RabbitMQ 4.1 and later refuse less than 8192",
             ));
         }
         if self.connection_attempts == 0 {

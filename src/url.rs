@@ -438,7 +438,7 @@ impl<'p> Options<'p> {
                 parameters.channel_max = number(value, 1, 65535).ok_or(expected)? as u16;
             }
             "frame_max" => {
-                let expected = "8192 to 131072 bytes is expected";
+                let expected = "8192 to 131072 bytes is expected: RabbitMQ 4.1 and later refuse less than 8192";
                 parameters.frame_max = number(value, 8192, 131_072).ok_or(expected)?;
             }
             "heartbeat" => {

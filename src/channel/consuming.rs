@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{done, Channel};
 use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
-use crate::error::Result;
+use crate::error::{hints, Result};
 use crate::io::wait::Shared;
 use crate::protocol::channel::{Consumer, ConsumerState, Reply};
 use crate::protocol::method::Method;
@@ -557,6 +557,12 @@ impl Channel {
             prefetch_count,
             global,
         } = request.into();
+        if global {
+            let connection = self.connection();
+            if let Some(hint) = hints::of_global_qos(connection.server_properties()) {
+                log::warn!("channel {}: {hint}", self.channel_number());
+            }
+        }
         done(self.call(
             &Method::BasicQos {
                 prefetch_size,

@@ -1,7 +1,7 @@
 //! Queues, exchanges, transactions: the calls of a channel that only ask and answer.
 
 use super::{done, Channel};
-use crate::error::Result;
+use crate::error::{hints, Result};
 use crate::protocol::channel::Reply;
 use crate::protocol::method::Method;
 use crate::{
@@ -23,6 +23,9 @@ impl Channel {
 
     /// The same, made once for all types of requests.
     fn declare_queue(&self, request: QueueDeclare) -> Result<QueueDeclareOk> {
+        if let Some(hint) = hints::of_declaration(&request) {
+            log::warn!("queue {:?}: {hint}", request.queue);
+        }
         let QueueDeclare {
             queue,
             passive,

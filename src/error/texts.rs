@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Error, GaveUp, CANCEL_CAUSES};
+use super::{hints, Error, GaveUp, CANCEL_CAUSES};
 use crate::escaped::Escaped;
 use crate::ReturnedMessage;
 
@@ -211,11 +211,10 @@ impl fmt::Display for Cause<'_> {
         if let Some(method) = method {
             write!(f, " (caused by {method})")?;
         }
-        let mut words = reply_text.as_bytes().windows(9);
-        if *reply_code == 541 && words.any(|word| word == b"transient") {
-            f.write_str("; this broker has no queues that are neither durable nor exclusive: declare it .durable(true) or .exclusive(true)")?;
+        match hints::of_refusal(*reply_code, reply_text) {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
