@@ -1,13 +1,16 @@
 //! What a connection is opened with.
 
+mod heartbeat;
+mod tcp;
+
 use std::borrow::Cow;
-use std::fmt;
 use std::net::Ipv6Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::heartbeat::Heartbeat;
+pub use self::tcp::TcpOptions;
 use crate::credentials::Credentials;
-use crate::error::{Error, Result, Span};
+use crate::error::{Error, Result};
 use crate::protocol::WireError;
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
@@ -545,187 +548,6 @@ fn without_brackets(host: String) -> String {
     }
 }
 
-/// Which heartbeat timeout to ask for (pika: `heartbeat`, a number, `None` or a callable).
-///
-/// A `u16` converts: so many seconds, whatever the server proposes, 0 for none. So does an `Option<u16>`: `None` takes
-/// what the server proposes, and is the default.
-#[derive(Clone, Default)]
-pub struct Heartbeat(Choice);
-
-#[derive(Clone, Default)]
-enum Choice {
-    #[default]
-    Servers,
-    Seconds(u16),
-    Function(Arc<dyn Fn(u16) -> u16 + Send + Sync>),
-}
-
-impl Heartbeat {
-    /// Asks a function, which is given what the server proposes and answers what to use, both in seconds, 0 for none.
-    ///
-    /// It runs on the thread that opens the connection, and must not wait for it. (pika's callable is given the
-    /// connection as well, which can do nothing at that point.)
-    ///
-    /// ```
-    /// use haypile::{ConnectionParameters, Heartbeat};
-    ///
-    /// let at_least_ten = Heartbeat::negotiate(|server| server.max(10));
-    /// let parameters = ConnectionParameters::default().heartbeat(at_least_ten);
-    /// # let _ = parameters;
-    /// ```
-    pub fn negotiate(function: impl Fn(u16) -> u16 + Send + Sync + 'static) -> Self {
-        Heartbeat(Choice::Function(Arc::new(function)))
-    }
-
-    /// What to send in `connection.tune-ok`, given what `connection.tune` proposed.
-    pub(crate) fn choose(&self, servers: u16) -> u16 {
-        match &self.0 {
-            Choice::Servers => servers,
-            Choice::Seconds(seconds) => *seconds,
-            Choice::Function(function) => function(servers),
-        }
-    }
-}
-
-impl From<u16> for Heartbeat {
-    fn from(seconds: u16) -> Self {
-        Heartbeat(Choice::Seconds(seconds))
-    }
-}
-
-impl From<Option<u16>> for Heartbeat {
-    fn from(seconds: Option<u16>) -> Self {
-        Heartbeat(seconds.map_or(Choice::Servers, Choice::Seconds))
-    }
-}
-
-impl fmt::Debug for Heartbeat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Choice::Servers => f.write_str("as the server proposes"),
-            Choice::Seconds(seconds) => write!(f, "{seconds} s"),
-            Choice::Function(_) => f.write_str("as a function says"),
-        }
-    }
-}
-
-/// A function equals only itself and its clones.
-impl PartialEq for Heartbeat {
-    fn eq(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
-            (Choice::Servers, Choice::Servers) => true,
-            (Choice::Seconds(one), Choice::Seconds(another)) => one == another,
-            (Choice::Function(one), Choice::Function(another)) => {
-                std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(another))
-            }
-            _ => false,
-        }
-    }
-}
-
-impl Eq for Heartbeat {}
-
-/// Options of the TCP socket (pika: `tcp_options`, a dictionary).
-///
-/// Any of the three `keep…` turns keepalive on. What is not set stays as the operating system has it. Where the
-/// operating system has no such option, it is left out with a warning in the log.
-///
-/// ```
-/// use haypile::{ConnectionParameters, TcpOptions};
-/// use std::time::Duration;
-///
-/// let options = TcpOptions::new()
-///     .keepidle(Duration::from_secs(60))
-///     .keepintvl(Duration::from_secs(10))
-///     .keepcnt(3)
-///     .user_timeout(Duration::from_secs(30));
-/// let parameters = ConnectionParameters::default().tcp_options(options);
-/// # let _ = parameters;
-/// ```
-#[doc(alias = "tcp_options")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TcpOptions {
-    pub(crate) keepidle: Option<Duration>,
-    pub(crate) keepintvl: Option<Duration>,
-    pub(crate) keepcnt: Option<u32>,
-    pub(crate) user_timeout: Option<Duration>,
-}
-
-impl TcpOptions {
-    /// None set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// After how long without traffic to probe the peer, in whole seconds, 1 to 32767 (`TCP_KEEPIDLE`).
-    #[must_use]
-    pub fn keepidle(mut self, keepidle: Duration) -> Self {
-        self.keepidle = Some(keepidle);
-        self
-    }
-
-    /// How long to wait between probes, in whole seconds, 1 to 32767 (`TCP_KEEPINTVL`).
-    #[must_use]
-    pub fn keepintvl(mut self, keepintvl: Duration) -> Self {
-        self.keepintvl = Some(keepintvl);
-        self
-    }
-
-    /// After how many unanswered probes to give up, 1 to 127 (`TCP_KEEPCNT`).
-    #[must_use]
-    pub fn keepcnt(mut self, keepcnt: u32) -> Self {
-        self.keepcnt = Some(keepcnt);
-        self
-    }
-
-    /// How long what was sent may stay unacknowledged, in whole milliseconds, at most 24 days; 0 is the operating
-    /// system's default (`TCP_USER_TIMEOUT`).
-    #[must_use]
-    pub fn user_timeout(mut self, user_timeout: Duration) -> Self {
-        self.user_timeout = Some(user_timeout);
-        self
-    }
-
-    /// Whether keepalive is to be turned on.
-    pub(crate) fn needs_keepalive(&self) -> bool {
-        self.keepidle.is_some() || self.keepintvl.is_some() || self.keepcnt.is_some()
-    }
-
-    fn validate(&self) -> Result<(), Error> {
-        for (field, value) in [
-            ("tcp_options: keepidle", self.keepidle),
-            ("tcp_options: keepintvl", self.keepintvl),
-        ] {
-            if let Some(value) = value.filter(|value| !(1..=32767).contains(&value.as_secs())) {
-                return Err(Error::invalid(
-                    field,
-                    format_args!("{}", Span(value)),
-                    "1 to 32767 s is expected",
-                ));
-            }
-        }
-        if let Some(value) = self.keepcnt.filter(|value| !(1..=127).contains(value)) {
-            return Err(Error::invalid(
-                "tcp_options: keepcnt",
-                format_args!("{value}"),
-                "1 to 127 is expected",
-            ));
-        }
-        if let Some(value) = self
-            .user_timeout
-            .filter(|value| value.as_millis() > i32::MAX as u128)
-        {
-            let expected = "at most 2147483647 ms is expected";
-            return Err(Error::invalid(
-                "tcp_options: user_timeout",
-                format_args!("{}", Span(value)),
-                expected,
-            ));
-        }
-        Ok(())
-    }
-}
-
 /// What a connection can be opened with: parameters, an AMQP URL, or several of either, which are tried in order.
 ///
 /// ```
@@ -776,31 +598,6 @@ impl IntoParameters for ConnectionParameters {
 impl IntoParameters for &ConnectionParameters {
     fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
         self.clone().into_parameters()
-    }
-}
-
-impl IntoParameters for &str {
-    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
-        // Reading a URL checks what it says.
-        Ok(vec![ConnectionParameters::from_url(self)?])
-    }
-}
-
-impl IntoParameters for String {
-    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
-        self.as_str().into_parameters()
-    }
-}
-
-impl IntoParameters for &String {
-    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
-        self.as_str().into_parameters()
-    }
-}
-
-impl IntoParameters for Cow<'_, str> {
-    fn into_parameters(self) -> Result<Vec<ConnectionParameters>> {
-        (*self).into_parameters()
     }
 }
 
@@ -881,16 +678,6 @@ mod tests {
         assert_eq!(parameters.tcp_options, TcpOptions::default());
         assert!(!parameters.tcp_options.needs_keepalive());
         parameters.validate().unwrap();
-    }
-
-    #[test]
-    fn a_heartbeat_given_overrides_the_servers() {
-        assert_eq!(Heartbeat::from(30).choose(60), 30);
-        assert_eq!(Heartbeat::from(90).choose(60), 90);
-        assert_eq!(Heartbeat::from(0).choose(60), 0);
-        assert_eq!(Heartbeat::from(None).choose(60), 60);
-        assert_eq!(Heartbeat::from(Some(7)).choose(60), 7);
-        assert_eq!(Heartbeat::negotiate(|server| server / 2).choose(60), 30);
     }
 
     #[test]

@@ -1,0 +1,207 @@
+//! The channels of a connection: their slots, their numbers, how they open and close.
+
+use std::sync::Arc;
+
+use super::{take_out, Session};
+use crate::error::Result;
+use crate::protocol::channel::{ChannelState, Content, Gate, Phase};
+use crate::protocol::frame;
+use crate::protocol::method::Method;
+use crate::Error;
+
+/// What a channel number stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Number {
+    /// No channel had it yet.
+    Unused,
+    /// Its channel is closed. A broker that closes a channel may go on sending what was on its way: what it has delivered
+    /// up to now ends with this tag.
+    Closed { last: u64 },
+    /// The channel at this place has it.
+    Taken(usize),
+}
+
+impl Session {
+    pub(crate) fn channel(&mut self, place: usize) -> Option<&mut ChannelState> {
+        self.channels.get_mut(place).and_then(Option::as_deref_mut)
+    }
+
+    /// Chooses a number (the lowest free one, or the one asked for) and takes in a channel; answers its place and its number.
+    pub(crate) fn add_channel(
+        &mut self,
+        number: Option<u16>,
+        mut channel: ChannelState,
+    ) -> Result<(usize, u16), Error> {
+        let number = match number {
+            Some(number) if number == 0 || number > self.channel_max => {
+                let problem = "outside of what was negotiated";
+                return Err(Error::InvalidChannelNumber { number, problem });
+            }
+            Some(number) if matches!(self.number(number), Number::Taken(_)) => {
+                let problem = "in use";
+                return Err(Error::InvalidChannelNumber { number, problem });
+            }
+            Some(number) => number,
+            None => self.free_number()?,
+        };
+        let place = self.vacant.pop().unwrap_or(self.channels.len());
+        if place == self.channels.len() {
+            self.channels.push(None);
+        }
+        if self.numbers.len() <= number as usize {
+            self.numbers.resize(number as usize + 1, Number::Unused);
+        }
+        channel.number = number;
+        if let Number::Closed { last } = self.number(number) {
+            channel.former = Some(last);
+            if channel.phase() == Phase::Opening {
+                channel.gate.set_phase(Phase::Reopening);
+            }
+        }
+        self.channels[place] = Some(Box::new(channel));
+        self.numbers[number as usize] = Number::Taken(place);
+        Ok((place, number))
+    }
+
+    pub(super) fn number(&self, number: u16) -> Number {
+        let known = self.numbers.get(number as usize);
+        known.copied().unwrap_or(Number::Unused)
+    }
+
+    /// The lowest free number.
+    fn free_number(&mut self) -> Result<u16, Error> {
+        let channel_max = self.channel_max;
+        let lowest = |numbers: &[Number]| {
+            let free = numbers
+                .iter()
+                .position(|number| !matches!(number, Number::Taken(_)))
+                .unwrap_or(numbers.len());
+            u16::try_from(free)
+                .ok()
+                .filter(|number| *number <= channel_max)
+        };
+        if let Some(number) = lowest(&self.numbers) {
+            return Ok(number);
+        }
+        // Rather than none at all, one whose close-ok is probably lost.
+        for place in 1..self.channels.len() {
+            if self.channel(place).is_some_and(|channel| channel.abandoned) {
+                self.give_up_close_ok(place);
+            }
+        }
+        lowest(&self.numbers).ok_or_else(|| Error::NoFreeChannels { channel_max })
+    }
+
+    /// The handle is gone. A closed channel is forgotten now, another one when its closure is confirmed.
+    pub(crate) fn abandon(&mut self, place: usize) {
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
+        channel.abandoned = true;
+        let closed = channel.phase() == Phase::Closed;
+        self.clear_channel(place);
+        self.reported(place);
+        if closed {
+            self.forget(place);
+        }
+    }
+
+    fn forget(&mut self, place: usize) {
+        self.channels[place] = None;
+        take_out(&mut self.ready, place);
+        while take_out(&mut self.changed, place) {}
+        self.vacant.push(place);
+    }
+
+    /// The number is free again. What still comes for this channel is skipped.
+    pub(super) fn release(&mut self, place: usize) {
+        let Some(channel) = self.channel(place) else {
+            return;
+        };
+        channel.gate.set_phase(Phase::Closed);
+        channel.content = Content::None;
+        let (number, abandoned) = (channel.number, channel.abandoned);
+        let last = channel.gate.acks.last_came();
+        self.numbers[number as usize] = Number::Closed { last };
+        if abandoned {
+            self.forget(place);
+            // The end of the process may wait for it.
+            self.connection_changed = true;
+        } else {
+            self.touch(place);
+        }
+    }
+
+    pub(super) fn touch(&mut self, place: usize) {
+        if self.changed.last() != Some(&place) {
+            self.changed.push(place);
+        }
+    }
+
+    /// A channel is over, and its number free.
+    pub(super) fn end_channel(&mut self, place: usize, why: Error) {
+        if let Some(channel) = self.channel(place) {
+            channel.gate.finish(Phase::Closed, why);
+            self.release(place);
+        }
+    }
+
+    /// This program closes a channel: what waits for the program is dropped, and the number is free when the broker has
+    /// confirmed. Does nothing if the channel is over.
+    pub(crate) fn close_channel(
+        &mut self,
+        place: usize,
+        reply_code: u16,
+        reply_text: &str,
+        why: Error,
+    ) -> Result<(), Error> {
+        let Some(channel) = self
+            .channel(place)
+            .filter(|channel| !channel.gate.is_over())
+        else {
+            return Ok(());
+        };
+        channel.gate.finish(Phase::Closing, why);
+        let number = channel.number;
+        let close = Method::ChannelClose {
+            reply_code,
+            reply_text: reply_text.into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        frame::write_method(&mut self.replies, number, &close).map_err(Error::unsendable)?;
+        self.clear_channel(place);
+        self.touch(place);
+        Ok(())
+    }
+
+    /// The places and numbers of the channels that can be used.
+    pub(crate) fn open_channels(&self) -> Vec<(usize, u16)> {
+        let channels = self.channels.iter().enumerate().skip(1);
+        channels
+            .filter_map(|(place, channel)| Some((place, channel.as_deref()?)))
+            .filter(|(_, channel)| channel.phase() == Phase::Open)
+            .map(|(place, channel)| (place, channel.number))
+            .collect()
+    }
+
+    /// The channels whose closure the broker has not confirmed yet.
+    pub(crate) fn closing_channels(&self) -> Vec<Arc<Gate>> {
+        let channels = self.channels.iter().skip(1).flatten();
+        channels
+            .filter(|channel| channel.phase() == Phase::Closing && channel.crossed.is_none())
+            .map(|channel| Arc::clone(&channel.gate))
+            .collect()
+    }
+
+    /// Waits no longer for the close-ok of a channel that both ends closed at once. RabbitMQ may lose it: it ends the
+    /// channel's process when it gets the other end's close-ok, perhaps before that process has sent its own.
+    pub(crate) fn give_up_close_ok(&mut self, place: usize) {
+        if self
+            .channel(place)
+            .is_some_and(|channel| channel.crossed.is_some() && channel.phase() == Phase::Closing)
+        {
+            self.release(place);
+        }
+    }
+}

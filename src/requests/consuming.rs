@@ -1,0 +1,333 @@
+//! What consumes and fetches, and what acknowledges and refuses.
+
+use std::time::Duration;
+
+use crate::{FieldTable, FieldValue, ShortString};
+
+from_name!(BasicConsume BasicGet Consume);
+
+/// What `basic_consume` asks for (pika: `basic_consume(queue, on_message_callback, auto_ack=False, exclusive=False,
+/// consumer_tag=None, arguments=None)`; AMQP 0-9-1, `basic.consume`).
+///
+/// ```
+/// use haypile::BasicConsume;
+///
+/// let first = BasicConsume::new("tasks").consumer_tag("first").argument("x-priority", 10);
+/// assert_eq!(BasicConsume::from("tasks"), BasicConsume::new("tasks").auto_ack(false));
+/// # let _ = first;
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct BasicConsume {
+    pub(crate) queue: ShortString,
+    pub(crate) auto_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) consumer_tag: Option<String>,
+    pub(crate) arguments: FieldTable,
+}
+
+impl BasicConsume {
+    /// Consume from this queue, acknowledging by hand, under a tag that the library makes up.
+    pub fn new(queue: impl Into<ShortString>) -> Self {
+        Self::named(queue.into())
+    }
+
+    fn named(queue: ShortString) -> Self {
+        BasicConsume {
+            queue,
+            auto_ack: false,
+            exclusive: false,
+            consumer_tag: None,
+            arguments: FieldTable::new(),
+        }
+    }
+
+    flags! {
+        /// Whether messages count as acknowledged once they are sent; a crash loses them. Default: no.
+        auto_ack
+        /// Whether nobody else may consume from the queue. Default: no.
+        exclusive
+    }
+
+    /// The consumer's name on this channel, at most 255 bytes. Default (and for an empty one): made up, as
+    /// `ctag1.9f0c…`.
+    #[must_use]
+    pub fn consumer_tag(mut self, consumer_tag: impl Into<String>) -> Self {
+        self.consumer_tag = Some(consumer_tag.into()).filter(|tag| !tag.is_empty());
+        self
+    }
+
+    arguments!();
+}
+
+/// What `consume` asks for (pika: `consume(queue, auto_ack=False, exclusive=False, arguments=None)`; AMQP 0-9-1,
+/// `basic.consume`).
+///
+/// ```
+/// use haypile::Consume;
+/// use std::time::Duration;
+///
+/// let patient = Consume::new("tasks").idle_exit(Duration::from_secs(5));
+/// assert_eq!(Consume::from("tasks"), Consume::new("tasks").idle_exit(None));
+/// # let _ = patient;
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Consume {
+    pub(crate) queue: ShortString,
+    pub(crate) auto_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) arguments: FieldTable,
+    pub(crate) idle_exit: Option<Duration>,
+    pub(crate) time_limit: Option<Duration>,
+}
+
+impl Consume {
+    /// Iterate over this queue, acknowledging by hand, waiting for as long as it takes.
+    pub fn new(queue: impl Into<ShortString>) -> Self {
+        Self::named(queue.into())
+    }
+
+    fn named(queue: ShortString) -> Self {
+        Consume {
+            queue,
+            auto_ack: false,
+            exclusive: false,
+            arguments: FieldTable::new(),
+            idle_exit: None,
+            time_limit: None,
+        }
+    }
+
+    flags! {
+        /// Whether messages count as acknowledged once they are sent; a crash loses them. Default: no.
+        auto_ack
+        /// Whether nobody else may consume from the queue. Default: no.
+        exclusive
+    }
+
+    /// After how long without a message the iterator ends; `None` (the default) is never. The consumer stays, and the
+    /// iterator can be asked again. Time that the program itself takes between two messages does not count.
+    ///
+    /// pika's generator goes on after its `inactivity_timeout`: see [`Messages::inactivity_timeout`](crate::Messages::inactivity_timeout).
+    #[must_use]
+    pub fn idle_exit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.idle_exit = limit.into();
+        self
+    }
+
+    /// How long the iterator may go on in all, from `consume` on, whatever comes; `None` (the default) is for ever. It has no
+    /// counterpart in pika. A message that has come by then and not been yielded stays for the next `consume`, or goes back
+    /// by [`cancel`](crate::Channel::cancel).
+    #[must_use]
+    pub fn time_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.time_limit = limit.into();
+        self
+    }
+
+    arguments!();
+}
+
+/// What `basic_get` asks for (pika: `basic_get(queue, auto_ack=False)`; AMQP 0-9-1, `basic.get`).
+///
+/// ```
+/// use haypile::BasicGet;
+///
+/// assert_eq!(BasicGet::from("tasks"), BasicGet::new("tasks").auto_ack(false));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BasicGet {
+    pub(crate) queue: ShortString,
+    pub(crate) auto_ack: bool,
+}
+
+impl BasicGet {
+    /// Fetch from this queue, acknowledging by hand.
+    pub fn new(queue: impl Into<ShortString>) -> Self {
+        Self::named(queue.into())
+    }
+
+    fn named(queue: ShortString) -> Self {
+        BasicGet {
+            queue,
+            auto_ack: false,
+        }
+    }
+
+    flags! {
+        /// Whether the message counts as acknowledged once it is sent. Default: no.
+        auto_ack
+    }
+}
+
+/// What `basic_ack` says (pika: `basic_ack(delivery_tag=0, multiple=False)`; AMQP 0-9-1, `basic.ack`).
+///
+/// ```
+/// use haypile::BasicAck;
+///
+/// assert_eq!(BasicAck::from(7), BasicAck::new(7).multiple(false));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BasicAck {
+    pub(crate) delivery_tag: u64,
+    pub(crate) multiple: bool,
+}
+
+impl BasicAck {
+    /// This message is done. With `multiple`, 0 stands for all that are unacknowledged on the channel.
+    pub fn new(delivery_tag: u64) -> Self {
+        BasicAck {
+            delivery_tag,
+            multiple: false,
+        }
+    }
+
+    flags! {
+        /// Whether all messages up to this one are meant. Default: no.
+        multiple
+    }
+}
+
+impl Default for BasicAck {
+    /// Tag 0, as pika's.
+    fn default() -> Self {
+        BasicAck::new(0)
+    }
+}
+
+impl From<u64> for BasicAck {
+    fn from(delivery_tag: u64) -> Self {
+        BasicAck::new(delivery_tag)
+    }
+}
+
+/// What `basic_nack` says (pika: `basic_nack(delivery_tag=0, multiple=False, requeue=True)`; RabbitMQ's extension
+/// `basic.nack`).
+///
+/// ```
+/// use haypile::BasicNack;
+///
+/// assert_eq!(BasicNack::from(7), BasicNack::new(7).multiple(false).requeue(true));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BasicNack {
+    pub(crate) delivery_tag: u64,
+    pub(crate) multiple: bool,
+    pub(crate) requeue: bool,
+}
+
+impl BasicNack {
+    /// This message goes back to its queue. With `multiple`, 0 stands for all that are unacknowledged on the channel.
+    pub fn new(delivery_tag: u64) -> Self {
+        BasicNack {
+            delivery_tag,
+            multiple: false,
+            requeue: true,
+        }
+    }
+
+    flags! {
+        /// Whether all messages up to this one are meant. Default: no.
+        multiple
+        /// Whether it goes back to its queue (yes, the default) or is dropped or dead-lettered (no).
+        requeue
+    }
+}
+
+impl Default for BasicNack {
+    /// Tag 0, as pika's.
+    fn default() -> Self {
+        BasicNack::new(0)
+    }
+}
+
+impl From<u64> for BasicNack {
+    fn from(delivery_tag: u64) -> Self {
+        BasicNack::new(delivery_tag)
+    }
+}
+
+/// What `basic_reject` says (pika: `basic_reject(delivery_tag=0, requeue=True)`; AMQP 0-9-1, `basic.reject`).
+///
+/// ```
+/// use haypile::BasicReject;
+///
+/// assert_eq!(BasicReject::from(7), BasicReject::new(7).requeue(true));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BasicReject {
+    pub(crate) delivery_tag: u64,
+    pub(crate) requeue: bool,
+}
+
+impl BasicReject {
+    /// This message goes back to its queue.
+    pub fn new(delivery_tag: u64) -> Self {
+        BasicReject {
+            delivery_tag,
+            requeue: true,
+        }
+    }
+
+    flags! {
+        /// Whether it goes back to its queue (yes, the default) or is dropped or dead-lettered (no).
+        requeue
+    }
+}
+
+impl Default for BasicReject {
+    /// Tag 0, as pika's.
+    fn default() -> Self {
+        BasicReject::new(0)
+    }
+}
+
+impl From<u64> for BasicReject {
+    fn from(delivery_tag: u64) -> Self {
+        BasicReject::new(delivery_tag)
+    }
+}
+
+/// What `basic_qos` asks for (pika: `basic_qos(prefetch_size=0, prefetch_count=0, global_qos=False)`; AMQP 0-9-1,
+/// `basic.qos`).
+///
+/// ```
+/// use haypile::BasicQos;
+///
+/// assert_eq!(BasicQos::from(1), BasicQos::new(1).prefetch_size(0).global(false));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BasicQos {
+    pub(crate) prefetch_size: u32,
+    pub(crate) prefetch_count: u16,
+    pub(crate) global: bool,
+}
+
+impl BasicQos {
+    /// At most so many messages unacknowledged at a time; 0 is no limit.
+    pub fn new(prefetch_count: u16) -> Self {
+        BasicQos {
+            prefetch_size: 0,
+            prefetch_count,
+            global: false,
+        }
+    }
+
+    /// At most so many bytes unacknowledged at a time; 0 (the default) is no limit, and all that RabbitMQ accepts.
+    #[must_use]
+    pub fn prefetch_size(mut self, prefetch_size: u32) -> Self {
+        self.prefetch_size = prefetch_size;
+        self
+    }
+
+    flags! {
+        /// Whether the limit is shared by all consumers of the channel (RabbitMQ's reading) rather than given to each
+        /// new one (pika: `global_qos`). Default: no.
+        #[doc(alias = "global_qos")]
+        global
+    }
+}
+
+impl From<u16> for BasicQos {
+    fn from(prefetch_count: u16) -> Self {
+        BasicQos::new(prefetch_count)
+    }
+}
