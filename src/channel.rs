@@ -51,7 +51,7 @@ pub struct Channel {
 
 struct ChannelHandle {
     connection: Connection,
-    place: usize,
+    slot: usize,
     number: u16,
     gate: Arc<Gate>,
     callbacks: ChannelCallbacks<Channel>,
@@ -76,7 +76,7 @@ impl Drop for ChannelHandle {
             return;
         }
         let mut shared = link.lock();
-        let Some(channel) = shared.session.channel(self.place) else {
+        let Some(channel) = shared.session.channel(self.slot) else {
             return;
         };
         let consumers = match channel.phase() {
@@ -88,8 +88,8 @@ impl Drop for ChannelHandle {
             reply_text: "the last handle was dropped".into(),
             channel: self.number,
         };
-        link.end_channel(&mut shared, self.place, 0, "", why);
-        shared.session.abandon(self.place);
+        link.end_channel(&mut shared, self.slot, 0, "", why);
+        shared.session.abandon(self.slot);
         link.resume_if_paused(&mut shared);
         drop(shared);
         if consumers > 0 {
@@ -122,17 +122,17 @@ impl Channel {
         }
         let gate = Gate::new(Phase::Opening);
         let state = ChannelState::new(Arc::clone(&gate));
-        let (place, number) = shared.session.add_channel(number, state)?;
+        let (slot, number) = shared.session.add_channel(number, state)?;
         let handle = Arc::new(ChannelHandle {
             connection: connection.clone(),
-            place,
+            slot,
             number,
             gate,
             callbacks: ChannelCallbacks::new(),
             stop: OnceLock::new(),
         });
         let owner: Weak<ChannelHandle> = Arc::downgrade(&handle);
-        connection.callbacks().set_owner(place, owner);
+        connection.callbacks().set_owner(slot, owner);
         let channel = Channel { handle };
         let method = Method::ChannelOpen;
         let call = channel.begin_call(&mut shared, &method, (20, 11));
@@ -148,15 +148,15 @@ impl Channel {
     /// Begins to run callbacks, as a call that consumes on this channel.
     pub(crate) fn enter_round(&self) -> Round<'_> {
         let consuming = Consuming {
-            slot: self.handle.place,
+            slot: self.handle.slot,
             stop: &self.handle.stop,
         };
         let callbacks = self.handle.connection.callbacks();
         Round::enter(self.link(), callbacks, Some(consuming))
     }
 
-    pub(crate) fn place(&self) -> usize {
-        self.handle.place
+    pub(crate) fn slot(&self) -> usize {
+        self.handle.slot
     }
 
     pub(crate) fn gate(&self) -> &Gate {
@@ -205,8 +205,8 @@ impl Channel {
         let (first, idle) = {
             let mut shared = link.lock();
             shared.session.end_told |= shared.session.end().is_some();
-            let first = shared.session.reported(self.handle.place);
-            (first, shared.session.is_idle(self.handle.place))
+            let first = shared.session.reported(self.handle.slot);
+            (first, shared.session.is_idle(self.handle.slot))
         };
         if first {
             link.outgoing.flush(link, CLOSE_OK_LIMIT);
@@ -253,14 +253,14 @@ impl Channel {
             }
             Ok(())
         })?;
-        Ok(shared.session.add_call(self.handle.place, expects))
+        Ok(shared.session.add_call(self.handle.slot, expects))
     }
 
     fn finish_call(&self, call: u64, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
         let link = self.link();
-        let place = self.handle.place;
-        let answer = link.wait(Interest::channel(place), Some(after(limit)), |shared| {
-            let channel = shared.session.channel(place)?;
+        let slot = self.handle.slot;
+        let answer = link.wait(Interest::channel(slot), Some(after(limit)), |shared| {
+            let channel = shared.session.channel(slot)?;
             match channel.take_answer(call) {
                 Some(reply) => Some(Some(reply)),
                 None if channel.gate.is_over() => Some(None),
@@ -279,8 +279,8 @@ impl Channel {
         let link = self.link();
         let error = link.timed_out(waiting_for, limit, Some(self.handle.number));
         let mut shared = link.lock();
-        let place = self.handle.place;
-        link.end_channel(&mut shared, place, 0, "no answer in time", error.clone());
+        let slot = self.handle.slot;
+        link.end_channel(&mut shared, slot, 0, "no answer in time", error.clone());
         error
     }
 
@@ -331,7 +331,7 @@ impl Channel {
             });
         }
         let link = self.link();
-        let place = self.handle.place;
+        let slot = self.handle.slot;
         self.notice_fork();
         let mut shared = link.lock();
         if self.is_ended() {
@@ -343,26 +343,26 @@ impl Channel {
             reply_text: reply_text.into(),
             channel: self.handle.number,
         };
-        link.end_channel(&mut shared, place, reply_code, reply_text, why);
+        link.end_channel(&mut shared, slot, reply_code, reply_text, why);
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
         let deadline = after(limit);
         let mut crossed = None;
-        let closed = link.wait(Interest::channel(place), Some(deadline), |shared| {
-            let channel = shared.session.channel(place);
+        let closed = link.wait(Interest::channel(slot), Some(deadline), |shared| {
+            let channel = shared.session.channel(slot);
             crossed = channel.as_ref().and_then(|channel| channel.crossed.clone());
             let closed = channel.is_none_or(|channel| channel.phase() == Phase::Closed);
             (closed || crossed.is_some()).then(|| shared.session.end().cloned())
         });
         if crossed.is_some() {
             let patience = deadline.min(after(CROSSED_CLOSE_OK));
-            link.wait(Interest::channel(place), Some(patience), |shared| {
-                let channel = shared.session.channel(place);
+            link.wait(Interest::channel(slot), Some(patience), |shared| {
+                let channel = shared.session.channel(slot);
                 channel
                     .is_none_or(|channel| channel.phase() == Phase::Closed)
                     .then_some(())
             });
-            link.lock().session.give_up_close_ok(place);
+            link.lock().session.give_up_close_ok(slot);
         }
         self.callbacks().clear();
         if let Some(closed_by_broker) = crossed {

@@ -79,7 +79,7 @@ impl Messages {
             idle_exit,
             time_limit,
         } = request;
-        let place = channel.place();
+        let slot = channel.slot();
         let id = channel.callbacks().new_consumer_id();
         let mut messages = Messages {
             channel: channel.clone(),
@@ -97,7 +97,7 @@ impl Messages {
                 return Err(channel.closure());
             }
             shared.session.iterator_cancelled = None;
-            let Some(state) = shared.session.channel(place) else {
+            let Some(state) = shared.session.channel(slot) else {
                 return Err(channel.closure());
             };
             if let Some(puller) = state.puller.as_ref().filter(|puller| !puller.is_spent()) {
@@ -131,7 +131,7 @@ impl Messages {
         }
         let tag = &messages.consumer_tag;
         if let Err(error) = channel.subscribe(&queue, tag, auto_ack, exclusive, &arguments) {
-            channel.link().lock().session.take_puller(place);
+            channel.link().lock().session.take_puller(slot);
             return Err(error);
         }
         Ok(messages)
@@ -176,7 +176,7 @@ impl Messages {
             return self.ended.clone();
         }
         let mut shared = self.channel.link().lock();
-        let state = shared.session.channel(self.channel.place());
+        let state = shared.session.channel(self.channel.slot());
         let puller = state.and_then(|state| state.puller.as_ref());
         match puller.filter(|puller| puller.consumer_tag == self.consumer_tag) {
             Some(puller) if !puller.buffered.is_empty() => None,
@@ -193,12 +193,12 @@ impl Messages {
     fn take_buffered(&self) -> Option<Message> {
         let link = self.channel.link();
         let mut shared = link.lock();
-        let state = shared.session.channel(self.channel.place())?;
+        let state = shared.session.channel(self.channel.slot())?;
         let puller = state.puller.as_ref()?;
         if puller.consumer_tag != self.consumer_tag {
             return None;
         }
-        let message = shared.session.next_pulled(self.channel.place());
+        let message = shared.session.next_pulled(self.channel.slot());
         link.resume_if_paused(&mut shared);
         if message.is_none() {
             link.look_again_if_paused(&mut shared);
@@ -216,7 +216,7 @@ impl Messages {
         // Most often the next message is there, and no clock is needed.
         let (mut until, mut exit) = (None, None);
         let mut looked = false;
-        let place = self.channel.place();
+        let slot = self.channel.slot();
         // A clone, so that what the round borrows is not the iterator's own.
         let channel = self.channel.clone();
         let round = channel.enter_round();
@@ -279,7 +279,7 @@ impl Messages {
             let soonest = [until, exit, self.deadline].into_iter().flatten().min();
             let left = soonest.map(|soonest| soonest.saturating_duration_since(now));
             round.run(left, |shared| {
-                let Some(state) = shared.session.channel(place) else {
+                let Some(state) = shared.session.channel(slot) else {
                     return true;
                 };
                 let puller = state.puller.as_ref();
@@ -310,7 +310,7 @@ impl Drop for Messages {
             return;
         }
         let mut shared = link.lock();
-        let state = shared.session.channel(self.channel.place());
+        let state = shared.session.channel(self.channel.slot());
         if let Some(puller) = state.and_then(|state| state.puller.as_mut()) {
             if puller.consumer_tag == self.consumer_tag {
                 puller.is_at_work = false;

@@ -280,7 +280,7 @@ pub enum Error {
     },
     /// The broker cancelled a consumer: its queue was deleted, its node was lost, a permission was withdrawn, or it held a
     /// message for too long (pika: `ConsumerCancelled`). [`ConsumingEnded`](crate::ConsumingEnded) says so where a call ends
-    /// by it; this is how a [`Supervisor`](crate::Supervisor) reports it, and how a message is that is settled after it.
+    /// by it; this is how a [`Supervisor`](crate::Supervisor) reports it, and how a message is that is acknowledged after it.
     #[non_exhaustive]
     ConsumerCancelled {
         /// The consumer it cancelled.

@@ -158,15 +158,15 @@ impl Deliveries {
         while more {
             let fed = self.0.feed(rest)?;
             (rest, more) = (&rest[fed.used..], fed.more);
-            while let Some((place, _)) = self.0.begin_turn(&dispatcher) {
-                while let Some(incoming) = self.0.next_event(place) {
+            while let Some((slot, _)) = self.0.begin_turn(&dispatcher) {
+                while let Some(incoming) = self.0.next_event(slot) {
                     if let Incoming::Message(message) = incoming {
                         let (_, _, body) = message.delivered();
                         messages += 1;
                         size += body.len();
                     }
                 }
-                self.0.end_turn(place);
+                self.0.end_turn(slot);
             }
             self.0.changed.clear();
         }

@@ -95,7 +95,7 @@ impl Publisher {
         body: impl AsRef<[u8]>,
         publish: impl Into<BasicPublish<'p>>,
     ) -> Result<u64> {
-        if self.channel.gate().unsettled() >= self.window {
+        if self.channel.gate().unconfirmed() >= self.window {
             self.wait_for_room()?;
         }
         let (exchange, routing_key) = (exchange.as_short_string(), routing_key.as_short_string());
@@ -116,16 +116,16 @@ impl Publisher {
             return Err(self.channel.closure());
         }
         let link = self.channel.link();
-        let place = self.channel.place();
+        let slot = self.channel.slot();
         let room = link.wait(
-            Interest::channel(place),
+            Interest::channel(slot),
             Some(after(link.rpc_timeout)),
             |shared| {
-                let channel = shared.session.channel(place)?;
+                let channel = shared.session.channel(slot)?;
                 if channel.gate.is_over() {
                     return Some(false);
                 }
-                if channel.gate.unsettled() < self.window {
+                if channel.gate.unconfirmed() < self.window {
                     return Some(true);
                 }
                 self.channel.is_interrupted().then_some(false)
@@ -149,12 +149,12 @@ impl Publisher {
     pub fn unconfirmed(&self) -> usize {
         self.channel.notice_fork();
         let mut shared = self.channel.link().lock();
-        let Some(channel) = shared.session.channel(self.channel.place()) else {
+        let Some(channel) = shared.session.channel(self.channel.slot()) else {
             return 0;
         };
         self.own
             .iter()
-            .map(|(first, last)| channel.confirms.unsettled(*first, *last))
+            .map(|(first, last)| channel.confirms.unconfirmed(*first, *last))
             .sum()
     }
 
@@ -176,16 +176,16 @@ impl Publisher {
             return Err(self.channel.closure());
         }
         let link = self.channel.link();
-        let place = self.channel.place();
+        let slot = self.channel.slot();
         let own = &self.own;
         let (deadline, may_stop) = self.channel.confirm_deadline(timeout);
-        let known = link.wait(Interest::channel(place), deadline, |shared| {
-            let channel = shared.session.channel(place)?;
+        let known = link.wait(Interest::channel(slot), deadline, |shared| {
+            let channel = shared.session.channel(slot)?;
             // The oldest come first, so the newest tell soonest that something is open.
             let all_known = own
                 .iter()
                 .rev()
-                .all(|(first, last)| channel.confirms.unsettled(*first, *last) == 0);
+                .all(|(first, last)| channel.confirms.unconfirmed(*first, *last) == 0);
             if all_known || channel.gate.is_over() {
                 return Some(true);
             }
@@ -198,7 +198,7 @@ impl Publisher {
         }
         let own = std::mem::take(&mut self.own);
         let mut losses = Losses::default();
-        if let Some(channel) = link.lock().session.channel(place) {
+        if let Some(channel) = link.lock().session.channel(slot) {
             for (first, last) in &own {
                 channel.confirms.take_for_good(*first, *last, &mut losses);
             }
@@ -263,7 +263,7 @@ impl Drop for Publisher {
             .link()
             .lock()
             .session
-            .channel(self.channel.place())
+            .channel(self.channel.slot())
         {
             for (first, last) in self.own.drain(..) {
                 channel

@@ -1,4 +1,4 @@
-//! Consumers and their callbacks; fetching; settling.
+//! Consumers and their callbacks; fetching; acknowledging.
 
 use std::sync::atomic::Ordering;
 
@@ -66,7 +66,7 @@ impl Channel {
                 callback(channel, method, properties, body).into_result()
             });
         let consumer_tag = consumer_tag.unwrap_or_else(|| self.new_consumer_tag());
-        let place = self.handle.place;
+        let slot = self.handle.slot;
         let id = {
             let mut shared = self.link().lock();
             if self.is_ended() {
@@ -74,7 +74,7 @@ impl Channel {
                 return Err(self.closure());
             }
             let id = self.callbacks().new_consumer_id();
-            if let Some(channel) = shared.session.channel(place) {
+            if let Some(channel) = shared.session.channel(slot) {
                 let puller = channel.puller.as_ref();
                 let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
                 if pulled || channel.consumer(&consumer_tag).is_some() {
@@ -97,7 +97,7 @@ impl Channel {
         if let Err(error) = result {
             let mut shared = self.link().lock();
             let callbacks = self.callbacks();
-            let removed = callbacks.remove_consumer(&mut shared, place, &consumer_tag, id);
+            let removed = callbacks.remove_consumer(&mut shared, slot, &consumer_tag, id);
             drop(shared);
             drop(removed);
             return Err(error);
@@ -142,10 +142,10 @@ impl Channel {
     /// As every call.
     pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
         self.notice_fork();
-        let place = self.handle.place;
+        let slot = self.handle.slot;
         let (consumer, pulled) = {
             let mut shared = self.link().lock();
-            let channel = shared.session.channel(place);
+            let channel = shared.session.channel(slot);
             let puller = channel.as_ref().and_then(|channel| channel.puller.as_ref());
             let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
             (
@@ -171,11 +171,11 @@ impl Channel {
         let (undelivered, removed) = {
             let mut shared = self.link().lock();
             let callbacks = self.callbacks();
-            let removed = callbacks.remove_consumer(&mut shared, place, consumer_tag, consumer.id);
-            if let Some(channel) = shared.session.channel(place) {
+            let removed = callbacks.remove_consumer(&mut shared, slot, consumer_tag, consumer.id);
+            if let Some(channel) = shared.session.channel(slot) {
                 channel.cancelled_by_broker = None;
             }
-            let undelivered = shared.session.take_undelivered(place, consumer_tag);
+            let undelivered = shared.session.take_undelivered(slot, consumer_tag);
             self.link().resume_if_paused(&mut shared);
             (undelivered, removed)
         };
@@ -243,7 +243,7 @@ impl Channel {
                 call: "start_consuming",
             });
         }
-        let place = self.handle.place;
+        let slot = self.handle.slot;
         let thread = dispatch::thread_number();
         {
             let mut shared = link.lock();
@@ -251,7 +251,7 @@ impl Channel {
                 drop(shared);
                 return Err(self.closure());
             }
-            let Some(channel) = shared.session.channel(place) else {
+            let Some(channel) = shared.session.channel(slot) else {
                 return Ok(ConsumingEnded::Closed);
             };
             if channel.consumers.is_empty() {
@@ -264,7 +264,7 @@ impl Channel {
             thread,
         };
         let is_over = |shared: &mut Shared| {
-            let Some(channel) = shared.session.channel(place) else {
+            let Some(channel) = shared.session.channel(slot) else {
                 return true;
             };
             // What came before the end is told first, so that nothing is lost.
@@ -289,7 +289,7 @@ impl Channel {
         let by_broker = link
             .lock()
             .session
-            .channel(place)
+            .channel(slot)
             .and_then(|channel| channel.cancelled_by_broker.take());
         Ok(match by_broker {
             Some(consumer_tag) => ConsumingEnded::CancelledByBroker { consumer_tag },
@@ -324,7 +324,7 @@ impl Channel {
         }
         let (tags, pulled) = {
             let mut shared = self.link().lock();
-            match shared.session.channel(self.handle.place) {
+            match shared.session.channel(self.handle.slot) {
                 Some(channel) => (
                     channel
                         .consumers
@@ -361,7 +361,7 @@ impl Channel {
         let callback: CancelCallback<Channel> =
             Box::new(move |channel, tag| callback(channel, tag).into_result());
         self.callbacks().add_cancelled(callback);
-        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+        if let Some(channel) = self.link().lock().session.channel(self.handle.slot) {
             channel.home = dispatch::thread_number();
         }
     }
@@ -375,12 +375,12 @@ impl Channel {
     /// As every call.
     pub fn cancel(&self) -> Result<usize> {
         self.notice_fork();
-        let place = self.handle.place;
+        let slot = self.handle.slot;
         let found = {
             let mut shared = self.link().lock();
             let puller = shared
                 .session
-                .channel(place)
+                .channel(slot)
                 .and_then(|state| state.puller.as_ref());
             puller.map(|puller| (puller.consumer_tag.clone(), puller.cancelled))
         };
@@ -399,7 +399,7 @@ impl Channel {
         }
         let puller = {
             let mut shared = self.link().lock();
-            let puller = shared.session.take_puller(place);
+            let puller = shared.session.take_puller(slot);
             self.link().resume_if_paused(&mut shared);
             puller
         };
@@ -425,7 +425,7 @@ impl Channel {
     pub fn get_waiting_message_count(&self) -> usize {
         self.notice_fork();
         let mut shared = self.link().lock();
-        let channel = shared.session.channel(self.handle.place);
+        let channel = shared.session.channel(self.handle.slot);
         channel
             .and_then(|channel| channel.puller.as_ref())
             .map_or(0, |puller| puller.buffered.len())
@@ -436,11 +436,11 @@ impl Channel {
     pub fn consumer_tags(&self) -> Vec<String> {
         self.notice_fork();
         let mut shared = self.link().lock();
-        let channel = shared.session.channel(self.handle.place);
+        let channel = shared.session.channel(self.handle.slot);
         channel.map_or_else(Vec::new, |channel| channel.consumer_tags())
     }
 
-    // ---- fetching and settling
+    // ---- fetching and acknowledging
 
     /// Fetches one message, if there is one (pika: `basic_get`; specification 1.8.3.10).
     ///
@@ -467,7 +467,7 @@ impl Channel {
     /// 1.8.3.13).
     ///
     /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. As long as all messages of
-    /// the channel are settled in the order in which they came, acknowledgements that go out together go out as one with
+    /// the channel are acknowledged in the order in which they came, acknowledgements that go out together go out as one with
     /// `multiple`, which says the same and costs the broker much less. A tag that the broker does not know makes it close the
     /// channel, which shows at a later call.
     ///
@@ -481,7 +481,7 @@ impl Channel {
             delivery_tag,
             multiple,
         } = request.into();
-        self.settle(&Method::BasicAck {
+        self.acknowledge(&Method::BasicAck {
             delivery_tag,
             multiple,
         })
@@ -498,7 +498,7 @@ impl Channel {
             multiple,
             requeue,
         } = request.into();
-        self.settle(&Method::BasicNack {
+        self.acknowledge(&Method::BasicNack {
             delivery_tag,
             multiple,
             requeue,
@@ -515,7 +515,7 @@ impl Channel {
             delivery_tag,
             requeue,
         } = request.into();
-        self.settle(&Method::BasicReject {
+        self.acknowledge(&Method::BasicReject {
             delivery_tag,
             requeue,
         })
@@ -573,8 +573,8 @@ impl Channel {
         ))
     }
 
-    /// Gathers what settles messages.
-    fn settle(&self, method: &Method<'_>) -> Result<()> {
+    /// Gathers an acknowledgement or a refusal, to be sent soon.
+    fn acknowledge(&self, method: &Method<'_>) -> Result<()> {
         let link = self.link();
         let handle = &*self.handle;
         if !handle.gate.is_open() {
@@ -604,7 +604,7 @@ impl Channel {
         Ok(())
     }
 
-    /// What settles a message of a consumer that the broker has cancelled is sent, since it may count still, and reported:
+    /// What acknowledges a message of a consumer that the broker has cancelled is sent, since it may count still, and reported:
     /// most often the broker has given the message to another consumer. One that gives it back says what is so anyway.
     #[cold]
     fn check_not_late(&self, method: &Method<'_>) -> Result<()> {
@@ -622,7 +622,7 @@ impl Channel {
             _ => return Ok(()),
         };
         let mut shared = self.link().lock();
-        let channel = shared.session.channel(self.handle.place);
+        let channel = shared.session.channel(self.handle.slot);
         match channel.and_then(|channel| channel.lost_consumer_of(delivery_tag)) {
             Some(lost) => Err(Error::ConsumerCancelled {
                 consumer_tag: lost.consumer_tag.clone(),
@@ -646,7 +646,7 @@ impl Drop for Claim<'_> {
             .link()
             .lock()
             .session
-            .channel(self.channel.place())
+            .channel(self.channel.slot())
         {
             if let Some(at) = channel
                 .claims

@@ -42,7 +42,7 @@ impl Channel {
         let direct = body.len() >= DIRECT_BODY;
         let publishing = Publishing::new(
             &handle.gate,
-            handle.place,
+            handle.slot,
             handle.number,
             link.negotiated.frame_max,
             (exchange, routing_key),
@@ -139,11 +139,11 @@ impl Channel {
 
     fn wait_for_confirm(&self, sequence: u64) -> Result<()> {
         let link = self.link();
-        let place = self.handle.place;
+        let slot = self.handle.slot;
         let (deadline, may_stop) = self.confirm_deadline(Some(link.rpc_timeout));
         let mut stopped = false;
-        let outcome = link.wait(Interest::channel(place), deadline, |shared| {
-            let channel = shared.session.channel(place)?;
+        let outcome = link.wait(Interest::channel(slot), deadline, |shared| {
+            let channel = shared.session.channel(slot)?;
             match channel.confirms.take(sequence) {
                 Some(outcome) => Some(Some(outcome)),
                 None if channel.gate.is_over() => Some(None),
@@ -154,7 +154,7 @@ impl Channel {
             }
         });
         if stopped || outcome.is_none() && !may_stop {
-            if let Some(channel) = link.lock().session.channel(place) {
+            if let Some(channel) = link.lock().session.channel(slot) {
                 let losses = &mut Losses::default();
                 channel.confirms.take_for_good(sequence, sequence, losses);
             }
@@ -213,14 +213,14 @@ impl Channel {
 
     /// Wakes this when the channel ends, when the broker refuses or returns a message, or (un)blocks the connection.
     pub(crate) fn watch(&self, wake: Arc<dyn Wake>) {
-        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+        if let Some(channel) = self.link().lock().session.channel(self.handle.slot) {
             channel.watcher = Some(Watcher { wake, eager: false });
         }
     }
 
     /// Whether the watcher is woken by confirms too.
     pub(crate) fn watch_confirms(&self, eager: bool) {
-        if let Some(channel) = self.link().lock().session.channel(self.handle.place) {
+        if let Some(channel) = self.link().lock().session.channel(self.handle.slot) {
             if let Some(watcher) = &mut channel.watcher {
                 watcher.eager = eager;
             }
@@ -243,13 +243,13 @@ impl Channel {
     /// What has become of the channel's messages, also after its end.
     pub(crate) fn outcomes(&self) -> Outcomes {
         let mut shared = self.link().lock();
-        let channel = shared.session.channel(self.handle.place);
+        let channel = shared.session.channel(self.handle.slot);
         channel.map_or_else(Outcomes::default, |channel| channel.confirms.outcomes())
     }
 
     /// How many messages the broker has confirmed or refused.
-    pub(crate) fn settled(&self) -> u64 {
-        self.handle.gate.settled.load(Ordering::Acquire)
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.handle.gate.confirmed.load(Ordering::Acquire)
     }
 
     /// Waits until more than `seen` messages are confirmed or refused, the channel is over, `ready` holds, or the time is up.
@@ -260,9 +260,9 @@ impl Channel {
         ready: impl Fn() -> bool,
     ) {
         let gate = self.gate();
-        let place = Interest::channel(self.handle.place);
-        self.link().wait(place, deadline, |_| {
-            (self.settled() != seen || gate.is_over() || ready()).then_some(())
+        let slot = Interest::channel(self.handle.slot);
+        self.link().wait(slot, deadline, |_| {
+            (self.confirmed() != seen || gate.is_over() || ready()).then_some(())
         });
     }
 
@@ -285,7 +285,7 @@ impl Channel {
             });
         self.callbacks().add_returned(callback);
         let mut shared = self.link().lock();
-        if let Some(channel) = shared.session.channel(self.handle.place) {
+        if let Some(channel) = shared.session.channel(self.handle.slot) {
             channel.wants_returns = true;
             channel.home = dispatch::thread_number();
         }

@@ -158,7 +158,7 @@ impl fmt::Display for Error {
                 match delivery_tag {
                     Some(delivery_tag) => write!(
                         f,
-                        "; message {delivery_tag} was settled only after that, and may have gone to another consumer"
+                        "; message {delivery_tag} was acknowledged only after that, and may have gone to another consumer"
                     ),
                     None => Ok(()),
                 }

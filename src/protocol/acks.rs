@@ -21,15 +21,15 @@ const NEVER: u64 = u64::MAX;
 /// A broker spends more on an acknowledgement than on the message. So one that follows another, unsent one of its channel is
 /// not sent beside it: the earlier frame is made to say "all up to this one" (`multiple`; specification 1.8.3.13). It may say
 /// so only if the broker waits for this one and for none before it but those that the earlier frame speaks for. Else it would
-/// settle a message that the program still works on, or hide a mistake, or let a mistake spoil what came before it.
+/// acknowledge a message that the program still works on, or hide a mistake, or let a mistake spoil what came before it.
 ///
 /// Numbers change under the lock of the outgoing bytes; `last_came` apart, which is set before the program can know the tag.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     /// The tag of the last message that came. Brokers number upwards.
     last_came: AtomicU64,
-    /// Every message up to this one is settled, and those that came after it are not. Or `NEVER`.
-    settled_to: AtomicU64,
+    /// Every message up to this one is acknowledged or refused, and those that came after it are not. Or `NEVER`.
+    acknowledged_to: AtomicU64,
     /// Where, in all that was ever appended, the last acknowledgement in order ends.
     end: AtomicU64,
 }
@@ -44,13 +44,13 @@ impl Acks {
         self.last_came.load(Ordering::Acquire)
     }
 
-    /// Up to which tag every message is settled, if that is known.
-    pub(crate) fn settled_to(&self) -> Option<u64> {
-        Some(self.settled_to.load(Ordering::Relaxed)).filter(|tag| *tag != NEVER)
+    /// Up to which tag every message is acknowledged or refused, if that is known.
+    pub(crate) fn acknowledged_to(&self) -> Option<u64> {
+        Some(self.acknowledged_to.load(Ordering::Relaxed)).filter(|tag| *tag != NEVER)
     }
 
     /// This method is sent. After some of them the broker need not wait for every message that comes, or may wait again for
-    /// one that was settled.
+    /// one that was acknowledged.
     pub(crate) fn sent(&self, method: &Method<'_>) {
         if matches!(
             method,
@@ -59,7 +59,7 @@ impl Acks {
                 | Method::BasicRecover { .. }
                 | Method::TxSelect
         ) {
-            self.settled_to.store(NEVER, Ordering::Relaxed);
+            self.acknowledged_to.store(NEVER, Ordering::Relaxed);
         }
     }
 
@@ -85,21 +85,22 @@ impl Acks {
             Method::BasicReject { delivery_tag, .. } => (delivery_tag, false, false),
             _ => return frame::write_method(out, channel, method),
         };
-        let settled_to = self.settled_to.load(Ordering::Relaxed);
+        let acknowledged_to = self.acknowledged_to.load(Ordering::Relaxed);
         let known = tag <= self.last_came.load(Ordering::Acquire);
-        let in_order = known && tag > settled_to && (multiple || tag - settled_to == 1);
+        let in_order = known && tag > acknowledged_to && (multiple || tag - acknowledged_to == 1);
         if ack && in_order && self.end.load(Ordering::Relaxed) == appended {
             if let Some(last) = out.last_chunk_mut::<FRAME>() {
                 BigEndian::write_u64(&mut last[TAG..MULTIPLE], tag);
                 last[MULTIPLE] = 1;
-                self.settled_to.store(tag, Ordering::Relaxed);
+                self.acknowledged_to.store(tag, Ordering::Relaxed);
                 return Ok(());
             }
         }
         frame::write_method(out, channel, method)?;
         // 0 means all that the broker has sent, some of which may not have come.
-        let settled_to = if in_order { tag } else { NEVER };
-        self.settled_to.store(settled_to, Ordering::Relaxed);
+        let acknowledged_to = if in_order { tag } else { NEVER };
+        self.acknowledged_to
+            .store(acknowledged_to, Ordering::Relaxed);
         if ack {
             self.end.store(appended + FRAME as u64, Ordering::Relaxed);
         }

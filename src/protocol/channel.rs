@@ -60,11 +60,11 @@ pub(crate) struct Gate {
     end: OnceLock<Error>,
     /// Messages published in confirm mode; 0 while the mode is off.
     pub(crate) published: AtomicU64,
-    /// How many of them the broker has settled.
-    pub(crate) settled: AtomicU64,
+    /// How many of them the broker has confirmed or refused.
+    pub(crate) confirmed: AtomicU64,
     pub(crate) confirming: AtomicBool,
     pub(crate) acks: Acks,
-    /// The broker cancelled a consumer, so some messages may be settled too late.
+    /// The broker cancelled a consumer, so some messages may be acknowledged too late.
     pub(crate) consumer_lost: AtomicBool,
 }
 
@@ -74,7 +74,7 @@ impl Gate {
             phase: AtomicU8::new(phase as u8),
             end: OnceLock::new(),
             published: Default::default(),
-            settled: Default::default(),
+            confirmed: Default::default(),
             confirming: Default::default(),
             acks: Default::default(),
             consumer_lost: Default::default(),
@@ -109,11 +109,11 @@ impl Gate {
         self.set_phase(phase);
     }
 
-    /// How many messages published in confirm mode are not settled.
-    pub(crate) fn unsettled(&self) -> u64 {
+    /// How many messages published in confirm mode are neither confirmed nor refused.
+    pub(crate) fn unconfirmed(&self) -> u64 {
         self.published
             .load(Ordering::Acquire)
-            .saturating_sub(self.settled.load(Ordering::Acquire))
+            .saturating_sub(self.confirmed.load(Ordering::Acquire))
     }
 }
 
@@ -423,11 +423,11 @@ impl ChannelState {
         } else {
             return false;
         };
-        let open = self.gate.acks.settled_to();
+        let acknowledged_to = self.gate.acks.acknowledged_to();
         let mut runs = self.runs.iter().filter(|run| run.consumer == id);
-        let held = open.and_then(|settled| {
-            let run = runs.find(|run| run.last > settled)?;
-            Some(run.first.max(settled + 1))
+        let held = acknowledged_to.and_then(|last| {
+            let run = runs.find(|run| run.last > last)?;
+            Some(run.first.max(last + 1))
         });
         if self.lost.len() == LOST {
             self.lost.pop_front();

@@ -7,9 +7,9 @@ use crate::ReturnedMessage;
 /// What became of the messages of one channel in confirm mode. Messages are numbered from 1 in the order of publishing.
 #[derive(Debug, Default)]
 pub(crate) struct Confirms {
-    /// Every message up to this one is settled.
+    /// The broker has confirmed or refused every message up to this one.
     all_to: u64,
-    /// Those above it, as far as any is settled.
+    /// Those above it, as far as any is confirmed or refused.
     above: Vec<State>,
     /// Refused messages up to `all_to`, in order.
     nacked: Vec<u64>,
@@ -17,17 +17,18 @@ pub(crate) struct Confirms {
     returned: Vec<(u64, Arc<ReturnedMessage>)>,
     /// How many bytes of memory those take.
     pub(crate) held_returns: usize,
-    /// Runs of messages that nobody will ask about.
+    /// Runs of messages whose outcome is not asked for any more.
     forgotten: Vec<(u64, u64)>,
-    /// Something was refused or returned since `outcomes` was last asked.
+    /// Something was refused or returned since `outcomes` was last called.
     pub(crate) has_losses: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
-    Open,
-    Settled,
-    /// And nobody was told.
+    Unconfirmed,
+    /// Or refused, and that has been reported.
+    Confirmed,
+    /// Refused, and that has not been reported.
     Nacked,
 }
 
@@ -36,7 +37,7 @@ enum State {
 pub(crate) struct Losses {
     pub(crate) returned: Vec<(u64, Arc<ReturnedMessage>)>,
     pub(crate) nacked: Vec<u64>,
-    /// Neither settled nor returned yet.
+    /// Neither confirmed nor refused nor returned yet.
     pub(crate) pending: Vec<u64>,
 }
 
@@ -47,7 +48,7 @@ pub(crate) struct Outcomes {
     pub(crate) all_to: u64,
     /// So have these above it.
     pub(crate) above: Vec<u64>,
-    /// What was refused or returned and is told for the first time.
+    /// What was refused or returned and is reported for the first time.
     pub(crate) losses: Losses,
 }
 
@@ -61,16 +62,17 @@ impl Confirms {
         Outcomes {
             all_to: self.all_to,
             above: above
-                .filter(|(_, state)| **state != State::Open)
+                .filter(|(_, state)| **state != State::Unconfirmed)
                 .map(|(sequence, _)| sequence)
                 .collect(),
             losses,
         }
     }
 
-    /// The broker's ack or nack. Answers how many messages this settled, or `None` if one of them was never published.
+    /// Records the broker's ack or nack. Returns how many messages it was the first for, or `None` if one of them was never
+    /// published.
     /// A tag of 0 with `multiple` stands for all messages published so far (specification, `basic.ack`).
-    pub(crate) fn settle(
+    pub(crate) fn record(
         &mut self,
         tag: u64,
         multiple: bool,
@@ -81,27 +83,34 @@ impl Confirms {
         if last > published || (last == 0 && !multiple) {
             return None;
         }
-        let Some(place) = self.place(last) else {
+        let Some(index) = self.index(last) else {
             return Some(0);
         };
         self.has_losses |= nack;
         let mut count = 0;
-        if self.above.is_empty() && !nack && (multiple || place == 0) {
+        if self.above.is_empty() && !nack && (multiple || index == 0) {
             // Acknowledged runs cost nothing per message.
             count = last - self.all_to;
             self.all_to = last;
         } else {
-            if self.above.len() <= place {
-                self.above.resize(place + 1, State::Open);
+            if self.above.len() <= index {
+                self.above.resize(index + 1, State::Unconfirmed);
             }
-            let first = if multiple { 0 } else { place };
-            for state in &mut self.above[first..=place] {
-                if *state == State::Open {
-                    *state = if nack { State::Nacked } else { State::Settled };
+            let first = if multiple { 0 } else { index };
+            for state in &mut self.above[first..=index] {
+                if *state == State::Unconfirmed {
+                    *state = if nack {
+                        State::Nacked
+                    } else {
+                        State::Confirmed
+                    };
                     count += 1;
                 }
             }
-            let open = self.above.iter().position(|state| *state == State::Open);
+            let open = self
+                .above
+                .iter()
+                .position(|state| *state == State::Unconfirmed);
             for state in self.above.drain(..open.unwrap_or(self.above.len())) {
                 self.all_to += 1;
                 if state == State::Nacked && !is_in(&self.forgotten, self.all_to) {
@@ -115,49 +124,49 @@ impl Confirms {
     }
 
     /// Where a message is in `above`, or would be.
-    fn place(&self, sequence: u64) -> Option<usize> {
+    fn index(&self, sequence: u64) -> Option<usize> {
         sequence
             .checked_sub(self.all_to + 1)
-            .map(|place| place as usize)
+            .map(|index| index as usize)
     }
 
     fn state(&self, sequence: u64) -> State {
-        match self.place(sequence) {
-            None => State::Settled,
-            Some(place) => self.above.get(place).copied().unwrap_or(State::Open),
+        match self.index(sequence) {
+            None => State::Confirmed,
+            Some(index) => self.above.get(index).copied().unwrap_or(State::Unconfirmed),
         }
     }
 
-    pub(crate) fn is_settled(&self, sequence: u64) -> bool {
-        self.state(sequence) != State::Open
+    pub(crate) fn is_confirmed(&self, sequence: u64) -> bool {
+        self.state(sequence) != State::Unconfirmed
     }
 
     pub(crate) fn add_returned(&mut self, sequence: u64, message: Arc<ReturnedMessage>) {
         if !is_in(&self.forgotten, sequence) {
             // They come in order, but for what a broker might invent.
             self.has_losses = true;
-            let place = self.returned.partition_point(|(at, _)| *at <= sequence);
+            let index = self.returned.partition_point(|(at, _)| *at <= sequence);
             self.held_returns += message.size();
-            self.returned.insert(place, (sequence, message));
+            self.returned.insert(index, (sequence, message));
         }
     }
 
-    /// Takes out what became of a message, once it is settled.
+    /// Takes out what became of a message, once that is known.
     pub(crate) fn take(&mut self, sequence: u64) -> Option<Losses> {
         let mut losses = Losses::default();
-        self.is_settled(sequence).then(|| {
+        self.is_confirmed(sequence).then(|| {
             self.take_losses(sequence, sequence, &mut losses);
             losses
         })
     }
 
-    /// Takes out what became of `first..=last`, which nobody will ask about again: what is still to come is not kept.
+    /// Takes out what became of `first..=last`, which is not asked for again: what is still to come is not kept.
     pub(crate) fn take_for_good(&mut self, first: u64, last: u64, losses: &mut Losses) {
         self.take_losses(first, last, losses);
         for sequence in first.max(self.all_to + 1)..=last {
             let returned = &losses.returned;
             let is_returned = returned.binary_search_by_key(&sequence, |(at, _)| *at);
-            if !self.is_settled(sequence) && is_returned.is_err() {
+            if !self.is_confirmed(sequence) && is_returned.is_err() {
                 losses.pending.push(sequence);
             }
         }
@@ -172,12 +181,12 @@ impl Confirms {
         let to = self.nacked.partition_point(|at| *at <= last);
         losses.nacked.extend(self.nacked.drain(from..to));
         for sequence in first.max(self.all_to + 1)..=last {
-            let place = (sequence - self.all_to - 1) as usize;
-            let Some(state) = self.above.get_mut(place) else {
+            let index = (sequence - self.all_to - 1) as usize;
+            let Some(state) = self.above.get_mut(index) else {
                 break;
             };
             if *state == State::Nacked {
-                *state = State::Settled;
+                *state = State::Confirmed;
                 losses.nacked.push(sequence);
             }
         }
@@ -189,8 +198,8 @@ impl Confirms {
         }
     }
 
-    /// How many of `first..=last` are not settled.
-    pub(crate) fn unsettled(&self, first: u64, last: u64) -> usize {
+    /// How many of `first..=last` are neither confirmed nor refused.
+    pub(crate) fn unconfirmed(&self, first: u64, last: u64) -> usize {
         let first = first.max(self.all_to + 1);
         if first > last {
             return 0;
@@ -198,7 +207,7 @@ impl Confirms {
         let skipped = (first - self.all_to - 1) as usize;
         let asked = (last - first + 1) as usize;
         let known = self.above.iter().skip(skipped).take(asked);
-        asked - known.filter(|state| **state != State::Open).count()
+        asked - known.filter(|state| **state != State::Unconfirmed).count()
     }
 }
 
@@ -229,19 +238,19 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_not_kept() {
         let mut confirms = Confirms::default();
-        confirms.settle(1, false, true, 4);
+        confirms.record(1, false, true, 4);
         let mut losses = Losses::default();
         confirms.take_for_good(1, 3, &mut losses);
         assert_eq!((losses.nacked, losses.pending), (vec![1], vec![2, 3]));
         confirms.add_returned(2, returned());
-        confirms.settle(3, false, true, 4);
-        confirms.settle(4, true, true, 4);
+        confirms.record(3, false, true, 4);
+        confirms.record(4, true, true, 4);
         assert_eq!((confirms.nacked, confirms.returned), (vec![4], vec![]));
         assert!(confirms.forgotten.is_empty());
     }
 
     #[test]
-    fn what_was_returned_is_told_before_it_is_settled_too() {
+    fn what_was_returned_is_reported_before_it_is_confirmed_too() {
         let mut confirms = Confirms::default();
         confirms.add_returned(2, returned());
         assert_eq!(confirms.take(2), None);
@@ -249,16 +258,16 @@ mod tests {
         confirms.take_for_good(1, 2, &mut losses);
         assert_eq!(losses.returned, [(2, returned())]);
         assert_eq!(losses.pending, [1]);
-        assert_eq!(confirms.settle(2, true, false, 2), Some(2));
+        assert_eq!(confirms.record(2, true, false, 2), Some(2));
         assert!(confirms.returned.is_empty() && confirms.forgotten.is_empty());
     }
 
     #[test]
-    fn outcomes_tell_each_loss_once() {
+    fn outcomes_report_each_loss_once() {
         let mut confirms = Confirms::default();
-        confirms.settle(2, true, false, 9);
-        confirms.settle(4, false, true, 9);
-        confirms.settle(6, false, false, 9);
+        confirms.record(2, true, false, 9);
+        confirms.record(4, false, true, 9);
+        confirms.record(6, false, false, 9);
         confirms.add_returned(8, returned());
         assert!(confirms.has_losses);
         let outcomes = confirms.outcomes();
@@ -266,37 +275,37 @@ mod tests {
         assert_eq!(outcomes.losses.nacked, [4]);
         assert_eq!(outcomes.losses.returned, [(8, returned())]);
         assert!(!confirms.has_losses);
-        confirms.settle(3, false, true, 9);
+        confirms.record(3, false, true, 9);
         let outcomes = confirms.outcomes();
         assert_eq!((outcomes.all_to, outcomes.above), (4, vec![6]));
         assert_eq!(outcomes.losses.nacked, [3]);
         assert_eq!(outcomes.losses.returned, []);
-        confirms.settle(0, true, false, 9);
-        let settled = Outcomes {
+        confirms.record(0, true, false, 9);
+        let all = Outcomes {
             all_to: 9,
             ..Outcomes::default()
         };
-        assert_eq!(confirms.outcomes(), settled);
+        assert_eq!(confirms.outcomes(), all);
     }
 
     #[test]
     fn single_acks_out_of_order_close_the_gap() {
         let mut confirms = Confirms::default();
-        assert_eq!(confirms.settle(3, false, false, 5), Some(1));
-        assert_eq!(confirms.settle(2, false, false, 5), Some(1));
-        assert!(!confirms.is_settled(1));
-        assert_eq!(confirms.unsettled(1, 5), 3);
-        assert_eq!(confirms.settle(1, false, false, 5), Some(1));
+        assert_eq!(confirms.record(3, false, false, 5), Some(1));
+        assert_eq!(confirms.record(2, false, false, 5), Some(1));
+        assert!(!confirms.is_confirmed(1));
+        assert_eq!(confirms.unconfirmed(1, 5), 3);
+        assert_eq!(confirms.record(1, false, false, 5), Some(1));
         assert_eq!(confirms.all_to, 3);
         assert!(confirms.above.is_empty());
     }
 
     #[test]
-    fn multiple_counts_only_what_was_open() {
+    fn multiple_counts_only_what_was_unconfirmed() {
         let mut confirms = Confirms::default();
-        confirms.settle(2, false, true, 9);
-        assert_eq!(confirms.settle(4, true, false, 9), Some(3));
-        assert_eq!(confirms.settle(4, true, false, 9), Some(0));
+        confirms.record(2, false, true, 9);
+        assert_eq!(confirms.record(4, true, false, 9), Some(3));
+        assert_eq!(confirms.record(4, true, false, 9), Some(0));
         assert_eq!(confirms.take(2), Some(nacked(2)));
         assert_eq!(confirms.take(3), Some(Losses::default()));
         assert_eq!(confirms.take(5), None);
@@ -305,13 +314,13 @@ mod tests {
     #[test]
     fn multiple_nack_spares_what_was_acked_before() {
         let mut confirms = Confirms::default();
-        confirms.settle(2, false, false, 3);
-        assert_eq!(confirms.settle(3, true, true, 3), Some(2));
+        confirms.record(2, false, false, 3);
+        assert_eq!(confirms.record(3, true, true, 3), Some(2));
         let mut losses = Losses::default();
         confirms.take_losses(1, 3, &mut losses);
         assert_eq!(losses.nacked, [1, 3]);
         confirms.take_losses(1, 3, &mut losses);
-        assert_eq!(losses.nacked, [1, 3], "each loss is told once");
+        assert_eq!(losses.nacked, [1, 3], "each loss is reported once");
     }
 
     #[test]
@@ -321,9 +330,9 @@ mod tests {
         // 7919 is prime, so each number comes once.
         for n in 0..COUNT {
             let sequence = n * 7919 % COUNT + 1;
-            let settled = confirms.settle(sequence, false, sequence.is_multiple_of(1000), COUNT);
-            assert_eq!(settled, Some(1));
-            assert_eq!(confirms.settle(sequence, false, false, COUNT), Some(0));
+            let count = confirms.record(sequence, false, sequence.is_multiple_of(1000), COUNT);
+            assert_eq!(count, Some(1));
+            assert_eq!(confirms.record(sequence, false, false, COUNT), Some(0));
         }
         assert_eq!((confirms.all_to, confirms.above.len()), (COUNT, 0));
         let mut losses = Losses::default();
@@ -335,14 +344,14 @@ mod tests {
             .eq((1..=100).map(|n| n * 1000)));
     }
 
-    /// One that publishes and waits must not pay for what another has not asked about yet.
+    /// One that publishes and waits must not pay for what another has not asked for yet.
     #[test]
     fn what_is_kept_for_others_costs_little_time() {
         const COUNT: u64 = 100_000;
         let mut confirms = Confirms::default();
         for sequence in 1..=2 * COUNT {
             let lost = sequence <= COUNT;
-            confirms.settle(sequence, false, lost, 2 * COUNT);
+            confirms.record(sequence, false, lost, 2 * COUNT);
             let outcome = (!lost).then(|| confirms.take(sequence));
             assert!(outcome.is_none_or(|outcome| outcome == Some(Losses::default())));
         }
@@ -352,27 +361,27 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_above_an_open_message_is_told_once() {
+    fn a_loss_above_an_unconfirmed_message_is_reported_once() {
         let mut confirms = Confirms::default();
-        confirms.settle(3, false, true, 5);
-        confirms.settle(5, true, false, 5);
+        confirms.record(3, false, true, 5);
+        confirms.record(5, true, false, 5);
         assert_eq!(confirms.take(3), Some(nacked(3)));
 
         let mut confirms = Confirms::default();
-        confirms.settle(3, false, true, 5);
+        confirms.record(3, false, true, 5);
         assert_eq!(confirms.take(3), Some(nacked(3)));
-        confirms.settle(0, true, false, 5);
+        confirms.record(0, true, false, 5);
         let mut losses = Losses::default();
         confirms.take_losses(1, 5, &mut losses);
         assert!(losses.nacked.is_empty());
-        assert_eq!(confirms.unsettled(1, 5), 0);
+        assert_eq!(confirms.unconfirmed(1, 5), 0);
     }
 
     #[test]
     fn a_tag_of_zero_means_all_and_tags_never_published_are_refused() {
         let mut confirms = Confirms::default();
-        assert_eq!(confirms.settle(4, false, false, 3), None);
-        assert_eq!(confirms.settle(0, false, false, 3), None);
-        assert_eq!(confirms.settle(0, true, false, 3), Some(3));
+        assert_eq!(confirms.record(4, false, false, 3), None);
+        assert_eq!(confirms.record(0, false, false, 3), None);
+        assert_eq!(confirms.record(0, true, false, 3), Some(3));
     }
 }

@@ -77,7 +77,7 @@ pub(crate) struct Session {
     frame_max: u32,
     channel_max: u16,
     address: Arc<str>,
-    /// Channels by their place, which stays the same for as long as a handle lives; a number may change hands.
+    /// Channels by their slot, which stays the same for as long as a handle lives; a number may change hands.
     channels: Vec<Option<Box<ChannelState>>>,
     vacant: Vec<usize>,
     numbers: Vec<Number>,
@@ -128,8 +128,8 @@ fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
 }
 
 /// Takes a channel out of a list; answers whether it was there.
-fn take_out(list: &mut Vec<usize>, place: usize) -> bool {
-    match list.iter().position(|listed| *listed == place) {
+fn take_out(list: &mut Vec<usize>, slot: usize) -> bool {
+    match list.iter().position(|listed| *listed == slot) {
         Some(at) => {
             list.remove(at);
             true
@@ -177,9 +177,9 @@ impl Session {
     /// A message is larger than this program takes: its channel is closed, and the rest of it is skipped as whatever comes on
     /// such a channel. What came before it stays for the program.
     #[cold]
-    fn refuse_message(&mut self, place: usize, size: u64) -> Result<(), Error> {
+    fn refuse_message(&mut self, slot: usize, size: u64) -> Result<(), Error> {
         let max = self.max_message_size;
-        let channel = self.at(place)?;
+        let channel = self.at(slot)?;
         let number = channel.number;
         let why = Error::MessageTooLarge {
             channel: number,
@@ -195,8 +195,8 @@ impl Session {
             method_id: 60,
         };
         frame::write_method(&mut self.replies, number, &close).map_err(Error::unsendable)?;
-        self.closures.push(place);
-        self.touch(place);
+        self.closures.push(slot);
+        self.touch(slot);
         Ok(())
     }
 
@@ -248,9 +248,9 @@ impl Session {
         }
         self.phase = ConnectionPhase::Ended(why.clone());
         self.connection_changed = true;
-        for place in 0..self.channels.len() {
-            if self.channels[place].is_some() {
-                self.end_channel(place, why.clone());
+        for slot in 0..self.channels.len() {
+            if self.channels[slot].is_some() {
+                self.end_channel(slot, why.clone());
             }
         }
     }
@@ -265,10 +265,10 @@ impl Session {
     }
 
     /// Notes a call; its answer is to be fetched under the id.
-    pub(crate) fn add_call(&mut self, place: usize, expects: (u16, u16)) -> u64 {
+    pub(crate) fn add_call(&mut self, slot: usize, expects: (u16, u16)) -> u64 {
         self.next_call += 1;
         let id = self.next_call;
-        if let Some(channel) = self.channel(place) {
+        if let Some(channel) = self.channel(slot) {
             channel
                 .calls
                 .push_back(super::channel::Call { id, expects });
@@ -356,20 +356,20 @@ impl Session {
         })
     }
 
-    /// The place of the channel that a frame is for. `None` if the frame means nothing any more, and is to be skipped.
+    /// The slot of the channel that a frame is for. `None` if the frame means nothing any more, and is to be skipped.
     #[inline]
-    fn place_of(&self, number: u16) -> Result<Option<usize>, Error> {
-        if let Number::Taken(place) = self.number(number) {
-            if self.phase_at(place) == Phase::Open {
-                return Ok(Some(place));
+    fn slot_of(&self, number: u16) -> Result<Option<usize>, Error> {
+        if let Number::Taken(slot) = self.number(number) {
+            if self.phase_at(slot) == Phase::Open {
+                return Ok(Some(slot));
             }
         }
         self.check_skipped(number)?;
         Ok(None)
     }
 
-    fn phase_at(&self, place: usize) -> Phase {
-        let channel = self.channels.get(place).and_then(Option::as_deref);
+    fn phase_at(&self, slot: usize) -> Phase {
+        let channel = self.channels.get(slot).and_then(Option::as_deref);
         channel.map_or(Phase::Closed, ChannelState::phase)
     }
 
@@ -381,7 +381,7 @@ impl Session {
         let early = match self.number(number) {
             Number::Unused => true,
             Number::Closed { .. } => false,
-            Number::Taken(place) => self.phase_at(place) == Phase::Opening,
+            Number::Taken(slot) => self.phase_at(slot) == Phase::Opening,
         };
         if early && !self.is_closing() {
             return Err(Error::unexpected(format_args!(
@@ -391,23 +391,23 @@ impl Session {
         Ok(())
     }
 
-    fn at(&mut self, place: usize) -> Result<&mut ChannelState, Error> {
-        self.channel(place)
+    fn at(&mut self, slot: usize) -> Result<&mut ChannelState, Error> {
+        self.channel(slot)
             .ok_or_else(|| Error::unexpected(format_args!("a frame on a channel that is not open")))
     }
 
     /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and returns how many
     /// bytes of `rest` it was.
     fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Error> {
-        let place = match self.number(number) {
-            Number::Taken(place) if self.phase_at(place) == Phase::Open => place,
+        let slot = match self.number(number) {
+            Number::Taken(slot) if self.phase_at(slot) == Phase::Open => slot,
             _ => {
                 self.method_while_not_open(number, payload)?;
                 return Ok(0);
             }
         };
         let method = Method::decode(payload).map_err(Error::syntax)?;
-        let channel = self.at(place)?;
+        let channel = self.at(slot)?;
         if !matches!(channel.content, Content::None)
             && !matches!(method, Method::ChannelClose { .. })
         {
@@ -419,9 +419,9 @@ impl Session {
         match method {
             Method::BasicDeliver { .. }
             | Method::BasicGetOk { .. }
-            | Method::BasicReturn { .. } => self.message(place, number, &method, rest),
+            | Method::BasicReturn { .. } => self.message(slot, number, &method, rest),
             _ => {
-                self.plain_method(place, number, method)?;
+                self.plain_method(slot, number, method)?;
                 Ok(0)
             }
         }
@@ -441,10 +441,10 @@ impl Session {
         if id == (60, 60) {
             self.note_skipped(number, payload);
         }
-        let Number::Taken(place) = self.number(number) else {
+        let Number::Taken(slot) = self.number(number) else {
             return self.check_skipped(number);
         };
-        let counts = match self.phase_at(place) {
+        let counts = match self.phase_at(slot) {
             Phase::Opening | Phase::Reopening => matches!(id, (20, 11 | 40)),
             Phase::Closing if number == 0 => matches!(id, (10, 50 | 51)),
             Phase::Closing => matches!(id, (20, 40 | 41)),
@@ -452,7 +452,7 @@ impl Session {
         };
         if counts {
             self.plain_method(
-                place,
+                slot,
                 number,
                 Method::decode(payload).map_err(Error::syntax)?,
             )
@@ -468,8 +468,8 @@ impl Session {
         };
         match self.numbers.get_mut(number as usize) {
             Some(Number::Closed { last }) => *last = delivery_tag,
-            Some(Number::Taken(place)) => {
-                let channel = self.channels[*place].as_deref_mut();
+            Some(Number::Taken(slot)) => {
+                let channel = self.channels[*slot].as_deref_mut();
                 if let Some(former) = channel.and_then(|channel| channel.former.as_mut()) {
                     *former = delivery_tag;
                 }
@@ -479,23 +479,23 @@ impl Session {
     }
 
     /// A method that no message follows.
-    fn plain_method(&mut self, place: usize, number: u16, method: Method<'_>) -> Result<(), Error> {
-        let channel = self.at(place)?;
+    fn plain_method(&mut self, slot: usize, number: u16, method: Method<'_>) -> Result<(), Error> {
+        let channel = self.at(slot)?;
         match method {
             Method::BasicAck {
                 delivery_tag,
                 multiple,
-            } => self.confirm(place, delivery_tag, multiple, false),
+            } => self.confirm(slot, delivery_tag, multiple, false),
             Method::BasicNack {
                 delivery_tag,
                 multiple,
                 ..
-            } => self.confirm(place, delivery_tag, multiple, true),
+            } => self.confirm(slot, delivery_tag, multiple, true),
             Method::BasicCancel {
                 consumer_tag,
                 no_wait,
-            } => self.cancelled(place, consumer_tag, no_wait),
-            Method::BasicGetEmpty { .. } => self.answer(place, (60, 71), Reply::Got(None)),
+            } => self.cancelled(slot, consumer_tag, no_wait),
+            Method::BasicGetEmpty { .. } => self.answer(slot, (60, 71), Reply::Got(None)),
             Method::ChannelFlow { active } => {
                 frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })
                     .map_err(Error::syntax)?;
@@ -515,21 +515,21 @@ impl Session {
                     channel: number,
                     method: Method::name_of(class_id, method_id),
                 };
-                let channel = self.at(place)?;
+                let channel = self.at(slot)?;
                 if channel.phase() == Phase::Closing {
                     // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
                     channel.crossed = Some(why);
-                    self.touch(place);
+                    self.touch(slot);
                     return Ok(());
                 }
-                self.closures.push(place);
-                self.end_channel(place, why);
+                self.closures.push(slot);
+                self.end_channel(slot, why);
                 Ok(())
             }
             Method::ChannelCloseOk {} => {
                 // On an open channel it is that of an earlier one; see `give_up_close_ok`.
                 if channel.phase() == Phase::Closing {
-                    self.release(place);
+                    self.release(slot);
                 }
                 Ok(())
             }
@@ -542,7 +542,7 @@ impl Session {
                 if !waited_for && channel.take_extra_cancel_ok(&consumer_tag.to_text()) {
                     return Ok(());
                 }
-                self.answer(place, (60, 31), Reply::Done)
+                self.answer(slot, (60, 31), Reply::Done)
             }
             Method::BasicConsumeOk { consumer_tag } => {
                 let mut consumers = channel.consumers.iter_mut();
@@ -551,7 +551,7 @@ impl Session {
                 if let Some(consumer) = consumers.find(is_this) {
                     consumer.state = ConsumerState::Active;
                 }
-                self.answer(place, (60, 21), Reply::Done)
+                self.answer(slot, (60, 21), Reply::Done)
             }
             Method::QueueDeclareOk {
                 queue,
@@ -563,18 +563,18 @@ impl Session {
                     message_count,
                     consumer_count,
                 };
-                self.answer(place, (50, 11), Reply::Declared(declared))
+                self.answer(slot, (50, 11), Reply::Declared(declared))
             }
             Method::QueuePurgeOk { message_count } => {
-                self.answer(place, (50, 31), Reply::Count(message_count))
+                self.answer(slot, (50, 31), Reply::Count(message_count))
             }
             Method::QueueDeleteOk { message_count } => {
-                self.answer(place, (50, 41), Reply::Count(message_count))
+                self.answer(slot, (50, 41), Reply::Count(message_count))
             }
-            Method::ChannelFlowOk { active } => self.answer(place, (20, 21), Reply::Active(active)),
+            Method::ChannelFlowOk { active } => self.answer(slot, (20, 21), Reply::Active(active)),
             Method::ChannelOpenOk { .. } => {
                 channel.gate.set_phase(Phase::Open);
-                self.answer(place, (20, 11), Reply::Done)
+                self.answer(slot, (20, 11), Reply::Done)
             }
             Method::ConnectionClose {
                 reply_code,
@@ -614,7 +614,7 @@ impl Session {
             }
             other => {
                 let id = other.id();
-                self.answer(place, id, Reply::Done)
+                self.answer(slot, id, Reply::Done)
             }
         }
     }
@@ -637,12 +637,12 @@ impl Session {
             reply_text: reply_text.to_owned(),
         };
         self.connection_changed = true;
-        for place in 1..self.channels.len() {
+        for slot in 1..self.channels.len() {
             let why = Error::ConnectionClosedByClient {
                 reply_code,
                 reply_text: reply_text.to_owned(),
             };
-            self.close_channel(place, reply_code, reply_text, why)?;
+            self.close_channel(slot, reply_code, reply_text, why)?;
         }
         if let Some(zero) = self.channel(0) {
             zero.gate.set_phase(Phase::Closing);
@@ -667,12 +667,12 @@ impl Session {
     }
 
     /// Hands an answer to the oldest call of a channel, which must be the one that this answers.
-    fn answer(&mut self, place: usize, id: (u16, u16), reply: Reply) -> Result<(), Error> {
-        let channel = self.at(place)?;
+    fn answer(&mut self, slot: usize, id: (u16, u16), reply: Reply) -> Result<(), Error> {
+        let channel = self.at(slot)?;
         match channel.calls.pop_front() {
             Some(call) if call.expects == id => {
                 channel.answers.push((call.id, reply));
-                self.touch(place);
+                self.touch(slot);
                 Ok(())
             }
             _ => {

@@ -148,16 +148,16 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
     }
     told.left = buffer.len();
     if let Some(channel) = session.channel(1) {
-        let settled = (1..=10).map(|sequence| channel.confirms.take(sequence));
-        told.confirms = settled.map(|outcome| format!("{outcome:?}")).collect();
+        let outcomes = (1..=10).map(|sequence| channel.confirms.take(sequence));
+        told.confirms = outcomes.map(|outcome| format!("{outcome:?}")).collect();
     }
     assert_eq!(session.undelivered, 0, "bytes counted and not held");
-    for place in 0..CHANNELS {
-        if let Some(channel) = session.channel(place) {
+    for slot in 0..CHANNELS {
+        if let Some(channel) = session.channel(slot) {
             let end = channel.gate.end().map(|end| end.to_string());
             told.closures.extend(end);
             let nothing_begun = matches!(channel.content, Content::None);
-            assert!(nothing_begun || channel.phase() == Phase::Open, "{place}");
+            assert!(nothing_begun || channel.phase() == Phase::Open, "{slot}");
         }
     }
     told
@@ -240,7 +240,7 @@ pub(crate) fn busy_session() -> Session {
         let added = session.add_channel(Some(number), channel);
         assert_eq!(added.ok(), Some((usize::from(number), number)));
     }
-    for place in [5, 6] {
+    for slot in [5, 6] {
         let close = Method::ChannelClose {
             reply_code: 404,
             reply_text: "NOT_FOUND".into(),
@@ -248,9 +248,9 @@ pub(crate) fn busy_session() -> Session {
             method_id: 0,
         };
         let mut bytes = Vec::new();
-        assert!(write_method(&mut bytes, place, &close).is_ok());
+        assert!(write_method(&mut bytes, slot, &close).is_ok());
         assert!(session.feed(&bytes).is_ok());
-        session.abandon(place.into());
+        session.abandon(slot.into());
     }
     let mut again = ChannelState::new(Gate::new(Phase::Opening));
     again.consumers.push(Consumer {
@@ -275,21 +275,21 @@ fn take_all(session: &mut Session, told: &mut Told) {
         thread: 0,
         channel: None,
     };
-    while let Some((place, _)) = session.begin_turn(&dispatcher) {
-        while let Some(incoming) = session.next_event(place) {
-            told.incoming[place].push(match incoming {
+    while let Some((slot, _)) = session.begin_turn(&dispatcher) {
+        while let Some(incoming) = session.next_event(slot) {
+            told.incoming[slot].push(match incoming {
                 Incoming::Message(message) => describe(message.delivered()),
                 other => format!("{other:?}"),
             });
         }
-        session.end_turn(place);
+        session.end_turn(slot);
     }
     assert_eq!(session.count_events(&dispatcher), 0);
     while let Some(message) = session.next_pulled(3) {
         told.pulled.push(describe(message.delivered()));
     }
-    for (place, told) in told.answers.iter_mut().enumerate() {
-        if let Some(channel) = session.channel(place) {
+    for (slot, told) in told.answers.iter_mut().enumerate() {
+        if let Some(channel) = session.channel(slot) {
             let answers = channel.answers.drain(..);
             told.extend(answers.map(|(id, reply)| format!("{id}: {reply:?}")));
         }

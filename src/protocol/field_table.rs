@@ -103,9 +103,9 @@ impl FieldTable {
 
     fn set(&mut self, key: ShortString, value: FieldValue) -> Option<FieldValue> {
         match self.find(key.as_bytes()) {
-            Ok(place) => Some(std::mem::replace(&mut self.fields_mut()[place].1, value)),
-            Err(place) => {
-                self.fields_mut().insert(place, (key, value));
+            Ok(index) => Some(std::mem::replace(&mut self.fields_mut()[index].1, value)),
+            Err(index) => {
+                self.fields_mut().insert(index, (key, value));
                 None
             }
         }
@@ -115,14 +115,14 @@ impl FieldTable {
     pub fn get(&self, key: impl AsShortString) -> Option<&FieldValue> {
         self.find(key.as_short_string())
             .ok()
-            .map(|place| &self.fields()[place].1)
+            .map(|index| &self.fields()[index].1)
     }
 
-    /// The value of `key`, to be changed in its place.
+    /// The value of `key`, to be changed where it is.
     pub fn get_mut(&mut self, key: impl AsShortString) -> Option<&mut FieldValue> {
         self.find(key.as_short_string())
             .ok()
-            .map(|place| &mut self.fields_mut()[place].1)
+            .map(|index| &mut self.fields_mut()[index].1)
     }
 
     /// Whether there is a value for `key`.
@@ -134,7 +134,7 @@ impl FieldTable {
     pub fn remove(&mut self, key: impl AsShortString) -> Option<FieldValue> {
         self.find(key.as_short_string())
             .ok()
-            .map(|place| self.fields_mut().remove(place).1)
+            .map(|index| self.fields_mut().remove(index).1)
     }
 
     /// How many values there are.
@@ -501,9 +501,9 @@ fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(
 
 fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Result<(), WireError> {
     let length = begin(out, depth)?;
-    for (place, value) in values.iter().enumerate() {
+    for (index, value) in values.iter().enumerate() {
         if let Err(error) = encode_value(value, out, depth) {
-            return Err(error.inside(format_args!("[{place}]")));
+            return Err(error.inside(format_args!("[{index}]")));
         }
     }
     end(out, length, "array")

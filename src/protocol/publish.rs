@@ -74,7 +74,7 @@ pub(crate) fn find_returned<'a>(
 /// A message to be published on a channel.
 pub(crate) struct Publishing<'a> {
     pub(crate) gate: &'a Arc<Gate>,
-    pub(crate) place: usize,
+    pub(crate) slot: usize,
     pub(crate) number: u16,
     pub(crate) frame_max: usize,
     pub(crate) exchange: &'a [u8],
@@ -92,7 +92,7 @@ impl<'a> Publishing<'a> {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         gate: &'a Arc<Gate>,
-        place: usize,
+        slot: usize,
         number: u16,
         frame_max: u32,
         (exchange, routing_key): (&'a [u8], &'a [u8]),
@@ -105,7 +105,7 @@ impl<'a> Publishing<'a> {
         let content = expected.then(|| Fingerprint::of_content(exchange, routing_key, body));
         Publishing {
             gate,
-            place,
+            slot,
             number,
             frame_max: frame_max as usize,
             exchange,
@@ -187,7 +187,7 @@ impl<'a> Publishing<'a> {
             properties,
         };
         let message = Mandatory { sequence, print };
-        mandatory.push((self.place, Arc::clone(self.gate), message));
+        mandatory.push((self.slot, Arc::clone(self.gate), message));
     }
 }
 

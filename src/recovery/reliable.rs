@@ -118,7 +118,7 @@ impl State {
     /// Takes in what the broker said of this channel's messages.
     pub(super) fn take_in(&mut self, channel: &Channel) {
         // Counted first, so that what comes meanwhile is looked at once more.
-        self.seen = channel.settled();
+        self.seen = channel.confirmed();
         let progress = self.flight.take_in(channel.outcomes());
         self.mended += progress.mended;
         self.refused_again += progress.refused_again;
@@ -359,7 +359,7 @@ impl ReliablePublisher {
             if let Some(error) = &state.over {
                 return Err(error.clone());
             }
-            if let Some(settled) = state.channel.as_ref().map(Channel::settled) {
+            if let Some(settled) = state.channel.as_ref().map(Channel::confirmed) {
                 let is_full = !self.has_room(&state, weight);
                 if settled != state.seen
                     && (is_full || settled.saturating_sub(state.seen) >= TAKE_IN)

@@ -95,7 +95,7 @@ impl RpcClient {
     pub fn open(connection: &Connection) -> Result<Self> {
         let channel = connection.channel()?;
         // From here on deliveries on this channel are replies.
-        if let Some(state) = channel.link().lock().session.channel(channel.place()) {
+        if let Some(state) = channel.link().lock().session.channel(channel.slot()) {
             let prefix = uuid::Uuid::new_v4().simple().to_string();
             state.replies = Some(Box::new(Replies::new(prefix)));
         }
@@ -231,7 +231,7 @@ impl RpcClient {
         let begun = link
             .lock()
             .session
-            .channel(channel.place())
+            .channel(channel.slot())
             .and_then(|state| {
                 let replies = state.replies.as_mut()?;
                 Some(replies.begin())
@@ -273,7 +273,7 @@ impl RpcClient {
     fn counted<T: Default>(&self, count: impl Fn(&Replies) -> T) -> T {
         self.channel.notice_fork();
         let mut shared = self.channel.link().lock();
-        let state = shared.session.channel(self.channel.place());
+        let state = shared.session.channel(self.channel.slot());
         let replies = state.and_then(|state| state.replies.as_deref());
         replies.map(count).unwrap_or_default()
     }
@@ -299,9 +299,9 @@ impl RpcCall {
         let channel = &self.channel;
         channel.notice_fork();
         let link = channel.link();
-        let place = channel.place();
-        let known = link.wait(Interest::channel(place), Some(self.deadline), |shared| {
-            let channel = shared.session.channel(place)?;
+        let slot = channel.slot();
+        let known = link.wait(Interest::channel(slot), Some(self.deadline), |shared| {
+            let channel = shared.session.channel(slot)?;
             // What came before the end counts.
             let replies = channel.replies.as_ref();
             if replies.is_some_and(|replies| replies.is_known(self.number)) {
@@ -329,7 +329,7 @@ impl RpcCall {
     fn take(&self) -> Option<CallOutcome> {
         let link = self.channel.link();
         let mut shared = link.lock();
-        let outcome = shared.session.end_call(self.channel.place(), self.number);
+        let outcome = shared.session.end_call(self.channel.slot(), self.number);
         link.resume_if_paused(&mut shared);
         outcome
     }

@@ -17,16 +17,16 @@ pub(super) enum Number {
     /// Its channel is closed. A broker that closes a channel may go on sending what was on its way: what it has delivered
     /// up to now ends with this tag.
     Closed { last: u64 },
-    /// The channel at this place has it.
+    /// The channel in this slot has it.
     Taken(usize),
 }
 
 impl Session {
-    pub(crate) fn channel(&mut self, place: usize) -> Option<&mut ChannelState> {
-        self.channels.get_mut(place).and_then(Option::as_deref_mut)
+    pub(crate) fn channel(&mut self, slot: usize) -> Option<&mut ChannelState> {
+        self.channels.get_mut(slot).and_then(Option::as_deref_mut)
     }
 
-    /// Chooses a number (the lowest free one, or the one asked for) and takes in a channel; answers its place and its number.
+    /// Chooses a number (the lowest free one, or the one asked for) and adds a channel; returns its slot and its number.
     pub(crate) fn add_channel(
         &mut self,
         number: Option<u16>,
@@ -44,8 +44,8 @@ impl Session {
             Some(number) => number,
             None => self.free_number()?,
         };
-        let place = self.vacant.pop().unwrap_or(self.channels.len());
-        if place == self.channels.len() {
+        let slot = self.vacant.pop().unwrap_or(self.channels.len());
+        if slot == self.channels.len() {
             self.channels.push(None);
         }
         if self.numbers.len() <= number as usize {
@@ -58,9 +58,9 @@ impl Session {
                 channel.gate.set_phase(Phase::Reopening);
             }
         }
-        self.channels[place] = Some(Box::new(channel));
-        self.numbers[number as usize] = Number::Taken(place);
-        Ok((place, number))
+        self.channels[slot] = Some(Box::new(channel));
+        self.numbers[number as usize] = Number::Taken(slot);
+        Ok((slot, number))
     }
 
     pub(super) fn number(&self, number: u16) -> Number {
@@ -84,38 +84,38 @@ impl Session {
             return Ok(number);
         }
         // Rather than none at all, one whose close-ok is probably lost.
-        for place in 1..self.channels.len() {
-            if self.channel(place).is_some_and(|channel| channel.abandoned) {
-                self.give_up_close_ok(place);
+        for slot in 1..self.channels.len() {
+            if self.channel(slot).is_some_and(|channel| channel.abandoned) {
+                self.give_up_close_ok(slot);
             }
         }
         lowest(&self.numbers).ok_or_else(|| Error::NoFreeChannels { channel_max })
     }
 
     /// The handle is gone. A closed channel is forgotten now, another one when its closure is confirmed.
-    pub(crate) fn abandon(&mut self, place: usize) {
-        let Some(channel) = self.channel(place) else {
+    pub(crate) fn abandon(&mut self, slot: usize) {
+        let Some(channel) = self.channel(slot) else {
             return;
         };
         channel.abandoned = true;
         let closed = channel.phase() == Phase::Closed;
-        self.clear_channel(place);
-        self.reported(place);
+        self.clear_channel(slot);
+        self.reported(slot);
         if closed {
-            self.forget(place);
+            self.forget(slot);
         }
     }
 
-    fn forget(&mut self, place: usize) {
-        self.channels[place] = None;
-        take_out(&mut self.ready, place);
-        while take_out(&mut self.changed, place) {}
-        self.vacant.push(place);
+    fn forget(&mut self, slot: usize) {
+        self.channels[slot] = None;
+        take_out(&mut self.ready, slot);
+        while take_out(&mut self.changed, slot) {}
+        self.vacant.push(slot);
     }
 
     /// The number is free again. What still comes for this channel is skipped.
-    pub(super) fn release(&mut self, place: usize) {
-        let Some(channel) = self.channel(place) else {
+    pub(super) fn release(&mut self, slot: usize) {
+        let Some(channel) = self.channel(slot) else {
             return;
         };
         channel.gate.set_phase(Phase::Closed);
@@ -124,25 +124,25 @@ impl Session {
         let last = channel.gate.acks.last_came();
         self.numbers[number as usize] = Number::Closed { last };
         if abandoned {
-            self.forget(place);
+            self.forget(slot);
             // The end of the process may wait for it.
             self.connection_changed = true;
         } else {
-            self.touch(place);
+            self.touch(slot);
         }
     }
 
-    pub(super) fn touch(&mut self, place: usize) {
-        if self.changed.last() != Some(&place) {
-            self.changed.push(place);
+    pub(super) fn touch(&mut self, slot: usize) {
+        if self.changed.last() != Some(&slot) {
+            self.changed.push(slot);
         }
     }
 
     /// A channel is over, and its number free.
-    pub(super) fn end_channel(&mut self, place: usize, why: Error) {
-        if let Some(channel) = self.channel(place) {
+    pub(super) fn end_channel(&mut self, slot: usize, why: Error) {
+        if let Some(channel) = self.channel(slot) {
             channel.gate.finish(Phase::Closed, why);
-            self.release(place);
+            self.release(slot);
         }
     }
 
@@ -150,15 +150,12 @@ impl Session {
     /// confirmed. Does nothing if the channel is over.
     pub(crate) fn close_channel(
         &mut self,
-        place: usize,
+        slot: usize,
         reply_code: u16,
         reply_text: &str,
         why: Error,
     ) -> Result<(), Error> {
-        let Some(channel) = self
-            .channel(place)
-            .filter(|channel| !channel.gate.is_over())
-        else {
+        let Some(channel) = self.channel(slot).filter(|channel| !channel.gate.is_over()) else {
             return Ok(());
         };
         channel.gate.finish(Phase::Closing, why);
@@ -170,18 +167,18 @@ impl Session {
             method_id: 0,
         };
         frame::write_method(&mut self.replies, number, &close).map_err(Error::unsendable)?;
-        self.clear_channel(place);
-        self.touch(place);
+        self.clear_channel(slot);
+        self.touch(slot);
         Ok(())
     }
 
-    /// The places and numbers of the channels that can be used.
+    /// The slots and numbers of the channels that can be used.
     pub(crate) fn open_channels(&self) -> Vec<(usize, u16)> {
         let channels = self.channels.iter().enumerate().skip(1);
         channels
-            .filter_map(|(place, channel)| Some((place, channel.as_deref()?)))
+            .filter_map(|(slot, channel)| Some((slot, channel.as_deref()?)))
             .filter(|(_, channel)| channel.phase() == Phase::Open)
-            .map(|(place, channel)| (place, channel.number))
+            .map(|(slot, channel)| (slot, channel.number))
             .collect()
     }
 
@@ -196,12 +193,12 @@ impl Session {
 
     /// Waits no longer for the close-ok of a channel that both ends closed at once. RabbitMQ may lose it: it ends the
     /// channel's process when it gets the other end's close-ok, perhaps before that process has sent its own.
-    pub(crate) fn give_up_close_ok(&mut self, place: usize) {
+    pub(crate) fn give_up_close_ok(&mut self, slot: usize) {
         if self
-            .channel(place)
+            .channel(slot)
             .is_some_and(|channel| channel.crossed.is_some() && channel.phase() == Phase::Closing)
         {
-            self.release(place);
+            self.release(slot);
         }
     }
 }

@@ -20,7 +20,7 @@ impl Session {
     /// A message begins. Returns how many bytes of `rest` were taken with it.
     pub(super) fn message(
         &mut self,
-        place: usize,
+        slot: usize,
         number: u16,
         method: &Method<'_>,
         rest: &[u8],
@@ -84,9 +84,9 @@ impl Session {
         };
         let used = self.whole_content(number, rest, &mut message)?;
         if used > 0 {
-            self.complete(place, message)?;
+            self.complete(slot, message)?;
         } else {
-            self.at(place)?.content = Content::Header(message);
+            self.at(slot)?.content = Content::Header(message);
         }
         Ok(used)
     }
@@ -131,12 +131,12 @@ impl Session {
     /// connection that uses the tag before. To other brokers it means nothing.
     pub(super) fn cancelled(
         &mut self,
-        place: usize,
+        slot: usize,
         consumer_tag: Name<'_>,
         no_wait: bool,
     ) -> Result<(), Error> {
         let tag = consumer_tag.to_text();
-        let channel = self.at(place)?;
+        let channel = self.at(slot)?;
         let number = channel.number;
         let known = channel.cancel_consumer(&tag);
         let answer = match no_wait {
@@ -152,56 +152,56 @@ impl Session {
         }
         if known {
             // The consumer itself goes when this is reported to the program, after the messages that came before it.
-            self.push(place, Incoming::Cancelled(tag));
+            self.push(slot, Incoming::Cancelled(tag));
         }
         Ok(())
     }
 
     pub(super) fn confirm(
         &mut self,
-        place: usize,
+        slot: usize,
         tag: u64,
         multiple: bool,
         nack: bool,
     ) -> Result<(), Error> {
-        let channel = self.at(place)?;
+        let channel = self.at(slot)?;
         let gate = Arc::clone(&channel.gate);
         let published = gate.published.load(Ordering::Acquire);
-        let settled = channel.confirms.settle(tag, multiple, nack, published);
-        let Some(settled) = settled.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
+        let confirmed = channel.confirms.record(tag, multiple, nack, published);
+        let Some(confirmed) = confirmed.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
             let number = channel.number;
             return Err(Error::unexpected(format_args!(
                 "a confirmation on channel {number} of message {tag}, never published"
             )));
         };
-        gate.settled.fetch_add(settled, Ordering::AcqRel);
+        gate.confirmed.fetch_add(confirmed, Ordering::AcqRel);
         let (mandatory, confirms) = (&mut channel.mandatory, &channel.confirms);
         while mandatory
             .front()
-            .is_some_and(|message| confirms.is_settled(message.sequence))
+            .is_some_and(|message| confirms.is_confirmed(message.sequence))
         {
             mandatory.pop_front();
         }
-        self.touch(place);
+        self.touch(slot);
         Ok(())
     }
 
     pub(super) fn header(&mut self, number: u16, payload: &[u8]) -> Result<(), Error> {
-        let Some(place) = self.place_of(number)? else {
+        let Some(slot) = self.slot_of(number)? else {
             return Ok(());
         };
         let (size, properties) = frame::read_header(payload).map_err(Error::syntax)?;
         let max = self.max_message_size;
-        let channel = self.at(place)?;
+        let channel = self.at(slot)?;
         let Content::Header(mut message) = std::mem::take(&mut channel.content) else {
             return Err(unannounced("header", number));
         };
         if size > max {
-            return self.refuse_message(place, size);
+            return self.refuse_message(slot, size);
         }
         message.properties = properties;
         if size == 0 {
-            return self.complete(place, message);
+            return self.complete(slot, message);
         }
         message.body = Vec::with_capacity(size.min(TRUSTED_BODY) as usize);
         channel.content = Content::Body {
@@ -213,10 +213,10 @@ impl Session {
     }
 
     pub(super) fn body(&mut self, number: u16, chunk: &[u8]) -> Result<(), Error> {
-        let Some(place) = self.place_of(number)? else {
+        let Some(slot) = self.slot_of(number)? else {
             return Ok(());
         };
-        let channel = self.at(place)?;
+        let channel = self.at(slot)?;
         let Content::Body { message, remaining } = &mut channel.content else {
             return Err(unannounced("body", number));
         };
@@ -234,20 +234,20 @@ impl Session {
         *remaining = left;
         if left == 0 {
             if let Content::Body { message, .. } = std::mem::take(&mut channel.content) {
-                return self.complete(place, message);
+                return self.complete(slot, message);
             }
         }
         Ok(())
     }
 
-    fn complete(&mut self, place: usize, message: Received) -> Result<(), Error> {
-        let channel = self.at(place)?;
+    fn complete(&mut self, slot: usize, message: Received) -> Result<(), Error> {
+        let channel = self.at(slot)?;
         match message.carrier {
             Carrier::Deliver { .. } if channel.replies.is_some() => {
                 let (_, properties, body) = message.parts();
                 let properties = BasicProperties::from(properties);
                 let id = properties.correlation_id.clone();
-                self.file(place, id.as_ref(), CallOutcome::Reply(properties, body));
+                self.file(slot, id.as_ref(), CallOutcome::Reply(properties, body));
                 Ok(())
             }
             Carrier::Deliver { .. } => {
@@ -257,13 +257,13 @@ impl Session {
                 channel.gate.acks.came(message.delivery_tag);
                 // Otherwise it is for a consumer that is gone.
                 if channel.has_consumer() {
-                    self.push(place, Incoming::Message(message));
+                    self.push(slot, Incoming::Message(message));
                 }
                 Ok(())
             }
             Carrier::Get { .. } => {
                 channel.gate.acks.came(message.delivery_tag);
-                self.answer(place, (60, 71), Reply::Got(Some(Box::new(message))))
+                self.answer(slot, (60, 71), Reply::Got(Some(Box::new(message))))
             }
             Carrier::Return { reply_code } => {
                 let method = Return {
@@ -278,30 +278,30 @@ impl Session {
                     properties: message.properties.into(),
                     body: message.body,
                 };
-                self.returned(place, message)
+                self.returned(slot, message)
             }
         }
     }
 
     /// These mandatory messages were published, and may come back.
     pub(crate) fn expect_returns(&mut self, published: Vec<(usize, Arc<Gate>, Mandatory)>) {
-        for (place, gate, message) in published {
-            match self.channel(place) {
+        for (slot, gate, message) in published {
+            match self.channel(slot) {
                 Some(channel) if Arc::ptr_eq(&channel.gate, &gate) => {
                     channel.mandatory.push_back(message);
                 }
-                // The channel is gone, and its place may be another's.
+                // The channel is gone, and its slot may be another's.
                 _ => {}
             }
         }
     }
 
-    fn returned(&mut self, place: usize, message: ReturnedMessage) -> Result<(), Error> {
+    fn returned(&mut self, slot: usize, message: ReturnedMessage) -> Result<(), Error> {
         let (to_report, to_tell) = self.held_returns();
-        let channel = self.at(place)?;
+        let channel = self.at(slot)?;
         if channel.replies.is_some() {
             let id = message.properties.correlation_id.clone();
-            self.file(place, id.as_ref(), CallOutcome::Returned(message));
+            self.file(slot, id.as_ref(), CallOutcome::Returned(message));
             return Ok(());
         }
         let mut tied = None;
@@ -329,26 +329,26 @@ impl Session {
             channel.confirms.add_returned(sequence, kept(to_report));
         }
         if channel.wants_returns {
-            self.push(place, Incoming::Returned(kept(to_tell)));
+            self.push(slot, Incoming::Returned(kept(to_tell)));
         }
         Ok(())
     }
 
     /// Hands what has become of a call to the calls of its channel.
-    fn file(&mut self, place: usize, id: Option<&ShortString>, outcome: CallOutcome) {
-        let Some(channel) = self.channel(place) else {
+    fn file(&mut self, slot: usize, id: Option<&ShortString>, outcome: CallOutcome) {
+        let Some(channel) = self.channel(slot) else {
             return;
         };
         let calls = channel.replies.as_mut();
         let held = calls.map_or(0, |replies| replies.file(id, outcome));
         channel.held += held;
         self.undelivered += held;
-        self.touch(place);
+        self.touch(slot);
     }
 
     /// Ends a call of an RPC client; returns its outcome, if that has come.
-    pub(crate) fn end_call(&mut self, place: usize, call: u64) -> Option<CallOutcome> {
-        let channel = self.channel(place)?;
+    pub(crate) fn end_call(&mut self, slot: usize, call: u64) -> Option<CallOutcome> {
+        let channel = self.channel(slot)?;
         let (outcome, held) = channel.replies.as_mut()?.end(call)?;
         channel.held -= held;
         self.undelivered -= held;

@@ -39,9 +39,9 @@ pub(crate) struct CancelledConsumer {
 }
 
 impl Session {
-    pub(super) fn push(&mut self, place: usize, incoming: Incoming) {
+    pub(super) fn push(&mut self, slot: usize, incoming: Incoming) {
         let held = incoming.size();
-        let Some(channel) = self.channels.get_mut(place).and_then(Option::as_deref_mut) else {
+        let Some(channel) = self.channels.get_mut(slot).and_then(Option::as_deref_mut) else {
             return;
         };
         if channel.abandoned {
@@ -65,11 +65,11 @@ impl Session {
                 channel.inbox.push_back(incoming);
                 if !channel.ready {
                     channel.ready = true;
-                    self.ready.push(place);
+                    self.ready.push(slot);
                 }
             }
         }
-        self.touch(place);
+        self.touch(slot);
     }
 
     pub(super) fn push_connection_event(&mut self, event: ConnectionEvent) {
@@ -96,7 +96,7 @@ impl Session {
         let channels = self
             .ready
             .iter()
-            .filter_map(|place| self.channels[*place].as_deref());
+            .filter_map(|slot| self.channels[*slot].as_deref());
         channels
             .filter(|channel| !channel.running && dispatcher.may_run(channel))
             .map(|channel| channel.inbox.len())
@@ -119,19 +119,19 @@ impl Session {
     /// alone until `end_turn`.
     pub(crate) fn begin_turn(&mut self, dispatcher: &Dispatcher) -> Option<(usize, usize)> {
         let mut ready = self.ready.iter().copied();
-        let place = ready.find(|place| {
-            let channel = self.channels[*place].as_deref();
+        let slot = ready.find(|slot| {
+            let channel = self.channels[*slot].as_deref();
             channel.is_some_and(|channel| !channel.running && dispatcher.may_run(channel))
         })?;
-        let channel = self.channel(place)?;
+        let channel = self.channel(slot)?;
         channel.running = true;
-        Some((place, channel.inbox.len()))
+        Some((slot, channel.inbox.len()))
     }
 
     /// Takes the oldest event of a channel whose turn it is.
     #[inline]
-    pub(crate) fn next_event(&mut self, place: usize) -> Option<Incoming> {
-        let channel = self.channels.get_mut(place)?.as_deref_mut()?;
+    pub(crate) fn next_event(&mut self, slot: usize) -> Option<Incoming> {
+        let channel = self.channels.get_mut(slot)?.as_deref_mut()?;
         let incoming = channel.inbox.pop_front()?;
         let held = incoming.size();
         channel.held -= held;
@@ -143,18 +143,18 @@ impl Session {
     }
 
     /// Answers whether somebody else may have been waiting for this. A channel that has more to tell goes behind the others.
-    pub(crate) fn end_turn(&mut self, place: usize) -> bool {
-        let Some(channel) = self.channel(place) else {
+    pub(crate) fn end_turn(&mut self, slot: usize) -> bool {
+        let Some(channel) = self.channel(slot) else {
             return false;
         };
         channel.running = false;
         let more = !channel.inbox.is_empty();
         let over = channel.gate.is_over() || channel.consumers.is_empty();
         if std::mem::replace(&mut channel.ready, more) {
-            take_out(&mut self.ready, place);
+            take_out(&mut self.ready, slot);
         }
         if more {
-            self.ready.push(place);
+            self.ready.push(slot);
         }
         more || over
     }
@@ -162,10 +162,10 @@ impl Session {
     /// Takes what came for one consumer and was not told to the program.
     pub(crate) fn take_undelivered(
         &mut self,
-        place: usize,
+        slot: usize,
         consumer_tag: &str,
     ) -> Vec<crate::Message> {
-        let Some(channel) = self.channel(place) else {
+        let Some(channel) = self.channel(slot) else {
             return Vec::new();
         };
         let mut taken = Vec::new();
@@ -186,15 +186,15 @@ impl Session {
         channel.held -= held;
         if channel.inbox.is_empty() && channel.ready {
             channel.ready = false;
-            take_out(&mut self.ready, place);
+            take_out(&mut self.ready, slot);
         }
         self.undelivered -= held;
         taken
     }
 
     /// Takes the next message that the iterator of a channel is to yield.
-    pub(crate) fn next_pulled(&mut self, place: usize) -> Option<Received> {
-        let channel = self.channel(place)?;
+    pub(crate) fn next_pulled(&mut self, slot: usize) -> Option<Received> {
+        let channel = self.channel(slot)?;
         let puller = channel.puller.as_mut()?;
         let message = puller.buffered.pop_front();
         puller.is_at_work = message.is_some();
@@ -208,8 +208,8 @@ impl Session {
     }
 
     /// Takes the iterator of a channel, with what it had not yielded.
-    pub(crate) fn take_puller(&mut self, place: usize) -> Option<Puller> {
-        let channel = self.channel(place)?;
+    pub(crate) fn take_puller(&mut self, slot: usize) -> Option<Puller> {
+        let channel = self.channel(slot)?;
         let puller = channel.puller.take()?;
         let held: usize = puller.buffered.iter().map(Received::size).sum();
         channel.held -= held;
@@ -219,8 +219,8 @@ impl Session {
 
     fn unreported(&self, dispatcher: &Dispatcher) -> Option<usize> {
         let mut closed = self.closures.iter().copied();
-        closed.find(|place| {
-            self.channels[*place]
+        closed.find(|slot| {
+            self.channels[*slot]
                 .as_deref()
                 .is_some_and(|channel| dispatcher.may_run(channel))
         })
@@ -233,14 +233,14 @@ impl Session {
 
     /// Takes such a closure to tell it.
     pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Error> {
-        let place = self.unreported(dispatcher)?;
-        self.reported(place);
-        self.channel(place)?.gate.end().cloned()
+        let slot = self.unreported(dispatcher)?;
+        self.reported(slot);
+        self.channel(slot)?.gate.end().cloned()
     }
 
     /// Somebody is told of a channel's closure; answers whether he is the first.
-    pub(crate) fn reported(&mut self, place: usize) -> bool {
-        take_out(&mut self.closures, place)
+    pub(crate) fn reported(&mut self, slot: usize) -> bool {
+        take_out(&mut self.closures, slot)
     }
 
     /// Whether nothing waits on a channel for the program, and no thread consumes there.
@@ -276,8 +276,8 @@ impl Session {
     }
 
     /// Drops what waits for the program on a channel that the program closed, and what has come of a message.
-    pub(crate) fn clear_channel(&mut self, place: usize) {
-        let Some(channel) = self.channel(place) else {
+    pub(crate) fn clear_channel(&mut self, slot: usize) {
+        let Some(channel) = self.channel(slot) else {
             return;
         };
         channel.content = Content::None;
@@ -288,7 +288,7 @@ impl Session {
         let held = std::mem::take(&mut channel.held);
         channel.held_returns = 0;
         if std::mem::take(&mut channel.ready) {
-            take_out(&mut self.ready, place);
+            take_out(&mut self.ready, slot);
         }
         self.undelivered -= held;
     }

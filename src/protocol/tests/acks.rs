@@ -1,4 +1,4 @@
-//! Acknowledgements that speak for others settle what the program settled, in the same order, and nothing else.
+//! Acknowledgements that speak for others acknowledge what the program acknowledged, in the same order, and nothing else.
 
 use super::random::Random;
 use crate::protocol::acks::Acks;
@@ -10,8 +10,8 @@ const CHANNEL: u16 = 7;
 /// What a broker makes of what it is told.
 #[derive(Debug, Default, PartialEq)]
 struct Broker {
-    unsettled: Vec<u64>,
-    settled: Vec<(u64, &'static str)>,
+    unacknowledged: Vec<u64>,
+    acknowledged: Vec<(u64, &'static str)>,
     /// It was told of a message that it does not know, and closed the channel.
     failed: bool,
 }
@@ -31,21 +31,21 @@ impl Broker {
             Method::BasicReject { delivery_tag, .. } => (delivery_tag, false),
             Method::BasicRecover { .. } => {
                 // It will come again, under other tags.
-                self.unsettled.clear();
+                self.unacknowledged.clear();
                 return;
             }
             _ => return,
         };
         let everything = multiple && tag == 0;
-        if self.failed || !everything && !self.unsettled.contains(&tag) {
+        if self.failed || !everything && !self.unacknowledged.contains(&tag) {
             self.failed = true;
             return;
         }
         let concerned = |one: u64| one == tag || multiple && one < tag || everything;
-        let settled = self.unsettled.iter().filter(|one| concerned(**one));
-        self.settled
-            .extend(settled.map(|one| (*one, method.name())));
-        self.unsettled.retain(|one| !concerned(*one));
+        let acknowledged = self.unacknowledged.iter().filter(|one| concerned(**one));
+        self.acknowledged
+            .extend(acknowledged.map(|one| (*one, method.name())));
+        self.unacknowledged.retain(|one| !concerned(*one));
     }
 }
 
@@ -67,8 +67,8 @@ struct Client {
 impl Client {
     fn deliver(&mut self) {
         self.deliver_automatic();
-        self.meant.unsettled.push(self.delivered);
-        self.got.unsettled.push(self.delivered);
+        self.meant.unacknowledged.push(self.delivered);
+        self.got.unacknowledged.push(self.delivered);
     }
 
     /// A message that wants no acknowledgement has a tag too.
@@ -96,7 +96,7 @@ impl Client {
         });
     }
 
-    /// A method that settles nothing.
+    /// A method that acknowledges nothing.
     fn call(&mut self, method: Method<'static>) {
         self.calls += 1;
         self.append(|out, _, acks| {
@@ -155,7 +155,7 @@ fn acks_in_order_share_a_frame() {
     client.check(1);
     (901..=1000).for_each(|tag| client.ack(tag, false));
     client.check(2);
-    assert_eq!(client.got.settled.len(), 1000);
+    assert_eq!(client.got.acknowledged.len(), 1000);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn one_ack_alone_stays_as_it_was_said() {
     assert_eq!(client.out, expected);
 }
 
-/// Else the message that the program still works on would be settled.
+/// Else the message that the program still works on would be acknowledged.
 #[test]
 fn an_ack_does_not_speak_for_a_message_that_is_worked_on() {
     let mut client = client(4);
@@ -179,7 +179,7 @@ fn an_ack_does_not_speak_for_a_message_that_is_worked_on() {
         client.ack(tag, false);
     }
     client.check(3);
-    assert_eq!(client.got.unsettled, [2]);
+    assert_eq!(client.got.unacknowledged, [2]);
     // The last acknowledgement is of a later message.
     client.ack(2, false);
     client.check(4);
@@ -193,7 +193,7 @@ fn an_unknown_tag_takes_no_other_with_it() {
             client.ack(tag, false);
         }
         client.check(2);
-        assert_eq!(client.got.settled.len(), 2);
+        assert_eq!(client.got.acknowledged.len(), 2);
         assert!(client.got.failed);
     }
 }
@@ -223,7 +223,7 @@ fn acks_of_many_share_a_frame_too() {
     client.ack(4, true);
     client.ack(5, false);
     client.check(1);
-    assert_eq!(client.got.unsettled, [6, 7, 8, 9]);
+    assert_eq!(client.got.unacknowledged, [6, 7, 8, 9]);
 }
 
 /// Each would be hidden, or spoil the acknowledgements before it, if it shared their frame.

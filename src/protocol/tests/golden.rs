@@ -246,8 +246,8 @@ fn bits_keep_their_places() {
         payload.extend_from_slice(&[octet, 0, 0, 0, 0]);
         payload
     };
-    for place in 0..5 {
-        let bit = |n| n == place;
+    for index in 0..5 {
+        let bit = |n| n == index;
         let method = Method::QueueDeclare {
             queue: text("q"),
             passive: bit(0),
@@ -259,10 +259,10 @@ fn bits_keep_their_places() {
         };
         let mut out = Vec::new();
         method.encode(&mut out).unwrap();
-        assert_eq!(out, declare(1 << place));
+        assert_eq!(out, declare(1 << index));
         // The unused bits mean nothing.
         assert_eq!(
-            Method::decode(&declare(1 << place | 0b1110_0000)),
+            Method::decode(&declare(1 << index | 0b1110_0000)),
             Ok(method)
         );
     }

@@ -79,11 +79,11 @@ fn spoilt_payloads() {
         {
             let mut bytes = golden.1.clone();
             for _ in 0..=random.below(3) {
-                let place = random.below(bytes.len());
+                let slot = random.below(bytes.len());
                 match random.below(4) {
-                    0 => bytes.truncate(place.max(1)),
-                    1 => bytes.insert(place, random.byte()),
-                    _ => bytes[place] = random.byte(),
+                    0 => bytes.truncate(slot.max(1)),
+                    1 => bytes.insert(slot, random.byte()),
+                    _ => bytes[slot] = random.byte(),
                 }
             }
             match decode(1, &bytes) {

@@ -350,17 +350,17 @@ fn spoilt_streams() {
             continue;
         }
         for _ in 0..=random.below(3) {
-            let place = random.below(bytes.len());
+            let slot = random.below(bytes.len());
             match random.below(6) {
-                0 => bytes.truncate(place.max(1)),
-                1 => bytes.insert(place, random.byte()),
+                0 => bytes.truncate(slot.max(1)),
+                1 => bytes.insert(slot, random.byte()),
                 2 => {
                     // Something said twice.
-                    let end = place + random.below(bytes.len() - place + 1);
-                    let again = bytes[place..end].to_vec();
-                    bytes.splice(place..place, again);
+                    let end = slot + random.below(bytes.len() - slot + 1);
+                    let again = bytes[slot..end].to_vec();
+                    bytes.splice(slot..slot, again);
                 }
-                _ => bytes[place] = random.byte(),
+                _ => bytes[slot] = random.byte(),
             }
         }
         match exercise::session(&bytes) {
