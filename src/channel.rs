@@ -17,14 +17,15 @@ use crate::dispatch::{
     in_callback, ChannelCallbacks, Consuming, Owner, Round, Turn, CLOSE_OK_LIMIT,
 };
 use crate::error::Result;
-use crate::io::sync::Instant;
-use crate::io::wait::{after, Interest, Link, Shared};
+use crate::io::close::STOP_GRACE;
+use crate::io::link::{Interest, Link, Shared};
+use crate::io::sync::{after, Instant};
 use crate::io::writer::Patience;
 use crate::protocol::channel::{ChannelState, Gate, Phase, Reply};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::protocol::publish::Outbox;
-use crate::stop::{Stop, STOP_GRACE};
+use crate::stop::Stop;
 use crate::Error;
 
 /// A channel (pika: `BlockingChannel`; specification 1.5).
@@ -209,7 +210,7 @@ impl Channel {
             (first, shared.session.is_idle(self.handle.slot))
         };
         if first {
-            link.outgoing.flush(link, CLOSE_OK_LIMIT);
+            link.flush(CLOSE_OK_LIMIT);
         }
         if idle {
             // Nothing will come for the consumers any more; they may hold clones of this channel.
@@ -236,7 +237,7 @@ impl Channel {
         let number = self.handle.number;
         let link = self.link();
         let frame_max = link.negotiated.frame_max as usize;
-        link.outgoing.append_quietly(|Outbox { bytes: out, .. }| {
+        link.append_call(|Outbox { bytes: out, .. }| {
             let start = out.len();
             frame::write_method(out, number, method).map_err(Error::unsendable)?;
             let size = out.len() - start;

@@ -9,9 +9,9 @@ use crate::channel::Channel;
 use crate::dispatch::{CallbackResult, ConnectionCallbacks, Round, TimerId};
 use crate::error::Result;
 use crate::io::connect;
+use crate::io::link::{Interest, Link};
 use crate::io::stream::Transport;
-use crate::io::sync::Instant;
-use crate::io::wait::{after, Interest, Link};
+use crate::io::sync::{after, Instant};
 use crate::parameters::IntoParameters;
 use crate::protocol::frame;
 use crate::protocol::handshake::capability;
@@ -143,7 +143,7 @@ impl Connection {
         Self::start(connect::open_over(&mut parameters, stream)?)
     }
 
-    pub(crate) fn start(opened: crate::io::wait::Opened) -> Result<Connection> {
+    pub(crate) fn start(opened: crate::io::link::Opened) -> Result<Connection> {
         let link = Link::start(opened).map_err(Error::other)?;
         Ok(Connection {
             handle: Arc::new(ConnectionHandle {
@@ -405,7 +405,7 @@ impl Connection {
         };
         let callback = Box::new(move || callback().into_result());
         let id = self.callbacks().timers.add(due, callback);
-        self.link().poke();
+        self.link().wake_all();
         Ok(id)
     }
 
@@ -522,7 +522,7 @@ impl Connection {
             link.notice_fork();
             let mut shared = link.lock();
             shared.session.check_open()?;
-            link.outgoing.append_quietly(|out| {
+            link.append_call(|out| {
                 out.bytes.extend_from_slice(&bytes);
                 Ok(())
             })?;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::error::Result;
-use crate::io::wait::{after, Interest};
+use crate::io::link::Interest;
+use crate::io::sync::after;
 use crate::protocol::confirms::Losses;
 use crate::{AsShortString, BasicPublish, Error, UnconfirmedReport};
 

@@ -6,14 +6,8 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::io::sync::thread::{self, Thread};
-use crate::io::sync::{Instant, Mutex, MutexGuard};
+use crate::io::sync::{Instant, Mutex, MutexGuard, LONG};
 use crate::protocol::channel::Wake;
-
-/// How long a thread is parked that waits without a deadline. It looks again afterwards.
-const LONG: Duration = Duration::from_secs(3600);
-
-/// How long anything that still needs the broker's answer may wait after a stop: cancelling a consumer, closing.
-pub(crate) const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Stops what waits: a channel's ([`Channel::stop_handle`](crate::Channel::stop_handle)) or all that a supervisor runs
 /// ([`Supervisor::stop_handle`](crate::Supervisor::stop_handle)). pika's programs raise `KeyboardInterrupt` through

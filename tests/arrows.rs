@@ -9,26 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Arrows that still go up, and are to be mended: from, to.
-const NOT_YET_MENDED: &[(&str, &str)] = &[
-    ("io/model/sync.rs", "io/model.rs"),
-    ("io/reader.rs", "io/wait.rs"),
-    ("io/wait.rs", "stop.rs"),
-    ("io/writer.rs", "io/wait.rs"),
-];
-
-/// What the picture shows and is still to be made.
-const NOT_YET_THERE: &[&str] = &[
-    "io/threads.rs",
-    "io/close.rs",
-    "io/receive.rs",
-    "io/send.rs",
-    "io/end.rs",
-    "io/link.rs",
-    "io/pacing.rs",
-    "io/fork.rs",
-];
-
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -413,10 +393,6 @@ fn module_path(file: &str) -> Vec<String> {
     }
 }
 
-fn is_known(from: &str, to: &str) -> bool {
-    NOT_YET_MENDED.contains(&(from, to))
-}
-
 #[test]
 fn every_file_stands_in_the_picture() {
     let layers = Layers::read();
@@ -427,11 +403,7 @@ fn every_file_stands_in_the_picture() {
     }
     for (name, _) in &layers.0 {
         let is_there = root().join("src").join(name).exists();
-        let is_to_come = NOT_YET_THERE.contains(&name.as_str());
-        assert!(
-            is_there || is_to_come,
-            "{name} stands in DESIGN.md and is not there"
-        );
+        assert!(is_there, "{name} stands in DESIGN.md and is not there");
     }
 }
 
@@ -446,7 +418,7 @@ fn arrows_only_go_down() {
             let Some(to) = modules.file_of(place, used, 8) else {
                 continue;
             };
-            if to == from || is_known(from, to) {
+            if to == from {
                 continue;
             }
             if layers.of(to) < layers.of(from) {
@@ -532,7 +504,7 @@ fn methods_of_the_link_call_only_what_is_below() {
     let mut upward = Vec::new();
     for (from, name, line) in &called {
         if let Some(to) = defined.get(name) {
-            if layers.of(to) < layers.of(from) && !is_known(from, to) {
+            if layers.of(to) < layers.of(from) {
                 upward.push(format!("src/{from}:{line} calls {name} of {to}"));
             }
         }

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use super::{done, Channel};
 use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
 use crate::error::{hints, Result};
-use crate::io::wait::Shared;
+use crate::io::close::STOP_GRACE;
+use crate::io::link::Shared;
 use crate::protocol::channel::{Consumer, ConsumerState, Reply};
 use crate::protocol::method::Method;
 use crate::protocol::publish::Outbox;
-use crate::stop::STOP_GRACE;
 use crate::{
     BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject,
     ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message, ShortString,
@@ -181,7 +181,7 @@ impl Channel {
         };
         drop(removed);
         // Whoever is inside start_consuming may have nothing left to wait for.
-        self.link().poke();
+        self.link().wake_all();
         if consumer.auto_ack {
             return Ok(undelivered);
         }
@@ -305,7 +305,7 @@ impl Channel {
                 self.handle.number
             );
         }
-        self.link().outgoing.flush(self.link(), STOP_GRACE);
+        self.link().flush(STOP_GRACE);
     }
 
     /// Cancels all consumers of this channel, that of the iterator too, so that
@@ -403,7 +403,7 @@ impl Channel {
             self.link().resume_if_paused(&mut shared);
             puller
         };
-        self.link().poke();
+        self.link().wake_all();
         let Some(puller) = puller else { return Ok(0) };
         if puller.auto_ack {
             if !puller.buffered.is_empty() {
@@ -590,10 +590,7 @@ impl Channel {
             }
             Ok(())
         };
-        let sent = self.patiently(|patience| {
-            link.outgoing
-                .append_at(link, self.handle.number, patience, write)
-        });
+        let sent = self.patiently(|patience| link.gather(handle.number, patience, write));
         if closed {
             return Err(self.closure());
         }
@@ -657,6 +654,6 @@ impl Drop for Claim<'_> {
             }
         }
         // What is left there may be told by others now.
-        self.channel.link().poke();
+        self.channel.link().wake_all();
     }
 }

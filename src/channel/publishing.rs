@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{done, Channel};
 use crate::dispatch::{self, CallbackResult, ReturnCallback};
 use crate::error::Result;
+use crate::io::link::Interest;
 use crate::io::sync::Instant;
-use crate::io::wait::Interest;
 use crate::io::writer::{Patience, DIRECT_BODY};
 use crate::protocol::channel::{Wake, Watcher};
 use crate::protocol::confirms::{Losses, Outcomes};
@@ -51,18 +51,17 @@ impl Channel {
             direct,
         );
         let mut number = None;
-        let write = |out: &mut Outbox| {
+        let mut write = |out: &mut Outbox| {
             number = publishing.write(out)?;
             Ok(())
         };
         if direct {
             let chunk = publishing.chunk();
-            link.outgoing
-                .append_body(link, patience, handle.number, body, chunk, write)?;
+            link.write_message(handle.number, patience, body, chunk, write)?;
         } else if waits {
-            link.outgoing.append_quietly(write)?;
+            link.append_call(write)?;
         } else {
-            link.outgoing.append(link, handle.number, patience, write)?;
+            link.gather(handle.number, patience, |out, _| write(out))?;
         }
         number.ok_or_else(|| self.closure())
     }

@@ -7,7 +7,7 @@ use super::timers::Timers;
 use super::Owner;
 use crate::error::{Result, CANCEL_CAUSES};
 use crate::escaped::Escaped;
-use crate::io::wait::{Link, Shared};
+use crate::io::link::{Link, Shared};
 use crate::protocol::channel::Received;
 use crate::stop::Stop;
 use crate::{BasicProperties, Deliver, Return, ReturnedMessage};

@@ -16,8 +16,8 @@ pub(crate) use self::callbacks::{
 pub use self::timers::TimerId;
 use crate::error::Result;
 use crate::io::exit;
+use crate::io::link::{Link, Shared};
 use crate::io::sync::{thread_local, Instant};
-use crate::io::wait::{Link, Shared};
 use crate::protocol::channel::Incoming;
 use crate::protocol::connection::{ConnectionEvent, Dispatcher};
 use crate::stop::Stop;
@@ -287,7 +287,7 @@ impl<'a> Round<'a> {
         if !self.nested {
             if let Some(closed) = shared.session.take_unreported(&self.dispatcher) {
                 drop(shared);
-                self.link.outgoing.flush(self.link, CLOSE_OK_LIMIT);
+                self.link.flush(CLOSE_OK_LIMIT);
                 return Err(closed);
             }
         }
@@ -370,7 +370,7 @@ impl<'a> Turn<'a> {
             let mut shared = link.lock();
             let mut incoming = shared.session.next_event(self.slot);
             let unhandled = self.delivered >= self.waiting;
-            if incoming.is_none() && unhandled && link.absorb_more(&mut shared) {
+            if incoming.is_none() && unhandled && link.receive_more(&mut shared) {
                 incoming = shared.session.next_event(self.slot);
             }
             link.resume_if_paused(&mut shared);

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::deadline::within;
+use super::link::Opened;
 use super::stream::{closed, copy, describe, is_dead_path, is_timeout, Haste, Transport};
-use super::sync::Instant;
+use super::sync::{after, Instant};
 #[cfg(feature = "tls")]
 use super::tls;
-use super::wait::{after, Opened};
 use crate::credentials::overwrite;
 use crate::error::{Attempt, ConnectFailure, Failure, Result, Span, Stage};
 use crate::protocol::frame::{self, Frame};

@@ -1,15 +1,23 @@
 //! The only place that touches sockets, threads and clocks, and the only one that waits.
 
 pub(crate) mod backlog;
+pub(crate) mod close;
 pub(crate) mod connect;
 mod deadline;
+mod end;
 pub(crate) mod exit;
+mod fork;
+pub(crate) mod link;
 #[cfg(all(test, shuttle))]
 mod model;
+mod pacing;
 pub(crate) mod reader;
+mod receive;
+mod send;
 pub(crate) mod stream;
 pub(crate) mod sync;
+mod threads;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
-pub(crate) mod wait;
+mod wait;
 pub(crate) mod writer;

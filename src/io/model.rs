@@ -32,6 +32,8 @@ use shuttle::scheduler::{
 };
 use shuttle::{Config, MaxSteps, Runner};
 
+use self::sync::Weather;
+
 /// How many schedules each test walks in each weather by each strategy.
 const SCHEDULES: usize = 1500;
 
@@ -43,12 +45,6 @@ const CHANGES: usize = 3;
 
 /// In rough weather, time passes before one in so many steps.
 const GUSTS: u64 = 16;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weather {
-    Calm,
-    Rough,
-}
 
 /// Runs a scenario under many schedules.
 fn check(scenario: impl Fn() + Send + Sync + 'static) {

@@ -1,21 +1,21 @@
-//! Bytes in: the read half of the stream, and the thread that holds it when nobody else wants it.
+//! Bytes in: the read half of the stream.
+//!
+//! Nothing here knows the connection: what a read brought comes back as a value, and `receive.rs` does what follows.
 
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::backlog::{Backlog, PERIOD};
 use super::stream::{closed, is_timeout, Haste, Transport};
-use super::sync::{thread, Instant, MutexGuard};
-use super::wait::{Link, Shared, LONG};
+use super::sync::Instant;
 use crate::protocol::connection::Session;
 use crate::Error;
 
 /// How much is read at once. A frame may be larger (up to frame_max): the buffer grows when one is.
 const BUFFER: usize = 128 * 1024;
 
-/// How long whoever waits reads for himself before leaving it to the reader thread; how long the reader thread leaves an
-/// unused read half alone.
+/// How long a waiting caller reads for itself before it leaves reading to the reader thread; how long the reader thread leaves
+/// an unused read half alone.
 pub(crate) const SLICE: Duration = Duration::from_millis(10);
 
 /// While reading pauses, the stream counts as dry when nothing came for so long.
@@ -28,6 +28,16 @@ pub(crate) enum Outcome {
     Nothing,
     /// The stream ended.
     End(io::Error),
+}
+
+/// What reading ahead brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    Bytes,
+    /// Nothing came for a while.
+    Nothing,
+    /// The stream has ended, or the peer closes the connection in what has been read.
+    End,
 }
 
 /// The read half of the stream: the right to read.
@@ -79,7 +89,7 @@ impl Source {
                 Ok(()) => Outcome::Nothing,
                 Err(error) => Outcome::End(error),
             },
-            // A signal: whoever reads looks at his deadline, which must not begin anew with each signal.
+            // A signal: the caller looks at its deadline, which must not begin anew with each signal.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Outcome::Nothing,
             Err(error) => Outcome::End(error),
         };
@@ -152,9 +162,11 @@ impl Reader {
         }
     }
 
+    // ---- pausing: the program has enough, but the peer would lose patience
+
     /// What has been read shows that the peer lives. Its patience begins now, unless what is handled comes
     /// from the backlog: then the stream has not been read for longer.
-    fn begin_pause(&mut self) {
+    pub(super) fn begin_pause(&mut self) {
         let source = &mut self.source;
         source.looked_at = Instant::now();
         if self.backlog.is_empty() {
@@ -162,168 +174,72 @@ impl Reader {
         }
     }
 
-    /// The backlog goes on where the session has come to, and behind what is not handled.
-    fn begin_backlog(&mut self, session: &mut Session) {
-        let unhandled = &self.buffer[self.start..self.filled];
-        let largest = session.take_largest_body();
-        self.backlog
-            .begin(session.rest_of_frame(), largest, unhandled);
+    /// Nobody has read during a pause, so the silence says nothing about the peer.
+    pub(super) fn end_pause(&mut self) {
+        self.source.last_bytes = Instant::now();
     }
 
-    /// Reads once into the backlog: the program has enough, but the peer would lose patience.
-    fn read_ahead(&mut self, timeout: Duration) -> Outcome {
-        let (outcome, count) = self.source.read(self.backlog.room(), timeout);
+    /// Whether what was read is not handled yet.
+    pub(super) fn has_unhandled(&self) -> bool {
+        self.more || !self.backlog.is_empty()
+    }
+
+    /// When the stream must be read next although what was read before is not handled: at the end of the period, or to look
+    /// whether the peer is silent.
+    pub(super) fn next_look(&self, look_every: Duration) -> Duration {
+        let of_period = PERIOD.saturating_sub(self.source.period_began.elapsed());
+        of_period.min(look_every.saturating_sub(self.source.looked_at.elapsed()))
+    }
+
+    /// Whether as much as the peer insists on must be read now.
+    pub(super) fn is_period_over(&self) -> bool {
+        self.source.period_began.elapsed() >= PERIOD
+    }
+
+    /// Whether as much has been read in this period as the peer insists on.
+    pub(super) fn has_quota(&self, max_message_size: u64) -> bool {
+        self.source.period_bytes >= self.backlog.quota(max_message_size)
+    }
+
+    /// The stream has been looked at; if the period was over, a new one begins.
+    pub(super) fn end_look(&mut self, period_is_over: bool) {
+        let source = &mut self.source;
+        source.looked_at = Instant::now();
+        if period_is_over {
+            (source.period_began, source.period_bytes) = (source.looked_at, 0);
+        }
+    }
+
+    /// If the backlog is empty, what is read next begins it: where the session has come to, and behind what is not handled.
+    pub(super) fn prepare_backlog(&mut self, session: &mut Session) {
+        if self.backlog.is_empty() {
+            let unhandled = &self.buffer[self.start..self.filled];
+            let largest = session.take_largest_body();
+            self.backlog
+                .begin(session.rest_of_frame(), largest, unhandled);
+        }
+    }
+
+    /// Reads once into the backlog. The end of the stream is kept, to be returned behind what came before it.
+    pub(super) fn read_ahead(&mut self) -> Ahead {
+        let (outcome, count) = self.source.read(self.backlog.room(), DRY);
         self.backlog.add(count);
-        outcome
+        match outcome {
+            Outcome::Bytes if self.backlog.is_closed() => Ahead::End,
+            Outcome::Bytes => Ahead::Bytes,
+            Outcome::Nothing => Ahead::Nothing,
+            Outcome::End(error) => {
+                self.end = Some(error);
+                Ahead::End
+            }
+        }
     }
 
-    /// Lets the session take in what has been read.
+    /// Lets the session handle what has been read.
     pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Error> {
         let fed = session.feed(&self.buffer[self.start..self.filled])?;
         self.start += fed.used;
         self.more = fed.more;
         Ok(())
     }
-}
-
-/// The reader thread: reads whenever nobody else does, and is the connection's clock.
-pub(crate) fn run(link: &Arc<Link>) {
-    watch(link);
-    tell_end(link);
-}
-
-/// Logs why the connection ended: here, where no lock is held, since a logger is the program's own code.
-pub(crate) fn tell_end(link: &Link) {
-    match link.end_reason() {
-        Error::ConnectionClosedByClient { .. } => log::debug!("{}: closed", link.address),
-        end => log::warn!("{end}"),
-    }
-}
-
-fn watch(link: &Arc<Link>) {
-    let mut seen_turns = 0;
-    loop {
-        thread::park_timeout(SLICE);
-        let mut shared = link.lock();
-        link.check_blocked(&mut shared);
-        if shared.session.end().is_some() {
-            return;
-        }
-        let unused = shared.turns == seen_turns || shared.hand_over;
-        seen_turns = shared.turns;
-        let mut was_paused = false;
-        let mut next_look = SLICE;
-        while shared.has_enough(None) {
-            if !was_paused {
-                was_paused = true;
-                shared.pause();
-                if let Some(reader) = &mut shared.reader {
-                    reader.begin_pause();
-                }
-            }
-            let limit = link.blocked_limit(&shared).min(next_look);
-            drop(shared);
-            thread::park_timeout(limit);
-            shared = link.lock();
-            link.check_blocked(&mut shared);
-            if shared.session.end().is_some() {
-                return;
-            }
-            (shared, next_look) = keep_alive(link, shared);
-        }
-        shared.resume();
-        if !unused && !was_paused {
-            continue;
-        }
-        (shared, _) = keep_alive(link, shared);
-        let Some(mut reader) = shared.reader.take() else {
-            continue;
-        };
-        shared.hand_over = false;
-        if was_paused {
-            // Nobody listened meanwhile, so silence says nothing about the peer.
-            reader.source.last_bytes = Instant::now();
-        }
-        loop {
-            let outcome = if reader.more {
-                Outcome::Bytes
-            } else {
-                let timeout = link.next_limit(&shared, &reader);
-                drop(shared);
-                let outcome = reader.read(timeout);
-                shared = link.lock();
-                outcome
-            };
-            link.absorb(&mut shared, &mut reader, outcome);
-            let enough = shared.has_enough(None);
-            if shared.session.end().is_some() || shared.is_wanted() || enough {
-                break;
-            }
-        }
-        seen_turns = shared.turns;
-        shared.reader = Some(reader);
-        link.leave(shared);
-    }
-}
-
-/// When the stream is not read because what was read before it is not handled: reads as much as the peer insists on, when
-/// it is time to, and notices a peer that is dead. Returns when it is time again.
-fn keep_alive<'a>(
-    link: &'a Link,
-    mut shared: MutexGuard<'a, Shared>,
-) -> (MutexGuard<'a, Shared>, Duration) {
-    // A look that finds nothing says that the peer is silent. It must come often enough for that, too.
-    let look_every = PERIOD.min(link.heartbeat.silence_limit().unwrap_or(LONG) / 3);
-    let has_enough = shared.has_enough(None);
-    // If there is no reader here, a caller is reading.
-    let next_look = shared.reader.as_ref().map_or(look_every, |reader| {
-        if !has_enough && !reader.more && reader.backlog.is_empty() {
-            return look_every;
-        }
-        let source = &reader.source;
-        let of_period = PERIOD.saturating_sub(source.period_began.elapsed());
-        of_period.min(look_every.saturating_sub(source.looked_at.elapsed()))
-    });
-    if !next_look.is_zero() {
-        return (shared, next_look);
-    }
-    let Some(mut reader) = shared.reader.take() else {
-        return (shared, look_every);
-    };
-    let mut is_dry = false;
-    let period_is_over = reader.source.period_began.elapsed() >= PERIOD;
-    loop {
-        if reader.backlog.is_empty() {
-            reader.begin_backlog(&mut shared.session);
-        }
-        drop(shared);
-        let outcome = reader.read_ahead(DRY);
-        shared = link.lock();
-        let quota = reader.backlog.quota(shared.session.max_message_size);
-        let enough = !period_is_over || reader.source.period_bytes >= quota;
-        match outcome {
-            Outcome::Bytes => shared.last_bytes = reader.last_bytes(),
-            Outcome::Nothing => {
-                link.absorb(&mut shared, &mut reader, Outcome::Nothing);
-                is_dry = true;
-            }
-            // It is reported behind what came before it.
-            Outcome::End(error) => reader.end = Some(error),
-        }
-        if reader.end.is_some() || reader.backlog.is_closed() {
-            shared.stream_ended = true;
-            shared.session.is_draining = true;
-        }
-        let is_wanted = shared.is_waited_for() && !shared.has_enough(None);
-        if enough || is_dry || is_wanted || shared.stream_ended || shared.session.end().is_some() {
-            break;
-        }
-    }
-    reader.source.looked_at = Instant::now();
-    if period_is_over {
-        (reader.source.period_began, reader.source.period_bytes) = (Instant::now(), 0);
-    }
-    shared.reader = Some(reader);
-    link.wake_next_reader(&shared);
-    (shared, look_every)
 }

@@ -247,7 +247,7 @@ fn send_again(core: &Core, channel: &Channel) -> Result<()> {
             }
         }
         drop(state);
-        channel.link().outgoing.wait_for_room(ROOM, size);
+        channel.link().wait_for_room(ROOM, size);
     }
 }
 
@@ -280,7 +280,7 @@ fn look_after(
         drop(state);
         if std::mem::take(&mut refusals.gave_up) {
             // Whoever waits for confirms may have nothing left to wait for.
-            channel.link().poke();
+            channel.link().wake_all();
         }
         let reason = channel.blocked();
         if reason.is_some() != blocked {

@@ -11,10 +11,11 @@ use super::Supervisor;
 use crate::channel::Channel;
 use crate::dispatch::in_callback;
 use crate::error::Result;
+use crate::io::close::STOP_GRACE;
+use crate::io::sync::after;
 use crate::io::sync::thread::{self, Thread};
 use crate::io::sync::{Instant, Mutex, MutexGuard};
-use crate::io::wait::after;
-use crate::stop::{park, Stop, STOP_GRACE};
+use crate::stop::{park, Stop};
 use crate::{
     BasicProperties, BasicPublish, Error, FieldTable, FieldValue, Unconfirmed, UnconfirmedReport,
 };
@@ -434,7 +435,7 @@ impl ReliablePublisher {
         if left.is_zero() {
             return Waited::TimedOut;
         }
-        channel.link().outgoing.wait_for_room(left, body);
+        channel.link().wait_for_room(left, body);
         Waited::Changed
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use shuttle::rand::Rng;
 
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
+use crate::io::link::Opened;
 use crate::io::stream::{Stream, Transport};
-use crate::io::wait::Opened;
 use crate::io::writer::WRITE_SLICE;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::Negotiated;

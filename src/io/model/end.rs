@@ -109,7 +109,7 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
             let connection = connection.clone();
             move || {
                 let link = connection.link();
-                link.outgoing.append(link, 1, TIMEOUT, |out| {
+                link.gather(1, TIMEOUT.into(), |out, _| {
                     out.bytes.resize(out.bytes.len() + size, 0);
                     Ok(())
                 })
@@ -121,7 +121,7 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
             let (connection, append) = (connection.clone(), append(10));
             spawn(move || {
                 if append().is_ok() {
-                    connection.link().outgoing.flush(connection.link(), TIMEOUT);
+                    connection.link().flush(TIMEOUT);
                 }
             })
         };
@@ -192,7 +192,7 @@ fn a_connection_lost_early_leaves_no_thread_behind() {
         }
         let publisher = spawn(move || {
             let link = connection.link();
-            let sent = link.outgoing.append(link, 1, SETTLED, |out| {
+            let sent = link.gather(1, SETTLED.into(), |out, _| {
                 out.bytes.extend_from_slice(b"anything");
                 Ok(())
             });

@@ -12,7 +12,12 @@ use std::time::Duration;
 pub(crate) use shuttle::sync::{Mutex, MutexGuard};
 pub(crate) use shuttle::thread_local;
 
-use super::Weather;
+/// When time passes: see [the models](super).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weather {
+    Calm,
+    Rough,
+}
 
 /// Deadlines that are so far away never pass.
 const NEVER: Duration = Duration::from_secs(1);

@@ -23,7 +23,7 @@ fn body(number: u8, size: usize) -> Vec<u8> {
 
 fn append(connection: &Connection, publisher: u16, number: u8, size: usize) {
     let link = connection.link();
-    let sent = link.outgoing.append(link, 1, TIMEOUT, |out| {
+    let sent = link.gather(1, TIMEOUT.into(), |out, _| {
         assert!(out.bytes.len() < HIGH_WATER);
         frame::write_body(&mut out.bytes, publisher, &body(number, size));
         Ok(())
@@ -36,12 +36,10 @@ fn append_large(connection: &Connection, publisher: u16, number: u8, size: usize
     let link = connection.link();
     let body = body(number, size);
     let chunk = FRAME_MAX as usize - frame::FRAME_OVERHEAD;
-    let sent = link
-        .outgoing
-        .append_body(link, TIMEOUT, publisher, &body, chunk, |out| {
-            frame::write_body(&mut out.bytes, publisher, &[number]);
-            Ok(())
-        });
+    let sent = link.write_message(publisher, TIMEOUT.into(), &body, chunk, |out| {
+        frame::write_body(&mut out.bytes, publisher, &[number]);
+        Ok(())
+    });
     sent.expect("room");
 }
 
@@ -130,7 +128,7 @@ fn a_flush_ends_when_all_before_it_is_written() {
                         if publisher != 3 {
                             let before = appended.load(Ordering::Relaxed);
                             let link = connection.link();
-                            assert!(link.outgoing.flush(link, TIMEOUT));
+                            assert!(link.flush(TIMEOUT));
                             assert!(broker.written() >= before);
                         }
                     }
@@ -189,7 +187,7 @@ fn a_large_body_is_not_torn_by_others() {
                 for number in [21, 22] {
                     let mut bytes = Vec::new();
                     frame::write_body(&mut bytes, 2, &body(number, 20));
-                    assert!(connection.link().outgoing.append_answers(&bytes));
+                    assert!(connection.link().outgoing.append_replies(&bytes));
                 }
             })
         };
@@ -238,7 +236,7 @@ fn what_the_stream_does_not_take_at_once_is_written_later() {
                     for number in 0..2 {
                         append(&connection, publisher, number, 50);
                         if publisher == 1 {
-                            connection.link().outgoing.flush_now(connection.link());
+                            connection.link().write_gathered();
                         }
                     }
                 })

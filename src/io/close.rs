@@ -1,0 +1,251 @@
+//! How a connection ends in good order: it is closed and the broker's `close-ok` is waited for, or the process ends and the
+//! broker is asked whether it has handled what was sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exit::{Gathering, Rest};
+use super::link::{Interest, Link, Shared};
+use super::sync::{after, Instant};
+use crate::error::{Source, StreamLost, FATE_UNKNOWN};
+use crate::protocol::frame;
+use crate::protocol::method::Method;
+use crate::Error;
+
+/// How long anything that still needs the broker's reply may wait after a stop: cancelling a consumer, closing.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Nothing is asked of the broker about what was written longer ago than this: it has had its time.
+const HANDLED_AFTER: Duration = Duration::from_secs(1);
+
+/// What a close has waited for that the broker has not confirmed.
+const CLOSE_OK: &str =
+    "connection.close-ok; whether the broker received what was published last is unknown";
+
+impl Link {
+    /// Closes the connection: sends `connection.close`, waits for `close-ok`, and ends the connection in any case. `Ok` means
+    /// that the broker has confirmed.
+    pub(crate) fn close(
+        &self,
+        reply_code: u16,
+        reply_text: &str,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let mut shared = self.lock();
+        if let Some(end) = shared.session.end().cloned() {
+            let is_reported = std::mem::replace(&mut shared.session.end_told, true);
+            drop(shared);
+            if self.is_inherited() {
+                return Err(end);
+            }
+            let error = self.not_confirmed(&end);
+            return Err(match end {
+                Error::ConnectionClosedByClient { .. } => Error::connection_ended(&end),
+                _ if is_reported => Error::connection_ended(&error),
+                _ => error,
+            });
+        }
+        if shared.session.is_closing() {
+            return Err(Error::connection_closing(
+                "it is being closed by another thread",
+            ));
+        }
+        shared.session.close(reply_code, reply_text)?;
+        self.act_on_changes(&mut shared);
+        drop(shared);
+        let deadline = after(timeout);
+        let ended = self.wait(Interest::connection(), Some(deadline), |shared| {
+            let end = shared.session.end().cloned();
+            shared.session.end_told |= end.is_some();
+            end
+        });
+        match ended {
+            Some(end) => self.check_confirmed(&end),
+            None => {
+                let mut shared = self.lock();
+                shared.session.end_by_client();
+                self.act_on_changes(&mut shared);
+                self.outgoing.kill();
+                drop(shared);
+                self.shutdown_stream();
+                Err(self.timed_out(CLOSE_OK, timeout, None))
+            }
+        }
+    }
+
+    /// Whether the end of the connection means that the broker has confirmed a close, and with it all that was sent before.
+    pub(crate) fn check_confirmed(&self, end: &Error) -> Result<(), Error> {
+        match end {
+            Error::ConnectionClosedByClient { .. } => Ok(()),
+            _ => Err(self.not_confirmed(end)),
+        }
+    }
+
+    /// The error of a close that the broker has not confirmed: what ended the connection, and what that means for what was
+    /// sent last.
+    fn not_confirmed(&self, end: &Error) -> Error {
+        let (cause, source) = match end {
+            Error::ConnectionClosedByBroker {
+                reply_code,
+                reply_text,
+                method,
+                address,
+                ..
+            } => {
+                return Error::ConnectionClosedByBroker {
+                    reply_code: *reply_code,
+                    reply_text: reply_text.clone(),
+                    method: *method,
+                    address: Arc::clone(address),
+                    while_closing: true,
+                };
+            }
+            Error::StreamLost(lost) => (lost.cause.clone(), lost.source.clone()),
+            other => (format!("{other}"), Source::new(other.clone())),
+        };
+        let unsent = match self.outgoing.unsent() {
+            0 => String::new(),
+            bytes => format!("{bytes} bytes were not sent, and "),
+        };
+        let silent_for = match end {
+            Error::StreamLost(lost) => lost.silent_for,
+            _ => self.lock().last_bytes.elapsed(),
+        };
+        Error::StreamLost(Box::new(StreamLost {
+            address: Arc::clone(&self.address),
+            cause: format!("{cause}; {unsent}{FATE_UNKNOWN}"),
+            silent_for,
+            source,
+        }))
+    }
+
+    /// Logs how much of what was handed over was never written, when there is no call left to report it.
+    pub(crate) fn log_unsent(&self) {
+        if self.is_inherited() {
+            return;
+        }
+        let unsent = self.outgoing.unsent();
+        if unsent > 0 {
+            log::warn!(
+                "{}: dropped after the connection had ended; {unsent} bytes were not sent, and {FATE_UNKNOWN}",
+                self.address
+            );
+        }
+    }
+
+    /// How long closing may wait for the broker: less if something was stopped.
+    pub(crate) fn closing_timeout(&self, usual: Duration) -> Duration {
+        let usual = usual.min(self.rpc_timeout);
+        if self.is_stopped() {
+            usual.min(STOP_GRACE)
+        } else {
+            usual
+        }
+    }
+
+    /// Ends the connection for every handle at once, without waiting. The writer thread sends what has gathered, and
+    /// `connection.close`.
+    pub(crate) fn abandon(&self, error: &Error) {
+        let mut shared = self.lock();
+        if shared.session.end().is_some() {
+            return;
+        }
+        let close = Method::ConnectionClose {
+            reply_code: 200,
+            reply_text: "given up by this program".into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        if !shared.session.is_closing() {
+            // The text is short enough, so it can be encoded.
+            let _ = frame::write_method(&mut shared.session.replies, 0, &close);
+        }
+        let end = Error::ConnectionClosedByClient {
+            reply_code: 200,
+            reply_text: format!("its supervisor dropped it after: {error}"),
+        };
+        shared.session.end_all(end);
+        self.act_on_changes(&mut shared);
+    }
+
+    /// Ends a channel from this side without waiting; its number is free when the broker has confirmed.
+    pub(crate) fn end_channel(
+        &self,
+        shared: &mut Shared,
+        place: usize,
+        code: u16,
+        text: &str,
+        why: Error,
+    ) {
+        // Its text was measured before, so it can be encoded.
+        let _ = shared.session.close_channel(place, code, text, why);
+        self.act_on_changes(shared);
+    }
+
+    /// Requests something of the broker on each open channel that has no effect, and whose reply means that the channel has
+    /// handled all that came before. Returns the calls.
+    fn ask_all_channels(&self) -> Vec<(usize, u64)> {
+        let mut shared = self.lock();
+        let mut calls = Vec::new();
+        for (place, number) in shared.session.open_channels() {
+            let asked = self.outgoing.append_call(|out| {
+                let method = Method::ChannelFlow { active: true };
+                frame::write_method(&mut out.bytes, number, &method).map_err(Error::unsendable)
+            });
+            if asked.is_ok() {
+                calls.push((place, shared.session.add_call(place, (20, 21))));
+            }
+        }
+        calls
+    }
+}
+
+/// What the end of a thread or of the process asks of a connection.
+impl Gathering for Link {
+    fn write(self: Arc<Self>) -> Option<Rest> {
+        let target = self.outgoing.hurry()?;
+        Some(Box::new(move |deadline| {
+            self.outgoing.wait_until_written(target, deadline);
+        }))
+    }
+
+    fn write_and_confirm(self: Arc<Self>) -> Option<Rest> {
+        if self.outgoing.hurry().is_none() && self.last_write().elapsed() > HANDLED_AFTER {
+            return None;
+        }
+        let mut calls = self.ask_all_channels();
+        // A channel that is being closed cannot be asked, but its close-ok says as much.
+        let mut closing = self.lock().session.closing_channels();
+        self.outgoing.hurry();
+        Some(Box::new(move |deadline| {
+            let confirmed = self.wait(Interest::connection(), Some(deadline), |shared| {
+                calls.retain(|(place, call)| match shared.session.channel(*place) {
+                    Some(channel) if channel.gate.end().is_none() => {
+                        channel.take_answer(*call).is_none()
+                    }
+                    _ => false,
+                });
+                if !closing.is_empty() {
+                    let still = shared.session.closing_channels();
+                    closing.retain(|gate| still.iter().any(|other| Arc::ptr_eq(gate, other)));
+                }
+                (calls.is_empty() && closing.is_empty()).then_some(())
+            });
+            if confirmed.is_none() {
+                let unsent = self.outgoing.unsent();
+                log::warn!(
+                    "{}: the process ends, and the broker has not handled everything; {unsent} bytes are not sent",
+                    self.address
+                );
+            }
+        }))
+    }
+
+    fn last_write(&self) -> Instant {
+        self.outgoing.last_write()
+    }
+
+    fn process(&self) -> u32 {
+        self.process.id()
+    }
+}

@@ -1,0 +1,110 @@
+//! What is sent: gathering, writing, and what follows when it cannot be sent.
+
+use std::io;
+use std::time::Duration;
+
+use super::exit;
+use super::link::Link;
+use super::sync::after;
+use super::writer::{Patience, Refused};
+use crate::error::Error;
+use crate::protocol::publish::Outbox;
+
+/// What a publisher waits for whose peer takes nothing.
+const ROOM: &str = "room in the output buffer; nothing was sent";
+
+impl Link {
+    /// Gathers what nobody waits for. Waits for room if there is none. `write` is also given how many bytes were ever
+    /// appended, and so can tell whether what it wrote last is still the last thing.
+    #[inline]
+    pub(crate) fn gather(
+        &self,
+        channel: u16,
+        patience: Patience<'_>,
+        write: impl FnOnce(&mut Outbox, u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let is_guarded = exit::guard_thread();
+        match self.outgoing.gather(patience, write) {
+            Ok(false) => {}
+            Ok(true) => self.write_gathered(),
+            Err(refused) => return Err(self.not_appended(refused, patience, channel)),
+        }
+        if !is_guarded {
+            // Nothing will wait for this when the thread has ended.
+            self.flush(exit::LIMIT);
+        }
+        Ok(())
+    }
+
+    /// Writes one large message: `write` appends what comes before the body; the body is written from where it lies.
+    pub(crate) fn write_message(
+        &self,
+        channel: u16,
+        patience: Patience<'_>,
+        body: &[u8],
+        chunk: usize,
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let is_guarded = exit::guard_thread();
+        if self.notice_fork() {
+            return Err(self.end_reason());
+        }
+        let written = self
+            .outgoing
+            .write_message(patience, channel, body, chunk, write);
+        match written {
+            Ok(written) => self.check_write(written),
+            Err(refused) => return Err(self.not_appended(refused, patience, channel)),
+        }
+        if !is_guarded {
+            self.flush(exit::LIMIT);
+        }
+        Ok(())
+    }
+
+    /// Appends a call that its caller waits for. The caller goes on to wait, and so to write: the writer thread is not woken.
+    pub(crate) fn append_call(
+        &self,
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        exit::guard_thread();
+        self.outgoing.append_call(write)
+    }
+
+    #[cold]
+    fn not_appended(&self, refused: Refused, patience: Patience<'_>, channel: u16) -> Error {
+        match refused {
+            Refused::Forked => {
+                self.notice_fork();
+                self.end_reason()
+            }
+            Refused::Ended => self.end_reason(),
+            Refused::NoRoom => self.timed_out(ROOM, patience.limit, Some(channel)),
+            Refused::Stopped => Error::Stopped { waiting_for: ROOM },
+            Refused::Invalid(error) => error,
+        }
+    }
+
+    /// Waits until there is room for a body of this size, or nothing can be sent any more, or the time is up.
+    pub(crate) fn wait_for_room(&self, limit: Duration, body: usize) {
+        self.outgoing.wait_for_room(limit, body);
+    }
+
+    /// Writes what has gathered, if nobody else is writing; if somebody is, the writer thread writes it right afterwards.
+    pub(super) fn write_gathered(&self) {
+        self.check_write(self.outgoing.write_gathered());
+    }
+
+    /// Waits until everything appended so far is written. Returns whether it was, in time.
+    pub(crate) fn flush(&self, timeout: Duration) -> bool {
+        self.write_gathered();
+        let target = self.outgoing.appended();
+        self.outgoing.wait_until_written(target, after(timeout))
+    }
+
+    pub(super) fn check_write(&self, written: io::Result<()>) {
+        if let Err(error) = written {
+            self.write_failed(error);
+        }
+    }
+}
