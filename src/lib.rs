@@ -9,6 +9,7 @@ mod credentials;
 mod dispatch;
 mod error;
 mod escaped;
+pub mod guide;
 #[cfg(feature = "unstable-internals")]
 #[doc(hidden)]
 pub mod internals;
