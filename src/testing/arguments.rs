@@ -285,6 +285,19 @@ pub(super) fn expiration(text: &[u8]) -> Result<Duration, String> {
     }
 }
 
+/// A pair as Erlang prints it behind some text: what does not fit into a line of 80 goes on in the next one, below where the pair
+/// begins.
+pub(super) fn wrapped(before: &str, pair: String) -> String {
+    const LINE: usize = 80;
+    let column = before.chars().count() + 1;
+    match pair.split_once(',') {
+        Some((name, value)) if column + pair.len() >= LINE => {
+            format!("{name},\n{}{value}", " ".repeat(column))
+        }
+        _ => pair,
+    }
+}
+
 /// Refuses a second declaration of a queue that names other arguments.
 pub(super) fn compare_queue(
     current: &FieldTable,

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::link::{self, Link, Next, Outbox, Transport};
 use super::pipe::{self, Ending};
+use super::session::{self, Greeting};
 use super::state::{Connection as Served, Settings, State};
-use crate::protocol::frame::{HEARTBEAT, PROTOCOL_HEADER};
+use crate::protocol::frame::HEARTBEAT;
 use crate::{Connection, ConnectionParameters, Error, Result};
 
 /// How many bytes are read at once.
@@ -107,7 +108,8 @@ impl Builder {
         self
     }
 
-    /// The size of the largest frame, in bytes: from 4096, or 0 for no limit. 131,072 unless set, as in RabbitMQ.
+    /// The size of the largest frame, in bytes: from 4096, or 0 for no limit. 131,072 unless set, as in RabbitMQ. A client may
+    /// ask for less, but not for less than 8192, unless this is less.
     pub fn frame_max(mut self, bytes: u32) -> Self {
         self.settings.frame_max = bytes;
         self
@@ -483,11 +485,12 @@ impl Shared {
                 let Some(header) = received.first_chunk::<8>() else {
                     continue;
                 };
-                if *header != PROTOCOL_HEADER {
-                    outbox.append(|out| out.extend_from_slice(&PROTOCOL_HEADER));
+                let header = *header;
+                if let Greeting::Refused(other) = session::greeting(header) {
+                    outbox.append(|out| out.extend_from_slice(&other));
                     return;
                 }
-                received.drain(..PROTOCOL_HEADER.len());
+                received.drain(..header.len());
                 greeted = true;
                 self.change(|state| state.start_connection(id));
             }

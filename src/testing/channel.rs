@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::publish::{Published, Transaction};
 use super::queue::Stored;
-use super::refusal::{refuse, Outcome, Refusal};
+use super::refusal::{refuse, Binary, Outcome, Refusal};
 use super::state::{At, State};
 use super::text::Text;
 use crate::protocol::frame::{self, Frame};
@@ -98,7 +98,10 @@ impl State {
         match (std::mem::take(&mut channel.content), frame) {
             (Content::None, Frame::Method { payload, .. }) => {
                 self.log_method(at, payload);
-                let method = decode(payload)?;
+                let Some(method) = decode(payload)? else {
+                    self.end_connection(at.connection);
+                    return Ok(());
+                };
                 self.channel_method(at, &method)
                     .map_err(|refusal| refusal.at(method.id()))
             }
@@ -165,7 +168,10 @@ impl State {
             refuse!(505, "expected method frame, got non method frame instead");
         };
         self.log_method(at, payload);
-        let method = decode(payload)?;
+        let Some(method) = decode(payload)? else {
+            self.end_connection(at.connection);
+            return Ok(());
+        };
         if !matches!(method, Method::ChannelOpen { .. }) {
             let refusal = Refusal::new(504, format_args!("expected 'channel.open'"));
             return Err(refusal.at(method.id()));
@@ -178,6 +184,13 @@ impl State {
     }
 
     fn take_header(&mut self, at: At, published: Published, payload: &[u8]) -> Outcome {
+        // The weight, behind the class, is always zero (specification 4.2.6.1).
+        if !matches!(payload, [_, _, 0, 0, ..]) {
+            refuse!(
+                505,
+                "expected content header for class {BASIC}, got non content header frame instead"
+            );
+        }
         let (size, properties) = match frame::split_header(payload) {
             Ok(header) => header,
             Err(crate::protocol::wire::WireError::WrongContentClass(class)) => refuse!(
@@ -243,6 +256,7 @@ impl State {
         }
         if channel.closing {
             match method {
+                Method::ChannelOpen { .. } => refuse!(504, "second 'channel.open' seen"),
                 Method::ChannelClose { .. } => self.send(at, &Method::ChannelCloseOk {}),
                 Method::ChannelCloseOk { .. } => self.remove_channel(at),
                 _ => {}
@@ -352,16 +366,21 @@ impl State {
     }
 }
 
-fn decode(payload: &[u8]) -> Outcome<Method<'_>> {
+/// `None` for a method that AMQP does not have, at which RabbitMQ ends the connection without a word.
+fn decode(payload: &[u8]) -> Outcome<Option<Method<'_>>> {
     match Method::decode(payload) {
-        Ok(method) => Ok(method),
-        Err(crate::protocol::wire::WireError::UnknownMethod { class, method }) => {
-            refuse!(503, "unknown method {method} of class {class}")
-        }
+        Ok(method) => Ok(Some(method)),
+        Err(crate::protocol::wire::WireError::UnknownMethod { .. }) => Ok(None),
         Err(_) => {
             let arguments = payload.get(4..).unwrap_or_default();
-            let numbers: Vec<String> = arguments.iter().map(u8::to_string).collect();
-            refuse!(501, "cannot decode <<{}>>", numbers.join(","))
+            let text = format_args!("cannot decode {}", Binary(arguments));
+            let refusal = Refusal::new(501, text);
+            Err(match *payload {
+                [a, b, c, d, ..] => {
+                    refusal.at((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+                }
+                _ => refusal,
+            })
         }
     }
 }

@@ -144,7 +144,14 @@ impl State {
         if let Some(kind) = kind {
             match Kind::from_name(&kind) {
                 Some(kind) => declared.kind = kind,
-                None => refuse!(406, "unknown exchange type '{}'", Text::from(kind)),
+                None => {
+                    let why = if kind.is_empty() {
+                        "invalid"
+                    } else {
+                        "unknown"
+                    };
+                    refuse!(406, "{why} exchange type '{}'", Text::from(kind))
+                }
             }
         }
         check_not_default(&name)?;
@@ -202,10 +209,14 @@ impl State {
         } = action;
         let vhost_name = self.vhost_of(at);
         match &destination {
-            Destination::Queue(name) if name.starts_with(REPLY_TO.as_bytes()) => refuse!(
-                403,
-                "cannot bind or unbind to a volatile (direct reply-to) queue"
-            ),
+            Destination::Queue(name)
+                if name.starts_with(REPLY_TO.as_bytes()) && name.len() > REPLY_TO.len() =>
+            {
+                refuse!(
+                    403,
+                    "cannot bind or unbind to a volatile (direct reply-to) queue"
+                )
+            }
             Destination::Queue(_) => {}
             Destination::Exchange(name) => check_not_default(name)?,
         }
@@ -213,19 +224,20 @@ impl State {
         let Some(vhost) = self.vhosts.get_mut(&vhost_name) else {
             return Ok(());
         };
-        let has = |destination: &Destination| match destination {
-            Destination::Queue(name) => vhost.queues.contains_key(name),
-            Destination::Exchange(name) => vhost.exchanges.contains_key(name),
+        let binding = Binding {
+            destination,
+            key,
+            arguments: arguments.clone(),
         };
-        let complete = vhost.exchanges.contains_key(&source) && has(&destination);
-        if !add && !complete {
-            // What is not there is not bound.
+        let bound = |exchange: &Exchange| exchange.bindings.contains(&binding);
+        if !add && !vhost.exchanges.get(&source).is_some_and(bound) {
+            // Whether its queue may be used is not asked then.
             return Ok(());
         }
         if !vhost.exchanges.contains_key(&source) {
             refuse!(404, "no {}", Named("exchange", &source, &vhost_name));
         }
-        match &destination {
+        match &binding.destination {
             Destination::Queue(name) => match vhost.queues.get(name) {
                 None => refuse!(404, "no {}", Named("queue", name, &vhost_name)),
                 Some(id) => {
@@ -239,17 +251,12 @@ impl State {
             }
             Destination::Exchange(_) => {}
         }
-        let binding = Binding {
-            destination,
-            key,
-            arguments: arguments.clone(),
-        };
         let Some(exchange) = vhost.exchanges.get_mut(&source) else {
             return Ok(());
         };
         if add {
             exchange.check_binding(arguments)?;
-            if !exchange.bindings.contains(&binding) {
+            if !bound(exchange) {
                 exchange.bindings.push(binding);
             }
             return Ok(());
@@ -360,7 +367,7 @@ impl State {
         let mut name = Text::without_line_breaks(queue);
         let named = |name: &Text| Named("queue", name, &vhost_name).to_string();
         if name.starts_with(REPLY_TO.as_bytes()) {
-            if !self.reply_queues.contains_key(&name) {
+            if *name != *REPLY_TO.as_bytes() && !self.reply_queues.contains_key(&name) {
                 refuse!(404, "no {}", named(&name));
             }
             return self.declared(at, name, no_wait, 0, 1);

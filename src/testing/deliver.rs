@@ -160,6 +160,8 @@ impl State {
             self.send_frames(at.connection, |out| {
                 write_content(out, at.channel, &method, &message, frame_max);
             });
+            // What has expired behind it is not delivered any more.
+            self.drop_expired(id);
         }
     }
 

@@ -7,6 +7,8 @@
 mod driver;
 mod methods;
 mod operations;
+mod scripts;
+mod transcript;
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

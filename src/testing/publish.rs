@@ -10,8 +10,8 @@ use super::deliver::{write_content, Settle};
 use super::exchange::{Destination, Route};
 use super::faults::NextPublish;
 use super::queue::{Death, Message, Reason, Stored};
-use super::refusal::{self, refuse, Outcome};
-use super::state::{At, State, Vhost};
+use super::refusal::{self, refuse, Outcome, Refusal};
+use super::state::{At, State, Vhost, MADE_LENGTH};
 use super::text::Text;
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
@@ -53,6 +53,8 @@ enum Target {
     Queue(u64),
     /// A consumer of direct replies.
     Reply(At, Text),
+    /// One that has gone. RabbitMQ cannot tell, so that the reply counts as taken.
+    GoneReply,
 }
 
 impl Transaction {
@@ -68,17 +70,30 @@ impl Transaction {
     }
 }
 
-/// The properties of a message, from the bytes of its content header.
-pub(super) fn decode_properties(bytes: &[u8]) -> BasicProperties {
+/// The properties of a message, from the bytes of its content header; `None` if they cannot be read.
+fn read_encoded(bytes: &[u8]) -> Option<BasicProperties> {
+    /// The only flag that stands for no property.
+    const NO_PROPERTY: u8 = 2;
+    let cleared: Vec<u8>;
+    let bytes = match *bytes {
+        [first, second, ref rest @ ..] if second & NO_PROPERTY != 0 => {
+            cleared = [&[first, second & !NO_PROPERTY], rest].concat();
+            &cleared
+        }
+        _ => bytes,
+    };
     if let Some(few) = Arrived::few(bytes) {
-        return few.into();
+        return Some(few.into());
     }
     let mut reader = Reader::new(bytes);
     let many = Arrived::many(&mut reader);
-    match reader.finish("a content header") {
-        Ok(()) => many.into(),
-        Err(_) => BasicProperties::new(),
-    }
+    reader.finish("a content header").ok()?;
+    Some(many.into())
+}
+
+/// Those of a message that the broker has taken, so that they could be read.
+pub(super) fn decode_properties(bytes: &[u8]) -> BasicProperties {
+    read_encoded(bytes).unwrap_or_default()
 }
 
 fn encode_properties(properties: &BasicProperties) -> Vec<u8> {
@@ -163,7 +178,9 @@ impl State {
         if message.properties == [0, 0] {
             return Ok(None);
         }
-        let mut properties = decode_properties(&message.properties);
+        let Some(mut properties) = read_encoded(&message.properties) else {
+            return Err(Refusal::bare(541).at((0, 0)));
+        };
         let mut changed = false;
         if properties
             .reply_to
@@ -182,7 +199,10 @@ impl State {
         if let Some(text) = &properties.expiration {
             match arguments::expiration(text.as_bytes()) {
                 Ok(time) => message.time_to_live = Some(time),
-                Err(why) => refuse!(406, "invalid expiration '{text}': {why}"),
+                Err(why) => {
+                    let before = format!("invalid expiration '{text}': ");
+                    refuse!(406, "{before}{}", arguments::wrapped(&before, why))
+                }
             }
         }
         if let Some(headers) = &mut properties.headers {
@@ -248,6 +268,8 @@ impl State {
                         add(Target::Queue(*id));
                     } else if let Some((at, tag)) = self.reply_queues.get(key) {
                         add(Target::Reply(*at, tag.clone()));
+                    } else if is_reply_name(key) {
+                        add(Target::GoneReply);
                     }
                 }
                 continue;
@@ -272,7 +294,8 @@ impl State {
                 }
             }
             if let (false, Some(alternate)) = (matched, &exchange.alternate) {
-                if !seen.contains(&alternate) {
+                // By way of the default exchange, RabbitMQ 4 reaches no queue from here.
+                if !alternate.is_empty() && !seen.contains(&alternate) {
                     seen.push(alternate);
                 }
             }
@@ -299,6 +322,7 @@ impl State {
                 self.deliver_reply(*at, tag, message);
                 true
             }
+            Target::GoneReply => true,
         }
     }
 
@@ -477,7 +501,7 @@ impl State {
                     .queues
                     .get(id)
                     .is_some_and(|queue| !is_cycle(&queue.name, &message.deaths)),
-                Target::Reply(..) => true,
+                Target::Reply(..) | Target::GoneReply => true,
             });
         }
         let message = Arc::new(message);
@@ -551,6 +575,12 @@ fn buried(
     (message, properties.headers)
 }
 
+/// Whether this may be a name that the broker made for direct replies.
+fn is_reply_name(name: &[u8]) -> bool {
+    let made = name.strip_prefix(REPLY_TO.as_bytes());
+    made.is_some_and(|made| made.len() == 1 + MADE_LENGTH && made[0] == b'.')
+}
+
 fn text_value(text: &Text) -> FieldValue {
     FieldValue::Text(text.to_vec())
 }
@@ -558,21 +588,36 @@ fn text_value(text: &Text) -> FieldValue {
 impl Death {
     /// An entry of the header `x-death`.
     fn table(&self) -> FieldValue {
-        let mut table = FieldTable::new();
-        table.insert("count", self.count);
-        table.insert("reason", self.reason.name());
-        table.insert("queue", text_value(&self.queue));
-        table.insert("time", FieldValue::timestamp(self.seconds));
-        table.insert("exchange", text_value(&self.exchange));
-        table.insert(
-            "routing-keys",
-            FieldValue::array(self.keys.iter().map(text_value)),
-        );
+        let mut fields = Vec::new();
         if let Some(ttl) = self.time_to_live {
-            table.insert("original-expiration", ttl.as_millis().to_string());
+            fields.push(("original-expiration", ttl.as_millis().to_string().into()));
         }
-        FieldValue::Table(table)
+        fields.extend([
+            ("count", self.count.into()),
+            ("reason", self.reason.name().into()),
+            ("queue", text_value(&self.queue)),
+            ("time", FieldValue::timestamp(self.seconds)),
+            ("exchange", text_value(&self.exchange)),
+            (
+                "routing-keys",
+                FieldValue::array(self.keys.iter().map(text_value)),
+            ),
+        ]);
+        FieldValue::Table(in_order(fields))
     }
+}
+
+/// A table that keeps the order of its fields, which RabbitMQ does not sort here either.
+fn in_order(fields: Vec<(&str, FieldValue)>) -> FieldTable {
+    const LENGTH: usize = 4;
+    let mut bytes = Vec::new();
+    for field in fields {
+        let mut one = Vec::new();
+        // What could be read can be written.
+        let _ = FieldTable::from([field]).encode(&mut one);
+        bytes.extend_from_slice(one.get(LENGTH..).unwrap_or_default());
+    }
+    FieldTable::decode(&bytes).unwrap_or_default()
 }
 
 /// Whether a message has been in this queue before, and no client has rejected it since.

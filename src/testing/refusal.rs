@@ -37,6 +37,15 @@ impl Refusal {
         }
     }
 
+    /// Without an explanation.
+    pub(super) fn bare(code: u16) -> Refusal {
+        Refusal {
+            code,
+            text: name(code).to_owned(),
+            method: None,
+        }
+    }
+
     /// Whether the connection goes with it, and not only the channel.
     pub(super) fn ends_connection(&self) -> bool {
         !matches!(self.code, 311 | 313 | 403..=406)
@@ -80,37 +89,49 @@ pub(super) fn name(code: u16) -> &'static str {
     }
 }
 
-/// Bytes as RabbitMQ prints them in its texts: as text in quotes if all of them can be printed, else as numbers.
+/// Bytes as RabbitMQ prints them in its texts: as text in quotes if all of it can be printed, else as numbers.
 pub(super) struct Binary<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Binary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t'..=b'\r');
-        if !self.0.is_empty() && self.0.iter().all(printable) {
-            f.write_str("<<\"")?;
-            for byte in self.0 {
-                match byte {
-                    b'"' => f.write_str("\\\"")?,
-                    b'\\' => f.write_str("\\\\")?,
-                    b'\n' => f.write_str("\\n")?,
-                    b'\r' => f.write_str("\\r")?,
-                    b'\t' => f.write_str("\\t")?,
-                    0x0b => f.write_str("\\v")?,
-                    0x0c => f.write_str("\\f")?,
-                    byte => f.write_char(char::from(*byte))?,
+        let text: String = match std::str::from_utf8(self.0) {
+            Ok(text) => text.to_owned(),
+            // Then each byte is a letter.
+            Err(_) => self.0.iter().map(|byte| char::from(*byte)).collect(),
+        };
+        if self.0.is_empty() || !text.chars().all(is_printable) {
+            f.write_str("<<")?;
+            for (at, byte) in self.0.iter().enumerate() {
+                if at > 0 {
+                    f.write_str(",")?;
                 }
+                write!(f, "{byte}")?;
             }
-            return f.write_str("\">>");
+            return f.write_str(">>");
         }
-        f.write_str("<<")?;
-        for (at, byte) in self.0.iter().enumerate() {
-            if at > 0 {
-                f.write_str(",")?;
+        f.write_str("<<\"")?;
+        for letter in text.chars() {
+            match letter {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                '\x08' => f.write_str("\\b")?,
+                '\x0b' => f.write_str("\\v")?,
+                '\x0c' => f.write_str("\\f")?,
+                '\x1b' => f.write_str("\\e")?,
+                letter => f.write_char(letter)?,
             }
-            write!(f, "{byte}")?;
         }
-        f.write_str(">>")
+        let is_wide = text.len() == self.0.len() && !text.is_ascii();
+        f.write_str(if is_wide { "\"/utf8>>" } else { "\">>" })
     }
+}
+
+/// As Erlang has it where it takes text for Latin-1.
+fn is_printable(letter: char) -> bool {
+    matches!(letter, ' '..='~' | '\u{a0}'..='\u{ff}' | '\x08'..='\r' | '\x1b')
 }
 
 #[cfg(test)]
@@ -131,5 +152,11 @@ mod tests {
         assert_eq!(Binary(b"a\"b").to_string(), r#"<<"a\"b">>"#);
         assert_eq!(Binary(b"\0a").to_string(), "<<0,97>>");
         assert_eq!(Binary(b"").to_string(), "<<>>");
+        assert_eq!(
+            Binary("\u{e9}".as_bytes()).to_string(),
+            "<<\"\u{e9}\"/utf8>>"
+        );
+        assert_eq!(Binary(b"\xe9").to_string(), "<<\"\u{e9}\">>");
+        assert_eq!(Binary("\u{20ac}".as_bytes()).to_string(), "<<226,130,172>>");
     }
 }

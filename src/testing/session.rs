@@ -6,13 +6,20 @@ use super::link::{Link, Outbox};
 use super::refusal::{refuse, Binary, Outcome, Refusal};
 use super::state::{At, Connection, Phase, State};
 use super::text::Text;
-use crate::protocol::frame::{self, Frame, FRAME_OVERHEAD};
+use crate::protocol::frame::{self, Frame, FRAME_END, FRAME_OVERHEAD, PROTOCOL_HEADER};
 use crate::protocol::method::Method;
 use crate::protocol::wire::{Name, WireError};
 use crate::{FieldTable, FieldValue};
 
-/// The least that a client may name as `frame_max` (specification 4.2.3).
-const FRAME_MIN: u32 = 4096;
+/// The least that a client may name as `frame_max`; the specification (4.2.3) would have 4096. A test may set less.
+const FRAME_MIN: u32 = 8192;
+
+/// The fewest bytes of a method, and of a content header.
+const METHOD_MIN: u32 = 4;
+const HEADER_MIN: u32 = 12;
+
+/// What comes before the payload of a frame: its type, channel and length.
+const FRAME_PREFIX: usize = 7;
 
 /// The largest frame before another size is agreed on.
 const FRAME_MAX_AT_FIRST: u32 = 8192;
@@ -22,6 +29,25 @@ const FUDGE: u32 = 8;
 
 /// A body in a text is cut after so many bytes.
 const SNIPPET: usize = 16;
+
+/// What becomes of a protocol header.
+pub(super) enum Greeting {
+    /// It is for AMQP 0-9-1, or 0-9, which is spoken the same way.
+    Welcome,
+    /// The connection ends with this header, for what the broker would speak instead.
+    Refused([u8; 8]),
+}
+
+/// As RabbitMQ 4 has it, save that AMQP 1.0 is refused.
+pub(super) fn greeting(header: [u8; 8]) -> Greeting {
+    match header {
+        PROTOCOL_HEADER | [b'A', b'M', b'Q', b'P', 1, 1, 0, 9] => Greeting::Welcome,
+        [b'A', b'M', b'Q', b'P', 0, 0, 9..=255, _] | [b'A', b'M', b'Q', b'P', _, 1, 0, 0] => {
+            Greeting::Refused(PROTOCOL_HEADER)
+        }
+        _ => Greeting::Refused(*b"AMQP\x03\x01\0\0"),
+    }
+}
 
 impl State {
     /// A client has said that it speaks AMQP 0-9-1.
@@ -50,15 +76,14 @@ impl State {
                 0 if connection.phase < Phase::Opening => FRAME_MAX_AT_FIRST,
                 other => other,
             };
-            let limit = if frame_max == 0 { 0 } else { frame_max + FUDGE };
-            match frame::parse(rest, limit) {
+            match next_frame(rest, frame_max) {
                 Ok(None) => break,
                 Ok(Some((frame, length))) => {
                     used += length;
                     self.frame(id, frame);
                 }
-                Err(error) => {
-                    self.lost_sync(id, rest, frame_max, &error);
+                Err(refusal) => {
+                    self.lost_sync(id, &refusal);
                     break;
                 }
             }
@@ -85,7 +110,8 @@ impl State {
                     Ok(method) => self
                         .connection_method(id, phase, &method)
                         .map_err(|refusal| refusal.at(method.id())),
-                    Err(_) => Err(Refusal::new(501, format_args!("cannot decode the method"))),
+                    Err(WireError::UnknownMethod { .. }) => return self.end_connection(id),
+                    Err(_) => Err(Refusal::bare(541)),
                 };
                 if let Err(refusal) = outcome {
                     self.fail(id, phase, &refusal);
@@ -112,9 +138,9 @@ impl State {
         }
     }
 
-    /// Closes the connection over what was said on it; without a word if it is not known yet who speaks.
+    /// Closes the connection over what was said on it; without a word while it is not tuned, as RabbitMQ does.
     fn fail(&mut self, id: u64, phase: Phase, refusal: &Refusal) {
-        if phase == Phase::Starting {
+        if phase < Phase::Opening {
             self.end_connection(id);
         } else {
             self.close_connection(id, refusal);
@@ -131,33 +157,9 @@ impl State {
     }
 
     /// What came is no frame, so nothing behind it can be read.
-    fn lost_sync(&mut self, id: u64, bytes: &[u8], frame_max: u32, error: &WireError) {
-        let kind = bytes.first().copied().unwrap_or_default();
-        let length = bytes.get(3..7).map_or(0, |length| {
-            u32::from_be_bytes([length[0], length[1], length[2], length[3]])
-        });
-        let payload = bytes.get(7..).unwrap_or_default();
-        let payload = &payload[..payload.len().min(length as usize)];
-        let snippet = Snippet(payload);
-        let refusal = match error {
-            WireError::FrameTooLarge { .. } => Refusal::new(
-                501,
-                format_args!(
-                    "type {kind}, all octets = <<>>: {{frame_too_large,{length},{}}}",
-                    frame_max.saturating_sub(FRAME_OVERHEAD as u32)
-                ),
-            ),
-            WireError::BadFrameEnd(end) => Refusal::new(
-                501,
-                format_args!("type {kind}, {snippet}: {{invalid_frame_end_marker,{end}}}"),
-            ),
-            WireError::HeartbeatOnChannel(_) => {
-                Refusal::new(505, format_args!("type {kind}, {snippet}"))
-            }
-            _ => Refusal::new(501, format_args!("type {kind}, {snippet}: unknown_frame")),
-        };
+    fn lost_sync(&mut self, id: u64, refusal: &Refusal) {
         let phase = self.connections.get(&id).map(|connection| connection.phase);
-        self.fail(id, phase.unwrap_or(Phase::Closed), &refusal);
+        self.fail(id, phase.unwrap_or(Phase::Closed), refusal);
         self.end_connection(id);
     }
 
@@ -187,7 +189,11 @@ impl State {
             ) => {
                 let settings = &self.settings;
                 let most = settings.frame_max;
-                check_negotiated("frame_max", FRAME_MIN, most, frame_max)?;
+                let least = match most {
+                    0 => FRAME_MIN,
+                    most => FRAME_MIN.min(most),
+                };
+                check_negotiated("frame_max", least, most, frame_max)?;
                 let most = settings.channel_max.into();
                 check_negotiated("channel_max", 1, most, channel_max.into())?;
                 if let Some(connection) = self.connections.get_mut(&id) {
@@ -247,14 +253,15 @@ impl State {
                 Text::from(mechanism)
             ),
         };
-        let user = login.and_then(|(user, password)| {
-            let known = self
-                .settings
-                .users
-                .iter()
-                .any(|(name, known)| name.as_bytes() == user && known.as_bytes() == password);
-            known.then(|| Text::from(&user[..]))
-        });
+        let Some((user, password)) = login else {
+            refuse!(502, "the response is no login");
+        };
+        let known = self
+            .settings
+            .users
+            .iter()
+            .any(|(name, known)| *name.as_bytes() == user && *known.as_bytes() == password);
+        let user = known.then(|| Text::from(&user[..]));
         let Some(connection) = self.connections.get_mut(&id) else {
             return Ok(());
         };
@@ -371,11 +378,12 @@ fn check_negotiated(name: &str, least: u32, most: u32, value: u32) -> Outcome {
     Err(Refusal::new(530, format_args!("{text}")).at((10, 30)))
 }
 
-/// The user and the password of a PLAIN response (RFC 4616).
+/// The user and the password of a PLAIN response (RFC 4616), which names no other user to act for.
 fn plain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let mut parts = response.splitn(3, |byte| *byte == 0);
-    let (_, user, password) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((user.to_vec(), password.to_vec()))
+    let mut parts = response.split(|byte| *byte == 0);
+    let (for_whom, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+    let complete = for_whom.is_empty() && parts.next().is_none();
+    complete.then(|| (user.to_vec(), password.to_vec()))
 }
 
 /// The same of an AMQPLAIN response, a table.
@@ -407,6 +415,44 @@ fn server_properties() -> FieldTable {
     properties.insert("version", env!("CARGO_PKG_VERSION"));
     properties.insert("platform", FieldValue::from("Rust"));
     properties
+}
+
+/// The frame at the front of what was received, and how many bytes it takes; or what RabbitMQ says of what is none. It looks
+/// at the size first, then at the end, and only then at what kind of frame it is.
+fn next_frame(received: &[u8], frame_max: u32) -> Outcome<Option<(Frame<'_>, usize)>> {
+    let Some((prefix, rest)) = received.split_first_chunk::<FRAME_PREFIX>() else {
+        return Ok(None);
+    };
+    let kind = prefix[0];
+    let length = u32::from_be_bytes([prefix[3], prefix[4], prefix[5], prefix[6]]);
+    let most = frame_max.saturating_sub(FRAME_OVERHEAD as u32);
+    if frame_max != 0 && length > most + FUDGE {
+        refuse!(
+            501,
+            "type {kind}, all octets = <<>>: {{frame_too_large,{length},{most}}}"
+        );
+    }
+    let Some((payload, [end, ..])) = rest.split_at_checked(length as usize) else {
+        return Ok(None);
+    };
+    let snippet = Snippet(payload);
+    if *end != FRAME_END {
+        refuse!(
+            501,
+            "type {kind}, {snippet}: {{invalid_frame_end_marker,{end}}}"
+        );
+    }
+    match frame::parse(received, 0) {
+        Ok(Some((Frame::Method { .. }, _))) if length < METHOD_MIN => {}
+        Ok(Some((Frame::Header { .. }, _))) if length < HEADER_MIN => {}
+        Ok(Some((Frame::Heartbeat, _))) if length > 0 => {}
+        Ok(frame) => return Ok(frame),
+        Err(WireError::HeartbeatOnChannel(_)) if length == 0 => {
+            refuse!(505, "type {kind}, {snippet}")
+        }
+        Err(_) => {}
+    }
+    refuse!(501, "type {kind}, {snippet}: unknown_frame")
 }
 
 /// The beginning of a payload, as RabbitMQ shows it.

@@ -35,6 +35,9 @@ pub(super) struct Vhost {
     pub(super) queues: BTreeMap<Text, u64>,
 }
 
+/// How many letters the broker puts behind the prefix of a name that it makes.
+pub(super) const MADE_LENGTH: usize = 22;
+
 /// How far a connection has come (specification 2.2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
@@ -183,7 +186,7 @@ impl State {
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut name = prefix.to_owned();
         let mut seed = self.new_id();
-        for _ in 0..22 {
+        for _ in 0..MADE_LENGTH {
             // Steele and Vigna's splitmix64, so that the names look as different as RabbitMQ's.
             seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut mixed = seed;
@@ -304,7 +307,10 @@ impl State {
     pub(super) fn run(&mut self) {
         while let Some(work) = self.work.pop_front() {
             match work {
-                Work::Dispatch(queue) => self.dispatch(queue),
+                Work::Dispatch(queue) => {
+                    self.drop_expired(queue);
+                    self.dispatch(queue);
+                }
                 Work::DeadLetter {
                     stored,
                     reason,

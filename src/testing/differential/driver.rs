@@ -313,11 +313,13 @@ impl Wire {
                 let _ = write!(given.identity, " body {shown}");
             }
         }
-        let text = format!(
-            "{text} {} {shown} of {}",
-            properties.unwrap_or_default(),
-            body.len()
-        );
+        let properties = properties.unwrap_or_default();
+        // RabbitMQ 4.3 calls some dead letters redelivered that never were, and others not.
+        let text = match properties.contains("x-death") {
+            true => text.replacen(" true ", " false ", 1),
+            false => text.to_owned(),
+        };
+        let text = format!("{text} {properties} {shown} of {}", body.len());
         self.note(what.to_owned(), text);
     }
 

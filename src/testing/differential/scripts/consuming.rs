@@ -1,0 +1,446 @@
+//! Consumers: whose turn it is, prefetch, acknowledgements, cancellations.
+
+use super::super::transcript::{compare, table, Client};
+use crate::protocol::method::Method;
+use crate::{BasicProperties, FieldTable};
+
+#[test]
+fn consumers_take_turns_and_priorities_go_first() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "fair", &none);
+        for tag in ["x", "y", "z"] {
+            client.consume(1, "fair", tag, "", &none);
+        }
+        for body in ["1", "2", "3", "4", "5"] {
+            client.publish(1, "fair", body);
+            client.until("BasicDeliver");
+        }
+        script.note("priorities");
+        client.declare(1, "ranked", &none);
+        client.open_channel(2);
+        client.qos(2, 1, false);
+        client.consume(
+            2,
+            "ranked",
+            "low",
+            "",
+            &table([("x-priority", (-5).into())]),
+        );
+        client.consume(2, "ranked", "plain", "", &none);
+        client.consume(2, "ranked", "high", "", &table([("x-priority", 7.into())]));
+        for body in ["1", "2", "3"] {
+            client.publish(1, "ranked", body);
+            client.until("BasicDeliver");
+        }
+        client.publish(1, "ranked", "4");
+        client.sync(1);
+        // The plain one has room first.
+        client.ack(2, 2, false);
+        client.until("BasicDeliver");
+        client.ack(2, 1, true);
+        client.publish(1, "ranked", "5");
+        client.until("BasicDeliver");
+        for value in [
+            "high".into(),
+            crate::FieldValue::F64(1.0),
+            true.into(),
+            crate::FieldValue::Void,
+        ] {
+            client.consume(1, "ranked", "odd", "", &table([("x-priority", value)]));
+            client.sync_or_open(1);
+        }
+    });
+}
+
+#[test]
+fn a_single_active_consumer_is_followed_by_the_next() {
+    compare(|script| {
+        if script.version < (4, 0) {
+            return script.note(
+                "RabbitMQ 3 delivers nothing to the next one for long, and looks at no priority",
+            );
+        }
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &table([("x-single-active-consumer", true.into())]));
+        client.qos(1, 1, false);
+        for tag in ["first", "second", "third"] {
+            client.consume(1, "q", tag, "", &none);
+        }
+        for body in ["1", "2", "3"] {
+            client.publish(1, "q", body);
+        }
+        client.until("BasicDeliver");
+        client.sync(1);
+        client.cancel(1, "first");
+        client.until("BasicDeliver");
+        client.ack(1, 1, false);
+        client.sync(1);
+        client.ack(1, 2, false);
+        client.until("BasicDeliver");
+        script.note("exclusive ones are refused");
+        client.consume(1, "q", "own", "exclusive", &none);
+        client.sync_or_open(1);
+        client.count(1, "q");
+        script.note("with priorities");
+        client.declare(1, "p", &table([("x-single-active-consumer", true.into())]));
+        client.consume(1, "p", "low", "", &table([("x-priority", 1.into())]));
+        client.consume(1, "p", "high", "", &table([("x-priority", 9.into())]));
+        client.publish(1, "p", "1");
+        client.until("BasicDeliver");
+        client.publish(1, "p", "2");
+        client.until("BasicDeliver");
+        client.cancel(1, "low");
+        client.publish(1, "p", "3");
+        client.until("BasicDeliver");
+    });
+}
+
+#[test]
+fn exclusive_consumers_and_queues() {
+    compare(|script| {
+        let mut owner = script.open("owner");
+        let mut other = script.open("other");
+        let none = FieldTable::new();
+        owner.queue(1, "mine", "exclusive", &none);
+        owner.until("QueueDeclareOk");
+        let full = owner.name("mine");
+        let queue = full.as_str().into();
+        let (no_wait, no_ack) = (false, false);
+        for method in [
+            Method::QueuePurge { queue, no_wait },
+            Method::BasicGet { queue, no_ack },
+            Method::QueueDelete {
+                queue,
+                if_unused: false,
+                if_empty: false,
+                no_wait,
+            },
+            Method::QueueBind {
+                queue,
+                exchange: "amq.direct".into(),
+                routing_key: "".into(),
+                no_wait,
+                arguments: (&none).into(),
+            },
+        ] {
+            other.say(1, &method);
+            other.sync(1);
+        }
+        for flags in ["passive", "exclusive", ""] {
+            other.queue(1, "mine", flags, &none);
+            other.sync(1);
+        }
+        other.consume(1, "mine", "c", "", &none);
+        other.sync_or_open(1);
+        owner.queue(1, "mine", "", &none);
+        owner.sync(1);
+        owner.queue(1, "mine", "exclusive", &none);
+        owner.sync(1);
+        // Publishing needs no access.
+        other.publish(1, "mine", "m");
+        other.sync(1);
+        owner.await_count(1, "mine", 1);
+        owner.close();
+        other.await_gone(1, "mine");
+
+        script.note("consumers");
+        other.declare(1, "shared", &none);
+        other.consume(1, "shared", "one", "exclusive", &none);
+        other.consume(1, "shared", "two", "", &none);
+        other.sync_or_open(1);
+        other.consume(1, "shared", "one", "", &none);
+        other.consume(1, "shared", "two", "exclusive", &none);
+        other.sync_or_open(1);
+        other.consume(1, "shared", "one", "", &none);
+        other.consume(1, "shared", "one", "", &none);
+        other.agree();
+    });
+}
+
+#[test]
+fn messages_go_back_to_where_they_stood() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.declare(1, "q", &FieldTable::new());
+        for body in ["1", "2", "3", "4"] {
+            client.publish(1, "q", body);
+        }
+        for _ in 0..3 {
+            client.get(1, "q", false);
+        }
+        client.reject(1, 2, true);
+        client.get(1, "q", false);
+        client.nack(1, 3, true, true);
+        client.get(1, "q", false);
+        client.get(1, "q", false);
+        client.say(1, &Method::BasicRecover { requeue: true });
+        client.until("BasicRecoverOk");
+        for _ in 0..5 {
+            client.get(1, "q", true);
+        }
+    });
+}
+
+#[test]
+fn recovering_delivers_again() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        client.consume(1, "q", "c", "", &none);
+        for body in ["1", "2", "3"] {
+            client.publish(1, "q", body);
+            client.until("BasicDeliver");
+        }
+        client.ack(1, 2, false);
+        client.say(1, &Method::BasicRecoverAsync { requeue: true });
+        client.take(2);
+        client.sync(1);
+        client.count(1, "q");
+        client.cancel(1, "c");
+        client.say(1, &Method::BasicRecover { requeue: true });
+        client.until("BasicRecoverOk");
+        client.await_count(1, "q", 2);
+        // With nothing to recover.
+        client.say(1, &Method::BasicRecover { requeue: true });
+        client.until("BasicRecoverOk");
+        client.say(1, &Method::BasicRecover { requeue: false });
+        client.next();
+        client.agree();
+    });
+}
+
+#[test]
+fn prefetch_is_for_each_consumer_or_for_the_channel() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        for number in 0..12 {
+            client.publish(1, "q", &number.to_string());
+        }
+        client.await_count(1, "q", 12);
+        client.qos(1, 2, false);
+        client.consume(1, "q", "two", "", &none);
+        client.take(2);
+        client.qos(1, 1, false);
+        client.consume(1, "q", "one", "", &none);
+        client.take(1);
+        client.sync(1);
+        client.count(1, "q");
+        client.ack(1, 1, false);
+        client.until("BasicDeliver");
+        client.ack(1, 3, false);
+        client.until("BasicDeliver");
+        client.count(1, "q");
+        script.note("fetched messages do not count");
+        client.get(1, "q", false);
+        script.note("the channel's");
+        client.open_channel(2);
+        client.qos(2, 3, true);
+        client.qos(2, 2, false);
+        client.count(2, "q");
+        client.cancel(1, "two");
+        client.cancel(1, "one");
+        client.qos(2, 2, true);
+        client.consume(2, "q", "x", "", &none);
+        client.take(2);
+        client.sync(2);
+        client.ack(2, 1, false);
+        client.until("BasicDeliver");
+        client.sync(2);
+        client.ack(2, 3, true);
+        client.take(2);
+        client.sync(2);
+        client.count(2, "q");
+        script.note("a size is refused");
+        client.say(
+            1,
+            &Method::BasicQos {
+                prefetch_size: 10,
+                prefetch_count: 0,
+                global: false,
+            },
+        );
+        client.next();
+        client.agree();
+    });
+}
+
+#[test]
+fn consumers_are_cancelled_when_their_queue_goes() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let mut other = script.open("other");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        client.consume(1, "q", "c", "", &none);
+        client.publish(1, "q", "1");
+        client.until("BasicDeliver");
+        let full = client.name("q");
+        let delete = Method::QueueDelete {
+            queue: full.as_str().into(),
+            if_unused: false,
+            if_empty: false,
+            no_wait: false,
+        };
+        other.say(1, &delete);
+        other.until("QueueDeleteOk");
+        client.until("BasicCancel {");
+        client.ack(1, 1, false);
+        client.sync(1);
+        client.cancel(1, "c");
+        // The tag is free.
+        client.declare(1, "q", &none);
+        client.consume(1, "q", "c", "", &none);
+        script.note("a consumer is in the way, or a message");
+        client.publish(1, "q", "1");
+        client.until("BasicDeliver");
+        client.publish(1, "q", "2");
+        client.until("BasicDeliver");
+        for (if_unused, if_empty) in [(true, false), (false, true), (true, true)] {
+            other.say(
+                1,
+                &Method::QueueDelete {
+                    queue: full.as_str().into(),
+                    if_unused,
+                    if_empty,
+                    no_wait: false,
+                },
+            );
+            other.sync(1);
+            if if_empty {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn queues_go_with_their_last_consumer() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.queue(1, "q", "auto_delete", &none);
+        client.until("QueueDeclareOk");
+        client.get(1, "q", true);
+        client.consume(1, "q", "one", "", &none);
+        client.consume(1, "q", "two", "", &none);
+        client.cancel(1, "one");
+        client.count(1, "q");
+        client.cancel(1, "two");
+        client.await_gone(1, "q");
+        client.queue(1, "q", "auto_delete", &none);
+        client.until("QueueDeclareOk");
+        client.consume(1, "q", "one", "", &none);
+        client.close_channel(1);
+        client.until("ChannelCloseOk");
+        client.open_channel(1);
+        client.await_gone(1, "q");
+    });
+}
+
+#[test]
+fn names_that_are_empty_mean_the_last_queue() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.get(1, "", true);
+        client.sync_or_open(1);
+        client.consume(1, "", "c", "", &none);
+        client.sync_or_open(1);
+        client.bind(1, "", "amq.topic", "", &none);
+        client.sync_or_open(1);
+        client.queue(1, "", "", &none);
+        client.until("QueueDeclareOk");
+        client.bind(1, "", "amq.topic", "", &none);
+        client.get(1, "", true);
+        client.consume(1, "", "", "", &none);
+        client.queue(1, "", "passive", &none);
+        client.sync(1);
+        client.queue(1, "amq.mine", "", &none);
+        client.sync(1);
+        client.queue(1, "amq.mine", "passive", &none);
+        client.sync(1);
+    });
+}
+
+#[test]
+fn queues_with_priorities_deliver_the_highest_first() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.declare(1, "q", &table([("x-max-priority", 5.into())]));
+        let key = client.name("q");
+        for (number, priority) in [None, Some(0), Some(3), Some(5), Some(9), Some(3), Some(1)]
+            .into_iter()
+            .enumerate()
+        {
+            let mut properties = BasicProperties::new();
+            properties.priority = priority;
+            client.publish_with(1, "", &key, &properties, &number.to_string(), false);
+        }
+        client.await_count(1, "q", 7);
+        client.get(1, "q", false);
+        client.get(1, "q", false);
+        client.get(1, "q", false);
+        client.nack(1, 3, true, true);
+        for _ in 0..8 {
+            client.get(1, "q", true);
+        }
+    });
+}
+
+#[test]
+fn multiple_acks_and_unknown_tags() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        let fill = |client: &mut Client| {
+            for body in ["1", "2", "3", "4"] {
+                client.publish(1, "q", body);
+                client.get(1, "q", false);
+            }
+        };
+        fill(&mut client);
+        client.ack(1, 2, true);
+        client.ack(1, 2, true);
+        client.sync(1);
+        client.await_count(1, "q", 2);
+        for _ in 0..2 {
+            client.get(1, "q", true);
+        }
+        fill(&mut client);
+        let last = client.last_tag;
+        client.ack(1, last, true);
+        client.ack(1, 0, true);
+        client.sync(1);
+        fill(&mut client);
+        let last = client.last_tag;
+        client.ack(1, last - 1, false);
+        client.ack(1, last, true);
+        client.sync(1);
+        client.count(1, "q");
+    });
+}
+
+/// Two consumers on two connections, and a large message in frames of either's size.
+#[test]
+fn large_messages_are_cut_as_each_connection_agreed() {
+    compare(|script| {
+        let mut small = script.open_with("small", 8192, 0);
+        let mut large = script.open_with("large", 131_072, 0);
+        let none = FieldTable::new();
+        small.declare(1, "q", &none);
+        let body = "x".repeat(100_000);
+        for _ in 0..2 {
+            large.publish(1, "q", &body);
+        }
+        large.await_count(1, "q", 2);
+        small.get(1, "q", true);
+        large.get(1, "q", true);
+    });
+}

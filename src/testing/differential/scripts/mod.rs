@@ -1,0 +1,8 @@
+//! What is said to RabbitMQ and to the broker for tests in the same words, topic by topic, and must come out the same.
+
+mod closing;
+mod consuming;
+mod dead_letters;
+mod handshake;
+mod publishing;
+mod routing;

@@ -1,0 +1,416 @@
+//! Publishing: returns, confirms, transactions, and what is refused.
+
+use super::super::transcript::{compare, table};
+use crate::protocol::method::Method;
+use crate::{BasicProperties, FieldTable, FieldValue};
+
+#[test]
+fn what_is_returned_comes_before_its_confirm() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        client.exchange(1, "e", "topic", "", &none);
+        client.confirms(1);
+        let properties = BasicProperties::new()
+            .message_id("7")
+            .header("h", "text")
+            .content_type("text/plain");
+        for (exchange, key, mandatory) in [
+            ("", "nobody", true),
+            ("e", "nobody", true),
+            ("e", "nobody", false),
+            ("", "nobody", false),
+        ] {
+            client.publish_with(1, exchange, key, &properties, "body", mandatory);
+            client.until("BasicAck");
+        }
+        let key = client.name("q");
+        client.publish_with(1, "", &key, &properties, "body", true);
+        client.until("BasicAck");
+        // Without confirms.
+        client.open_channel(2);
+        client.publish_with(2, "", "nobody", &properties, "", true);
+        client.until("BasicReturn");
+        client.sync(2);
+    });
+}
+
+#[test]
+fn a_large_message_is_returned_in_frames() {
+    compare(|script| {
+        let mut client = script.open_with("a", 8192, 0);
+        let body = "x".repeat(50_000);
+        client.publish_with(1, "", "nobody", &BasicProperties::new(), &body, true);
+        client.until("BasicReturn");
+    });
+}
+
+#[test]
+fn messages_that_cannot_be_published_are_refused() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        client.exchange(1, "internal", "fanout", "internal", &none);
+        let plain = BasicProperties::new();
+        let publish = |client: &mut super::super::transcript::Client,
+                       exchange: &str,
+                       properties: BasicProperties| {
+            let key = client.name("q");
+            client.publish_with(1, exchange, &key, &properties, "body", false);
+            client.sync(1);
+        };
+        publish(&mut client, "missing", plain.clone());
+        publish(&mut client, "internal", plain.clone());
+        publish(&mut client, "amq.rabbitmq.trace", plain.clone());
+        for user in ["guest", "root", "", "gu\nest"] {
+            publish(&mut client, "", plain.clone().user_id(user));
+        }
+        for expiration in [
+            "",
+            "0",
+            "1000",
+            " 1",
+            "1 ",
+            "1.5",
+            "-1",
+            "soon",
+            "0x10",
+            "+5",
+            "315360000000",
+            "315360000001",
+            "999999999999999999",
+            "9999999999999999999",
+            "99999999999999999999",
+            "999999999999999999999999999999",
+        ] {
+            publish(&mut client, "", plain.clone().expiration(expiration));
+        }
+        for (key, value) in [
+            ("CC", FieldValue::from("q")),
+            ("CC", FieldValue::from(1)),
+            ("CC", FieldValue::array(["q"])),
+            ("CC", FieldValue::array([1])),
+            ("BCC", FieldValue::from("q")),
+            ("BCC", FieldValue::Void),
+            ("BCC", FieldValue::array(["q"])),
+        ] {
+            script.note(format!("{key} {value:?}"));
+            publish(&mut client, "", plain.clone().header(key, value));
+        }
+        client.count(1, "q");
+    });
+}
+
+#[test]
+fn immediate_is_not_implemented() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.say(
+            1,
+            &Method::BasicPublish {
+                exchange: "".into(),
+                routing_key: "".into(),
+                mandatory: false,
+                immediate: true,
+            },
+        );
+        client.raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        client.next();
+        client.agree();
+    });
+}
+
+/// The user is the one of the connection; in which order that and the rest are looked at.
+#[test]
+fn several_mistakes_in_one_message() {
+    compare(|script| {
+        if script.version < (4, 0) {
+            return script.note("RabbitMQ 3 looks at them in another order");
+        }
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.exchange(1, "internal", "fanout", "internal", &none);
+        let user = BasicProperties::new().user_id("root");
+        client.publish_with(1, "internal", "", &user, "", false);
+        client.sync(1);
+        client.publish_with(1, "missing", "", &user, "", false);
+        client.sync(1);
+        let both = user.clone().expiration("soon");
+        client.publish_with(1, "", "", &both, "", false);
+        client.sync(1);
+        let all = both.header("CC", 1);
+        client.publish_with(1, "", "", &all, "", false);
+        client.sync(1);
+    });
+}
+
+#[test]
+fn transactions_publish_and_settle_together() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let mut watcher = script.open("watcher");
+        client.declare(1, "q", &FieldTable::new());
+        client.say(1, &Method::TxSelect {});
+        client.until("TxSelectOk");
+        client.publish(1, "q", "1");
+        client.publish_with(1, "", "nobody", &BasicProperties::new(), "lost", true);
+        client.publish(1, "q", "2");
+        client.sync(1);
+        watcher.count(1, "q");
+        client.say(1, &Method::TxCommit {});
+        client.until("TxCommitOk");
+        watcher.count(1, "q");
+        client.publish(1, "q", "3");
+        client.say(1, &Method::TxRollback {});
+        client.until("TxRollbackOk");
+        watcher.count(1, "q");
+
+        script.note("acks");
+        client.get(1, "q", false);
+        client.get(1, "q", false);
+        client.ack(1, 1, false);
+        client.nack(1, 2, false, true);
+        client.sync(1);
+        watcher.count(1, "q");
+        client.say(1, &Method::TxRollback {});
+        client.until("TxRollbackOk");
+        client.ack(1, 1, false);
+        // Twice in a transaction.
+        client.ack(1, 1, false);
+        client.sync(1);
+        watcher.count(1, "q");
+    });
+}
+
+#[test]
+fn transactions_settle_in_order() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let mut watcher = script.open("watcher");
+        client.declare(1, "q", &FieldTable::new());
+        for body in ["1", "2", "3", "4"] {
+            client.publish(1, "q", body);
+        }
+        client.say(1, &Method::TxSelect {});
+        client.until("TxSelectOk");
+        for _ in 0..4 {
+            client.get(1, "q", false);
+        }
+        client.reject(1, 2, true);
+        client.ack(1, 3, true);
+        client.nack(1, 4, false, false);
+        client.publish(1, "q", "5");
+        client.say(1, &Method::TxCommit {});
+        client.until("TxCommitOk");
+        watcher.await_count(1, "q", 2);
+        watcher.get(1, "q", true);
+        watcher.get(1, "q", true);
+        client.say(1, &Method::TxCommit {});
+        client.until("TxCommitOk");
+        client.ack(1, 99, false);
+        client.sync(1);
+        // Not selected on the new channel.
+        client.say(1, &Method::TxCommit {});
+        client.sync(1);
+        client.say(1, &Method::TxRollback {});
+        client.sync(1);
+        client.say(1, &Method::TxSelect {});
+        client.until("TxSelectOk");
+        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.sync(1);
+        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.until("ConfirmSelectOk");
+        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.until("ConfirmSelectOk");
+        client.say(1, &Method::TxSelect {});
+        client.sync(1);
+    });
+}
+
+#[test]
+fn a_transaction_with_a_missing_exchange_and_full_queues() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let full = table([
+            ("x-max-length", 1.into()),
+            ("x-overflow", "reject-publish".into()),
+        ]);
+        client.declare(1, "q", &full);
+        client.say(1, &Method::TxSelect {});
+        client.until("TxSelectOk");
+        client.publish_with(1, "missing", "", &BasicProperties::new(), "", false);
+        client.sync(1);
+        client.say(1, &Method::TxSelect {});
+        client.until("TxSelectOk");
+        client.publish(1, "q", "1");
+        client.publish(1, "q", "2");
+        client.say(1, &Method::TxCommit {});
+        client.until("TxCommitOk");
+        client.open_again(1);
+        client.count(1, "q");
+        client.say(1, &Method::TxSelect {});
+        client.until("TxSelectOk");
+        client.publish_with(1, "", "nobody", &BasicProperties::new(), "a", true);
+        client.publish_with(1, "", "nobody", &BasicProperties::new(), "b", true);
+        client.say(1, &Method::TxCommit {});
+        client.sync(1);
+    });
+}
+
+#[test]
+fn direct_replies_go_to_who_asked() {
+    compare(|script| {
+        let mut client = script.open("client");
+        let mut server = script.open("server");
+        let none = FieldTable::new();
+        const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+        server.declare(1, "rpc", &none);
+        script.note("no consumer");
+        let key = client.name("rpc");
+        let asks = BasicProperties::new()
+            .reply_to(REPLY_TO)
+            .correlation_id("1");
+        client.publish_with(1, "", &key, &asks, "request", true);
+        client.sync(1);
+        script.note("with acks");
+        client.consume(1, REPLY_TO, "c", "", &none);
+        client.open_again(1);
+        script.note("a request");
+        client.consume(1, REPLY_TO, "c", "no_ack", &none);
+        client.publish_with(1, "", &key, &asks, "request", true);
+        client.sync(1);
+        server.await_count(1, "rpc", 1);
+        let name = server.reply_to(1, "rpc");
+        script.note("the reply");
+        let reply = BasicProperties::new().correlation_id("1");
+        server.confirms(1);
+        // Before 4.3 each mandatory reply was returned, delivered or not.
+        let mandatory = script.version >= (4, 3);
+        server.publish_with(1, "", &name, &reply, "reply", mandatory);
+        server.until("BasicAck");
+        client.until("BasicDeliver");
+        script.note("the queue is looked at");
+        server.queue(1, &name, "passive", &none);
+        server.sync(1);
+        server.queue(1, REPLY_TO, "passive", &none);
+        server.sync(1);
+        server.queue(1, REPLY_TO, "", &none);
+        server.sync(1);
+        script.note("other uses of the name");
+        client.consume(1, REPLY_TO, "d", "no_ack", &none);
+        client.open_again(1);
+        client.get(1, REPLY_TO, true);
+        client.open_again(1);
+        client.say(
+            1,
+            &Method::QueuePurge {
+                queue: REPLY_TO.into(),
+                no_wait: false,
+            },
+        );
+        client.sync(1);
+        client.say(
+            1,
+            &Method::QueueDelete {
+                queue: REPLY_TO.into(),
+                if_unused: false,
+                if_empty: false,
+                no_wait: false,
+            },
+        );
+        client.sync(1);
+        for queue in [REPLY_TO, "amq.rabbitmq.reply-to.x"] {
+            // Only 4.3 says why it cannot be.
+            if script.version < (4, 3) && queue != REPLY_TO {
+                continue;
+            }
+            client.bind(1, queue, "amq.topic", "k", &none);
+            client.open_again(1);
+            let (exchange, routing_key, arguments) =
+                ("amq.topic".into(), "k".into(), (&none).into());
+            let queue = queue.into();
+            client.say(
+                1,
+                &Method::QueueUnbind {
+                    queue,
+                    exchange,
+                    routing_key,
+                    arguments,
+                },
+            );
+            client.sync(1);
+        }
+        script.note("the client has gone");
+        server.confirms(1);
+        server.publish_with(1, "", &name, &reply, "reply", mandatory);
+        server.until("BasicAck");
+        server.queue(1, &name, "passive", &none);
+        server.sync(1);
+        script.note("cancelled and consumed again");
+        client.consume(1, REPLY_TO, "c", "no_ack", &none);
+        client.cancel(1, "c");
+        client.publish_with(1, "", &key, &asks, "request", true);
+        client.sync(1);
+        client.consume(1, REPLY_TO, "", "no_ack exclusive", &none);
+        client.sync(1);
+    });
+}
+
+#[test]
+fn confirms_count_from_when_they_are_asked_for() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.declare(1, "q", &FieldTable::new());
+        client.publish(1, "q", "0");
+        client.confirms(1);
+        for body in ["1", "2"] {
+            client.publish(1, "q", body);
+            client.until("BasicAck");
+        }
+        // An exchange that is missing closes the channel, so there is no confirm.
+        client.publish_with(1, "missing", "", &BasicProperties::new(), "3", false);
+        client.sync(1);
+        client.say(1, &Method::ConfirmSelect { no_wait: true });
+        client.publish(1, "q", "1");
+        client.until("BasicAck");
+        client.count(1, "q");
+    });
+}
+
+/// What clients must not send.
+#[test]
+fn acks_of_confirms_and_unknown_tags() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.declare(1, "q", &FieldTable::new());
+        for multiple in [false, true] {
+            client.ack(1, 0, multiple);
+            client.sync(1);
+            client.nack(1, 0, multiple, true);
+            client.sync(1);
+            client.ack(1, 7, multiple);
+            client.sync(1);
+            client.nack(1, 7, multiple, false);
+            client.sync(1);
+        }
+        client.reject(1, 0, false);
+        client.sync(1);
+        client.reject(1, 1, true);
+        client.sync(1);
+        client.ack(1, u64::MAX, true);
+        client.sync(1);
+        script.note("twice");
+        client.publish(1, "q", "1");
+        client.get(1, "q", false);
+        client.ack(1, 1, false);
+        client.ack(1, 1, false);
+        client.sync(1);
+        script.note("without need");
+        client.publish(1, "q", "2");
+        client.get(1, "q", true);
+        client.ack(1, 1, false);
+        client.sync(1);
+    });
+}
