@@ -782,25 +782,25 @@ fn servers_survive_a_request_that_is_no_text() {
     server.finish();
 }
 
-/// A thread is woken by its own result. When each looked again every 100 ms whether another had got it, five requests took
+/// A thread is woken by its own result. When each looked again every 100 ms whether another had got it, many requests took
 /// that long at least. The best of many runs is looked at, since the machine may be busy.
 #[test]
 fn compute_center_waits_for_nothing_but_results() {
     let scene = Scene::new();
     let node = scene.start(Rust, "compute_node", &[]);
     node.wait_for(" [*] Waiting for n");
+    let numbers: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
     let mut best = Duration::MAX;
     for _ in 0..40 {
-        let center = scene.start(Rust, "compute_center", &[]);
-        center.wait_for(" [x] Requesting increase(50)");
         let began = Instant::now();
-        center.finish();
+        scene.run(Rust, "compute_center", &numbers);
         best = best.min(began.elapsed());
-        if best < Duration::from_millis(80) {
+        if best < Duration::from_millis(90) {
             return;
         }
     }
-    panic!("five requests took {best:?} at best");
+    panic!("it took {best:?} at best");
 }
 
 /// Whoever finds a program finds the document that it comes from, and the way back.
