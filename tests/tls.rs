@@ -467,6 +467,42 @@ fn a_certificate_in_place_of_a_password() {
     });
 }
 
+/// `examples/tls.rs`, which cargo builds beside this test with the feature `tls`.
+#[test]
+fn the_example_checks_the_broker() {
+    bounded_by(LIMIT, || {
+        let this = std::env::current_exe().unwrap();
+        let examples = this.ancestors().nth(2).unwrap().join("examples");
+        let example = examples
+            .join("tls")
+            .with_extension(std::env::consts::EXE_EXTENSION);
+        let url = format!("amqps://guest:guest@localhost:{}/%2f", broker().tls_port());
+        let folder = Folder::new();
+        let ca = folder.write("ca.pem", &authority().pem());
+        let stranger = folder.write("stranger.pem", &Authority::new("a stranger").pem());
+        let client = authority().client("guest");
+        let certificate = folder.write("client.pem", &client.certificate);
+        let key = folder.write("client.key", &client.key);
+        let run = |files: &[&String]| {
+            let mut command = std::process::Command::new(&example);
+            let output = command.arg(&url).args(files).output();
+            output.unwrap_or_else(|error| panic!("cargo build --examples first: {error}"))
+        };
+        for files in [&[&ca][..], &[&ca, &certificate, &key]] {
+            let output = run(files);
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(
+                String::from_utf8_lossy(&output.stdout),
+                "received \"nobody else can read this\" inside TLS\n"
+            );
+        }
+        let output = run(&[&stranger]);
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("certificate"), "{said}");
+    });
+}
+
 #[test]
 fn a_broker_that_requires_a_certificate() {
     bounded_by(LIMIT, || {

@@ -448,6 +448,32 @@ impl Running {
         }
     }
 
+    /// Waits until the program has printed a line on standard output or standard error that contains this.
+    pub(crate) fn wait_for_part(&self, part: &str) {
+        let is_there = |lines: &Lines| {
+            let mut all = lines.stdout.iter().chain(&lines.stderr);
+            all.any(|printed| printed.contains(part))
+        };
+        self.output
+            .wait_until(PATIENCE, |lines| is_there(lines) || lines.ended == 2);
+        if !is_there(&lock(&self.output.lines)) {
+            panic!("{} has not printed {part:?} but {}", self.name, self.output);
+        }
+    }
+
+    /// Sends it a signal, such as `INT`, which is what Ctrl-C does.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status();
+        assert!(sent.is_ok_and(|status| status.success()), "{}", self.name);
+    }
+
+    /// Whether all that the program prints has ended, as it does with the program.
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.output.lines).ended == 2
+    }
+
     /// Whether the program has printed this line by now.
     pub(crate) fn has_printed(&self, line: &str) -> bool {
         lock(&self.output.lines)
