@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use haypile::{Channel, Connection, Error, QueueDeclare};
 
+type Way = fn(&Connection, u32) -> haypile::Result<()>;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn new_queue(connection: &Connection) -> haypile::Result<(Channel, String)> {
@@ -64,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".into());
     let count = std::env::args().nth(1).unwrap_or("50000".into()).parse()?;
     let connection = Connection::open(url)?;
-    let ways: [(&str, fn(&Connection, u32) -> haypile::Result<()>); 3] = [
+    let ways: [(&str, Way); 3] = [
         ("individually", publish_individually),
         ("in batches", publish_in_batches),
         ("with many on their way", publish_with_many_on_their_way),

@@ -3,6 +3,7 @@
 //! `cargo test` builds the examples first; `cargo test --test twins` alone uses them as they were built last.
 
 #[path = "twins/harness.rs"]
+#[allow(dead_code)] // it has more for the other examples
 mod harness;
 
 use harness::Language::{self, Python, Rust};
