@@ -75,10 +75,10 @@
 //! | `ReentrancyError` | [`Error::Reentrancy`](crate::Error::Reentrancy) | |
 //!
 //! Errors that pika does not have: [`Timeout`](crate::Error::Timeout) (each wait has a deadline),
-//! [`MessageTooLarge`](crate::Error::MessageTooLarge), [`Unconfirmed`](crate::Error::Unconfirmed) (of a [`Publisher`](crate::Publisher)),
-//! [`Stopped`](crate::Error::Stopped) (by a [`Stop`](crate::Stop)), [`GaveUp`](crate::Error::GaveUp) (of a
-//! [`Supervisor`](crate::Supervisor)), [`Rpc`](crate::Error::Rpc) (a server's own error), and [`Other`](crate::Error::Other): an error of your own on its way
-//! out of a callback.
+//! [`MessageTooLarge`](crate::Error::MessageTooLarge), [`Unconfirmed`](crate::Error::Unconfirmed) (of a
+//! [`Publisher`](crate::Publisher)), [`Stopped`](crate::Error::Stopped) (by a [`Stop`](crate::Stop)),
+//! [`GaveUp`](crate::Error::GaveUp) (of a [`Supervisor`](crate::Supervisor)), [`Rpc`](crate::Error::Rpc) (a server's own error),
+//! and [`Other`](crate::Error::Other): an error of your own on its way out of a callback.
 //!
 //! # After a loss
 //!

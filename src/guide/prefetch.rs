@@ -1,7 +1,8 @@
 //! Which number to give to `basic_qos`.
 //!
-//! [`Channel::basic_qos`](crate::Channel::basic_qos) says how many messages the broker may send ahead, before the first of them is acknowledged. Without it
-//! there is no limit: all that the queue has is sent, the next consumer finds the queue empty, and memory fills.
+//! [`Channel::basic_qos`](crate::Channel::basic_qos) says how many messages the broker may send ahead, before the first of them
+//! is acknowledged. Without it there is no limit: all that the queue has is sent, the next consumer finds the queue empty, and
+//! memory fills.
 //!
 //! | work on one message | prefetch | why |
 //! | --- | --- | --- |
@@ -35,15 +36,17 @@
 //! ```
 //!
 //! * It counts messages, not bytes. 100 messages of 10 MiB are a gigabyte.
-//! * It means nothing with `auto_ack`, where there is nothing to acknowledge, so everything is sent; nothing to [`basic_get`](crate::Channel::basic_get); and nothing in a producer.
-//! * `BasicQos::new(n).global(true)` was one limit for all consumers of a channel. Quorum queues refuse it up to RabbitMQ 4.2 (540, which closes
-//!   the connection), and from 4.3 on each consumer has it for itself: leave it out.
+//! * It means nothing with `auto_ack`, where there is nothing to acknowledge, so everything is sent; nothing to
+//!   [`basic_get`](crate::Channel::basic_get); and nothing in a producer.
+//! * `BasicQos::new(n).global(true)` was one limit for all consumers of a channel. Quorum queues refuse it up to RabbitMQ 4.2 (540,
+//!   which closes the connection), and from 4.3 on each consumer has it for itself: leave it out.
 //!
 //! # What is held in memory
 //!
-//! A connection holds 4 MiB of messages ahead of the program, and reads no further until some are taken: the rest stays with the broker. But
-//! RabbitMQ closes a connection that takes nothing for 30 seconds. So while a callback works for longer, 4 MiB are read in every 8 seconds and kept:
-//! **without a limit an hour of one callback costs up to 1.8 GiB.** With one it costs nothing. The details are at
-//! [`basic_qos`](crate::Channel::basic_qos).
+//! A connection holds 4 MiB of messages ahead of the program, and reads no further until some are taken: the rest stays with the
+//! broker. But RabbitMQ closes a connection that takes nothing for 30 seconds. So while a callback works for longer, 4 MiB are
+//! read in every 8 seconds and kept: **without a limit an hour of one callback costs up to 1.8 GiB.** With one it costs nothing.
+//! The details are at [`basic_qos`](crate::Channel::basic_qos).
 //!
-//! [`max_message_size`](crate::ConnectionParameters::max_message_size) bounds a single message. A larger one costs its channel, and no memory.
+//! [`max_message_size`](crate::ConnectionParameters::max_message_size) bounds a single message. A larger one costs its channel,
+//! and no memory.

@@ -98,8 +98,9 @@
 //!
 //! # At the end of the program
 //!
-//! [`Connection::close`](crate::Connection::close) sends what was published and waits, for a bounded time, until the broker has read it; so does dropping the
-//! last handle. `wait_for_confirms` before that is what tells you.
+//! [`Connection::close`](crate::Connection::close) sends what was published and waits, for a bounded time, until the broker has
+//! read it; so does dropping the last handle. `wait_for_confirms` before that is what tells you.
 //!
-//! While the broker **blocks** the connection, for want of memory or disk, it reads nothing from publishers. Then publishing waits for room
-//! and fails with [`Error::Timeout`](crate::Error::Timeout), which names the broker's reason. [`Connection::blocked`](crate::Connection::blocked) tells it too.
+//! While the broker **blocks** the connection, for want of memory or disk, it reads nothing from publishers. Then publishing
+//! waits for room and fails with [`Error::Timeout`](crate::Error::Timeout), which names the broker's reason.
+//! [`Connection::blocked`](crate::Connection::blocked) tells it too.

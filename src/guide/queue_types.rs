@@ -30,14 +30,14 @@
 //! # }
 //! ```
 //!
-//! The type of a queue is fixed when it is declared. A virtual host can have a default type, so that a plain declaration makes a quorum queue: after a
-//! change of that default, programs that declare what was there before are refused with 406 `inequivalent arg 'x-queue-type'`. Say the type in the declaration and
-//! both agree.
+//! The type of a queue is fixed when it is declared. A virtual host can have a default type, so that a plain declaration makes a
+//! quorum queue: after a change of that default, programs that declare what was there before are refused with 406 `inequivalent
+//! arg 'x-queue-type'`. Say the type in the declaration and both agree.
 //!
 //! # Delivery limits
 //!
-//! A quorum queue counts in the header `x-delivery-count` how often a message came back. When it has come back more often than the limit, it is dead-lettered with the reason
-//! `delivery_limit`, or, **without a dead letter exchange, dropped**.
+//! A quorum queue counts in the header `x-delivery-count` how often a message came back. When it has come back more often than
+//! the limit, it is dead-lettered with the reason `delivery_limit`, or, **without a dead letter exchange, dropped**.
 //!
 //! | | 3.10 | 4.0 | 4.3 |
 //! | --- | --- | --- | --- |
@@ -67,7 +67,8 @@
 //!
 //! # Streams
 //!
-//! A stream keeps its messages when they are read, and each reader says where to begin. Over AMQP 0-9-1 it is read with a prefetch limit and by acks, which ask for more:
+//! A stream keeps its messages when they are read, and each reader says where to begin. Over AMQP 0-9-1 it is read with a
+//! prefetch limit and by acks, which ask for more:
 //!
 //! ```no_run
 //! # fn main() -> haypile::Result<()> {
@@ -103,8 +104,9 @@
 //! | `"5m"`, `"1h"`, `"7D"` | so long ago |
 //! | any other text | refused: 406 on 4.3; 3.10 and 4.0 close the connection with a bare 541 |
 //!
-//! To give a message of a stream back is of no use: it is there (and 3.10 ends the connection that tries). Its `x-stream-offset` numbers the messages, so a reader that keeps the last one it has done goes on from there, with
-//! `x-stream-offset` one higher, after a restart.
+//! To give a message of a stream back is of no use: it is there (and 3.10 ends the connection that tries). Its `x-stream-offset`
+//! numbers the messages, so a reader that keeps the last one it has done goes on from there, with `x-stream-offset` one higher,
+//! after a restart.
 //!
 //! # What RabbitMQ 4 refuses, and what to declare instead
 //!

@@ -40,8 +40,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! A struct with `#[derive(Serialize, Deserialize)]` takes the place of `Value`. The feature `serde` is something else: with it, haypile's own properties and tables can be
-//! serialized.
+//! A struct with `#[derive(Serialize, Deserialize)]` takes the place of `Value`. The feature `serde` is something else: with it,
+//! haypile's own properties and tables can be serialized.
 //!
 //! # Headers, and `x-death`
 //!
@@ -137,8 +137,8 @@
 //!
 //! # Delays
 //!
-//! A queue for each delay: what expires in it goes to the queue of the work. One queue with a delay of its own for each message does not do, because a message expires only
-//! when it is the first: one of an hour holds up one of a minute behind it.
+//! A queue for each delay: what expires in it goes to the queue of the work. One queue with a delay of its own for each message
+//! does not do, because a message expires only when it is the first: one of an hour holds up one of a minute behind it.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]
@@ -168,7 +168,8 @@
 //!
 //! # Answering a request
 //!
-//! [`RpcServer`](crate::RpcServer) and [`RpcClient`](crate::RpcClient) do it whole: correlation, deadlines, errors. By hand, for a client in another language, it is this:
+//! [`RpcServer`](crate::RpcServer) and [`RpcClient`](crate::RpcClient) do it whole: correlation, deadlines, errors. By hand, for
+//! a client in another language, it is this:
 //!
 //! ```
 //! # #[cfg(feature = "testing")]
@@ -203,7 +204,8 @@
 //!
 //! # Acks in batches
 //!
-//! One ack with `multiple` stands for all up to it. haypile gathers single acks that go out together by itself, so this is for work that is done in batches, such as rows for a database.
+//! One ack with `multiple` stands for all up to it. haypile gathers single acks that go out together by itself, so this is for
+//! work that is done in batches, such as rows for a database.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]
@@ -268,7 +270,8 @@
 //!
 //! # Health check
 //!
-//! A passive declaration of something missing closes its channel; [`queue_exists`](crate::Connection::queue_exists) asks on a channel of its own, so that it costs nothing else.
+//! A passive declaration of something missing closes its channel; [`queue_exists`](crate::Connection::queue_exists) asks on a
+//! channel of its own, so that it costs nothing else.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]
@@ -297,7 +300,8 @@
 //!
 //! # Moving a queue
 //!
-//! Message by message: published with confirms where it goes, acknowledged where it was. If it is interrupted, one message may be in both, and none is lost.
+//! Message by message: published with confirms where it goes, acknowledged where it was. If it is interrupted, one message may be
+//! in both, and none is lost.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]

@@ -2,9 +2,9 @@
 //!
 //! # Coming back
 //!
-//! [`Supervisor::run`](crate::Supervisor::run) opens a connection and runs your code on it. After a loss it waits, opens another one, and
-//! runs your code again, whole. Nothing is recorded: queues, bindings, consumers and the prefetch limit are there again because the code that makes
-//! them runs again.
+//! [`Supervisor::run`](crate::Supervisor::run) opens a connection and runs your code on it. After a loss it waits, opens another
+//! one, and runs your code again, whole. Nothing is recorded: queues, bindings, consumers and the prefetch limit are there again
+//! because the code that makes them runs again.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]
@@ -38,17 +38,18 @@
 //! # fn main() {}
 //! ```
 //!
-//! What is mended: a lost connection, a broker that shuts down, a timeout, a consumer that the broker cancelled because its queue was
-//! deleted or its node went. What comes out at once, since it will be the same next time: a refused login, 403, 406, a wrong argument, an error of
-//! your own. [`Error::is_retryable`](crate::Error::is_retryable) is the rule.
+//! What is mended: a lost connection, a broker that shuts down, a timeout, a consumer that the broker cancelled because its queue
+//! was deleted or its node went. What comes out at once, since it will be the same next time: a refused login, 403, 406, a wrong
+//! argument, an error of your own. [`Error::is_retryable`](crate::Error::is_retryable) is the rule.
 //!
-//! **After a loss the broker delivers again what was not acknowledged**, also what you had finished: make the work such that doing it twice does no
-//! harm. A handle or a delivery tag of a former connection stays dead: each call fails and sends nothing.
+//! **After a loss the broker delivers again what was not acknowledged**, also what you had finished: make the work such that
+//! doing it twice does no harm. A handle or a delivery tag of a former connection stays dead: each call fails and sends nothing.
 //!
 //! # Ending
 //!
-//! A [`Stop`](crate::Stop) ends all that a supervisor runs, from any thread, and waits for nothing itself. The message in hand is finished and
-//! acknowledged, and what was prefetched goes back to its queue. With the crate `ctrlc`, feature `termination` (so that `SIGTERM` counts, too):
+//! A [`Stop`](crate::Stop) ends all that a supervisor runs, from any thread, and waits for nothing itself. The message in hand is
+//! finished and acknowledged, and what was prefetched goes back to its queue. With the crate `ctrlc`, feature `termination` (so
+//! that `SIGTERM` counts, too):
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -75,7 +76,8 @@
 //!
 //! # Long work
 //!
-//! Heartbeats are sent and read by threads of the connection's own, so a callback may take an hour; `heartbeat(0)` is not needed. Two limits of the broker's
-//! remain: set a [prefetch limit](super::prefetch), and mind `consumer_timeout`, 30 minutes unless configured otherwise. A message that is held for longer makes
-//! RabbitMQ close the channel (406), and from 4.3 on cancel the consumer, of quorum queues only. For longer work acknowledge first and keep the task
-//! elsewhere, or let the broker's operator raise the limit.
+//! Heartbeats are sent and read by threads of the connection's own, so a callback may take an hour; `heartbeat(0)` is not needed.
+//! Two limits of the broker's remain: set a [prefetch limit](super::prefetch), and mind `consumer_timeout`, 30 minutes unless
+//! configured otherwise. A message that is held for longer makes RabbitMQ close the channel (406), and from 4.3 on cancel the
+//! consumer, of quorum queues only. For longer work acknowledge first and keep the task elsewhere, or let the broker's operator
+//! raise the limit.

@@ -8,9 +8,10 @@
 //! haypile = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! `haypile::testing::Broker::start` takes a millisecond and a port of its own, so every test has its own broker, and all run side by side. To a program it
-//! looks like RabbitMQ: the same refusals, codes and texts, dead letters, expiry, confirms. What it does not have (quorum queues, streams, permissions,
-//! plugins) it refuses, or says at `haypile::testing`; test that against a real one (`scripts/with-broker cargo test`).
+//! `haypile::testing::Broker::start` takes a millisecond and a port of its own, so every test has its own broker, and all run
+//! side by side. To a program it looks like RabbitMQ: the same refusals, codes and texts, dead letters, expiry, confirms. What it
+//! does not have (quorum queues, streams, permissions, plugins) it refuses, or says at `haypile::testing`; test that against a
+//! real one (`scripts/with-broker cargo test`).
 //!
 //! # A test
 //!

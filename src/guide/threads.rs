@@ -1,11 +1,14 @@
 //! Many threads, and which of them runs what.
 //!
-//! [`Connection`](crate::Connection) and [`Channel`](crate::Channel) are cheap clones, `Send + Sync`: any thread may call any method at any time. There is no need for
-//! `add_callback_threadsafe`, which pika's users know as the one method that another thread may call.
+//! [`Connection`](crate::Connection) and [`Channel`](crate::Channel) are cheap clones, `Send + Sync`: any thread may call any
+//! method at any time. There is no need for `add_callback_threadsafe`, which pika's users know as the one method that another
+//! thread may call.
 //!
-//! * **Callbacks run on the thread that is inside** `start_consuming`, `process_data_events`, `sleep` or the iterator, and on no other. If no thread is, no callback runs.
+//! * **Callbacks run on the thread that is inside** `start_consuming`, `process_data_events`, `sleep` or the iterator, and on no
+//!   other. If no thread is, no callback runs.
 //! * A connection has two threads of its own, which read, write and send heartbeats. They run none of your code.
-//! * A channel for each thread is the simplest rule, since a channel's error closes it for all who share it, and confirms and transactions belong to the channel.
+//! * A channel for each thread is the simplest rule, since a channel's error closes it for all who share it, and confirms and
+//!   transactions belong to the channel.
 //!
 //! # A producer and a consumer on one connection
 //!
@@ -55,7 +58,8 @@
 //!
 //! # Work in many threads, acknowledged from there
 //!
-//! The messages come in one thread, and a pool works on them. An ack may be given from any thread, in any order, on the channel on which the message came.
+//! The messages come in one thread, and a pool works on them. An ack may be given from any thread, in any order, on the channel
+//! on which the message came.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]
@@ -108,5 +112,6 @@
 //!
 //! * The order in which one thread publishes on one channel is kept. Between threads there is none but what you make.
 //! * After a `fork` the child has no connection: each call there says so, and the parent's is left alone.
-//! * [`Connection::update_secret`](crate::Connection::update_secret), [`Channel::close`](crate::Channel::close) and the like may be called beside a running `start_consuming`, which then ends and says why.
+//! * [`Connection::update_secret`](crate::Connection::update_secret), [`Channel::close`](crate::Channel::close) and the like may be
+//!   called beside a running `start_consuming`, which then ends and says why.
 //! * Calls from many threads may wait for the broker at the same time, also on one channel.

@@ -37,9 +37,11 @@
 //! # fn main() {}
 //! ```
 //!
-//! * **Verification is on** unless a `danger_…` setter turns it off, which is logged as a warning. Whether a certificate has been revoked is not checked.
+//! * **Verification is on** unless a `danger_…` setter turns it off, which is logged as a warning. Whether a certificate has been
+//!   revoked is not checked.
 //! * A key with a passphrase must be decrypted first: `openssl pkey -in encrypted.key -out client.key`.
-//! * What goes wrong is [`Error::Tls`](crate::Error::Tls): host and port, the cause in plain words, what to do about it. Certificates do not mend themselves, so it is
-//!   not retried, unless the stream only ended.
+//! * What goes wrong is [`Error::Tls`](crate::Error::Tls): host and port, the cause in plain words, what to do about it.
+//!   Certificates do not mend themselves, so it is not retried, unless the stream only ended.
 //! * Without the feature an `amqps://` URL is refused with an error that says so.
-//! * [`Connection::open_stream`](crate::Connection::open_stream) takes any other two-way stream: a proxy, a tunnel, a Unix socket, and TLS inside of it if asked for.
+//! * [`Connection::open_stream`](crate::Connection::open_stream) takes any other two-way stream: a proxy, a tunnel, a Unix socket,
+//!   and TLS inside of it if asked for.
