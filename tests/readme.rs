@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use haypile::{BasicProperties, Connection, QueueDeclare};
 
 const ENGLISH: &str = include_str!("../README.md");
+const CHINESE: &str = include_str!("../README.zh-CN.md");
 
 /// Includes a program and makes its `main` callable.
 macro_rules! program {
@@ -27,20 +28,39 @@ program!(first, "readme/first.rs", haypile::Result<()>);
 program!(survive, "readme/survive.rs", Result<(), Box<dyn std::error::Error>>);
 program!(reliable, "readme/reliable.rs", haypile::Result<()>);
 
+program!(first_zh, "readme/zh/first.rs", haypile::Result<()>);
+program!(
+    survive_zh,
+    "readme/zh/survive.rs",
+    Result<(), Box<dyn std::error::Error>>
+);
+program!(reliable_zh, "readme/zh/reliable.rs", haypile::Result<()>);
+program!(delay_zh, "readme/zh/delay.rs", haypile::Result<()>);
+
 /// Its test runs as one of this file's.
 #[cfg(feature = "testing")]
 #[path = "readme/testing.rs"]
 mod testing;
+#[cfg(feature = "testing")]
+#[path = "readme/zh/testing.rs"]
+mod testing_zh;
 
 #[path = "readme/table.rs"]
 mod table;
 
 /// What a block of code may be.
-const FILES: [&str; 4] = [
+const IN_ENGLISH: [&str; 4] = [
     include_str!("readme/first.rs"),
     include_str!("readme/survive.rs"),
     include_str!("readme/reliable.rs"),
     include_str!("readme/testing.rs"),
+];
+const IN_CHINESE: [&str; 5] = [
+    include_str!("readme/zh/first.rs"),
+    include_str!("readme/zh/survive.rs"),
+    include_str!("readme/zh/reliable.rs"),
+    include_str!("readme/zh/delay.rs"),
+    include_str!("readme/zh/testing.rs"),
 ];
 
 /// Names the program that a process is to play.
@@ -56,6 +76,10 @@ fn program() {
         "first" => first::run().unwrap(),
         "survive" => survive::run().unwrap(),
         "reliable" => reliable::run().unwrap(),
+        "first_zh" => first_zh::run().unwrap(),
+        "survive_zh" => survive_zh::run().unwrap(),
+        "reliable_zh" => reliable_zh::run().unwrap(),
+        "delay_zh" => delay_zh::run().unwrap(),
         _ => panic!("there is no program {name}"),
     }
 }
@@ -127,7 +151,7 @@ impl Drop for Place {
         let Ok(connection) = Connection::open(self.url.as_str()) else {
             return;
         };
-        for queue in ["task_queue", "orders"] {
+        for queue in ["task_queue", "task_queue.2s", "orders"] {
             if let Ok(channel) = connection.channel() {
                 let _ = channel.queue_delete(queue);
             }
@@ -139,24 +163,27 @@ impl Drop for Place {
 fn the_programs_run() {
     support::bounded_by(std::time::Duration::from_secs(120), || {
         let place = Place::new();
-        assert_eq!(
-            place.run("first"),
-            [
-                " [x] sent dig",
-                " [x] sent plant",
-                " [x] sent water",
-                " [x] received dig",
-                " [x] received plant",
-                " [x] received water",
-                " [*] Cancelled",
-            ]
-        );
-        let reliable = [" [x] the broker has them all; sent again: 0"];
-        assert_eq!(place.run("reliable"), reliable);
-        let connection = Connection::open(place.url.as_str()).unwrap();
-        let channel = connection.channel().unwrap();
-        assert_eq!(channel.queue_purge("orders").unwrap(), 10_000);
-        survives_and_ends(&place, "survive");
+        for language in ["", "_zh"] {
+            assert_eq!(
+                place.run(&format!("first{language}")),
+                [
+                    " [x] sent dig",
+                    " [x] sent plant",
+                    " [x] sent water",
+                    " [x] received dig",
+                    " [x] received plant",
+                    " [x] received water",
+                    " [*] Cancelled",
+                ]
+            );
+            let reliable = [" [x] the broker has them all; sent again: 0"];
+            assert_eq!(place.run(&format!("reliable{language}")), reliable);
+            let connection = Connection::open(place.url.as_str()).unwrap();
+            let channel = connection.channel().unwrap();
+            assert_eq!(channel.queue_purge("orders").unwrap(), 10_000);
+            survives_and_ends(&place, &format!("survive{language}"));
+        }
+        assert_eq!(place.run("delay_zh"), [" [x] 两秒之后"]);
     });
 }
 
@@ -208,11 +235,8 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_block_of_code_is_compiled_here() {
-    let found = blocks(ENGLISH, "rust");
-    assert_eq!(found.len(), FILES.len());
-    for block in found {
-        assert!(FILES.contains(&block), "this block is in no file:\n{block}");
-    }
+    assert_eq!(blocks(ENGLISH, "rust"), IN_ENGLISH);
+    assert_eq!(blocks(CHINESE, "rust"), IN_CHINESE);
 }
 
 /// Text without what layout adds.
@@ -225,17 +249,49 @@ fn squeezed(text: &str) -> String {
 fn what_the_table_names_compiles() {
     let _ = table::right_column;
     let compiled = squeezed(include_str!("readme/table.rs"));
-    let mut rows = 0;
-    for line in ENGLISH.lines() {
-        let Some(row) = line.strip_prefix("| `") else {
-            continue;
-        };
-        let right = row.split(" | ").nth(1).expect("two columns");
-        let right = right.replace("\\|", "|");
-        for code in right.split('`').skip(1).step_by(2) {
-            rows += 1;
-            assert!(compiled.contains(&squeezed(code)), "not compiled: {code}");
+    for readme in [ENGLISH, CHINESE] {
+        let mut rows = 0;
+        for line in readme
+            .lines()
+            .filter(|line| line.contains("::") || line.contains("channel."))
+        {
+            let Some(row) = line.strip_prefix("| `") else {
+                continue;
+            };
+            let right = row.split(" | ").nth(1).expect("two columns");
+            let right = right.replace("\\|", "|");
+            for code in right.split('`').skip(1).step_by(2) {
+                rows += 1;
+                assert!(compiled.contains(&squeezed(code)), "not compiled: {code}");
+            }
+        }
+        assert!(rows > 25, "{rows}");
+    }
+}
+
+/// What a reader is sent to is there, and each example is one that can be run.
+#[test]
+fn what_the_readmes_name_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for readme in [ENGLISH, CHINESE] {
+        for link in readme.split("](").skip(1) {
+            let path = link.split(')').next().unwrap();
+            assert!(root.join(path).exists(), "{path}");
+        }
+        for command in readme.split("--example ").skip(1) {
+            let name: String = command
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                .collect();
+            let path = format!("examples/{name}.rs");
+            assert!(root.join(&path).exists(), "{path}");
+        }
+        for script in readme.split("scripts/").skip(1) {
+            let name: String = script
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '-')
+                .collect();
+            assert!(root.join("scripts").join(&name).exists(), "scripts/{name}");
         }
     }
-    assert!(rows > 25, "{rows}");
 }

@@ -1,0 +1,45 @@
+use std::time::Duration;
+
+use haypile::testing::Broker;
+use haypile::{BasicNack, Channel, ConnectionParameters, QueueDeclare, Result};
+
+/// 被测代码：读不懂的任务进入 `failed` 队列。
+fn set_up(channel: &Channel) -> Result<()> {
+    channel.queue_declare("failed")?;
+    channel.queue_declare(
+        QueueDeclare::new("tasks")
+            .argument("x-dead-letter-exchange", "")
+            .argument("x-dead-letter-routing-key", "failed"),
+    )?;
+    channel.basic_consume(
+        "tasks",
+        |channel, method, _properties, body| match std::str::from_utf8(&body)
+            .ok()
+            .and_then(|text| text.parse::<u32>().ok())
+        {
+            Some(_) => channel.basic_ack(method.delivery_tag),
+            None => channel.basic_nack(BasicNack::new(method.delivery_tag).requeue(false)),
+        },
+    )?;
+    Ok(())
+}
+
+#[test]
+fn bad_tasks_are_kept() -> Result<()> {
+    let broker = Broker::start()?; // 一毫秒启动，什么都不用装
+    let connection = broker.connect(ConnectionParameters::default())?;
+    let channel = connection.channel()?;
+    set_up(&channel)?;
+    channel.basic_publish("", "tasks", "12")?;
+    channel.basic_publish("", "tasks", "twelve")?;
+    while broker.queue("failed").unwrap().messages.is_empty() {
+        connection.process_data_events(Duration::from_secs(5))?;
+    }
+    assert_eq!(broker.queue("failed").unwrap().bodies(), ["twelve"]);
+
+    broker.connections()[0].cut(); // 真实环境里难得一见的断线，这里一句话
+    assert!(connection
+        .process_data_events(Duration::from_secs(5))
+        .is_err());
+    Ok(())
+}
