@@ -39,12 +39,18 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// What was published or acknowledged just before the process ends is written first, also if the handles are in statics or
 /// were forgotten, and whichever thread it came from: when `main` returns or panics, and when a thread calls
-/// [`std::process::exit`], in a callback for instance. The end waits for that for two seconds at most, and in `main` and in
-/// callbacks also until the broker has handled it, since RabbitMQ discards what it has not handled when a stream ends. (A
-/// thread that ends cannot know whether the process ends with it: it has everything written, and waits for up to 5 ms.)
+/// [`std::process::exit`], in a callback or outside. The end waits until the broker has handled it, since RabbitMQ discards
+/// what it has not handled when a stream ends: normally for less than a millisecond, and for two seconds at most. A broker that
+/// is further behind, as beside a thread that publishes without a pause, may still lose what it had not handled by then; so may
+/// one that takes nothing because of an alarm.
 ///
-/// Not protected: `abort` (a panic with `panic = "abort"`, too), a signal that kills, and an end by a thread that has never
-/// used this crate while others are at work: what they sent last may be lost, a whole burst included; and a thread of its own that calls `exit` outside a callback waits those 5 ms only. The protection rests on
+/// A thread that ends cannot know whether the process ends with it. So after publishing or acknowledging each thread's end waits
+/// as well, for one second at most, but not while the broker has blocked the connection or more than 4 MiB of messages wait
+/// for the program. A thread for each message costs one round trip each.
+///
+/// Not protected: `abort` (a panic with `panic = "abort"`, too); a signal that kills; and **the end of a `main` that never used
+/// a connection while other threads have just published**: most such runs lose what was sent last, a whole burst included. Any
+/// call on a handle in the main thread protects, before or after, and so does joining the threads. The protection rests on
 /// destructors of thread-local values, which run at the end of the process on Linux with glibc; elsewhere they may not.
 /// [`close`](Connection::close) is certain everywhere, and says what came of it.
 ///

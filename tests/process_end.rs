@@ -3,7 +3,13 @@
 //! Each case is a program of its own: this one again, told by the environment which part to play. So it has no harness of
 //! tests; arguments name the cases to run.
 
+#[cfg(feature = "tls")]
+#[path = "support/broker.rs"]
+mod broker;
 mod support;
+#[cfg(feature = "tls")]
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::process::{Command, Stdio};
 use std::sync::{mpsc, OnceLock};
@@ -29,7 +35,7 @@ enum Expected {
     Acknowledged(u32),
 }
 
-const CASES: &[(&str, Part, Expected, i32)] = &[
+const CASES: &[Case] = &[
     (
         "exit_after_a_publish",
         exit_after_a_publish,
@@ -81,6 +87,36 @@ const CASES: &[(&str, Part, Expected, i32)] = &[
     (
         "a_thread_that_exits",
         a_thread_that_exits,
+        Expected::Arrived(5),
+        3,
+    ),
+    (
+        "a_thread_that_exits_after_a_burst",
+        a_thread_that_exits_after_a_burst,
+        Expected::Arrived(2000),
+        3,
+    ),
+    (
+        "a_thread_that_exits_with_many_channels",
+        a_thread_that_exits_with_many_channels,
+        Expected::Arrived(40),
+        3,
+    ),
+    (
+        "a_thread_that_exits_after_others_have_ended",
+        a_thread_that_exits_after_others_have_ended,
+        Expected::Arrived(20),
+        3,
+    ),
+    (
+        "a_thread_that_exits_after_an_ack",
+        a_thread_that_exits_after_an_ack,
+        Expected::Acknowledged(1),
+        3,
+    ),
+    (
+        "a_thread_that_exits_having_dropped_its_channel",
+        a_thread_that_exits_having_dropped_its_channel,
         Expected::Arrived(5),
         3,
     ),
@@ -208,6 +244,61 @@ fn a_thread_that_exits(url: &str, queue: &str) {
     }
 }
 
+/// Runs something on a thread of its own, which ends the process outside any callback.
+fn exit_in_a_thread(run: impl FnOnce() + Send + 'static) {
+    thread::spawn(move || {
+        run();
+        std::process::exit(3);
+    });
+    loop {
+        thread::park();
+    }
+}
+
+fn a_thread_that_exits_after_a_burst(url: &str, queue: &str) {
+    let (url, queue) = (url.to_owned(), queue.to_owned());
+    exit_in_a_thread(move || publish(&open(&url), &queue, 2000));
+}
+
+fn a_thread_that_exits_with_many_channels(url: &str, queue: &str) {
+    let connection = Connection::open(url).unwrap();
+    let channels: Vec<_> = (0..20).map(|_| connection.channel().unwrap()).collect();
+    let queue = queue.to_owned();
+    exit_in_a_thread(move || {
+        for channel in channels.iter().chain(&channels) {
+            publish(channel, &queue, 1);
+        }
+    });
+}
+
+/// The broker has confirmed for other threads that it has handled all; what came after that counts.
+fn a_thread_that_exits_after_others_have_ended(url: &str, queue: &str) {
+    let channel = open(url);
+    for _ in 0..5 {
+        let (channel, queue) = (channel.clone(), queue.to_owned());
+        let thread = thread::spawn(move || publish(&channel, &queue, 2));
+        thread.join().unwrap();
+    }
+    let queue = queue.to_owned();
+    exit_in_a_thread(move || publish(&channel, &queue, 10));
+}
+
+fn a_thread_that_exits_after_an_ack(url: &str, queue: &str) {
+    let channel = open(url);
+    let (method, _, _) = channel.basic_get(queue).unwrap().unwrap();
+    exit_in_a_thread(move || channel.basic_ack(method.delivery_tag).unwrap());
+}
+
+fn a_thread_that_exits_having_dropped_its_channel(url: &str, queue: &str) {
+    let connection = Connection::open(url).unwrap();
+    let kept = connection.clone();
+    let queue = queue.to_owned();
+    exit_in_a_thread(move || {
+        publish(&connection.channel().unwrap(), &queue, 5);
+    });
+    drop(kept);
+}
+
 /// The main thread never touches the connection.
 fn a_thread_that_main_joins(url: &str, queue: &str) {
     let (url, queue) = (url.to_owned(), queue.to_owned());
@@ -290,7 +381,10 @@ fn start(part: &str, url: &str, queue: &str) -> std::process::Child {
 /// How often each case is run: what is lost is lost now and then.
 const ROUNDS: u32 = 12;
 
-fn check(channel: &Channel, (name, _, expected, code): &(&str, Part, Expected, i32)) {
+type Case = (&'static str, Part, Expected, i32);
+
+/// The programs connect to the broker by this URL.
+fn check(channel: &Channel, url: &str, (name, _, expected, code): &Case) {
     let mut fixture = Fixture::new();
     let queue = fixture.queue("end");
     channel.queue_declare(QueueDeclare::new(&queue)).unwrap();
@@ -302,7 +396,7 @@ fn check(channel: &Channel, (name, _, expected, code): &(&str, Part, Expected, i
             }
             assert_message_count(channel, &queue, 10);
         }
-        let mut program = start(name, &support::url(), &queue);
+        let mut program = start(name, url, &queue);
         let status = program.wait().unwrap();
         assert_eq!(status.code(), Some(*code), "{name}");
         match expected {
@@ -317,6 +411,39 @@ fn check(channel: &Channel, (name, _, expected, code): &(&str, Part, Expected, i
                 let expected = (*count < 10).then(|| count.to_string());
                 assert_eq!(next, expected, "{name}");
             }
+        }
+    }
+}
+
+/// The same over TLS, where what has gathered passes through another buffer.
+#[cfg(feature = "tls")]
+fn check_over_tls(channel: &Channel, is_asked: impl Fn(&str) -> bool) {
+    let authority = tls::Authority::new("haypile's tests");
+    let folder = broker::Folder::new();
+    let file = folder.write("ca.pem", &authority.pem());
+    let config = tls::server_config(
+        &authority.server(&["localhost"]),
+        None,
+        &[&rustls::version::TLS13],
+    );
+    let server = tls::Server::start(config, Some(support::broker_address()));
+    let url = support::url_through(server.address())
+        .replacen("amqp://", "amqps://", 1)
+        .replacen("127.0.0.1", "localhost", 1);
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{separator}cacertfile={file}");
+    let cases = [
+        "exit_after_50_publishes",
+        "exit_after_a_large_body",
+        "a_channel_in_a_static",
+        "a_thread_that_exits_after_a_burst",
+        "exit_after_an_ack",
+    ];
+    for case in CASES.iter().filter(|(name, ..)| cases.contains(name)) {
+        let name = format!("{}_over_tls", case.0);
+        if is_asked(&name) {
+            check(channel, &url, case);
+            println!("test {name} ... ok");
         }
     }
 }
@@ -363,9 +490,11 @@ fn main() {
     }
     let channel = channel();
     for case in CASES.iter().filter(|(name, ..)| is_asked(name)) {
-        check(&channel, case);
+        check(&channel, &support::url(), case);
         println!("test {} ... ok", case.0);
     }
+    #[cfg(feature = "tls")]
+    check_over_tls(&channel, is_asked);
     if is_asked("the_wait_is_bounded") {
         check_that_the_wait_is_bounded();
         println!("test the_wait_is_bounded ... ok");

@@ -71,8 +71,9 @@ impl Channel {
     ///
     /// The exchange `""` is the default exchange, whose routing keys are names of queues. Without confirms this only hands
     /// the message to the connection, which sends it within a few milliseconds; a mistake such as a missing exchange closes
-    /// the channel later. After [`confirm_delivery`](Channel::confirm_delivery) it waits until the broker has taken the message. For
-    /// many messages with confirms, see [`publisher`](Channel::publisher).
+    /// the channel later. What the end of the process means for it, and which ends lose it, is told at
+    /// [`Connection`](crate::Connection#the-end-of-the-process). After [`confirm_delivery`](Channel::confirm_delivery) it waits
+    /// until the broker has taken the message. For many messages with confirms, see [`publisher`](Channel::publisher).
     ///
     /// # Errors
     /// [`Error::ShortStringTooLong`] for a name over 255 bytes (nothing is sent then); [`Error::Nack`] and

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::exit::{Gathering, Rest};
+use super::exit::{Ending, Gathering, Rest};
 use super::link::{Interest, Link, Shared};
 use super::sync::{after, Instant};
 use crate::error::{Source, StreamLost, FATE_UNKNOWN};
+use crate::protocol::connection::HELD_BOUND;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::Error;
@@ -15,8 +16,8 @@ use crate::Error;
 /// How long anything that still needs the broker's reply may wait after a stop: cancelling a consumer, closing.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// Nothing is asked of the broker about what was written longer ago than this: it has had its time.
-const HANDLED_AFTER: Duration = Duration::from_secs(1);
+/// How long the end of a thread leaves the broker to handle what was written last, where its reply cannot be waited for.
+const GRACE: Duration = Duration::from_millis(5);
 
 /// What a close has waited for that the broker has not confirmed.
 const CLOSE_OK: &str =
@@ -182,70 +183,115 @@ impl Link {
         self.act_on_changes(shared);
     }
 
-    /// Requests something of the broker on each open channel that has no effect, and whose reply means that the channel has
-    /// handled all that came before. Returns the calls.
-    fn ask_all_channels(&self) -> Vec<(usize, u64)> {
-        let mut shared = self.lock();
-        let mut calls = Vec::new();
-        for (place, number) in shared.session.open_channels() {
-            let asked = self.outgoing.append_call(|out| {
+    /// Why a thread that may be all that ends does not wait for the broker's reply: the broker takes nothing at present, or the
+    /// reply would come only behind what waits for the program.
+    fn is_asked_in_vain(&self, shared: &Shared) -> bool {
+        shared.session.blocked.is_some()
+            || shared.session.undelivered > HELD_BOUND
+            || shared.asked_in_vain == Some(shared.last_bytes)
+    }
+
+    /// Requests something of the broker that has no effect, on each channel where it may not have handled all: its reply means
+    /// that it has.
+    fn ask_on_channels(&self, shared: &mut Shared) -> Vec<Asked> {
+        let mut asked = Vec::new();
+        for (slot, number) in shared.session.open_channels() {
+            let position = self.outgoing.append_if_unhandled(number, |out| {
                 let method = Method::ChannelFlow { active: true };
                 frame::write_method(&mut out.bytes, number, &method).map_err(Error::unsendable)
             });
-            if asked.is_ok() {
-                calls.push((place, shared.session.add_call(place, (20, 21))));
+            if let Some(position) = position {
+                asked.push(Asked {
+                    slot,
+                    number,
+                    call: shared.session.add_call(slot, (20, 21)),
+                    position,
+                });
             }
         }
-        calls
+        asked
     }
+
+    /// Waits until all that was asked is replied to, and until each channel that is being closed is closed, which says as much.
+    fn wait_for_handled(&self, mut asked: Vec<Asked>, ending: Ending, deadline: Instant) {
+        let mut closing = self.lock().session.closing_channels();
+        let interest = match ending {
+            Ending::Process => Interest::connection(),
+            // Once too much waits for the program, nothing more is read for this.
+            Ending::Thread => Interest::idle(),
+        };
+        let mut gave_up = false;
+        let handled = self.wait(interest, Some(deadline), |shared| {
+            asked.retain(|asked| match shared.session.channel(asked.slot) {
+                Some(channel) if channel.gate.end().is_none() => {
+                    let reply = channel.take_answer(asked.call);
+                    if reply.is_some() {
+                        self.outgoing.note_handled(asked.number, asked.position);
+                    }
+                    reply.is_none()
+                }
+                _ => false,
+            });
+            if !closing.is_empty() {
+                let still = shared.session.closing_channels();
+                closing.retain(|gate| still.iter().any(|other| Arc::ptr_eq(gate, other)));
+            }
+            gave_up = ending == Ending::Thread && self.is_asked_in_vain(shared);
+            (gave_up || asked.is_empty() && closing.is_empty()).then_some(())
+        });
+        let mut shared = self.lock();
+        if handled.is_none() {
+            shared.asked_in_vain = Some(shared.last_bytes);
+        }
+        for asked in &asked {
+            if let Some(channel) = shared.session.channel(asked.slot) {
+                channel.forget_call(asked.call);
+            }
+        }
+        drop(shared);
+        if gave_up {
+            if let Some(target) = self.outgoing.hurry() {
+                self.outgoing.wait_until_written(target, deadline);
+            }
+            let until = self.outgoing.last_write() + GRACE;
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        } else if handled.is_none() && ending == Ending::Process {
+            let unsent = self.outgoing.unsent();
+            log::warn!(
+                "{}: the process ends, and the broker has not handled everything; {unsent} bytes are not sent",
+                self.address
+            );
+        }
+    }
+}
+
+/// What the broker was asked on one channel.
+struct Asked {
+    slot: usize,
+    number: u16,
+    call: u64,
+    /// How much had been appended when it was asked.
+    position: u64,
 }
 
 /// What the end of a thread or of the process asks of a connection.
 impl Gathering for Link {
-    fn write(self: Arc<Self>) -> Option<Rest> {
-        let target = self.outgoing.hurry()?;
-        Some(Box::new(move |deadline| {
-            self.outgoing.wait_until_written(target, deadline);
-        }))
-    }
-
-    fn write_and_confirm(self: Arc<Self>) -> Option<Rest> {
-        if self.outgoing.hurry().is_none() && self.last_write().elapsed() > HANDLED_AFTER {
-            return None;
-        }
-        let mut calls = self.ask_all_channels();
-        // A channel that is being closed cannot be asked, but its close-ok says as much.
-        let mut closing = self.lock().session.closing_channels();
-        self.outgoing.hurry();
-        Some(Box::new(move |deadline| {
-            let confirmed = self.wait(Interest::connection(), Some(deadline), |shared| {
-                calls.retain(|(place, call)| match shared.session.channel(*place) {
-                    Some(channel) if channel.gate.end().is_none() => {
-                        channel.take_answer(*call).is_none()
-                    }
-                    _ => false,
-                });
-                if !closing.is_empty() {
-                    let still = shared.session.closing_channels();
-                    closing.retain(|gate| still.iter().any(|other| Arc::ptr_eq(gate, other)));
-                }
-                (calls.is_empty() && closing.is_empty()).then_some(())
-            });
-            if confirmed.is_none() {
-                let unsent = self.outgoing.unsent();
-                log::warn!(
-                    "{}: the process ends, and the broker has not handled everything; {unsent} bytes are not sent",
-                    self.address
-                );
-            }
-        }))
-    }
-
-    fn last_write(&self) -> Instant {
-        self.outgoing.last_write()
-    }
-
     fn process(&self) -> u32 {
         self.process.id()
+    }
+
+    fn may_have_unhandled(&self) -> bool {
+        self.outgoing.may_have_unhandled() || !self.lock().session.closing_channels().is_empty()
+    }
+
+    fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> Rest {
+        let mut shared = self.lock();
+        let asked = match ending == Ending::Thread && self.is_asked_in_vain(&shared) {
+            true => Vec::new(),
+            false => self.ask_on_channels(&mut shared),
+        };
+        drop(shared);
+        self.outgoing.hurry();
+        Box::new(move |deadline| self.wait_for_handled(asked, ending, deadline))
     }
 }

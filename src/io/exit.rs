@@ -1,4 +1,4 @@
-//! The end of a thread or of the process: what has gathered by then is written first.
+//! The end of a thread or of the process: what has gathered by then is written first, and the broker handles it.
 //!
 //! What nobody waits for is gathered, and written a little later by the writer thread, which would be too late if the process
 //! ended in between. The standard library has no hook for the end of a process, but it runs the destructors of the ending
@@ -7,9 +7,11 @@
 //! connection, by whatever thread.
 //!
 //! That alone is not enough. RabbitMQ ends a connection's channels when it sees the end of the stream, also if they have not
-//! handled all that came before: of 50 messages written just before the end it may lose most. So where it is certain that
-//! the process ends, the broker is asked for something on each channel, and its answer is waited for. A thread that ends,
-//! but may only be that, waits for `GRACE` instead.
+//! handled all that came before: of 50 messages written just before the end it may lose most. So the broker is asked for
+//! something on each channel on which something was sent that it may not have handled, and its answer is waited for.
+//!
+//! A thread that ends does not know whether the process ends with it. So it waits as well, but not as long, and neither while
+//! the broker takes nothing nor while too much waits for the program: the answer would come only behind that.
 
 use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
@@ -18,28 +20,33 @@ use std::time::Duration;
 
 use super::sync::Instant;
 
-/// How long the end of a thread may be held up in all.
+/// How long the end of the process may be held up in all.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a thread's end leaves the broker to handle what was written last, if the process might end with it.
-const GRACE: Duration = Duration::from_millis(5);
+/// The same for the end of a thread that may be no more than that.
+const THREAD_LIMIT: Duration = Duration::from_secs(1);
+
+/// Whether the process ends, as far as a thread's destructors can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Process,
+    /// The thread ends, and perhaps the process with it.
+    Thread,
+}
 
 /// What is still to be waited for.
 pub(crate) type Rest = Box<dyn FnOnce(Instant) + Send>;
 
 /// A connection, as far as the end of a thread concerns it.
 pub(crate) trait Gathering: Send + Sync {
-    /// Has everything written that has gathered.
-    fn write(self: Arc<Self>) -> Option<Rest>;
-
-    /// The same, and has the broker confirm that it has handled what was sent.
-    fn write_and_confirm(self: Arc<Self>) -> Option<Rest>;
-
-    /// When the last bytes were written.
-    fn last_write(&self) -> Instant;
-
     /// The process that opened it.
     fn process(&self) -> u32;
+
+    /// Whether something was handed over that the broker may not have handled.
+    fn may_have_unhandled(&self) -> bool;
+
+    /// Has everything written, and asks the broker whether it has handled it.
+    fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> Rest;
 }
 
 static CONNECTIONS: Mutex<Vec<Weak<dyn Gathering>>> = Mutex::new(Vec::new());
@@ -65,10 +72,13 @@ pub(crate) fn register(connection: Weak<dyn Gathering>) {
     }
 }
 
-struct Guard;
+struct Guard {
+    /// The thread belongs to this crate: the program cannot end with it.
+    is_own: Cell<bool>,
+}
 
 thread_local! {
-    static GUARD: Guard = const { Guard };
+    static GUARD: Guard = const { Guard { is_own: Cell::new(false) } };
     /// How many calls of this thread are running callbacks. It cannot end in one unless the process ends.
     static CALLING_BACK: Cell<usize> = const { Cell::new(0) };
 }
@@ -95,9 +105,17 @@ pub(crate) fn guard_thread() -> bool {
     cfg!(all(test, shuttle)) || GUARD.try_with(|_| ()).is_ok()
 }
 
+/// This thread is one of the crate's own: its end waits for nothing.
+pub(crate) fn exempt_thread() {
+    let _ = GUARD.try_with(|guard| guard.is_own.set(true));
+}
+
 impl Drop for Guard {
     /// Must not panic, and must not log: a logger may have lost its own `thread_local!`s by now.
     fn drop(&mut self) {
+        if self.is_own.get() {
+            return;
+        }
         // A forked child has its parent's connections, and must not touch them.
         let process = std::process::id();
         let Some(mut connections) = connections().map(|known| {
@@ -106,36 +124,26 @@ impl Drop for Guard {
         }) else {
             return;
         };
-        connections.retain(|connection| connection.process() == process);
+        connections.retain(|it| it.process() == process && it.may_have_unhandled());
         if connections.is_empty() {
             return;
         }
-        let deadline = Instant::now() + LIMIT;
         let is_main = thread::current().name() == Some("main");
-        if is_main || is_in_callbacks() {
-            elsewhere(deadline, move || {
-                wait_for_all(connections, Gathering::write_and_confirm, deadline);
-            });
-            return;
-        }
-        wait_for_all(connections.clone(), Gathering::write, deadline);
-        let written = connections.iter().map(|it| it.last_write()).max();
-        let left = written.map(|at| (at + GRACE).saturating_duration_since(Instant::now()));
-        if let Some(left) = left.filter(|left| !left.is_zero()) {
-            thread::sleep(left);
-        }
-    }
-}
-
-/// All are asked before the first is waited for, so that slow peers take their time together.
-fn wait_for_all(
-    connections: Vec<Arc<dyn Gathering>>,
-    ask: fn(Arc<dyn Gathering>) -> Option<Rest>,
-    deadline: Instant,
-) {
-    let asked: Vec<Rest> = connections.into_iter().filter_map(ask).collect();
-    for rest in asked {
-        rest(deadline);
+        let (ending, limit) = match is_main || is_in_callbacks() {
+            true => (Ending::Process, LIMIT),
+            false => (Ending::Thread, THREAD_LIMIT),
+        };
+        let deadline = Instant::now() + limit;
+        elsewhere(deadline, move || {
+            // All are asked before the first is waited for, so that slow peers take their time together.
+            let asked: Vec<Rest> = connections
+                .into_iter()
+                .map(|connection| connection.ask_for_unhandled(ending))
+                .collect();
+            for rest in asked {
+                rest(deadline);
+            }
+        });
     }
 }
 
@@ -146,6 +154,7 @@ fn elsewhere(deadline: Instant, run: impl FnOnce() + Send + 'static) {
     let started = thread::Builder::new()
         .name("haypile-exit".into())
         .spawn(move || {
+            exempt_thread();
             run();
             *tell.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
             tell.1.notify_all();

@@ -50,6 +50,14 @@ impl Interest {
             for_reply: true,
         }
     }
+
+    /// The same for a thread that can do without the reply.
+    pub(crate) fn idle() -> Self {
+        Interest {
+            for_reply: false,
+            ..Interest::connection()
+        }
+    }
 }
 
 impl From<Dispatcher> for Interest {
@@ -88,6 +96,8 @@ pub(crate) struct Shared {
     next_waiter: u64,
     pub(super) blocked_since: Option<Instant>,
     pub(super) last_bytes: Instant,
+    /// What `last_bytes` was when the end of a thread last waited in vain for the broker to handle what was sent.
+    pub(super) asked_in_vain: Option<Instant>,
     /// Why a write failed.
     pub(super) write_error: Option<Arc<io::Error>>,
     /// Threads that run callbacks now.
@@ -99,6 +109,7 @@ impl Shared {
         Shared {
             session,
             last_bytes,
+            asked_in_vain: None,
             reader,
             turns: 0,
             hand_over: false,

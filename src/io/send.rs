@@ -24,7 +24,7 @@ impl Link {
         write: impl FnOnce(&mut Outbox, u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let is_guarded = exit::guard_thread();
-        match self.outgoing.gather(patience, write) {
+        match self.outgoing.gather(channel, patience, write) {
             Ok(false) => {}
             Ok(true) => self.write_gathered(),
             Err(refused) => return Err(self.not_appended(refused, patience, channel)),

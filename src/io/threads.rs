@@ -26,9 +26,10 @@ impl Link {
 
     fn spawn(self: &Arc<Self>, name: &str, run: fn(&Arc<Link>)) -> io::Result<Thread> {
         let link = Arc::clone(self);
-        let handle = thread::Builder::new()
-            .name(name.into())
-            .spawn(move || run(&link))?;
+        let handle = thread::Builder::new().name(name.into()).spawn(move || {
+            exit::exempt_thread();
+            run(&link);
+        })?;
         Ok(handle.thread().clone())
     }
 

@@ -205,9 +205,21 @@ struct State {
     lost: usize,
     /// What had been written when a thread last waited in vain for more to be.
     waited_at: Option<u64>,
+    /// For each channel number, how much had been appended after what was sent on it last without waiting for a reply. 0 when
+    /// the broker is known to have handled that.
+    sent: Vec<u64>,
 }
 
 impl State {
+    #[inline]
+    fn note_sent(&mut self, channel: u16) {
+        let number = usize::from(channel);
+        if number >= self.sent.len() {
+            self.sent.resize(number + 1, 0);
+        }
+        self.sent[number] = self.appended;
+    }
+
     /// Whether the write half is there and has nothing left of an earlier write.
     fn can_write(&self) -> bool {
         self.half.as_ref().is_some_and(|half| half.is_clear())
@@ -292,6 +304,7 @@ impl Outgoing {
                 dead: false,
                 lost: 0,
                 waited_at: None,
+                sent: Vec::new(),
             }),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -313,6 +326,7 @@ impl Outgoing {
     #[inline]
     pub(super) fn gather(
         &self,
+        channel: u16,
         patience: Patience<'_>,
         write: impl FnOnce(&mut Outbox, u64) -> Result<(), Error>,
     ) -> Result<bool, Refused> {
@@ -329,6 +343,7 @@ impl Outgoing {
         self.note_mandatory(&state);
         state.gathered = state.gathered.wrapping_add(1);
         state.appended += (state.outbox.bytes.len() - before) as u64;
+        state.note_sent(channel);
         if state.outbox.bytes.len() >= WRITE_AT && state.can_write() {
             drop(state);
             return match self.process.is_current() {
@@ -415,6 +430,7 @@ impl Outgoing {
         };
         state.appended +=
             (state.outbox.bytes.len() - before + framed_size(body.len(), chunk)) as u64;
+        state.note_sent(channel);
         std::mem::swap(&mut half.batch, &mut state.outbox.bytes);
         state.urgent = false;
         drop(state);
@@ -597,6 +613,40 @@ impl Outgoing {
         drop(state);
         self.work.notify_one();
         Some(target)
+    }
+
+    // ---- what the broker has handled
+
+    /// Whether anything is not written, or not known to be handled by the broker.
+    pub(super) fn may_have_unhandled(&self) -> bool {
+        let state = self.lock();
+        !state.dead && (state.written < state.appended || state.sent.iter().any(|at| *at > 0))
+    }
+
+    /// Appends something on a channel where the broker may not have handled all. Returns how much had been appended before.
+    pub(super) fn append_if_unhandled(
+        &self,
+        channel: u16,
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
+    ) -> Option<u64> {
+        let mut state = self.lock();
+        let sent = state.sent.get(usize::from(channel)).copied();
+        if state.dead || sent.unwrap_or(0) == 0 {
+            return None;
+        }
+        let (before, position) = (state.outbox.bytes.len(), state.appended);
+        write(&mut state.outbox).ok()?;
+        state.appended += (state.outbox.bytes.len() - before) as u64;
+        Some(position)
+    }
+
+    /// The broker has handled all that had been sent on a channel by then.
+    pub(super) fn note_handled(&self, channel: u16, position: u64) {
+        let mut state = self.lock();
+        match state.sent.get_mut(usize::from(channel)) {
+            Some(at) if *at <= position => *at = 0,
+            _ => {}
+        }
     }
 
     // ---- the writer thread

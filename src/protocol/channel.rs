@@ -127,6 +127,9 @@ pub(crate) enum Reply {
     Got(Option<Box<Received>>),
 }
 
+/// The id of calls whose answer nobody waits for.
+pub(crate) const FORGOTTEN: u64 = 0;
+
 /// A call that waits for its answer. Answers on a channel come in the order of the calls.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -558,5 +561,15 @@ impl ChannelState {
             .iter()
             .position(|(answered, _)| *answered == id)?;
         Some(self.answers.swap_remove(at).1)
+    }
+
+    /// Nobody waits for the answer of a call any more; it may still come.
+    pub(crate) fn forget_call(&mut self, id: u64) {
+        if self.take_answer(id).is_none() {
+            self.calls
+                .iter_mut()
+                .filter(|call| call.id == id)
+                .for_each(|call| call.id = FORGOTTEN);
+        }
     }
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use self::channels::Number;
 pub(crate) use self::inbox::{HELD_BOUND, RESUME_BELOW};
-use super::channel::{ChannelState, Consumer, ConsumerState, Content, Gate, Phase, Reply};
+use super::channel::{
+    ChannelState, Consumer, ConsumerState, Content, Gate, Phase, Reply, FORGOTTEN,
+};
 use super::frame::{self, Frame};
 use super::method::Method;
 use crate::error::Result;
@@ -671,7 +673,9 @@ impl Session {
         let channel = self.at(slot)?;
         match channel.calls.pop_front() {
             Some(call) if call.expects == id => {
-                channel.answers.push((call.id, reply));
+                if call.id != FORGOTTEN {
+                    channel.answers.push((call.id, reply));
+                }
                 self.touch(slot);
                 Ok(())
             }
