@@ -69,6 +69,7 @@ fn main() -> Result<(), common::Failure> {
 
     let center = Center::new(args.connection(), args.name("compute_queue"))?;
     println!(" [x] Requesting increase({n})");
+    common::say_on_terminal("waiting for a compute node");
     let response = center.request(n)?;
     println!(" [.] Got {response}");
     Ok(())

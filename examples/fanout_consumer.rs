@@ -40,6 +40,7 @@ fn main() -> Result<(), common::Failure> {
         }
         Ok(())
     })?;
+    common::say_on_terminal(format_args!("waiting for messages in {queue}"));
     channel.start_consuming()?;
     Ok(())
 }

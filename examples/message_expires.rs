@@ -5,8 +5,9 @@
 //! Section: Queue模式 (设置消息有效期,过期则删除). There `x-message-ttl` is also given to an exchange, which ignores it.
 //! Run: `cargo run --example message_expires`
 
+use std::io::{stderr, IsTerminal, Write};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use haypile::{BasicGet, BasicProperties, Connection, QueueDeclare};
 
@@ -44,9 +45,12 @@ fn main() -> haypile::Result<()> {
         count(&limited)?
     );
     // A classic queue drops what has expired when that comes to its head: so the second goes with the first.
+    let began = Instant::now();
     while count(&expired)? < 2 {
+        show_progress(&format!("waiting: {:.1} s", began.elapsed().as_secs_f32()));
         sleep(Duration::from_millis(20));
     }
+    show_progress("");
     println!(
         "after: {} and {} messages",
         count(&plain)?,
@@ -60,4 +64,13 @@ fn main() -> haypile::Result<()> {
         println!("{}: {why}", String::from_utf8_lossy(&body));
     }
     connection.close()
+}
+
+/// For people who wait at a terminal; nothing where the output goes to a file or another program.
+fn show_progress(text: &str) {
+    if stderr().is_terminal() {
+        // Back to the line's begin, and the rest of the line cleared.
+        eprint!("\r{text}\x1b[K");
+        let _ = stderr().flush();
+    }
 }

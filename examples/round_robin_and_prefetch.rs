@@ -5,6 +5,8 @@
 //! Section: 四、任务分发 (1 and 4); also pika消息中间件模块, 2.4 消费者轮训机制 and 2.7, and RabbitMQ (categories: Python), 简单模式
 //! Run: `cargo run --example round_robin_and_prefetch`
 
+use std::io::{stderr, IsTerminal, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +14,9 @@ use std::time::Duration;
 use haypile::{Connection, Consume, QueueDeclare};
 
 const MESSAGES: usize = 8;
+
+/// What both consumers have done, for who waits at a terminal.
+static DONE: AtomicUsize = AtomicUsize::new(0);
 
 /// How many messages a consumer works on until nothing comes any more. Each takes so long.
 fn work(
@@ -32,6 +37,8 @@ fn work(
         thread::sleep(each);
         channel.basic_ack(method.delivery_tag)?;
         count += 1;
+        let done = DONE.fetch_add(1, Ordering::Relaxed) + 1;
+        show_progress(&format!("{done} of {}", 2 * MESSAGES));
     }
     Ok(count)
 }
@@ -55,6 +62,7 @@ fn main() -> haypile::Result<()> {
             channel.basic_publish("", queue, n.to_string())?;
         }
         let [slow, quick] = consumers.map(|consumer| consumer.join().expect("no panic"));
+        show_progress("");
         println!(
             "{what}: the slow one did {}, the quick one {}",
             slow?, quick?
@@ -62,4 +70,13 @@ fn main() -> haypile::Result<()> {
     }
     channel.queue_delete(queue)?;
     connection.close()
+}
+
+/// For people who wait at a terminal; nothing where the output goes to a file or another program.
+fn show_progress(text: &str) {
+    if stderr().is_terminal() {
+        // Back to the line's begin, and the rest of the line cleared.
+        eprint!("\r{text}\x1b[K");
+        let _ = stderr().flush();
+    }
 }

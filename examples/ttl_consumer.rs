@@ -37,6 +37,7 @@ fn main() -> Result<(), common::Failure> {
             Ok(())
         },
     )?;
+    common::say_on_terminal(format_args!("waiting for messages in {queue_name}"));
     channel.start_consuming()?;
     Ok(())
 }

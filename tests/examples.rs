@@ -703,6 +703,8 @@ fn progress_shows_on_a_terminal_only() {
         ("batch_etl", &["--fill", "600"][..], "500 loaded"),
         ("producer_and_consumer", &["200"], "100 of 200"),
         ("tutorial_7_publisher_confirms", &["1000"], "1000 of 1000"),
+        ("round_robin_and_prefetch", &[], "16 of 16"),
+        ("message_expires", &[], "waiting: 0.0 s"),
     ] {
         let shown = on_terminal(program, arguments);
         assert!(shown.contains(progress), "{program}: {shown:?}");

@@ -7,6 +7,7 @@ pub mod python;
 use std::collections::HashMap;
 use std::env::VarError;
 use std::fmt;
+use std::io::IsTerminal;
 use std::process::exit;
 use std::time::Duration;
 
@@ -47,6 +48,14 @@ pub fn declare_or_use(
             Ok(channel)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Says what the program waits for, to a person who sits before it. The originals are silent here, so where the output goes to
+/// a file or another program, nothing is said.
+pub fn say_on_terminal(what: impl fmt::Display) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("({what})");
     }
 }
 
