@@ -103,7 +103,7 @@ impl Drop for ChannelHandle {
 }
 
 /// How long `close` waits for a close-ok that may have got lost because the broker closed the channel at the same time.
-const CROSSED_CLOSE_OK: Duration = Duration::from_millis(50);
+const CLOSE_OK_AFTER_BOTH: Duration = Duration::from_millis(50);
 
 /// What takes nothing with its answer.
 fn done(answer: Result<Reply, Error>) -> Result<()> {
@@ -262,7 +262,7 @@ impl Channel {
         let slot = self.handle.slot;
         let answer = link.wait(Interest::channel(slot), Some(after(limit)), |shared| {
             let channel = shared.session.channel(slot)?;
-            match channel.take_answer(call) {
+            match channel.take_reply(call) {
                 Some(reply) => Some(Some(reply)),
                 None if channel.gate.is_over() => Some(None),
                 None => None,
@@ -348,15 +348,17 @@ impl Channel {
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
         let deadline = after(limit);
-        let mut crossed = None;
+        let mut broker_close = None;
         let closed = link.wait(Interest::channel(slot), Some(deadline), |shared| {
             let channel = shared.session.channel(slot);
-            crossed = channel.as_ref().and_then(|channel| channel.crossed.clone());
+            broker_close = channel
+                .as_ref()
+                .and_then(|channel| channel.broker_close.clone());
             let closed = channel.is_none_or(|channel| channel.phase() == Phase::Closed);
-            (closed || crossed.is_some()).then(|| shared.session.end().cloned())
+            (closed || broker_close.is_some()).then(|| shared.session.end().cloned())
         });
-        if crossed.is_some() {
-            let patience = deadline.min(after(CROSSED_CLOSE_OK));
+        if broker_close.is_some() {
+            let patience = deadline.min(after(CLOSE_OK_AFTER_BOTH));
             link.wait(Interest::channel(slot), Some(patience), |shared| {
                 let channel = shared.session.channel(slot);
                 channel
@@ -366,7 +368,7 @@ impl Channel {
             link.lock().session.give_up_close_ok(slot);
         }
         self.callbacks().clear();
-        if let Some(closed_by_broker) = crossed {
+        if let Some(closed_by_broker) = broker_close {
             return Err(closed_by_broker);
         }
         match closed {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::channel::{is_of_stream, Channel};
 use crate::error::Result;
 use crate::io::sync::Instant;
-use crate::protocol::channel::Puller;
+use crate::protocol::channel::IteratorConsumer;
 use crate::{Consume, ConsumingEnded, Error, Message};
 
 /// The messages of a queue, one after another (pika: the generator of `consume`); see [`Channel::consume`].
@@ -100,8 +100,12 @@ impl Messages {
             let Some(state) = shared.session.channel(slot) else {
                 return Err(channel.closure());
             };
-            if let Some(puller) = state.puller.as_ref().filter(|puller| !puller.is_spent()) {
-                if (&puller.queue, puller.auto_ack, puller.exclusive)
+            if let Some(iterator) = state
+                .iterator
+                .as_ref()
+                .filter(|iterator| !iterator.is_spent())
+            {
+                if (&iterator.queue, iterator.auto_ack, iterator.exclusive)
                     != (&queue, auto_ack, exclusive)
                 {
                     return Err(Error::invalid(
@@ -109,15 +113,15 @@ impl Messages {
                         format_args!("queue {queue:?}, auto_ack {auto_ack}, exclusive {exclusive}"),
                         &format!(
                             "the channel's iterator has queue {:?}, auto_ack {}, exclusive {}; cancel() ends it",
-                            puller.queue, puller.auto_ack, puller.exclusive
+                            iterator.queue, iterator.auto_ack, iterator.exclusive
                         ),
                     ));
                 }
-                messages.consumer_tag.clone_from(&puller.consumer_tag);
+                messages.consumer_tag.clone_from(&iterator.consumer_tag);
                 return Ok(messages);
             }
             // Before the broker knows of it, so that no message can come too early.
-            state.puller = Some(Puller {
+            state.iterator = Some(IteratorConsumer {
                 id,
                 consumer_tag: messages.consumer_tag.clone(),
                 queue: queue.clone(),
@@ -131,7 +135,7 @@ impl Messages {
         }
         let tag = &messages.consumer_tag;
         if let Err(error) = channel.subscribe(&queue, tag, auto_ack, exclusive, &arguments) {
-            channel.link().lock().session.take_puller(slot);
+            channel.link().lock().session.take_iterator(slot);
             return Err(error);
         }
         Ok(messages)
@@ -177,10 +181,10 @@ impl Messages {
         }
         let mut shared = self.channel.link().lock();
         let state = shared.session.channel(self.channel.slot());
-        let puller = state.and_then(|state| state.puller.as_ref());
-        match puller.filter(|puller| puller.consumer_tag == self.consumer_tag) {
-            Some(puller) if !puller.buffered.is_empty() => None,
-            Some(puller) if puller.cancelled => Some(ConsumingEnded::CancelledByBroker {
+        let iterator = state.and_then(|state| state.iterator.as_ref());
+        match iterator.filter(|iterator| iterator.consumer_tag == self.consumer_tag) {
+            Some(iterator) if !iterator.buffered.is_empty() => None,
+            Some(iterator) if iterator.cancelled => Some(ConsumingEnded::CancelledByBroker {
                 consumer_tag: self.consumer_tag.clone(),
             }),
             _ if self.channel.is_ended() => Some(ConsumingEnded::Closed),
@@ -194,11 +198,11 @@ impl Messages {
         let link = self.channel.link();
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.slot())?;
-        let puller = state.puller.as_ref()?;
-        if puller.consumer_tag != self.consumer_tag {
+        let iterator = state.iterator.as_ref()?;
+        if iterator.consumer_tag != self.consumer_tag {
             return None;
         }
-        let message = shared.session.next_pulled(self.channel.slot());
+        let message = shared.session.next_for_iterator(self.channel.slot());
         link.resume_if_paused(&mut shared);
         if message.is_none() {
             link.look_again_if_paused(&mut shared);
@@ -282,8 +286,9 @@ impl Messages {
                 let Some(state) = shared.session.channel(slot) else {
                     return true;
                 };
-                let puller = state.puller.as_ref();
-                let waiting = puller.map(|puller| !puller.buffered.is_empty() || puller.cancelled);
+                let iterator = state.iterator.as_ref();
+                let waiting =
+                    iterator.map(|iterator| !iterator.buffered.is_empty() || iterator.cancelled);
                 waiting.unwrap_or(true) || state.gate.is_over() || self.channel.is_stopped()
             })?;
         }
@@ -311,9 +316,9 @@ impl Drop for Messages {
         }
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.slot());
-        if let Some(puller) = state.and_then(|state| state.puller.as_mut()) {
-            if puller.consumer_tag == self.consumer_tag {
-                puller.is_at_work = false;
+        if let Some(iterator) = state.and_then(|state| state.iterator.as_mut()) {
+            if iterator.consumer_tag == self.consumer_tag {
+                iterator.is_at_work = false;
                 link.look_again_if_paused(&mut shared);
             }
         }

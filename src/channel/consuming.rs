@@ -75,9 +75,10 @@ impl Channel {
             }
             let id = self.callbacks().new_consumer_id();
             if let Some(channel) = shared.session.channel(slot) {
-                let puller = channel.puller.as_ref();
-                let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
-                if pulled || channel.consumer(&consumer_tag).is_some() {
+                let iterator = channel.iterator.as_ref();
+                let of_iterator =
+                    iterator.is_some_and(|iterator| iterator.consumer_tag == consumer_tag);
+                if of_iterator || channel.consumer(&consumer_tag).is_some() {
                     return Err(Error::DuplicateConsumerTag { consumer_tag });
                 }
                 channel.consumers.push(Consumer {
@@ -143,20 +144,23 @@ impl Channel {
     pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
         self.notice_fork();
         let slot = self.handle.slot;
-        let (consumer, pulled) = {
+        let (consumer, of_iterator) = {
             let mut shared = self.link().lock();
             let channel = shared.session.channel(slot);
-            let puller = channel.as_ref().and_then(|channel| channel.puller.as_ref());
-            let pulled = puller.is_some_and(|puller| puller.consumer_tag == consumer_tag);
+            let iterator = channel
+                .as_ref()
+                .and_then(|channel| channel.iterator.as_ref());
+            let of_iterator =
+                iterator.is_some_and(|iterator| iterator.consumer_tag == consumer_tag);
             (
                 channel.and_then(|channel| channel.consumer(consumer_tag).cloned()),
-                pulled,
+                of_iterator,
             )
         };
         if self.is_ended() {
             return Err(self.closure());
         }
-        if pulled {
+        if of_iterator {
             self.cancel()?;
             return Ok(Vec::new());
         }
@@ -322,7 +326,7 @@ impl Channel {
         if self.is_ended() {
             return Err(self.closure());
         }
-        let (tags, pulled) = {
+        let (tags, of_iterator) = {
             let mut shared = self.link().lock();
             match shared.session.channel(self.handle.slot) {
                 Some(channel) => (
@@ -331,12 +335,12 @@ impl Channel {
                         .iter()
                         .map(|consumer| consumer.consumer_tag.clone())
                         .collect(),
-                    channel.puller.is_some(),
+                    channel.iterator.is_some(),
                 ),
                 None => (Vec::new(), false),
             }
         };
-        if pulled {
+        if of_iterator {
             self.cancel()?;
         }
         for tag in tags {
@@ -378,11 +382,11 @@ impl Channel {
         let slot = self.handle.slot;
         let found = {
             let mut shared = self.link().lock();
-            let puller = shared
+            let iterator = shared
                 .session
                 .channel(slot)
-                .and_then(|state| state.puller.as_ref());
-            puller.map(|puller| (puller.consumer_tag.clone(), puller.cancelled))
+                .and_then(|state| state.iterator.as_ref());
+            iterator.map(|iterator| (iterator.consumer_tag.clone(), iterator.cancelled))
         };
         if self.is_ended() {
             return Err(self.closure());
@@ -397,27 +401,29 @@ impl Channel {
         if !cancelled {
             self.unsubscribe(&consumer_tag)?;
         }
-        let puller = {
+        let iterator = {
             let mut shared = self.link().lock();
-            let puller = shared.session.take_puller(slot);
+            let iterator = shared.session.take_iterator(slot);
             self.link().resume_if_paused(&mut shared);
-            puller
+            iterator
         };
         self.link().wake_all();
-        let Some(puller) = puller else { return Ok(0) };
-        if puller.auto_ack {
-            if !puller.buffered.is_empty() {
+        let Some(iterator) = iterator else {
+            return Ok(0);
+        };
+        if iterator.auto_ack {
+            if !iterator.buffered.is_empty() {
                 log::warn!(
                     "the iterator was cancelled with {} acknowledged messages not yielded",
-                    puller.buffered.len()
+                    iterator.buffered.len()
                 );
             }
             return Ok(0);
         }
-        let undelivered = puller.buffered.into_iter();
+        let undelivered = iterator.buffered.into_iter();
         self.give_back_messages(
             undelivered.map(|message| message.delivered()),
-            puller.of_stream,
+            iterator.of_stream,
         )
     }
 
@@ -427,8 +433,8 @@ impl Channel {
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.handle.slot);
         channel
-            .and_then(|channel| channel.puller.as_ref())
-            .map_or(0, |puller| puller.buffered.len())
+            .and_then(|channel| channel.iterator.as_ref())
+            .map_or(0, |iterator| iterator.buffered.len())
     }
 
     /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`). None once the channel

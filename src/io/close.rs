@@ -224,7 +224,7 @@ impl Link {
         let handled = self.wait(interest, Some(deadline), |shared| {
             asked.retain(|asked| match shared.session.channel(asked.slot) {
                 Some(channel) if channel.gate.end().is_none() => {
-                    let reply = channel.take_answer(asked.call);
+                    let reply = channel.take_reply(asked.call);
                     if reply.is_some() {
                         self.outgoing.note_handled(asked.number, asked.position);
                     }

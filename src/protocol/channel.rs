@@ -1,4 +1,4 @@
-//! One channel: its phase, the calls that wait for answers, the message that is coming in, and what has come.
+//! One channel: its phase, the calls that wait for replies, the message that is coming in, and what has come.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
@@ -14,7 +14,7 @@ use crate::{
     BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage, ShortString,
 };
 
-/// What has threads that wait, and wakes them, so that they look again.
+/// Something that threads wait on, and that can wake them, so that they look again.
 pub(crate) trait Wake: Send + Sync {
     fn wake(&self);
 }
@@ -30,7 +30,7 @@ pub(crate) enum Phase {
     Open,
     /// This end sent `channel.close`; only `close` and `close-ok` count any more.
     Closing,
-    /// Its number belongs to nobody or to another channel by now.
+    /// Its number is free, or another channel has it by now.
     Closed,
 }
 
@@ -117,7 +117,7 @@ impl Gate {
     }
 }
 
-/// The answer to a call.
+/// The reply to a call.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Done,
@@ -127,14 +127,14 @@ pub(crate) enum Reply {
     Got(Option<Box<Received>>),
 }
 
-/// The id of calls whose answer nobody waits for.
+/// The id of calls whose reply is not waited for any more.
 pub(crate) const FORGOTTEN: u64 = 0;
 
-/// A call that waits for its answer. Answers on a channel come in the order of the calls.
+/// A call that waits for its reply. Replies on a channel come in the order of the calls.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) id: u64,
-    /// Class and method of the answer.
+    /// Class and method of the reply.
     pub(crate) expects: (u16, u16),
 }
 
@@ -206,7 +206,7 @@ impl Received {
     }
 }
 
-/// What waits to be told to the program, in the order it came. Nearly all are messages, so their size does not matter,
+/// What waits to be delivered to the program, in the order it came. Nearly all are messages, so their size does not matter,
 /// while a box would cost an allocation for each.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)]
@@ -233,7 +233,7 @@ pub(crate) enum Content {
 
 /// The one consumer behind the `consume` iterator.
 #[derive(Debug)]
-pub(crate) struct Puller {
+pub(crate) struct IteratorConsumer {
     pub(crate) id: u64,
     pub(crate) consumer_tag: String,
     pub(crate) queue: ShortString,
@@ -248,14 +248,14 @@ pub(crate) struct Puller {
     pub(crate) cancelled: bool,
 }
 
-/// Who wants to hear of a channel without waiting for it.
+/// What is woken by changes of a channel without a thread that waits on the channel itself.
 pub(crate) struct Watcher {
     pub(crate) wake: Arc<dyn Wake>,
-    /// It wants to hear of confirms as well.
+    /// It is woken by confirms as well.
     pub(crate) eager: bool,
 }
 
-impl Puller {
+impl IteratorConsumer {
     /// Whether nothing more can be yielded.
     pub(crate) fn is_spent(&self) -> bool {
         self.cancelled && self.buffered.is_empty()
@@ -289,9 +289,9 @@ const RUNS: usize = 1024;
 pub(crate) struct Lost {
     id: u64,
     pub(crate) consumer_tag: String,
-    /// The message that it had held for the longest time, as far as that is known.
+    /// The oldest message that it had not acknowledged, if that is known.
     pub(crate) held: Option<u64>,
-    /// The broker has said that it knows.
+    /// Our own `basic.cancel` of it has been confirmed.
     confirmed: bool,
 }
 
@@ -302,7 +302,7 @@ const LOST: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Consumer {
     pub(crate) consumer_tag: String,
-    /// Tells it from an earlier consumer with the same tag.
+    /// Distinguishes it from an earlier consumer with the same tag.
     pub(crate) id: u64,
     pub(crate) auto_ack: bool,
     /// Its queue is a stream, as its arguments say.
@@ -316,38 +316,38 @@ pub(crate) struct ChannelState {
     pub(crate) former: Option<u64>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) calls: VecDeque<Call>,
-    pub(crate) answers: Vec<(u64, Reply)>,
+    pub(crate) call_replies: Vec<(u64, Reply)>,
     pub(crate) content: Content,
     pub(crate) inbox: VecDeque<Incoming>,
-    /// Bytes in `inbox` and `puller`, as the session counts them.
+    /// Bytes in `inbox` and `iterator`, as the session counts them.
     pub(crate) held: usize,
     /// What of that are returned messages.
     pub(crate) held_returns: usize,
     pub(crate) consumers: Vec<Consumer>,
-    /// Who was handed which message, the latest.
+    /// Which consumer was given which messages, the latest.
     runs: VecDeque<Run>,
     lost: VecDeque<Lost>,
-    pub(crate) puller: Option<Puller>,
+    pub(crate) iterator: Option<IteratorConsumer>,
     pub(crate) confirms: Confirms,
     /// The calls of an RPC client, if the channel is one's.
     pub(crate) replies: Option<Box<Replies>>,
     /// Mandatory messages on their way, oldest first, to tie a return to its publish.
     pub(crate) mandatory: VecDeque<Mandatory>,
-    /// Somebody listens for returned messages.
+    /// There is a callback for returned messages.
     pub(crate) wants_returns: bool,
     /// The last consumer was cancelled by the broker.
     pub(crate) cancelled_by_broker: Option<String>,
-    /// Who registered the callbacks; threads inside `start_consuming` on this channel; whether a callback runs now.
+    /// The thread that registered the callbacks; threads inside `start_consuming` on this channel; whether a callback runs now.
     pub(crate) home: u64,
     pub(crate) claims: Vec<u64>,
     pub(crate) running: bool,
-    /// Who is woken when this channel ends, or the broker refuses or returns a message, or blocks the connection.
+    /// Woken when this channel ends, or the broker refuses or returns a message, or blocks the connection.
     pub(crate) watcher: Option<Watcher>,
-    /// It stands in the session's list of channels that have something to tell.
+    /// It stands in the session's list of channels that have events.
     pub(crate) ready: bool,
     /// The broker closed it as well, after this end had, and why.
-    pub(crate) crossed: Option<Error>,
-    /// Nobody holds a handle any more: forget it when it is closed.
+    pub(crate) broker_close: Option<Error>,
+    /// No handle is left: forget it when it is closed.
     pub(crate) abandoned: bool,
 }
 
@@ -359,7 +359,7 @@ impl ChannelState {
             former: None,
             gate,
             calls: VecDeque::new(),
-            answers: Vec::new(),
+            call_replies: Vec::new(),
             content: Content::None,
             inbox: VecDeque::new(),
             held: 0,
@@ -367,7 +367,7 @@ impl ChannelState {
             consumers: Vec::new(),
             runs: VecDeque::new(),
             lost: VecDeque::new(),
-            puller: None,
+            iterator: None,
             confirms: Confirms::default(),
             replies: None,
             mandatory: VecDeque::new(),
@@ -378,7 +378,7 @@ impl ChannelState {
             running: false,
             watcher: None,
             ready: false,
-            crossed: None,
+            broker_close: None,
             abandoned: false,
         }
     }
@@ -416,13 +416,13 @@ impl ChannelState {
         }) {
             consumer.state = ConsumerState::Cancelled;
             consumer.id
-        } else if let Some(puller) = self
-            .puller
+        } else if let Some(iterator) = self
+            .iterator
             .as_mut()
-            .filter(|puller| puller.consumer_tag == consumer_tag && !puller.cancelled)
+            .filter(|iterator| iterator.consumer_tag == consumer_tag && !iterator.cancelled)
         {
-            puller.cancelled = true;
-            puller.id
+            iterator.cancelled = true;
+            iterator.id
         } else {
             return false;
         };
@@ -477,9 +477,9 @@ impl ChannelState {
         }
         let consumers = self.consumers.iter();
         let live = consumers.filter(|consumer| consumer.state != ConsumerState::Cancelled);
-        let pulled = self.puller.iter().filter(|puller| !puller.cancelled);
+        let of_iterator = self.iterator.iter().filter(|iterator| !iterator.cancelled);
         live.map(|consumer| consumer.consumer_tag.clone())
-            .chain(pulled.map(|puller| puller.consumer_tag.clone()))
+            .chain(of_iterator.map(|iterator| iterator.consumer_tag.clone()))
             .collect()
     }
 
@@ -490,7 +490,7 @@ impl ChannelState {
 
     /// Whether anybody consumes here, the iterator included.
     pub(crate) fn has_consumer(&self) -> bool {
-        !self.consumers.is_empty() || self.puller.is_some()
+        !self.consumers.is_empty() || self.iterator.is_some()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -516,10 +516,10 @@ impl ChannelState {
             self.former = Some(tag);
             return true;
         }
-        let puller = self.puller.as_ref();
-        let pulled = puller.is_some_and(|puller| puller.consumer_tag == *consumer_tag);
+        let iterator = self.iterator.as_ref();
+        let of_iterator = iterator.is_some_and(|iterator| iterator.consumer_tag == *consumer_tag);
         let active = |consumer: &Consumer| consumer.state == ConsumerState::Active;
-        let late = !pulled && !self.consumer(consumer_tag).is_some_and(active);
+        let late = !of_iterator && !self.consumer(consumer_tag).is_some_and(active);
         if late && is_due {
             // Unless it was for a consumer that is gone: then the next one has the number after it.
             self.gate.acks.came(tag);
@@ -537,7 +537,7 @@ impl ChannelState {
         }
     }
 
-    /// Forgets a consumer; answers whether it was there.
+    /// Forgets a consumer; returns whether it was there.
     pub(crate) fn remove_consumer(&mut self, consumer_tag: &str, id: u64) -> bool {
         let before = self.consumers.len();
         self.consumers
@@ -545,7 +545,7 @@ impl ChannelState {
         self.consumers.len() < before
     }
 
-    /// Wakes the watcher, if it wants to hear of what has changed.
+    /// Wakes the watcher, if what has changed concerns it.
     pub(crate) fn alert(&self) {
         if let Some(watcher) = &self.watcher {
             if watcher.eager || self.gate.is_over() || self.confirms.has_losses {
@@ -554,18 +554,15 @@ impl ChannelState {
         }
     }
 
-    /// Takes the answer to a call, if it has come.
-    pub(crate) fn take_answer(&mut self, id: u64) -> Option<Reply> {
-        let at = self
-            .answers
-            .iter()
-            .position(|(answered, _)| *answered == id)?;
-        Some(self.answers.swap_remove(at).1)
+    /// Takes the reply to a call, if it has come.
+    pub(crate) fn take_reply(&mut self, id: u64) -> Option<Reply> {
+        let at = self.call_replies.iter().position(|(call, _)| *call == id)?;
+        Some(self.call_replies.swap_remove(at).1)
     }
 
-    /// Nobody waits for the answer of a call any more; it may still come.
+    /// The reply to a call is not waited for any more; it may still come.
     pub(crate) fn forget_call(&mut self, id: u64) {
-        if self.take_answer(id).is_none() {
+        if self.take_reply(id).is_none() {
             self.calls
                 .iter_mut()
                 .filter(|call| call.id == id)

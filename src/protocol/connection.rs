@@ -1,4 +1,4 @@
-//! An open connection: what each frame does to the channels, and what the program is to be told.
+//! An open connection: what each frame does to the channels, and what is to be delivered to the program.
 
 mod channels;
 mod content;
@@ -17,7 +17,7 @@ use super::method::Method;
 use crate::error::Result;
 use crate::{Error, QueueDeclareOk};
 
-/// What concerns the connection as a whole, to be told to the program.
+/// What concerns the connection as a whole, to be delivered to the program.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ConnectionEvent {
     Blocked(String),
@@ -56,7 +56,7 @@ pub(crate) struct Fed {
     pub(crate) more: bool,
 }
 
-/// Who asks for something to run: a thread, and the channel it consumes on, if any.
+/// Where events are asked for: a thread, and the channel that it consumes on, if any.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dispatcher {
     pub(crate) thread: u64,
@@ -64,8 +64,8 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// A channel that threads consume on is theirs. Any other is run by whoever looks after the whole connection, or by
-    /// the thread that registered its callbacks.
+    /// The events of a channel on which threads consume are run by these. Those of any other are run by calls on the
+    /// connection, and by the thread that registered its callbacks.
     pub(crate) fn may_run(&self, channel: &ChannelState) -> bool {
         if channel.claims.is_empty() {
             self.channel.is_none() || channel.home == self.thread
@@ -91,11 +91,11 @@ pub(crate) struct Session {
     /// The consumer of an iterator that ended because the broker cancelled it.
     pub(crate) iterator_cancelled: Option<String>,
     events: VecDeque<ConnectionEvent>,
-    /// Somebody listens for them.
+    /// There are callbacks for them.
     pub(crate) wants_blocked: bool,
     /// The broker's reason, while it blocks the connection.
     pub(crate) blocked: Option<Arc<str>>,
-    /// Channels that have something to tell, oldest first.
+    /// Channels that have events, oldest first.
     ready: Vec<usize>,
     /// Bytes held for the program.
     pub(crate) undelivered: usize,
@@ -107,12 +107,12 @@ pub(crate) struct Session {
     largest_body: u64,
     /// How many messages have come for the program, ever.
     arrived: u64,
-    /// What the protocol itself must answer.
+    /// What the protocol itself has to send.
     pub(crate) replies: Vec<u8>,
-    /// Channels that the broker closed and nobody was told of.
+    /// Channels that the broker closed, until a call reports it.
     closures: Vec<usize>,
 
-    /// What changed since whoever waits was last woken.
+    /// What changed since waiting threads were last woken.
     pub(crate) changed: Vec<usize>,
     pub(crate) connection_changed: bool,
 }
@@ -129,7 +129,7 @@ fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
     }
 }
 
-/// Takes a channel out of a list; answers whether it was there.
+/// Takes a channel out of a list; returns whether it was there.
 fn take_out(list: &mut Vec<usize>, slot: usize) -> bool {
     match list.iter().position(|listed| *listed == slot) {
         Some(at) => {
@@ -257,7 +257,7 @@ impl Session {
         }
     }
 
-    /// Wakes whoever watches a channel.
+    /// Wakes the watchers of all channels.
     pub(crate) fn wake_watchers(&self) {
         for channel in self.channels.iter().flatten() {
             if let Some(watcher) = &channel.watcher {
@@ -266,7 +266,7 @@ impl Session {
         }
     }
 
-    /// Notes a call; its answer is to be fetched under the id.
+    /// Notes a call; its reply is to be taken with the id.
     pub(crate) fn add_call(&mut self, slot: usize, expects: (u16, u16)) -> u64 {
         self.next_call += 1;
         let id = self.next_call;
@@ -297,7 +297,7 @@ impl Session {
     }
 
     /// Takes in what has come; what it did not use is to be offered again with more. It stops after a few messages for
-    /// the program, because a message that is told soon is still in the processor's cache and its memory is used again.
+    /// the program, because a message that is delivered soon is still in the processor's cache and its memory is used again.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Error> {
         let mut at = 0;
         let enough = self.arrived + BATCH;
@@ -463,7 +463,7 @@ impl Session {
         }
     }
 
-    /// A delivery for a channel that is closed: its tag tells those that follow from the next channel's.
+    /// A delivery for a channel that is closed: its tag distinguishes those that follow from the next channel's.
     fn note_skipped(&mut self, number: u16, payload: &[u8]) {
         let Ok(Method::BasicDeliver { delivery_tag, .. }) = Method::decode(payload) else {
             return;
@@ -497,7 +497,7 @@ impl Session {
                 consumer_tag,
                 no_wait,
             } => self.cancelled(slot, consumer_tag, no_wait),
-            Method::BasicGetEmpty { .. } => self.answer(slot, (60, 71), Reply::Got(None)),
+            Method::BasicGetEmpty { .. } => self.reply(slot, (60, 71), Reply::Got(None)),
             Method::ChannelFlow { active } => {
                 frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })
                     .map_err(Error::syntax)?;
@@ -520,7 +520,7 @@ impl Session {
                 let channel = self.at(slot)?;
                 if channel.phase() == Phase::Closing {
                     // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
-                    channel.crossed = Some(why);
+                    channel.broker_close = Some(why);
                     self.touch(slot);
                     return Ok(());
                 }
@@ -536,7 +536,7 @@ impl Session {
                 Ok(())
             }
             Method::BasicCancelOk { consumer_tag } => {
-                // A peer may answer where no answer is asked for, see `cancelled`.
+                // A peer may reply where no reply is asked for, see `cancelled`.
                 let waited_for = channel
                     .calls
                     .front()
@@ -544,7 +544,7 @@ impl Session {
                 if !waited_for && channel.take_extra_cancel_ok(&consumer_tag.to_text()) {
                     return Ok(());
                 }
-                self.answer(slot, (60, 31), Reply::Done)
+                self.reply(slot, (60, 31), Reply::Done)
             }
             Method::BasicConsumeOk { consumer_tag } => {
                 let mut consumers = channel.consumers.iter_mut();
@@ -553,7 +553,7 @@ impl Session {
                 if let Some(consumer) = consumers.find(is_this) {
                     consumer.state = ConsumerState::Active;
                 }
-                self.answer(slot, (60, 21), Reply::Done)
+                self.reply(slot, (60, 21), Reply::Done)
             }
             Method::QueueDeclareOk {
                 queue,
@@ -565,18 +565,18 @@ impl Session {
                     message_count,
                     consumer_count,
                 };
-                self.answer(slot, (50, 11), Reply::Declared(declared))
+                self.reply(slot, (50, 11), Reply::Declared(declared))
             }
             Method::QueuePurgeOk { message_count } => {
-                self.answer(slot, (50, 31), Reply::Count(message_count))
+                self.reply(slot, (50, 31), Reply::Count(message_count))
             }
             Method::QueueDeleteOk { message_count } => {
-                self.answer(slot, (50, 41), Reply::Count(message_count))
+                self.reply(slot, (50, 41), Reply::Count(message_count))
             }
-            Method::ChannelFlowOk { active } => self.answer(slot, (20, 21), Reply::Active(active)),
+            Method::ChannelFlowOk { active } => self.reply(slot, (20, 21), Reply::Active(active)),
             Method::ChannelOpenOk { .. } => {
                 channel.gate.set_phase(Phase::Open);
-                self.answer(slot, (20, 11), Reply::Done)
+                self.reply(slot, (20, 11), Reply::Done)
             }
             Method::ConnectionClose {
                 reply_code,
@@ -616,7 +616,7 @@ impl Session {
             }
             other => {
                 let id = other.id();
-                self.answer(slot, id, Reply::Done)
+                self.reply(slot, id, Reply::Done)
             }
         }
     }
@@ -668,13 +668,13 @@ impl Session {
         });
     }
 
-    /// Hands an answer to the oldest call of a channel, which must be the one that this answers.
-    fn answer(&mut self, slot: usize, id: (u16, u16), reply: Reply) -> Result<(), Error> {
+    /// Hands a reply to the oldest call of a channel, which must be the one that it is for.
+    fn reply(&mut self, slot: usize, id: (u16, u16), reply: Reply) -> Result<(), Error> {
         let channel = self.at(slot)?;
         match channel.calls.pop_front() {
             Some(call) if call.expects == id => {
                 if call.id != FORGOTTEN {
-                    channel.answers.push((call.id, reply));
+                    channel.call_replies.push((call.id, reply));
                 }
                 self.touch(slot);
                 Ok(())

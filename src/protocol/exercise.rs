@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::channel::{
-    Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, Phase, Puller,
+    Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, IteratorConsumer, Phase,
 };
 use super::connection::{Dispatcher, Session};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
@@ -18,7 +18,7 @@ use crate::{BasicProperties, ConnectionParameters, FieldTable, Message};
 pub(crate) const FRAME_MAX: u32 = 4096;
 
 /// Reads frames off `bytes` to their end or first error, and checks that whatever can be read, written and read again is
-/// the same both times. Answers how many methods and headers were read.
+/// the same both times. Returns how many methods and headers were read.
 ///
 /// # Panics
 ///
@@ -37,7 +37,7 @@ pub(crate) fn frames(mut bytes: &[u8], frame_max: u32) -> usize {
     understood
 }
 
-/// The payload of a method frame. Answers whether it could be read.
+/// The payload of a method frame. Returns whether it could be read.
 pub(crate) fn method(channel: u16, payload: &[u8]) -> bool {
     let Ok(method) = Method::decode(payload) else {
         return false;
@@ -59,7 +59,7 @@ pub(crate) fn method(channel: u16, payload: &[u8]) -> bool {
     true
 }
 
-/// The payload of a header frame. Answers whether it could be read.
+/// The payload of a header frame. Returns whether it could be read.
 pub(crate) fn header(channel: u16, payload: &[u8]) -> bool {
     let Ok((size, properties)) = read_header(payload) else {
         return false;
@@ -85,14 +85,14 @@ fn refused(error: WireError, out: &[u8]) {
     assert_eq!(out, b"before");
 }
 
-/// What a broker may say on an open connection. Answers whether all of it was understood.
+/// What a broker may say on an open connection. Returns whether all of it was understood.
 ///
-/// However the bytes are cut, the program must be told the same.
+/// However the bytes are cut, the program must see the same.
 pub(crate) fn session(bytes: &[u8]) -> bool {
-    let whole = told([bytes]);
+    let whole = feed_all([bytes]);
     if whole.error.is_none() {
         for piece in [1, 7, 1000] {
-            let cut = told(bytes.chunks(piece));
+            let cut = feed_all(bytes.chunks(piece));
             assert_eq!(cut, whole, "cut into pieces of {piece} bytes");
         }
     }
@@ -104,12 +104,12 @@ pub(crate) const CHANNELS: usize = 7;
 
 /// Everything that a program, and the broker, can see of what came.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Told {
+pub(crate) struct Seen {
     /// By channel, in order.
     pub(crate) incoming: [Vec<String>; CHANNELS],
     /// What the iterator on channel 3 yields.
-    pub(crate) pulled: Vec<String>,
-    pub(crate) answers: [Vec<String>; CHANNELS],
+    pub(crate) of_iterator: Vec<String>,
+    pub(crate) call_replies: [Vec<String>; CHANNELS],
     pub(crate) confirms: Vec<String>,
     pub(crate) connection: Vec<String>,
     pub(crate) replies: Vec<u8>,
@@ -120,9 +120,9 @@ pub(crate) struct Told {
 }
 
 /// Hands bytes piece by piece to a session that has a channel of each kind, as a connection would.
-pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
+pub(crate) fn feed_all<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Seen {
     let mut session = busy_session();
-    let mut told = Told::default();
+    let mut seen = Seen::default();
     let mut buffer = Vec::new();
     for piece in pieces {
         buffer.extend_from_slice(piece);
@@ -136,31 +136,31 @@ pub(crate) fn told<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Told {
                     more = fed.more;
                 }
                 Err(error) => {
-                    told.error = Some(error.to_string());
+                    seen.error = Some(error.to_string());
                     session.end_all(error);
                 }
             }
-            take_all(&mut session, &mut told);
+            take_all(&mut session, &mut seen);
         }
-        if told.error.is_some() {
+        if seen.error.is_some() {
             break;
         }
     }
-    told.left = buffer.len();
+    seen.left = buffer.len();
     if let Some(channel) = session.channel(1) {
         let outcomes = (1..=10).map(|sequence| channel.confirms.take(sequence));
-        told.confirms = outcomes.map(|outcome| format!("{outcome:?}")).collect();
+        seen.confirms = outcomes.map(|outcome| format!("{outcome:?}")).collect();
     }
     assert_eq!(session.undelivered, 0, "bytes counted and not held");
     for slot in 0..CHANNELS {
         if let Some(channel) = session.channel(slot) {
             let end = channel.gate.end().map(|end| end.to_string());
-            told.closures.extend(end);
+            seen.closures.extend(end);
             let nothing_begun = matches!(channel.content, Content::None);
             assert!(nothing_begun || channel.phase() == Phase::Open, "{slot}");
         }
     }
-    told
+    seen
 }
 
 /// One open channel, and nothing was asked for.
@@ -219,7 +219,7 @@ pub(crate) fn busy_session() -> Session {
                 calls.push((20, 11));
             }
             3 => {
-                channel.puller = Some(Puller {
+                channel.iterator = Some(IteratorConsumer {
                     id: 9,
                     of_stream: false,
                     consumer_tag: "p".into(),
@@ -270,14 +270,14 @@ pub(crate) fn busy_session() -> Session {
     session
 }
 
-fn take_all(session: &mut Session, told: &mut Told) {
+fn take_all(session: &mut Session, seen: &mut Seen) {
     let dispatcher = Dispatcher {
         thread: 0,
         channel: None,
     };
     while let Some((slot, _)) = session.begin_turn(&dispatcher) {
         while let Some(incoming) = session.next_event(slot) {
-            told.incoming[slot].push(match incoming {
+            seen.incoming[slot].push(match incoming {
                 Incoming::Message(message) => describe(message.delivered()),
                 other => format!("{other:?}"),
             });
@@ -285,22 +285,22 @@ fn take_all(session: &mut Session, told: &mut Told) {
         session.end_turn(slot);
     }
     assert_eq!(session.count_events(&dispatcher), 0);
-    while let Some(message) = session.next_pulled(3) {
-        told.pulled.push(describe(message.delivered()));
+    while let Some(message) = session.next_for_iterator(3) {
+        seen.of_iterator.push(describe(message.delivered()));
     }
-    for (slot, told) in told.answers.iter_mut().enumerate() {
+    for (slot, seen) in seen.call_replies.iter_mut().enumerate() {
         if let Some(channel) = session.channel(slot) {
-            let answers = channel.answers.drain(..);
-            told.extend(answers.map(|(id, reply)| format!("{id}: {reply:?}")));
+            let replies = channel.call_replies.drain(..);
+            seen.extend(replies.map(|(id, reply)| format!("{id}: {reply:?}")));
         }
     }
     let events = std::iter::from_fn(|| session.next_connection_event());
-    told.connection
+    seen.connection
         .extend(events.map(|event| format!("{event:?}")));
     while let Some(closure) = session.take_unreported(&dispatcher) {
-        told.closures.push(closure.to_string());
+        seen.closures.push(closure.to_string());
     }
-    told.replies.append(&mut session.replies);
+    seen.replies.append(&mut session.replies);
     session.changed.clear();
 }
 
@@ -309,7 +309,7 @@ fn describe((method, properties, body): Message) -> String {
     format!("{method:?} {properties:?} {body}")
 }
 
-/// Text as an AMQP URL. Answers whether it is one.
+/// Text as an AMQP URL. Returns whether it is one.
 pub(crate) fn url(text: &str) -> bool {
     match ConnectionParameters::from_url(text) {
         Ok(parameters) => {
@@ -325,7 +325,7 @@ pub(crate) fn url(text: &str) -> bool {
     }
 }
 
-/// What stands behind the length of a table. Answers whether it is a table.
+/// What stands behind the length of a table. Returns whether it is a table.
 pub(crate) fn table(bytes: &[u8]) -> bool {
     let Ok(table) = FieldTable::decode(bytes) else {
         return false;
@@ -345,7 +345,7 @@ pub(crate) fn table(bytes: &[u8]) -> bool {
     true
 }
 
-/// What a broker says until the connection is open. Answers whether it comes to be.
+/// What a broker says until the connection is open. Returns whether it comes to be.
 pub(crate) fn handshake(mut bytes: &[u8]) -> bool {
     let parameters = ConnectionParameters::default();
     let mut negotiated = Negotiated::default();

@@ -13,7 +13,7 @@ use super::short_string::{AsShortString, ShortString};
 use super::wire::{Reader, Unsendable, WireError, Writer};
 
 /// How deep tables and arrays may be nested. Each level takes some stack while it is decoded, and the bytes come from
-/// whoever can publish; no sensible table comes near it.
+/// anyone who can publish; no sensible table comes near it.
 const MAX_DEPTH: usize = 128;
 
 /// How many bytes the length of a table or array takes.
@@ -92,7 +92,7 @@ impl FieldTable {
             .binary_search_by(|(known, _)| known.as_bytes().cmp(key))
     }
 
-    /// Sets `key` to `value`, and answers the value that it replaces, if any.
+    /// Sets `key` to `value`, and returns the value that it replaces, if any.
     pub fn insert(
         &mut self,
         key: impl Into<ShortString>,
@@ -130,7 +130,7 @@ impl FieldTable {
         self.find(key.as_short_string()).is_ok()
     }
 
-    /// Takes `key` out of the table, and answers its value.
+    /// Takes `key` out of the table, and returns its value.
     pub fn remove(&mut self, key: impl AsShortString) -> Option<FieldValue> {
         self.find(key.as_short_string())
             .ok()
@@ -509,7 +509,7 @@ fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Resul
     end(out, length, "array")
 }
 
-/// Makes room for the length of a table or array, unless it is nested too deeply; answers where.
+/// Makes room for the length of a table or array, unless it is nested too deeply; returns where.
 fn begin(out: &mut Vec<u8>, depth: usize) -> Result<usize, WireError> {
     if depth > MAX_DEPTH {
         return Err(WireError::NestedTooDeeply);

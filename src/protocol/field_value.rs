@@ -12,7 +12,7 @@ use crate::escaped::Shown;
 ///
 /// Plain Rust values convert with `into()`, each to the wire type of its own width. The types that Rust has no match for
 /// are built by name: [`timestamp`](FieldValue::timestamp), [`decimal`](FieldValue::decimal),
-/// [`bytes`](FieldValue::bytes), [`array`](FieldValue::array), [`void`](FieldValue::void). Whoever does not care about widths asks
+/// [`bytes`](FieldValue::bytes), [`array`](FieldValue::array), [`void`](FieldValue::void). Where the width does not matter, use
 /// [`as_i64`](FieldValue::as_i64) and its like.
 ///
 /// ```

@@ -38,7 +38,7 @@ pub(crate) enum Frame<'a> {
 /// Reads the frame at the front of `buffer`: the frame and how many bytes it takes, or `None` if it is not all there yet.
 ///
 /// A type that does not exist and a size beyond `frame_max` (0: no limit) are noticed as soon as they can be read, so
-/// that nobody waits for the rest of what is no frame.
+/// that no thread waits for the rest of what is no frame.
 pub(crate) fn parse(
     buffer: &[u8],
     frame_max: u32,

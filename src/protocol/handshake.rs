@@ -42,7 +42,7 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Takes the server's next method; `out` gets the answer, even if this fails. Answers whether the connection is open.
+    /// Takes the server's next method; `out` gets the response, even if this fails. Returns whether the connection is open.
     pub(crate) fn handle(
         &mut self,
         payload: &[u8],
@@ -59,7 +59,7 @@ impl<'a> Handshake<'a> {
                     ..
                 },
             ) => {
-                self.answer(out, &Method::ConnectionCloseOk {})?;
+                self.respond(out, &Method::ConnectionCloseOk {})?;
                 Err(self.closed(reply_code, reply_text))
             }
             (
@@ -115,16 +115,16 @@ impl<'a> Handshake<'a> {
                     agree(self.parameters.channel_max.into(), channel_max.into()) as u16;
                 agreed.frame_max = agree(self.parameters.frame_max, frame_max);
                 agreed.heartbeat = self.parameters.heartbeat.choose(heartbeat);
-                let answer = Method::ConnectionTuneOk {
+                let tune_ok = Method::ConnectionTuneOk {
                     channel_max: agreed.channel_max,
                     frame_max: agreed.frame_max,
                     heartbeat: agreed.heartbeat,
                 };
-                self.answer(out, &answer)?;
+                self.respond(out, &tune_ok)?;
                 let open = Method::ConnectionOpen {
                     virtual_host: (&self.parameters.virtual_host).into(),
                 };
-                self.answer(out, &open)?;
+                self.respond(out, &open)?;
                 self.stage = Stage::VirtualHost;
                 Ok(false)
             }
@@ -154,16 +154,16 @@ impl<'a> Handshake<'a> {
         };
         // The password is in it. A buffer that grew would leave a copy behind, so its size is found out first.
         let mut without_response = Vec::new();
-        self.answer(&mut without_response, &start_ok(&[]))?;
+        self.respond(&mut without_response, &start_ok(&[]))?;
         out.reserve(without_response.len() + response.len());
-        self.answer(out, &start_ok(response))
+        self.respond(out, &start_ok(response))
     }
 
-    fn answer(&self, out: &mut Vec<u8>, method: &Method<'_>) -> Result<(), Box<Failure>> {
+    fn respond(&self, out: &mut Vec<u8>, method: &Method<'_>) -> Result<(), Box<Failure>> {
         frame::write_method(out, 0, method).map_err(|error| self.violated(Error::syntax(error)))
     }
 
-    /// The server said something that has no place here, or is to be told something that cannot be sent.
+    /// The server sent something that is not allowed here, or what is to be sent to it cannot be.
     #[cold]
     fn violated(&self, fault: Error) -> Box<Failure> {
         Failure::new(
@@ -232,7 +232,7 @@ fn agree(mine: u32, theirs: u32) -> u32 {
     }
 }
 
-/// The value of a capability that the server told of.
+/// Whether the server has announced a capability.
 pub(crate) fn capability(server_properties: &FieldTable, name: &str) -> bool {
     server_properties
         .get("capabilities")

@@ -176,11 +176,11 @@ properties! {
     /// The priority in a queue declared with `x-max-priority`; higher is delivered first. AMQP has 0 to 9, RabbitMQ
     /// takes up to 255. Not set is 0.
     11 priority: octet u8, u8, u8::from, u8::from, std::convert::identity;
-    /// What ties an answer to its request; chosen by who asks, repeated by who answers.
+    /// What ties a reply to its request: chosen by the client, repeated by the server.
     10 correlation_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
-    /// Where answers go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
+    /// Where replies go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
     9 reply_to: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
-    /// After how long the broker drops the message if nobody takes it: milliseconds, as decimal text (`"60000"` is a
+    /// After how long the broker drops the message if no consumer takes it: milliseconds, as decimal text (`"60000"` is a
     /// minute). RabbitMQ closes the channel over anything else. The setter takes a
     /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up.
     8 expiration: shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, Name::to_short_string, ShortString::as_bytes;

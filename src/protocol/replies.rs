@@ -27,7 +27,7 @@ impl CallOutcome {
 /// The calls that were made on one channel and have not ended.
 #[derive(Debug)]
 pub(crate) struct Replies {
-    /// Tells this client's correlation ids from all others'.
+    /// Distinguishes this client's correlation ids from all others'.
     prefix: String,
     next: u64,
     calls: HashMap<u64, Option<CallOutcome>>,

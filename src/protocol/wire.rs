@@ -175,7 +175,7 @@ impl Name<'_> {
 
 /// Reads wire types off the front of a byte slice.
 ///
-/// The first error is kept for `finish`; whatever is read after it is zero or empty, so that nobody has to look in between.
+/// The first error is kept for `finish`; whatever is read after it is zero or empty, so that the caller need not look in between.
 ///
 /// The methods are not inlined: together the fields of all AMQP methods would be much code. What must be fast is read without
 /// a `Reader` where nothing is wrong with it.

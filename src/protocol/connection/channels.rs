@@ -186,7 +186,7 @@ impl Session {
     pub(crate) fn closing_channels(&self) -> Vec<Arc<Gate>> {
         let channels = self.channels.iter().skip(1).flatten();
         channels
-            .filter(|channel| channel.phase() == Phase::Closing && channel.crossed.is_none())
+            .filter(|channel| channel.phase() == Phase::Closing && channel.broker_close.is_none())
             .map(|channel| Arc::clone(&channel.gate))
             .collect()
     }
@@ -194,10 +194,9 @@ impl Session {
     /// Waits no longer for the close-ok of a channel that both ends closed at once. RabbitMQ may lose it: it ends the
     /// channel's process when it gets the other end's close-ok, perhaps before that process has sent its own.
     pub(crate) fn give_up_close_ok(&mut self, slot: usize) {
-        if self
-            .channel(slot)
-            .is_some_and(|channel| channel.crossed.is_some() && channel.phase() == Phase::Closing)
-        {
+        if self.channel(slot).is_some_and(|channel| {
+            channel.broker_close.is_some() && channel.phase() == Phase::Closing
+        }) {
             self.release(slot);
         }
     }

@@ -92,7 +92,7 @@ impl Session {
     }
 
     /// Takes the header and the one body frame of a message, if both are at hand: most messages are small, and go the short
-    /// way. Answers how many bytes of `rest` they are, 0 if they are not there.
+    /// way. Returns how many bytes of `rest` they are, 0 if they are not there.
     fn whole_content(
         &self,
         number: u16,
@@ -126,7 +126,7 @@ impl Session {
         }
     }
 
-    /// The broker cancels a consumer. If it wants no answer it is sent one that it need not answer either: since 4.3
+    /// The broker cancels a consumer. If it wants no reply it is sent a `basic.cancel` that wants none either: since 4.3
     /// RabbitMQ keeps the tag of a consumer that held a message for too long until this end cancels it as well, and ends a
     /// connection that uses the tag before. To other brokers it means nothing.
     pub(super) fn cancelled(
@@ -139,7 +139,7 @@ impl Session {
         let channel = self.at(slot)?;
         let number = channel.number;
         let known = channel.cancel_consumer(&tag);
-        let answer = match no_wait {
+        let response = match no_wait {
             false => Some(Method::BasicCancelOk { consumer_tag }),
             true if known => Some(Method::BasicCancel {
                 consumer_tag,
@@ -147,8 +147,8 @@ impl Session {
             }),
             true => None,
         };
-        if let Some(answer) = answer {
-            frame::write_method(&mut self.replies, number, &answer).map_err(Error::syntax)?;
+        if let Some(response) = response {
+            frame::write_method(&mut self.replies, number, &response).map_err(Error::syntax)?;
         }
         if known {
             // The consumer itself goes when this is reported to the program, after the messages that came before it.
@@ -263,7 +263,7 @@ impl Session {
             }
             Carrier::Get { .. } => {
                 channel.gate.acks.came(message.delivery_tag);
-                self.answer(slot, (60, 71), Reply::Got(Some(Box::new(message))))
+                self.reply(slot, (60, 71), Reply::Got(Some(Box::new(message))))
             }
             Carrier::Return { reply_code } => {
                 let method = Return {

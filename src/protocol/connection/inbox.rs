@@ -1,9 +1,9 @@
-//! What waits to be told to the program, and whose turn it is to tell it.
+//! What waits to be delivered to the program, and which thread delivers it.
 
 use std::collections::VecDeque;
 
 use super::{take_out, ConnectionEvent, Dispatcher, Session};
-use crate::protocol::channel::{Content, Incoming, Puller, Received};
+use crate::protocol::channel::{Content, Incoming, IteratorConsumer, Received};
 use crate::protocol::size::ALLOCATION;
 use crate::Error;
 
@@ -48,7 +48,7 @@ impl Session {
             return;
         }
         if self.is_draining && self.undelivered > HELD_BOUND && channel.goes_back(&incoming) {
-            // The connection is over, so the broker gives it to somebody else anyway.
+            // The connection is over, so the broker delivers it to another consumer anyway.
             return;
         }
         self.undelivered += held;
@@ -57,9 +57,11 @@ impl Session {
             channel.held_returns += held;
         }
         self.arrived += 1;
-        match (&mut channel.puller, incoming) {
-            (Some(puller), Incoming::Message(message)) if message.label == puller.consumer_tag => {
-                puller.buffered.push_back(message);
+        match (&mut channel.iterator, incoming) {
+            (Some(iterator), Incoming::Message(message))
+                if message.label == iterator.consumer_tag =>
+            {
+                iterator.buffered.push_back(message);
             }
             (_, incoming) => {
                 channel.inbox.push_back(incoming);
@@ -109,14 +111,14 @@ impl Session {
         channels.any(|channel| {
             channel.running
                 || channel
-                    .puller
+                    .iterator
                     .as_ref()
-                    .is_some_and(|puller| puller.is_at_work)
+                    .is_some_and(|iterator| iterator.is_at_work)
         })
     }
 
-    /// Chooses the first channel that has events this dispatcher may run, and answers how many. It is this dispatcher's
-    /// alone until `end_turn`.
+    /// Chooses the first channel that has events this dispatcher may run, and returns its slot and how many. The channel is this
+    /// dispatcher's alone until `end_turn`.
     pub(crate) fn begin_turn(&mut self, dispatcher: &Dispatcher) -> Option<(usize, usize)> {
         let mut ready = self.ready.iter().copied();
         let slot = ready.find(|slot| {
@@ -142,7 +144,7 @@ impl Session {
         Some(incoming)
     }
 
-    /// Answers whether somebody else may have been waiting for this. A channel that has more to tell goes behind the others.
+    /// Returns whether another thread may have been waiting for this. A channel that has more events goes behind the others.
     pub(crate) fn end_turn(&mut self, slot: usize) -> bool {
         let Some(channel) = self.channel(slot) else {
             return false;
@@ -159,7 +161,7 @@ impl Session {
         more || over
     }
 
-    /// Takes what came for one consumer and was not told to the program.
+    /// Takes what came for one consumer and was not delivered to the program.
     pub(crate) fn take_undelivered(
         &mut self,
         slot: usize,
@@ -193,13 +195,13 @@ impl Session {
     }
 
     /// Takes the next message that the iterator of a channel is to yield.
-    pub(crate) fn next_pulled(&mut self, slot: usize) -> Option<Received> {
+    pub(crate) fn next_for_iterator(&mut self, slot: usize) -> Option<Received> {
         let channel = self.channel(slot)?;
-        let puller = channel.puller.as_mut()?;
-        let message = puller.buffered.pop_front();
-        puller.is_at_work = message.is_some();
+        let iterator = channel.iterator.as_mut()?;
+        let message = iterator.buffered.pop_front();
+        iterator.is_at_work = message.is_some();
         let message = message?;
-        let id = puller.id;
+        let id = iterator.id;
         channel.handed_over(message.delivery_tag, id);
         let held = message.size();
         channel.held -= held;
@@ -208,13 +210,13 @@ impl Session {
     }
 
     /// Takes the iterator of a channel, with what it had not yielded.
-    pub(crate) fn take_puller(&mut self, slot: usize) -> Option<Puller> {
+    pub(crate) fn take_iterator(&mut self, slot: usize) -> Option<IteratorConsumer> {
         let channel = self.channel(slot)?;
-        let puller = channel.puller.take()?;
-        let held: usize = puller.buffered.iter().map(Received::size).sum();
+        let iterator = channel.iterator.take()?;
+        let held: usize = iterator.buffered.iter().map(Received::size).sum();
         channel.held -= held;
         self.undelivered -= held;
-        Some(puller)
+        Some(iterator)
     }
 
     fn unreported(&self, dispatcher: &Dispatcher) -> Option<usize> {
@@ -226,19 +228,19 @@ impl Session {
         })
     }
 
-    /// Whether the broker closed a channel that this dispatcher looks after, and nobody was told.
+    /// Whether the broker closed a channel that this dispatcher runs, and no call has reported it.
     pub(crate) fn has_unreported(&self, dispatcher: &Dispatcher) -> bool {
         self.unreported(dispatcher).is_some()
     }
 
-    /// Takes such a closure to tell it.
+    /// Takes such a closure to report it.
     pub(crate) fn take_unreported(&mut self, dispatcher: &Dispatcher) -> Option<Error> {
         let slot = self.unreported(dispatcher)?;
         self.reported(slot);
         self.channel(slot)?.gate.end().cloned()
     }
 
-    /// Somebody is told of a channel's closure; answers whether he is the first.
+    /// A call reports a channel's closure; returns whether it is the first.
     pub(crate) fn reported(&mut self, slot: usize) -> bool {
         take_out(&mut self.closures, slot)
     }
@@ -256,7 +258,7 @@ impl Session {
         idle.map(|(slot, _)| slot).collect()
     }
 
-    /// The program is now told that the broker has cancelled a consumer.
+    /// It is now reported to the program that the broker has cancelled a consumer.
     pub(crate) fn report_cancelled(
         &mut self,
         slot: usize,
@@ -283,7 +285,7 @@ impl Session {
         channel.content = Content::None;
         channel.inbox = VecDeque::new();
         channel.consumers = Vec::new();
-        channel.puller = None;
+        channel.iterator = None;
         channel.replies = None;
         let held = std::mem::take(&mut channel.held);
         channel.held_returns = 0;

@@ -7,17 +7,17 @@ use crate::protocol::method::Method;
 
 const CHANNEL: u16 = 7;
 
-/// What a broker makes of what it is told.
+/// What a broker makes of what it gets.
 #[derive(Debug, Default, PartialEq)]
 struct Broker {
     unacknowledged: Vec<u64>,
     acknowledged: Vec<(u64, &'static str)>,
-    /// It was told of a message that it does not know, and closed the channel.
+    /// It got an acknowledgement of a message that it does not know, and closed the channel.
     failed: bool,
 }
 
 impl Broker {
-    fn told(&mut self, method: &Method<'_>) {
+    fn receive(&mut self, method: &Method<'_>) {
         let (tag, multiple) = match *method {
             Method::BasicAck {
                 delivery_tag,
@@ -116,7 +116,7 @@ impl Client {
 
     fn flush(&mut self) {
         for method in self.said.drain(..) {
-            self.meant.told(&method);
+            self.meant.receive(&method);
         }
         let bytes = std::mem::take(&mut self.out);
         let mut rest = &bytes[..];
@@ -127,7 +127,7 @@ impl Client {
                 payload,
             } = frame
             {
-                self.got.told(&Method::decode(payload).unwrap());
+                self.got.receive(&Method::decode(payload).unwrap());
                 self.frames += 1;
             }
         }

@@ -336,7 +336,7 @@ fn the_deepest_table_needs_little_stack() {
 }
 
 #[test]
-fn answers() {
+fn values_are_read_as_other_types_where_they_fit() {
     for (value, number) in [
         (FieldValue::from(-1i8), -1),
         (1u8.into(), 1),

@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use crate::protocol::connection::{ConnectionEvent, Session};
-use crate::protocol::exercise::{self, told, CHANNELS};
+use crate::protocol::exercise::{self, feed_all, CHANNELS};
 use crate::protocol::frame::{self, write_body, write_header, write_method, Frame};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, DeliveryMode};
@@ -11,7 +11,7 @@ use crate::{BasicProperties, DeliveryMode};
 #[derive(Default)]
 struct Stream {
     bytes: Vec<u8>,
-    /// How many things are told, by channel.
+    /// How many things are delivered, by channel.
     expected: [usize; CHANNELS],
 }
 
@@ -20,7 +20,7 @@ fn stream(random: &mut Random) -> Stream {
     let mut expected = [0; CHANNELS];
     // The frames of each channel stay in order; those of different channels may be mixed.
     let mut frames: [Vec<Vec<u8>>; CHANNELS] = Default::default();
-    let mut answers = vec![
+    let mut replies = vec![
         Method::BasicConsumeOk {
             consumer_tag: "c".into(),
         },
@@ -75,11 +75,11 @@ fn stream(random: &mut Random) -> Stream {
             (4 | 5, _) => late(random, out, channel as u16),
             (6, _) if !opened_again => late(random, out, 6),
             (1, 0 | 1) => {
-                let Some(answer) = answers.pop() else {
+                let Some(reply) = replies.pop() else {
                     continue;
                 };
-                out.push(method(1, &answer));
-                if answer.has_content() {
+                out.push(method(1, &reply));
+                if reply.has_content() {
                     content(random, out, 1, b"fetched");
                 }
                 expected[1] += 1;
@@ -180,7 +180,7 @@ fn late(random: &mut Random, out: &mut Vec<Vec<u8>>, channel: u16) {
     let mut body = Vec::new();
     write_body(&mut body, channel, &[7; 300]);
     let deliver = deliver(channel, "a", 77);
-    let answer = match random.below(7) {
+    let other = match random.below(7) {
         0 => Method::BasicAck {
             delivery_tag: 1000,
             multiple: true,
@@ -208,7 +208,7 @@ fn late(random: &mut Random, out: &mut Vec<Vec<u8>>, channel: u16) {
         5 => out.push(frame_of(1, channel, &[0, 60, 0, 99])),
         6 => out.push(frame_of(1, channel, &[0, 60])),
         7 => out.push(frame_of(3, channel, &[])),
-        _ => out.push(method(channel, &answer)),
+        _ => out.push(method(channel, &other)),
     }
 }
 
@@ -284,14 +284,14 @@ fn all_that_a_broker_says_is_told() {
     let mut random = Random(0x5EED_0004);
     for _ in 0..300 {
         let Stream { bytes, expected } = stream(&mut random);
-        let told = told([&bytes[..]]);
-        assert_eq!((told.error, told.left), (None, 0));
-        let answered = channels_of(&told.replies);
-        assert!(!answered.iter().any(|channel| (4..=6).contains(channel)));
+        let seen = feed_all([&bytes[..]]);
+        assert_eq!((seen.error, seen.left), (None, 0));
+        let responses = channels_of(&seen.replies);
+        assert!(!responses.iter().any(|channel| (4..=6).contains(channel)));
         for (channel, expected) in expected.iter().enumerate() {
-            let mut count = told.incoming[channel].len() + told.answers[channel].len();
+            let mut count = seen.incoming[channel].len() + seen.call_replies[channel].len();
             if channel == 3 {
-                count += told.pulled.len();
+                count += seen.of_iterator.len();
             }
             assert_eq!(count, *expected, "on channel {channel}");
         }
@@ -308,12 +308,12 @@ fn the_same_is_told_wherever_the_bytes_are_cut() {
     let mut random = Random(0x5EED_0005);
     for _ in 0..12 {
         let Stream { bytes, .. } = stream(&mut random);
-        let whole = told([&bytes[..]]);
+        let whole = feed_all([&bytes[..]]);
         for cut in places(&bytes) {
             let (first, second) = bytes.split_at(cut);
-            assert_eq!(told([first, second]), whole, "cut at {cut}");
+            assert_eq!(feed_all([first, second]), whole, "cut at {cut}");
         }
-        assert_eq!(told(bytes.chunks(1)), whole);
+        assert_eq!(feed_all(bytes.chunks(1)), whole);
     }
 }
 
@@ -323,7 +323,7 @@ fn what_ends_early_waits_for_the_rest() {
     for _ in 0..12 {
         let Stream { bytes, .. } = stream(&mut random);
         for cut in places(&bytes) {
-            assert_eq!(told([&bytes[..cut]]).error, None);
+            assert_eq!(feed_all([&bytes[..cut]]).error, None);
         }
     }
 }
@@ -332,11 +332,11 @@ fn what_ends_early_waits_for_the_rest() {
 #[test]
 fn an_empty_body_that_nothing_announced_is_an_error_wherever_it_is_cut() {
     let bytes = [3, 0, 1, 0, 0, 0, 0, 0xce];
-    let whole = told([&bytes[..]]);
+    let whole = feed_all([&bytes[..]]);
     assert!(whole.error.is_some());
     for at in 0..bytes.len() {
         let (head, tail) = bytes.split_at(at);
-        assert_eq!(told([head, tail]), whole, "cut at {at}");
+        assert_eq!(feed_all([head, tail]), whole, "cut at {at}");
     }
 }
 
@@ -529,11 +529,11 @@ fn a_message_is_cut_short_by_the_end_of_its_channel() {
     for at in 0..=frames.len() {
         let (before, after) = frames.split_at(at);
         let bytes = [&before.concat()[..], &close(1), &after.concat()].concat();
-        let whole = told([&bytes[..]]);
+        let whole = feed_all([&bytes[..]]);
         assert_eq!(whole.error, None, "closed before frame {at}");
         let complete = usize::from(at == frames.len());
         assert_eq!(whole.incoming[1].len(), complete);
-        assert_eq!(told(bytes.chunks(1)), whole);
+        assert_eq!(feed_all(bytes.chunks(1)), whole);
     }
 }
 
@@ -542,8 +542,8 @@ fn a_frame_on_a_number_that_was_never_opened_is_an_error() {
     for number in [2, 7] {
         let mut bytes = Vec::new();
         write_body(&mut bytes, number, b"x");
-        let told = told([&bytes[..]]);
-        assert!(told.error.unwrap().contains("which is not open"));
+        let seen = feed_all([&bytes[..]]);
+        assert!(seen.error.unwrap().contains("which is not open"));
     }
 }
 
