@@ -326,12 +326,16 @@ pub(super) fn compare(
             if same(current, received) {
                 return Ok(());
             }
-            let (current, received) = (Printed(current), Printed(received));
+            let text = |value: &FieldValue| match value {
+                FieldValue::Void => "none".to_owned(),
+                value => format!("'{}'", Printed(value)),
+            };
+            let (current, received) = (text(current), text(received));
             inequivalent(
                 key,
                 what,
-                format_args!("'{received}'"),
-                format_args!("'{current}'"),
+                format_args!("{received}"),
+                format_args!("{current}"),
             )
         }
         (current, received) => inequivalent(

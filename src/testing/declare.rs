@@ -237,10 +237,16 @@ impl State {
         if !vhost.exchanges.contains_key(&source) {
             refuse!(404, "no {}", Named("exchange", &source, &vhost_name));
         }
+        let checked = match vhost.exchanges.get(&source) {
+            Some(exchange) if add => exchange.check_binding(arguments),
+            _ => Ok(()),
+        };
         match &binding.destination {
             Destination::Queue(name) => match vhost.queues.get(name) {
                 None => refuse!(404, "no {}", Named("queue", name, &vhost_name)),
                 Some(id) => {
+                    // RabbitMQ looks at the arguments before it asks whose the queue is.
+                    checked?;
                     if let Some(queue) = self.queues.get(id) {
                         check_owner(queue, at)?;
                     }
@@ -249,13 +255,12 @@ impl State {
             Destination::Exchange(name) if !vhost.exchanges.contains_key(name) => {
                 refuse!(404, "no {}", Named("exchange", name, &vhost_name))
             }
-            Destination::Exchange(_) => {}
+            Destination::Exchange(_) => checked?,
         }
         let Some(exchange) = vhost.exchanges.get_mut(&source) else {
             return Ok(());
         };
         if add {
-            exchange.check_binding(arguments)?;
             if !bound(exchange) {
                 exchange.bindings.push(binding);
             }

@@ -362,10 +362,11 @@ impl State {
             let confirmed = std::mem::take(&mut channel.confirmed);
             let refused = std::mem::take(&mut channel.refused);
             let open = channel.withheld.first().copied().unwrap_or(u64::MAX);
-            for (own, other, ack) in [(&confirmed, &refused, true), (&refused, &confirmed, false)] {
+            for (own, other, ack) in [(&refused, &confirmed, false), (&confirmed, &refused, true)] {
                 let cutoff = open.min(other.first().copied().unwrap_or(u64::MAX));
                 let together = match own.range(..cutoff).next_back() {
-                    Some(last) if own.len() > 1 => {
+                    // A lone `basic.nack` is one for several as well, as in RabbitMQ.
+                    Some(last) if own.len() > 1 || !ack => {
                         self.send_confirm(at, *last, true, ack);
                         *last
                     }
@@ -388,7 +389,8 @@ impl State {
             Method::BasicNack {
                 delivery_tag,
                 multiple,
-                requeue: false,
+                // It means nothing here, and is what RabbitMQ sends.
+                requeue: true,
             }
         };
         self.send(at, &method);

@@ -493,7 +493,11 @@ impl Side {
         self.heard.insert("queues".into(), counts);
         for (number, wire) in self.wires.iter_mut().enumerate() {
             let Some(wire) = wire else { continue };
-            for (what, texts) in std::mem::take(&mut wire.heard) {
+            for (what, mut texts) in std::mem::take(&mut wire.heard) {
+                // In which order a queue's consumers are told is not promised.
+                if what.ends_with(" cancelled") {
+                    texts.sort();
+                }
                 self.heard
                     .insert(format!("connection {number} channel {what}"), texts);
             }

@@ -657,6 +657,27 @@ impl Client {
         );
     }
 
+    /// Deletes a queue, whatever is in it.
+    pub(super) fn delete_queue(&mut self, channel: u16, name: &str) {
+        let full = self.name(name);
+        self.say(
+            channel,
+            &Method::QueueDelete {
+                queue: full.as_str().into(),
+                if_unused: false,
+                if_empty: false,
+                no_wait: false,
+            },
+        );
+    }
+
+    pub(super) fn purge(&mut self, channel: u16, name: &str) {
+        let full = self.name(name);
+        let queue = full.as_str().into();
+        let no_wait = false;
+        self.say(channel, &Method::QueuePurge { queue, no_wait });
+    }
+
     pub(super) fn declare(&mut self, channel: u16, name: &str, arguments: &FieldTable) {
         self.queue(channel, name, "", arguments);
         self.until("QueueDeclareOk");

@@ -4,5 +4,7 @@ mod closing;
 mod consuming;
 mod dead_letters;
 mod handshake;
+mod limits;
 mod publishing;
 mod routing;
+mod times;

@@ -1,0 +1,124 @@
+//! What time does: messages and queues that expire, heartbeats.
+
+use std::time::{Duration, Instant};
+
+use super::super::transcript::{compare, table};
+use crate::{BasicProperties, FieldTable};
+
+#[test]
+fn messages_expire_in_their_queue() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.declare(1, "brief", &table([("x-message-ttl", 100.into())]));
+        client.declare(1, "plain", &FieldTable::new());
+        // What is confirmed is in the queue.
+        client.confirms(1);
+        client.publish(1, "brief", "1");
+        client.until("BasicAck");
+        client.await_count(1, "brief", 0);
+        client.get(1, "brief", true);
+        script.note("by themselves, the shorter time counts");
+        let key = client.name("brief");
+        let long = BasicProperties::new().expiration("3600000");
+        client.publish_with(1, "", &key, &long, "2", false);
+        client.until("BasicAck");
+        client.await_count(1, "brief", 0);
+        script.note("only at the head");
+        let key = client.name("plain");
+        let short = BasicProperties::new().expiration("50");
+        client.publish(1, "plain", "first");
+        client.until("BasicAck");
+        client.publish_with(1, "", &key, &short, "second", false);
+        client.until("BasicAck");
+        std::thread::sleep(Duration::from_millis(150));
+        client.count(1, "plain");
+        client.get(1, "plain", false);
+        client.get(1, "plain", false);
+        script.note("what is unacknowledged does not expire, but when it goes back");
+        let short = BasicProperties::new().expiration("1000");
+        client.publish_with(1, "", &key, &short, "third", false);
+        client.until("BasicAck");
+        client.get(1, "plain", false);
+        std::thread::sleep(Duration::from_millis(1100));
+        client.reject(1, client.last_tag, true);
+        client.await_count(1, "plain", 0);
+    });
+}
+
+#[test]
+fn a_time_of_nothing_delivers_at_once_or_never() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &table([("x-message-ttl", 0.into())]));
+        client.publish(1, "q", "lost");
+        client.sync(1);
+        client.get(1, "q", true);
+        client.qos(1, 1, false);
+        client.consume(1, "q", "c", "", &none);
+        client.publish(1, "q", "taken");
+        client.until("BasicDeliver");
+        client.publish(1, "q", "lost, for the consumer is busy");
+        client.sync(1);
+        client.ack(1, client.last_tag, false);
+        client.sync(1);
+        client.publish(1, "q", "taken as well");
+        client.until("BasicDeliver");
+        client.reject(1, client.last_tag, true);
+        client.sync(1);
+        client.count(1, "q");
+    });
+}
+
+#[test]
+fn queues_expire_when_they_are_not_used() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &table([("x-expires", 200.into())]));
+        client.publish(1, "q", "m");
+        client.await_gone(1, "q");
+        client.declare(1, "used", &table([("x-expires", 200.into())]));
+        client.consume(1, "used", "c", "", &none);
+        std::thread::sleep(Duration::from_millis(500));
+        client.count(1, "used");
+        client.cancel(1, "c");
+        client.await_gone(1, "used");
+    });
+}
+
+/// A silent client is given up after two intervals; a silent broker is not: it sends heartbeats.
+#[test]
+fn heartbeats_come_and_are_missed() {
+    compare(|script| {
+        let mut client = script.open_with("silent", 131_072, 1);
+        let begun = Instant::now();
+        let mut beats = 0;
+        let mut first = None;
+        while let Some(frame) = client.frame() {
+            assert_eq!(frame, (8, 0, Vec::new()));
+            first.get_or_insert_with(|| begun.elapsed());
+            beats += 1;
+            assert!(begun.elapsed() < Duration::from_secs(15));
+        }
+        // Times are not compared closely, for the machine may be busy.
+        script.note(format!("some heartbeats: {}", beats > 0));
+        script.note(format!(
+            "the first one soon: {}",
+            first.unwrap() < Duration::from_secs(3)
+        ));
+        let lasted = begun.elapsed();
+        script.note(format!(
+            "not given up at once: {}",
+            lasted > Duration::from_millis(1500)
+        ));
+        // One that sends heartbeats is kept.
+        let mut client = script.open_with("alive", 131_072, 1);
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(700));
+            client.raw(8, 0, b"");
+        }
+        client.sync(1);
+        client.close();
+    });
+}
