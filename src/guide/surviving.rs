@@ -64,6 +64,23 @@
 //! # }
 //! ```
 //!
+//! If the stop comes while there is no connection, [`run`](crate::Supervisor::run) fails with
+//! [`Error::Stopped`](crate::Error::Stopped), since nothing came to its own end:
+//!
+//! ```no_run
+//! # use haypile::{Error, Supervisor};
+//! # fn set_up(_: &haypile::Connection) -> haypile::Result<haypile::ConsumingEnded> { todo!() }
+//! # fn main() -> haypile::Result<()> {
+//! # let supervisor = Supervisor::new("amqp://localhost");
+//! match supervisor.run(set_up) {
+//!     Ok(ended) => println!("{ended:?}"),
+//!     Err(Error::Stopped { .. }) => println!("stopped while there was no connection"),
+//!     Err(error) => return Err(error),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Without a supervisor it is [`Channel::stop_handle`](crate::Channel::stop_handle).
 //!
 //! | to end a consumer | what happens |

@@ -22,7 +22,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             channel.basic_ack(method.delivery_tag)
         })?;
         channel.start_consuming()
-    })?;
-    println!(" [*] {ended:?}");
+    });
+    match ended {
+        Ok(ended) => println!(" [*] {ended:?}"),
+        // Also if Ctrl-C came while there was no connection.
+        Err(haypile::Error::Stopped { .. }) => println!(" [*] stopped"),
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
