@@ -50,7 +50,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// Not protected: `abort` (a panic with `panic = "abort"`, too); a signal that kills; and **the end of a `main` that never used
 /// a connection while other threads have just published**: most such runs lose what was sent last, a whole burst included. Any
-/// call on a handle in the main thread protects, before or after, and so does joining the threads. The protection rests on
+/// call in the main thread that sends something or runs callbacks protects, before or after, and so does joining the threads. The protection rests on
 /// destructors of thread-local values, which run at the end of the process on Linux with glibc; elsewhere they may not.
 /// [`close`](Connection::close) is certain everywhere, and says what came of it.
 ///

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::escaped::{Escaped, Shown};
 use crate::protocol::size::{size_of_properties, ALLOCATION};
@@ -174,6 +175,9 @@ pub struct UnconfirmedReport {
     pub confirmed: Vec<RangeInclusive<u64>>,
     /// What ended the channel or the connection. `None` if they go on.
     pub cause: Option<Error>,
+    /// The broker's reason for blocking the connection, such as `low on memory`, if it did when the time was up: what is pending
+    /// may be confirmed when it unblocks it, see [`Connection::blocked`](crate::Connection::blocked).
+    pub blocked: Option<Arc<str>>,
 }
 
 impl UnconfirmedReport {
@@ -194,6 +198,7 @@ impl PartialEq for UnconfirmedReport {
             && self.nacked == other.nacked
             && self.pending == other.pending
             && self.confirmed == other.confirmed
+            && self.blocked == other.blocked
             && text(self) == text(other)
     }
 }
@@ -233,6 +238,16 @@ impl fmt::Display for UnconfirmedReport {
         }
         if let Some(cause) = &self.cause {
             write!(f, "; {cause}")?;
+        }
+        if let Some(reason) = &self.blocked {
+            write!(
+                f,
+                "; the broker blocks the connection ({})",
+                Escaped(reason)
+            )?;
+        }
+        if !self.pending.is_empty() {
+            f.write_str("; whether the broker has those pending is unknown")?;
         }
         Ok(())
     }
@@ -278,7 +293,7 @@ mod tests {
         assert_eq!(
             report.to_string(),
             "13 not confirmed: 1 returned (3); 10 refused (10, 11, 12, 13, 14, ...); 2 pending (4, 5); \
-             first return: 312 NO_ROUTE"
+             first return: 312 NO_ROUTE; whether the broker has those pending is unknown"
         );
         assert_eq!(
             UnconfirmedReport {
@@ -286,7 +301,7 @@ mod tests {
                 ..Default::default()
             }
             .to_string(),
-            "1 not confirmed: 1 pending (1)"
+            "1 not confirmed: 1 pending (1); whether the broker has those pending is unknown"
         );
         assert_eq!(
             UnconfirmedReport {
@@ -298,7 +313,7 @@ mod tests {
                 ..Default::default()
             }
             .to_string(),
-            "1 not confirmed: 1 pending (1); the connection is not open: it was lost"
+            "1 not confirmed: 1 pending (1); the connection is not open: it was lost; whether the broker has those pending is unknown"
         );
     }
 

@@ -199,22 +199,33 @@ impl Publisher {
         }
         let own = std::mem::take(&mut self.own);
         let mut losses = Losses::default();
-        if let Some(channel) = link.lock().session.channel(slot) {
+        let mut shared = link.lock();
+        if let Some(channel) = shared.session.channel(slot) {
             for (first, last) in &own {
                 channel.confirms.take_for_good(*first, *last, &mut losses);
             }
         }
+        let blocked = shared.session.blocked.clone();
+        drop(shared);
         if losses == Losses::default() {
             return Ok(());
         }
         let is_over = self.channel.is_ended();
         let cause = is_over.then(|| self.channel.ended());
-        Err(Error::Unconfirmed(Box::new(report(&own, losses, cause))))
+        let blocked = blocked.filter(|_| !is_over);
+        Err(Error::Unconfirmed(Box::new(report(
+            &own, losses, cause, blocked,
+        ))))
     }
 }
 
 /// What is reported of runs of messages of which some were lost: the others are confirmed.
-fn report(own: &VecDeque<(u64, u64)>, losses: Losses, cause: Option<Error>) -> UnconfirmedReport {
+fn report(
+    own: &VecDeque<(u64, u64)>,
+    losses: Losses,
+    cause: Option<Error>,
+    blocked: Option<Arc<str>>,
+) -> UnconfirmedReport {
     let Losses {
         returned,
         nacked,
@@ -250,6 +261,7 @@ fn report(own: &VecDeque<(u64, u64)>, losses: Losses, cause: Option<Error>) -> U
         pending,
         confirmed,
         cause,
+        blocked,
     }
 }
 

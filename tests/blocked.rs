@@ -30,6 +30,9 @@ fn a_timeout_during_an_alarm_says_so_and_that_the_messages_fate_is_unknown() {
         channel.confirm_delivery().unwrap();
         channel.basic_publish("", &queue, "before").unwrap();
         assert_eq!(connection.blocked(), None);
+        let mut publisher = connection.channel().unwrap().publisher(1).unwrap();
+        publisher.publish("", &queue, "published before").unwrap();
+        publisher.wait_for_confirms(ALARM).unwrap();
 
         broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
         // The broker says it when the connection publishes next.
@@ -69,11 +72,36 @@ fn a_timeout_during_an_alarm_says_so_and_that_the_messages_fate_is_unknown() {
             "{text}"
         );
 
+        // So says a publisher that many are waited for with, and one whose window is full.
+        publisher.publish("", &queue, "published during").unwrap();
+        let error = publisher.publish("", &queue, "never sent").unwrap_err();
+        assert!(
+            matches!(&error, Error::Timeout { blocked: Some(reason), .. } if &**reason == "low on memory"),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("nothing was sent"), "{error}");
+        let error = publisher
+            .wait_for_confirms(Duration::from_millis(100))
+            .unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "1 pending (2)",
+            "the broker blocks the connection (low on memory)",
+            "whether the broker has those pending is unknown",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        let Error::Unconfirmed(report) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(report.pending, [2]);
+        assert_eq!(report.blocked.as_deref(), Some("low on memory"));
+
         broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
         wait_until(ALARM, || connection.blocked().is_none());
         // It had arrived all the same.
         let channel = connection.channel().unwrap();
-        let got: Vec<Vec<u8>> = (0..2)
+        let mut got: Vec<Vec<u8>> = (0..4)
             .filter_map(|_| {
                 channel
                     .basic_get(BasicGet::new(&queue).auto_ack(true))
@@ -81,7 +109,9 @@ fn a_timeout_during_an_alarm_says_so_and_that_the_messages_fate_is_unknown() {
             })
             .map(|(_, _, body)| body)
             .collect();
-        assert_eq!(got, [b"before".to_vec(), b"during".to_vec()]);
+        got.sort();
+        let texts = ["before", "during", "published before", "published during"];
+        assert_eq!(got, texts.map(|text| text.as_bytes().to_vec()));
     });
 }
 

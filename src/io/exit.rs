@@ -90,6 +90,7 @@ pub(crate) fn is_in_callbacks() -> bool {
 
 /// This thread may run callbacks from now on.
 pub(crate) fn begin_callbacks() {
+    guard_thread();
     CALLING_BACK.set(CALLING_BACK.get() + 1);
 }
 

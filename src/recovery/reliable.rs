@@ -642,6 +642,7 @@ fn unconfirmed(state: &mut State, cause: Option<Error>) -> Error {
         pending: state.flight.undecided_numbers(),
         confirmed: Vec::new(),
         cause,
+        blocked: state.channel.as_ref().and_then(Channel::blocked),
     }))
 }
 
