@@ -43,7 +43,7 @@ use crate::Error;
 ///
 /// Calls that wait for the broker are bound by
 /// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout). When that runs out they fail with [`Error::Timeout`] and
-/// the channel is closed, since answers could no longer be told apart.
+/// the channel is closed, since a late reply could be taken for the reply to the next call.
 #[doc(alias = "BlockingChannel")]
 #[derive(Clone)]
 pub struct Channel {
@@ -105,9 +105,9 @@ impl Drop for ChannelHandle {
 /// How long `close` waits for a close-ok that may have got lost because the broker closed the channel at the same time.
 const CLOSE_OK_AFTER_BOTH: Duration = Duration::from_millis(50);
 
-/// What takes nothing with its answer.
-fn done(answer: Result<Reply, Error>) -> Result<()> {
-    answer?;
+/// For calls whose reply says nothing but that it is done.
+fn done(reply: Result<Reply, Error>) -> Result<()> {
+    reply?;
     Ok(())
 }
 
@@ -178,9 +178,9 @@ impl Channel {
         forked
     }
 
-    // ---- the end of a channel, and how it is told
+    // ---- the end of a channel, and how it is reported
 
-    /// Why a call cannot be made any more. Whoever waited when it happened is told by `ended`.
+    /// Why a call cannot be made any more. A call that waited when it happened returns `ended` instead.
     pub(crate) fn closure(&self) -> Error {
         let number = self.handle.number;
         let end = self.ended();
@@ -249,7 +249,7 @@ impl Channel {
             let gate = &*self.handle.gate;
             gate.acks.sent(method);
             if matches!(method, Method::ConfirmSelect { .. }) {
-                // The broker numbers what comes after this method, so the mode begins here and not with its answer.
+                // The broker numbers what comes after this method, so the mode begins here and not with the reply.
                 gate.confirming.store(true, Ordering::Release);
             }
             Ok(())
@@ -260,7 +260,7 @@ impl Channel {
     fn finish_call(&self, call: u64, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
         let link = self.link();
         let slot = self.handle.slot;
-        let answer = link.wait(Interest::channel(slot), Some(after(limit)), |shared| {
+        let reply = link.wait(Interest::channel(slot), Some(after(limit)), |shared| {
             let channel = shared.session.channel(slot)?;
             match channel.take_reply(call) {
                 Some(reply) => Some(Some(reply)),
@@ -268,20 +268,21 @@ impl Channel {
                 None => None,
             }
         });
-        match answer {
+        match reply {
             Some(Some(reply)) => Ok(reply),
             Some(None) => Err(self.ended()),
-            None => Err(self.time_is_up(method.name(), limit)),
+            None => Err(self.close_after_timeout(method.name(), limit)),
         }
     }
 
-    /// A call was not answered in time: answers can no longer be told apart, so the channel is closed.
-    pub(crate) fn time_is_up(&self, waiting_for: &'static str, limit: Duration) -> Error {
+    /// A reply did not come in time. If it came later it could be taken for the reply to the next call, so the channel is
+    /// closed.
+    pub(crate) fn close_after_timeout(&self, waiting_for: &'static str, limit: Duration) -> Error {
         let link = self.link();
         let error = link.timed_out(waiting_for, limit, Some(self.handle.number));
         let mut shared = link.lock();
         let slot = self.handle.slot;
-        link.end_channel(&mut shared, slot, 0, "no answer in time", error.clone());
+        link.end_channel(&mut shared, slot, 0, "no reply in time", error.clone());
         error
     }
 
@@ -410,7 +411,7 @@ impl Channel {
     }
 
     /// Does something that may wait for room to send: for `rpc_timeout`, unless it is stopped.
-    pub(crate) fn patiently<T>(&self, send: impl FnOnce(Patience<'_>) -> T) -> T {
+    pub(crate) fn send_with_limit<T>(&self, send: impl FnOnce(Patience<'_>) -> T) -> T {
         send(Patience {
             limit: self.link().rpc_timeout,
             is_stopped: &|| self.is_interrupted(),

@@ -199,7 +199,7 @@ impl Connection {
     /// # let connection = haypile::Connection::open("amqp://localhost")?;
     /// match connection.queue_exists("orders")? {
     ///     Some(queue) => println!("{} messages are ready", queue.message_count),
-    ///     None => println!("nobody has declared it yet"),
+    ///     None => println!("it is not declared yet"),
     /// }
     /// # Ok(())
     /// # }
@@ -348,7 +348,7 @@ impl Connection {
 
     // ---- events
 
-    /// Waits until something can be told to the program or `time_limit` has passed, then runs the callbacks
+    /// Waits until something can be delivered to the program or `time_limit` has passed, then runs the callbacks
     /// (pika: `process_data_events(time_limit)`).
     ///
     /// `Duration::ZERO` looks without waiting, `None` waits for one event. Connection events come first (timers,
@@ -356,7 +356,7 @@ impl Connection {
     /// Called inside a callback it waits for the whole time and runs nothing.
     ///
     /// # Errors
-    /// What a callback answered; a closure of a channel or the connection that nobody was told of;
+    /// What a callback returned; a closure of a channel or the connection that no call has reported;
     /// [`Error::Reentrancy`] for `None` inside a callback, which would never return.
     pub fn process_data_events(&self, time_limit: impl Into<Option<Duration>>) -> Result<()> {
         let time_limit = time_limit.into();
@@ -489,7 +489,7 @@ impl Connection {
     /// (pika: `update_secret`; RabbitMQ's `connection.update-secret`).
     ///
     /// Waits until the broker has taken it; channels and consumers live on. The reason is a text for the broker's log, of at
-    /// most 255 bytes. The secret is not kept: whoever opens the connection anew gives it with the parameters. It shows in
+    /// most 255 bytes. The secret is not kept: a new connection takes it from the parameters. It shows in
     /// no error and no log.
     ///
     /// ```no_run
@@ -535,17 +535,17 @@ impl Connection {
             shared.session.add_call(0, (10, 71))
         };
         let deadline = after(link.rpc_timeout);
-        let answer = link.wait(Interest::channel(0), Some(deadline), |shared| {
+        let reply = link.wait(Interest::channel(0), Some(deadline), |shared| {
             if shared.session.channel(0)?.take_reply(call).is_some() {
                 return Some(Ok(()));
             }
             shared.session.report_end(true).map(Err)
         });
-        let answer = answer.unwrap_or_else(|| {
+        let reply = reply.unwrap_or_else(|| {
             let waiting_for = "connection.update-secret-ok";
             Err(link.timed_out(waiting_for, link.rpc_timeout, None))
         });
-        answer.inspect_err(|_| self.drop_callbacks_if_ended())
+        reply.inspect_err(|_| self.drop_callbacks_if_ended())
     }
 
     /// The largest frame in bytes, as negotiated (specification, `connection.tune`).
@@ -580,7 +580,7 @@ impl Connection {
         self.supports("basic.nack")
     }
 
-    /// Whether the server tells when it cancels a consumer (pika: `consumer_cancel_notify_supported`).
+    /// Whether the server reports it when it cancels a consumer (pika: `consumer_cancel_notify_supported`).
     pub fn consumer_cancel_notify_supported(&self) -> bool {
         self.supports("consumer_cancel_notify")
     }

@@ -246,13 +246,13 @@ impl Messages {
                     self.channel.link().lock().session.iterator_cancelled =
                         Some(consumer_tag.clone());
                 }
-                let told = self.ended.replace(ended).is_some();
+                let reported = self.ended.replace(ended).is_some();
                 return match self.channel.gate().end() {
                     Some(
                         Error::ChannelClosedByClient { .. }
                         | Error::ConnectionClosedByClient { .. },
                     ) => Ok(Step::End),
-                    Some(_) if closed && !told => Err(self.channel.ended()),
+                    Some(_) if closed && !reported => Err(self.channel.ended()),
                     _ => Ok(Step::End),
                 };
             }
@@ -307,7 +307,7 @@ impl Iterator for Messages {
     }
 }
 
-/// The consumer stays, for another iterator to go on with, but nobody works on its messages now.
+/// The consumer stays, for another iterator to go on with, but the program works on none of its messages now.
 impl Drop for Messages {
     fn drop(&mut self) {
         let link = self.channel.link();

@@ -81,7 +81,7 @@ impl Default for PlainCredentials {
     }
 }
 
-/// Whoever the transport says it is, most often by a TLS client certificate (pika: `ExternalCredentials`; mechanism
+/// The user that the transport vouches for, most often by a TLS client certificate (pika: `ExternalCredentials`; mechanism
 /// `EXTERNAL`).
 ///
 /// RabbitMQ needs its plugin `rabbitmq_auth_mechanism_ssl`, `EXTERNAL` among its `auth_mechanisms`, and takes the user's
@@ -237,7 +237,7 @@ const EXTERNAL: &str = "EXTERNAL";
 pub(crate) fn overwrite(secret: &mut Vec<u8>) {
     secret.clear();
     secret.resize(secret.capacity(), 0);
-    // Else the compiler may leave the overwriting out, since nobody reads the zeros.
+    // Else the compiler may leave the overwriting out, since the zeros are never read.
     hint::black_box(secret.as_slice());
     secret.clear();
 }

@@ -22,7 +22,7 @@ use crate::escaped::Escaped;
 use crate::protocol::WireError;
 use crate::{ReturnedMessage, UnconfirmedReport};
 
-/// What every fallible call of this crate answers.
+/// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, one variant for each pika exception that can happen here.
@@ -255,10 +255,10 @@ pub enum Error {
     /// What was waited for did not come in the time that the parameters or the call allow.
     ///
     /// A call of a channel that waited for the broker ([`rpc_timeout`](crate::ConnectionParameters::rpc_timeout)) has closed
-    /// its channel, since a late reply could not be told from the next one: this is a channel's error then
+    /// its channel, since a late reply could be taken for the next one: this is a channel's error then
     /// ([`is_channel_error`](Error::is_channel_error)), and whether the broker did what it was asked to do is unknown. A call
     /// that only waited for room, to send or in a publisher's window, has sent nothing and leaves the channel open; so does a call of
-    /// an [`RpcClient`](crate::RpcClient), whose replies can be told apart. Without a
+    /// an [`RpcClient`](crate::RpcClient), whose replies bear the number of their call. Without a
     /// channel it is the connection's error.
     #[non_exhaustive]
     Timeout {
@@ -629,7 +629,7 @@ pub struct GaveUp {
     pub after: Duration,
     /// How many attempts failed in this time.
     pub attempts: u64,
-    /// The newest error of each kind, and how often that kind came; the kind that came last is last. Kinds are told apart by
+    /// The newest error of each kind, and how often that kind came; the kind that came last is last. Kinds differ by
     /// variant, address and reply code; at most 16 are kept.
     pub errors: Vec<(Error, u64)>,
 }

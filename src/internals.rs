@@ -104,7 +104,7 @@ pub fn write_delivery(
     Ok(())
 }
 
-/// Walks over frames without looking into them; answers how many there are.
+/// Walks over frames without looking into them; returns how many there are.
 pub fn count_frames(mut bytes: &[u8]) -> Result<usize> {
     let mut count = 0;
     while let Some((_, length)) = frame::parse(bytes, 0).map_err(Error::syntax)? {
@@ -114,7 +114,7 @@ pub fn count_frames(mut bytes: &[u8]) -> Result<usize> {
     Ok(count)
 }
 
-/// Decodes the payload of a method frame; answers its class and method numbers.
+/// Decodes the payload of a method frame; returns its class and method numbers.
 pub fn read_method(payload: &[u8]) -> Result<(u16, u16)> {
     Ok(Method::decode(payload).map_err(Error::syntax)?.id())
 }
@@ -147,7 +147,7 @@ impl Deliveries {
         Deliveries(session)
     }
 
-    /// Takes in what came from the broker and hands out what is complete; answers how many messages and bytes of body.
+    /// Takes in what came from the broker and hands out what is complete; returns how many messages and bytes of body.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, usize)> {
         let dispatcher = Dispatcher {
             thread: 0,

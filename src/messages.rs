@@ -70,7 +70,7 @@ pub struct Return {
 /// A message that the broker gave back, because it was mandatory and no queue took it (pika:
 /// `blocking_connection.ReturnedMessage`).
 ///
-/// Of those that nobody has asked about, a connection keeps 4 MiB for reports ([`UnconfirmedReport`]) and 4 MiB for
+/// Of those that have not been reported, a connection keeps 4 MiB for reports ([`UnconfirmedReport`]) and 4 MiB for
 /// [callbacks](crate::Channel::add_on_return_callback). Of what comes back beyond that it keeps why and which it was: then
 /// [`content_omitted`](Return::content_omitted) is set, and properties and body are empty.
 #[derive(Clone, PartialEq)]

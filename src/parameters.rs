@@ -193,7 +193,7 @@ impl ConnectionParameters {
         self
     }
 
-    /// How long a call waits for the broker's answer before it fails with [`Error::Timeout`] and its channel is closed;
+    /// How long a call waits for the broker's reply before it fails with [`Error::Timeout`] and its channel is closed;
     /// more than zero. Default: 60 s. (pika waits for ever.)
     #[must_use]
     pub fn rpc_timeout(mut self, rpc_timeout: Duration) -> Self {
@@ -220,7 +220,7 @@ impl ConnectionParameters {
         self
     }
 
-    /// Adds something that the broker is told about this program, or replaces it. `connection_name` is what RabbitMQ's
+    /// Adds something that is sent to the broker about this program, or replaces it. `connection_name` is what RabbitMQ's
     /// management page shows.
     ///
     /// A table given as `capabilities` is merged into the library's own, so that single ones can be turned off:
@@ -246,7 +246,7 @@ impl ConnectionParameters {
         self
     }
 
-    /// Gives all that the broker is told beside the defaults, in place of what was given before (see
+    /// Gives all that is sent to the broker beside the defaults, in place of what was given before (see
     /// [`client_property`](Self::client_property)).
     #[must_use]
     pub fn client_properties(mut self, client_properties: impl Into<FieldTable>) -> Self {
@@ -301,7 +301,7 @@ impl ConnectionParameters {
         format!("{before}{}{behind}:{port}", self.host)
     }
 
-    /// What `connection.start-ok` tells the server: the defaults, and what the program adds to them or puts in their
+    /// What `connection.start-ok` says to the server: the defaults, and what the program adds to them or puts in their
     /// place.
     pub(crate) fn merged_client_properties(&self) -> FieldTable {
         let mut capabilities = FieldTable::new();

@@ -69,13 +69,13 @@ impl Channel {
 }
 
 impl Publisher {
-    /// Publishes a message without properties; answers its sequence number on the channel, from 1.
+    /// Publishes a message without properties; returns its sequence number on the channel, from 1.
     ///
     /// # Errors
     /// As [`Channel::basic_publish`], but for what the broker does with the message, which
     /// [`wait_for_confirms`](Publisher::wait_for_confirms) reports. [`Error::Timeout`] if the window stayed full for
     /// `rpc_timeout`; this message was not sent then, and the publisher goes on. After the end of the channel or the
-    /// connection: what ended it; this message was not sent, and `wait_for_confirms` tells what became of the others.
+    /// connection: what ended it; this message was not sent, and `wait_for_confirms` reports what became of the others.
     pub fn publish(
         &mut self,
         exchange: impl AsShortString,
@@ -85,7 +85,7 @@ impl Publisher {
         self.publish_with(exchange, routing_key, body, BasicPublish::new())
     }
 
-    /// Publishes a message with properties, or as mandatory; answers its sequence number on the channel, from 1.
+    /// Publishes a message with properties, or as mandatory; returns its sequence number on the channel, from 1.
     ///
     /// # Errors
     /// As [`publish`](Publisher::publish).
@@ -101,7 +101,7 @@ impl Publisher {
         }
         let (exchange, routing_key) = (exchange.as_short_string(), routing_key.as_short_string());
         let (body, publish) = (body.as_ref(), publish.into());
-        let sequence = self.channel.patiently(|patience| {
+        let sequence = self.channel.send_with_limit(|patience| {
             self.channel
                 .send_message(exchange, routing_key, body, &publish, patience, false)
         })?;
@@ -182,7 +182,7 @@ impl Publisher {
         let (deadline, may_stop) = self.channel.confirm_deadline(timeout);
         let known = link.wait(Interest::channel(slot), deadline, |shared| {
             let channel = shared.session.channel(slot)?;
-            // The oldest come first, so the newest tell soonest that something is open.
+            // The oldest are confirmed first, so the newest show soonest that something is unconfirmed.
             let all_known = own
                 .iter()
                 .rev()

@@ -108,7 +108,7 @@ impl Stop {
         sleepers.wakers.push(waker);
     }
 
-    /// Parks this thread until it is unparked, stopped, or the time is up. Whoever calls this looks again at what it waits for.
+    /// Parks this thread until it is unparked, stopped, or the time is up. The caller looks again at what it waits for.
     pub(crate) fn park(&self, deadline: Option<Instant>) {
         let this = thread::current();
         let id = this.id();

@@ -126,7 +126,7 @@ impl TlsOptions {
         self
     }
 
-    /// The name or address that the server's certificate must bear, and that the server is told (SNI), in place of the
+    /// The name or address that the server's certificate must bear, and that is sent to the server (SNI), in place of the
     /// parameters' host. For a broker behind a tunnel or an address of no name.
     ///
     /// ```
@@ -143,8 +143,8 @@ impl TlsOptions {
     }
 
     /// Takes a certificate that **bears another name**, as long as an authority that is trusted has issued it (Python's
-    /// `check_hostname = False`). Then whoever has any certificate of that authority can pass for the server: only for an
-    /// authority of one's own, given by [`ca_certificates_file`](TlsOptions::ca_certificates_file), that issues to nobody
+    /// `check_hostname = False`). Then anyone with any certificate of that authority can pass for the server: only for an
+    /// authority of one's own, given by [`ca_certificates_file`](TlsOptions::ca_certificates_file), that issues to no one
     /// else. Where the name is known, [`server_hostname`](TlsOptions::server_hostname) is the better way.
     ///
     /// Each use is logged as a warning. A URL cannot ask for it.

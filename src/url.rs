@@ -480,7 +480,7 @@ mod tests {
         );
     }
 
-    /// Whatever the bytes, there is an answer.
+    /// Any bytes give parameters or an error, and no panic.
     #[test]
     fn nothing_panics() {
         let pieces = [

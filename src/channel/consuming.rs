@@ -26,12 +26,12 @@ pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
 impl Channel {
     // ---- consumers
 
-    /// Registers a callback for the messages of a queue; answers the consumer's tag
+    /// Registers a callback for the messages of a queue; returns the consumer's tag
     /// (pika: `basic_consume(queue, on_message_callback, …)`; specification 1.8.3.3).
     ///
     /// The callback runs inside [`start_consuming`](Channel::start_consuming),
     /// [`Connection::process_data_events`](crate::Connection::process_data_events) and the like, never by itself. It may
-    /// answer nothing or a [`Result`](crate::Result), whose error then ends that call.
+    /// return nothing or a [`Result`](crate::Result), whose error then ends that call.
     ///
     /// ```no_run
     /// # fn main() -> haypile::Result<()> {
@@ -136,8 +136,9 @@ impl Channel {
 
     /// Cancels a consumer (pika: `basic_cancel`; specification 1.8.3.5).
     ///
-    /// Messages that came for it and were not told to the callback go back to the queue. With automatic acknowledgement
-    /// they cannot, so they are returned here. A stream keeps its messages, and nothing goes back to it. An unknown tag is no error: nothing is answered, and a warning is logged.
+    /// Messages that came for it and were not delivered to the callback go back to the queue. With automatic acknowledgement
+    /// they cannot, so they are returned here. A stream keeps its messages, and nothing goes back to it. An unknown
+    /// tag is no error: nothing is returned, and a warning is logged.
     ///
     /// # Errors
     /// As every call.
@@ -184,7 +185,7 @@ impl Channel {
             (undelivered, removed)
         };
         drop(removed);
-        // Whoever is inside start_consuming may have nothing left to wait for.
+        // A thread inside start_consuming may have nothing left to wait for.
         self.link().wake_all();
         if consumer.auto_ack {
             return Ok(undelivered);
@@ -236,7 +237,7 @@ impl Channel {
     /// From another thread or a signal's handler it is ended by [`stop_handle`](Channel::stop_handle).
     ///
     /// # Errors
-    /// What a callback answered: everything stays as it is then, and the rest is delivered by the next call. What closed
+    /// What a callback returned: everything stays as it is then, and the rest is delivered by the next call. What closed
     /// the channel or the connection, unless this program did. [`Error::Reentrancy`] inside a callback.
     pub fn start_consuming(&self) -> Result<ConsumingEnded> {
         self.notice_fork();
@@ -271,7 +272,7 @@ impl Channel {
             let Some(channel) = shared.session.channel(slot) else {
                 return true;
             };
-            // What came before the end is told first, so that nothing is lost.
+            // What came before the end is delivered first, so that nothing is lost.
             let over = channel.gate.is_over() || channel.consumers.is_empty();
             over && channel.inbox.is_empty()
         };
@@ -305,7 +306,7 @@ impl Channel {
     pub(crate) fn stop_now(&self) {
         if let Err(error) = self.stop_consuming() {
             log::warn!(
-                "channel {}: stopped without an answer from the broker: {error}",
+                "channel {}: stopped without a reply from the broker: {error}",
                 self.handle.number
             );
         }
@@ -316,7 +317,7 @@ impl Channel {
     /// [`start_consuming`](Channel::start_consuming) ends (pika: `stop_consuming`). One consumer alone is stopped with
     /// [`basic_cancel`](Channel::basic_cancel).
     ///
-    /// Messages with automatic acknowledgement that came and were not told are lost by this; cancel such consumers with
+    /// Messages with automatic acknowledgement that came and were not delivered are lost by this; cancel such consumers with
     /// [`basic_cancel`](Channel::basic_cancel) to get them.
     ///
     /// # Errors
@@ -347,7 +348,7 @@ impl Channel {
             let lost = self.basic_cancel(&tag)?;
             if !lost.is_empty() {
                 log::warn!(
-                    "consumer {tag:?} was stopped with {} acknowledged messages not told",
+                    "consumer {tag:?} was stopped with {} acknowledged messages not delivered",
                     lost.len()
                 );
             }
@@ -371,7 +372,7 @@ impl Channel {
     }
 
     /// Ends the [`consume`](Channel::consume) iterator: cancels its consumer and gives back what it had not yielded
-    /// (pika: `cancel`). Answers how many messages went back to the queue.
+    /// (pika: `cancel`). Returns how many messages went back to the queue.
     ///
     /// Nothing goes back to a stream, which keeps its messages. With automatic acknowledgement nothing can go back; iterate to the end first if nothing may be lost.
     ///
@@ -596,7 +597,7 @@ impl Channel {
             }
             Ok(())
         };
-        let sent = self.patiently(|patience| link.gather(handle.number, patience, write));
+        let sent = self.send_with_limit(|patience| link.gather(handle.number, patience, write));
         if closed {
             return Err(self.closure());
         }
@@ -659,7 +660,7 @@ impl Drop for Claim<'_> {
                 channel.claims.swap_remove(at);
             }
         }
-        // What is left there may be told by others now.
+        // Other threads may deliver now what is left there.
         self.channel.link().wake_all();
     }
 }

@@ -71,7 +71,7 @@ impl Channel {
     ///
     /// The exchange `""` is the default exchange, whose routing keys are names of queues. Without confirms this only hands
     /// the message to the connection, which sends it within a few milliseconds; a mistake such as a missing exchange closes
-    /// the channel later. What the end of the process means for it, and which ends lose it, is told at
+    /// the channel later. What the end of the process means for it, and which ends lose it, is described at
     /// [`Connection`](crate::Connection#the-end-of-the-process). After [`confirm_delivery`](Channel::confirm_delivery) it waits
     /// until the broker has taken the message. For many messages with confirms, see [`publisher`](Channel::publisher).
     ///
@@ -97,7 +97,7 @@ impl Channel {
     /// # let channel = Connection::open("amqp://localhost")?.channel()?;
     /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
     /// channel.basic_publish_with("", "task_queue", "kept on disk", &persistent)?;
-    /// channel.basic_publish_with("", "task_queue", "or told", BasicPublish::new().mandatory(true).properties(&persistent))?;
+    /// channel.basic_publish_with("", "task_queue", "or returned", BasicPublish::new().mandatory(true).properties(&persistent))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -128,7 +128,7 @@ impl Channel {
         publish: BasicPublish<'_>,
     ) -> Result<()> {
         let waits = self.is_confirming();
-        let sequence = self.patiently(|patience| {
+        let sequence = self.send_with_limit(|patience| {
             self.send_message(exchange, routing_key, body, &publish, patience, waits)
         })?;
         match sequence {
@@ -165,7 +165,7 @@ impl Channel {
         let losses = match outcome {
             Some(Some(losses)) => losses,
             Some(None) => return Err(self.ended()),
-            None => return Err(self.time_is_up(CONFIRM, link.rpc_timeout)),
+            None => return Err(self.close_after_timeout(CONFIRM, link.rpc_timeout)),
         };
         let Losses {
             returned, nacked, ..

@@ -1,4 +1,4 @@
-//! Queues, exchanges, transactions: the calls of a channel that only ask and answer.
+//! Queues, exchanges, transactions: the calls of a channel that are a request and a reply.
 
 use super::{done, Channel};
 use crate::error::{hints, Result};
@@ -122,7 +122,7 @@ impl Channel {
         done(self.call(&method, (50, 51)))
     }
 
-    /// Removes all messages that wait in a queue; answers how many (pika: `queue_purge`; specification 1.7.2.7).
+    /// Removes all messages that wait in a queue; returns how many (pika: `queue_purge`; specification 1.7.2.7).
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if it is missing, and as every call.
@@ -136,7 +136,7 @@ impl Channel {
         )
     }
 
-    /// Deletes a queue; answers how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
+    /// Deletes a queue; returns how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if it was to be unused or empty and is not; and as every call.
@@ -308,7 +308,7 @@ impl Channel {
         done(self.call(&Method::TxRollback, (90, 31)))
     }
 
-    /// Asks the broker to pause or resume deliveries; answers whether they are active (pika: `flow`; specification
+    /// Asks the broker to pause or resume deliveries; returns whether they are active (pika: `flow`; specification
     /// 1.5.2.3). RabbitMQ knows only `true`; use [`basic_qos`](Channel::basic_qos) to limit what it sends.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ enum Choice {
 }
 
 impl Heartbeat {
-    /// Asks a function, which is given what the server proposes and answers what to use, both in seconds, 0 for none.
+    /// Asks a function, which is given what the server proposes and returns what to use, both in seconds, 0 for none.
     ///
     /// It runs on the thread that opens the connection, and must not wait for it. (pika's callable is given the
     /// connection as well, which can do nothing at that point.)

@@ -44,7 +44,7 @@ impl BasicConsume {
     flags! {
         /// Whether messages count as acknowledged once they are sent; a crash loses them. Default: no.
         auto_ack
-        /// Whether nobody else may consume from the queue. Default: no.
+        /// Whether no other consumer may consume from the queue. Default: no.
         exclusive
     }
 
@@ -100,7 +100,7 @@ impl Consume {
     flags! {
         /// Whether messages count as acknowledged once they are sent; a crash loses them. Default: no.
         auto_ack
-        /// Whether nobody else may consume from the queue. Default: no.
+        /// Whether no other consumer may consume from the queue. Default: no.
         exclusive
     }
 
