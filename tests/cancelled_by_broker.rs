@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use haypile::{BasicConsume, BasicNack, Channel, Connection, ConsumingEnded, Error, QueueDeclare};
 use support::peer::{m, Args, Peer, Session};
-use support::{bounded, bounded_by, channel, message_count, open, Fixture, Log};
+use support::{
+    bounded, bounded_by, channel, exclusive_queue, message_count, open, wait_until, Fixture, Log,
+    SOON,
+};
 
 fn cancel(session: &mut Session, consumer_tag: &str, no_wait: bool) {
     let arguments = Args::new().shortstr(consumer_tag).octet(u8::from(no_wait));
@@ -164,6 +167,36 @@ fn the_tag_of_a_deleted_queues_consumer_can_be_used_again() {
             assert_eq!(channel.start_consuming().unwrap(), by_broker);
         }
         assert!(channel.is_open());
+    });
+}
+
+/// What ends a loop is what happened to the last consumer, not to one that was lost before.
+#[test]
+fn a_cancel_by_the_program_is_not_taken_for_an_earlier_one_by_the_broker() {
+    bounded(|| {
+        let channel = channel();
+        let mut fixture = Fixture::new();
+        let gone = fixture.queue("gone");
+        channel.queue_declare(&gone).unwrap();
+        channel.basic_consume(&gone, |_, _, _, _| {}).unwrap();
+        let kept = exclusive_queue(&channel);
+        let kept = channel.basic_consume(&kept, |_, _, _, _| {}).unwrap();
+        open().channel().unwrap().queue_delete(&gone).unwrap();
+        wait_until(SOON, || {
+            let connection = channel.connection();
+            connection.process_data_events(Duration::ZERO).unwrap();
+            channel.consumer_tags() == [kept.as_str()]
+        });
+        let same = channel.clone();
+        let cancel = move || same.basic_cancel(&kept).map(drop);
+        channel
+            .connection()
+            .call_later(Duration::ZERO, cancel)
+            .unwrap();
+        assert_eq!(
+            channel.start_consuming().unwrap(),
+            ConsumingEnded::Cancelled
+        );
     });
 }
 

@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use haypile::{Connection, ConnectionParameters, Error};
+use support::peer::Peer;
 use support::proxy::Proxy;
 use support::{bounded, wait_until, SOON};
 
@@ -73,5 +74,26 @@ fn a_drop_that_sent_everything_logs_no_warning() {
             .filter(|line| line.starts_with("WARN") && line.contains(&address))
             .collect();
         assert!(warnings.is_empty(), "{warnings:?}");
+    });
+}
+
+/// A program that lets go of its last handle must not hang on a broker that hangs.
+#[test]
+fn a_drop_waits_five_seconds_for_the_broker() {
+    bounded(|| {
+        capture::capture();
+        let peer = Peer::start(|session| {
+            session.handshake();
+            session.silent_until_end();
+        });
+        drop(Connection::open(peer.url()).unwrap());
+        let address = peer.address().to_string();
+        let logged = capture::logged();
+        let waited = logged.lines().any(|line| {
+            line.contains(&address)
+                && line.contains("timed out after 5 s waiting for connection.close-ok")
+        });
+        assert!(waited, "{logged}");
+        peer.finish();
     });
 }

@@ -95,3 +95,41 @@ impl Timers {
         drop(waiting);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn add(timers: &Timers, due: Instant) -> TimerId {
+        timers.add(due, Box::new(|| Ok(())))
+    }
+
+    #[test]
+    fn they_come_in_the_order_of_their_times_and_then_of_their_making() {
+        let timers = Timers::default();
+        assert!(timers.is_empty() && timers.next().is_none() && timers.due().is_empty());
+        let now = Instant::now();
+        let later = add(&timers, now + Duration::from_secs(3600));
+        let (first, second) = (add(&timers, now), add(&timers, now));
+        assert!(!timers.is_empty());
+        assert_eq!(timers.next(), Some(now));
+        assert_eq!(timers.due(), [first, second]);
+        assert!(timers.take(first).is_some() && timers.take(first).is_none());
+        assert_eq!(timers.due(), [second]);
+        assert!(timers.take(later).is_some() && timers.take(second).is_some());
+        assert!(timers.is_empty() && timers.next().is_none());
+    }
+
+    #[test]
+    fn none_is_left_or_counted_when_they_are_cleared() {
+        let timers = Timers::default();
+        let timer = add(&timers, Instant::now());
+        timers.clear();
+        assert!(timers.is_empty() && timers.next().is_none() && timers.due().is_empty());
+        assert!(timers.take(timer).is_none());
+        add(&timers, Instant::now());
+        assert_eq!(timers.due().len(), 1);
+    }
+}
