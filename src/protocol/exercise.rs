@@ -233,7 +233,7 @@ pub(crate) fn busy_session() -> Session {
             }
             _ => {}
         }
-        let calls = calls.into_iter().zip(0..);
+        let calls = calls.into_iter().zip(1..);
         channel
             .calls
             .extend(calls.map(|(expects, id)| Call { id, expects }));
@@ -261,7 +261,7 @@ pub(crate) fn busy_session() -> Session {
         state: ConsumerState::Active,
     });
     again.calls.push_back(Call {
-        id: 0,
+        id: 1,
         expects: (20, 11),
     });
     assert_eq!(session.add_channel(Some(6), again).ok(), Some((6, 6)));
