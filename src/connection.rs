@@ -122,7 +122,7 @@ impl Connection {
 
     /// The same, made once for all types of parameters.
     fn open_first(candidates: Result<Vec<ConnectionParameters>>) -> Result<Connection> {
-        Self::start(connect::open(&mut candidates?)?)
+        Self::start(connect::open(&candidates?)?)
     }
 
     /// The same over a [`Stream`] that the caller made: a proxy, a tunnel, a Unix socket. Host and port of the parameters
@@ -142,11 +142,11 @@ impl Connection {
     /// # Errors
     /// As [`open`](Connection::open).
     pub fn open_stream(
-        mut parameters: ConnectionParameters,
+        parameters: ConnectionParameters,
         stream: impl Stream + 'static,
     ) -> Result<Connection> {
         let stream = Transport::Other(Box::new(stream));
-        Self::start(connect::open_over(&mut parameters, stream)?)
+        Self::start(connect::open_over(&parameters, stream)?)
     }
 
     pub(crate) fn start(opened: crate::io::link::Opened) -> Result<Connection> {

@@ -43,7 +43,6 @@ macro_rules! login {
                         username: username.into(),
                         password: password.into(),
                         erase_on_connect: false,
-                        erased: false,
                     })
                 }
 
@@ -151,7 +150,7 @@ impl Default for Credentials {
 
 impl Credentials {
     /// The mechanism to log in with and the response to send for it, out of what the server offers
-    /// (`connection.start`, `mechanisms`, split at spaces). `None` if nothing fits, or all that would is erased.
+    /// (`connection.start`, `mechanisms`, split at spaces). `None` if nothing fits.
     pub(crate) fn respond(&self, offered: &[&str]) -> Option<(&'static str, Vec<u8>)> {
         let offers = |mechanism| offered.contains(&mechanism);
         let (login, mechanism) = match self {
@@ -163,7 +162,7 @@ impl Credentials {
                 return choices.iter().find_map(|choice| choice.respond(offered))
             }
         };
-        if login.erased || !offers(mechanism) {
+        if !offers(mechanism) {
             return None;
         }
         let response = if mechanism == PLAIN {
@@ -174,18 +173,6 @@ impl Credentials {
         Some((mechanism, response))
     }
 
-    /// Forgets what was to be forgotten after the login.
-    pub(crate) fn erase(&mut self) {
-        match self {
-            Credentials::Plain(PlainCredentials(login))
-            | Credentials::AmqPlain(AmqPlainCredentials(login)) => {
-                login.erase();
-            }
-            Credentials::External(_) => {}
-            Credentials::FirstOffered(choices) => choices.iter_mut().for_each(Credentials::erase),
-        }
-    }
-
     /// Whether this is RabbitMQ's default user, whom it lets in from its own host only.
     pub(crate) fn is_guest(&self) -> bool {
         match self {
@@ -193,16 +180,6 @@ impl Credentials {
             | Credentials::AmqPlain(AmqPlainCredentials(login)) => login.username == "guest",
             Credentials::External(_) => false,
             Credentials::FirstOffered(choices) => choices.iter().any(Credentials::is_guest),
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn is_erased(&self) -> bool {
-        match self {
-            Credentials::Plain(PlainCredentials(login))
-            | Credentials::AmqPlain(AmqPlainCredentials(login)) => login.erased,
-            Credentials::External(_) => false,
-            Credentials::FirstOffered(choices) => choices.iter().any(Credentials::is_erased),
         }
     }
 
@@ -247,7 +224,6 @@ struct Login {
     username: String,
     password: String,
     erase_on_connect: bool,
-    erased: bool,
 }
 
 impl Login {
@@ -273,16 +249,6 @@ impl Login {
         .concat()
     }
 
-    fn erase(&mut self) {
-        if !self.erase_on_connect {
-            return;
-        }
-        for secret in [&mut self.username, &mut self.password] {
-            overwrite(&mut std::mem::take(secret).into_bytes());
-        }
-        self.erased = true;
-    }
-
     fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("username", &self.username)
@@ -292,10 +258,14 @@ impl Login {
     }
 }
 
-/// For what is dropped without having been used, such as after a login that failed.
+/// Opening a connection takes the parameters by value, so this is when it is over, one way or the other.
 impl Drop for Login {
     fn drop(&mut self) {
-        self.erase();
+        if self.erase_on_connect {
+            for secret in [&mut self.username, &mut self.password] {
+                overwrite(&mut std::mem::take(secret).into_bytes());
+            }
+        }
     }
 }
 
@@ -351,23 +321,6 @@ mod tests {
             "EXTERNAL"
         );
         assert_eq!(either.respond(&["PLAIN"]).unwrap().0, "PLAIN");
-    }
-
-    #[test]
-    fn erased_only_when_asked() {
-        let mut kept = Credentials::default();
-        kept.erase();
-        assert!(!kept.is_erased());
-        assert_eq!(kept, Credentials::default());
-
-        let mut forgotten =
-            Credentials::from(PlainCredentials::new("user", "pass").erase_on_connect(true));
-        let clone = forgotten.clone();
-        forgotten.erase();
-        assert!(forgotten.is_erased());
-        assert_eq!(forgotten.respond(&["PLAIN"]), None);
-        assert!(!format!("{forgotten:?}").contains("user\""));
-        assert_eq!(clone.respond(&["PLAIN"]).unwrap().1, b"\0user\0pass");
     }
 
     #[test]

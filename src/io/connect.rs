@@ -21,7 +21,7 @@ use crate::protocol::handshake::{Handshake, Negotiated};
 use crate::{ConnectionParameters, Error, TcpOptions};
 
 /// Tries every address of every host in order, as often as the last parameters say, with their delay in between.
-pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
+pub(crate) fn open(candidates: &[ConnectionParameters]) -> Result<Opened> {
     let mut failures = Failures::default();
     let (cycles, delay) = match candidates.last() {
         Some(last) => (last.connection_attempts, last.retry_delay),
@@ -31,7 +31,7 @@ pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
         if cycle > 0 {
             thread::sleep(delay);
         }
-        for parameters in candidates.iter() {
+        for parameters in candidates {
             let target = Target::new(parameters)?;
             let addresses = match target.resolve() {
                 Ok(addresses) => addresses,
@@ -45,13 +45,7 @@ pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
                     continue;
                 }
                 match target.open(address) {
-                    Ok(opened) => {
-                        // The parameters that were not needed are forgotten as well.
-                        for parameters in candidates {
-                            parameters.credentials.erase();
-                        }
-                        return Ok(opened);
-                    }
+                    Ok(opened) => return Ok(opened),
                     Err(failure) => failures.add(&target, Some(address.ip()), failure),
                 }
             }
@@ -61,22 +55,15 @@ pub(crate) fn open(candidates: &mut [ConnectionParameters]) -> Result<Opened> {
 }
 
 /// Opens over a stream that the caller made.
-pub(crate) fn open_over(
-    parameters: &mut ConnectionParameters,
-    stream: Transport,
-) -> Result<Opened> {
+pub(crate) fn open_over(parameters: &ConnectionParameters, stream: Transport) -> Result<Opened> {
     let target = Target::new(parameters)?;
-    match target.open_over(stream, parameters.stack_timeout.map(after)) {
-        Ok(opened) => {
-            parameters.credentials.erase();
-            Ok(opened)
-        }
-        Err(failure) => {
+    target
+        .open_over(stream, parameters.stack_timeout.map(after))
+        .map_err(|failure| {
             let mut failures = Failures::default();
             failures.add(&target, None, failure);
-            Err(failures.into_error())
-        }
-    }
+            failures.into_error()
+        })
 }
 
 /// Where to connect to.
