@@ -174,11 +174,6 @@ impl Reader {
         }
     }
 
-    /// Nobody has read during a pause, so the silence says nothing about the peer.
-    pub(super) fn end_pause(&mut self) {
-        self.source.last_bytes = Instant::now();
-    }
-
     /// Whether what was read is not handled yet.
     pub(super) fn has_unhandled(&self) -> bool {
         self.more || !self.backlog.is_empty()

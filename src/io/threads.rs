@@ -114,9 +114,6 @@ fn read_until_end(link: &Link) {
             continue;
         };
         shared.hand_over = false;
-        if was_paused {
-            reader.end_pause();
-        }
         loop {
             let outcome = if reader.more {
                 Outcome::Bytes
