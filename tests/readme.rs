@@ -286,6 +286,19 @@ fn what_the_readmes_name_is_there() {
             let path = format!("examples/{name}.rs");
             assert!(root.join(&path).exists(), "{path}");
         }
+        // The tables of programs to copy.
+        for row in readme
+            .split("`cargo run --example` |\n| --- | --- |\n")
+            .skip(1)
+        {
+            let rows = row.split("\n\n").next().unwrap();
+            for line in rows.lines() {
+                let (_, right) = line.trim_end_matches('|').rsplit_once(" | ").unwrap();
+                for name in right.split('`').skip(1).step_by(2) {
+                    assert!(root.join(format!("examples/{name}.rs")).exists(), "{name}");
+                }
+            }
+        }
         for script in readme.split("scripts/").skip(1) {
             let name: String = script
                 .chars()
