@@ -75,6 +75,16 @@ impl Channel {
     /// [`Connection`](crate::Connection#the-end-of-the-process). After [`confirm_delivery`](Channel::confirm_delivery) it waits
     /// until the broker has taken the message. For many messages with confirms, see [`publisher`](Channel::publisher).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("hello")?;
+    /// channel.basic_publish("", "hello", "Hello World!")?;
+    /// channel.basic_publish("amq.topic", "greeting.loud", b"any bytes")?;
+    /// # assert!(channel.basic_get("hello")?.is_some());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ShortStringTooLong`] for a name over 255 bytes (nothing is sent then); [`Error::Nack`] and
     /// [`Error::Unroutable`] in confirm mode; [`Error::Timeout`] if there was no room to send, or no confirmation, within
@@ -91,15 +101,18 @@ impl Channel {
     /// Publishes a message with properties, or as mandatory
     /// (pika: `basic_publish(exchange, routing_key, body, properties, mandatory)`).
     ///
-    /// ```no_run
-    /// # fn main() -> haypile::Result<()> {
-    /// # use haypile::{BasicProperties, BasicPublish, Connection, DeliveryMode};
-    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{BasicProperties, BasicPublish, DeliveryMode};
+    ///
+    /// # channel.queue_declare("task_queue")?;
     /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
     /// channel.basic_publish_with("", "task_queue", "kept on disk", &persistent)?;
-    /// channel.basic_publish_with("", "task_queue", "or returned", BasicPublish::new().mandatory(true).properties(&persistent))?;
-    /// # Ok(())
-    /// # }
+    /// let mandatory = BasicPublish::new().mandatory(true).properties(&persistent);
+    /// channel.basic_publish_with("", "task_queue", "or returned", mandatory)?;
+    /// # assert!(channel.basic_get("task_queue")?.is_some());
+    /// # Ok(()) }) }
     /// ```
     ///
     /// # Errors
@@ -182,6 +195,19 @@ impl Channel {
     /// Lets the broker confirm every message from now on (pika: `confirm_delivery`; RabbitMQ's `confirm.select`).
     ///
     /// A second call does nothing but log an error, as in pika.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{BasicPublish, Error};
+    ///
+    /// # channel.queue_declare("orders")?;
+    /// channel.confirm_delivery()?;
+    /// channel.basic_publish("", "orders", "the broker has it when this returns")?;
+    /// let lost = channel.basic_publish_with("", "nowhere", "?", BasicPublish::new().mandatory(true));
+    /// assert!(matches!(lost, Err(Error::Unroutable(_))));
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::MethodNotImplemented`] if the server has no confirms, and as every call.
@@ -274,6 +300,20 @@ impl Channel {
     /// Runs a callback for each returned message (pika: `add_on_return_callback`; specification 1.8.3.9).
     ///
     /// The broker returns messages published as mandatory that no queue took, in confirm mode too.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use haypile::BasicPublish;
+    /// use std::time::Duration;
+    ///
+    /// channel.add_on_return_callback(|_channel, method, _properties, body| {
+    ///     println!("{}: {}", method.reply_text, String::from_utf8_lossy(&body));
+    /// });
+    /// channel.basic_publish_with("", "nowhere", "?", BasicPublish::new().mandatory(true))?;
+    /// connection.process_data_events(Duration::from_secs(1))?; // the callback runs in here
+    /// # Ok(()) }) }
+    /// ```
     pub fn add_on_return_callback<R: CallbackResult>(
         &self,
         mut callback: impl FnMut(&Channel, Return, BasicProperties, Vec<u8>) -> R + Send + 'static,

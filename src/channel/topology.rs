@@ -14,6 +14,18 @@ impl Channel {
 
     /// Declares a queue; `""` lets the server choose a name (pika: `queue_declare`; specification 1.7.2.1).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use haypile::QueueDeclare;
+    ///
+    /// channel.queue_declare(QueueDeclare::new("orders").durable(true))?;
+    /// // A name of the server's making, for this connection only; it goes with the connection.
+    /// let queue = channel.queue_declare(QueueDeclare::new("").exclusive(true))?.queue;
+    /// assert!(queue.starts_with("amq.gen-"));
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker): 406 if the queue exists with other properties, 404 if a passive declaration finds
     /// none, 405 if it is another connection's exclusive queue; and as every call.
@@ -55,6 +67,18 @@ impl Channel {
 
     /// Binds a queue to an exchange (pika: `queue_bind`; specification 1.7.2.3).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use haypile::{ExchangeDeclare, ExchangeType};
+    /// channel.exchange_declare(ExchangeDeclare::new("logs", ExchangeType::Direct))?;
+    /// channel.queue_declare("errors")?;
+    /// channel.queue_bind("errors", "logs", "error")?;
+    /// channel.basic_publish("logs", "error", "it burns")?;
+    /// # assert!(channel.basic_get("errors")?.is_some());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if either is missing, and as every call.
     pub fn queue_bind(
@@ -67,6 +91,24 @@ impl Channel {
     }
 
     /// Binds with arguments, such as those of a headers exchange (pika: `queue_bind(…, arguments)`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use haypile::{BasicProperties, ExchangeDeclare, ExchangeType};
+    /// use haypile::FieldTable;
+    ///
+    /// channel.exchange_declare(ExchangeDeclare::new("documents", ExchangeType::Headers))?;
+    /// channel.queue_declare("reports")?;
+    /// let mut wanted = FieldTable::new();
+    /// wanted.insert("x-match", "all");
+    /// wanted.insert("type", "report");
+    /// channel.queue_bind_with("reports", "documents", "", wanted)?;
+    /// # let report = BasicProperties::new().header("type", "report");
+    /// # channel.basic_publish_with("documents", "", "numbers", report)?;
+    /// # assert!(channel.basic_get("reports")?.is_some());
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`queue_bind`](Channel::queue_bind).
@@ -90,6 +132,15 @@ impl Channel {
 
     /// Unbinds a queue from an exchange (pika: `queue_unbind`; specification 1.7.2.5).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("errors")?;
+    /// channel.queue_bind("errors", "amq.direct", "error")?;
+    /// channel.queue_unbind("errors", "amq.direct", "error")?;
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As every call.
     pub fn queue_unbind(
@@ -102,6 +153,18 @@ impl Channel {
     }
 
     /// Unbinds with the arguments that it was bound with (pika: `queue_unbind(…, arguments)`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use haypile::FieldTable;
+    /// # channel.queue_declare("reports")?;
+    /// let mut wanted = FieldTable::new();
+    /// wanted.insert("type", "report");
+    /// channel.queue_bind_with("reports", "amq.headers", "", &wanted)?;
+    /// channel.queue_unbind_with("reports", "amq.headers", "", &wanted)?;
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As every call.
@@ -124,6 +187,16 @@ impl Channel {
 
     /// Removes all messages that wait in a queue; returns how many (pika: `queue_purge`; specification 1.7.2.7).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("old")?;
+    /// # channel.basic_publish("", "old", "news")?;
+    /// let removed = channel.queue_purge("old")?;
+    /// # assert_eq!(removed, 1);
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if it is missing, and as every call.
     pub fn queue_purge(&self, queue: impl AsShortString) -> Result<u32> {
@@ -137,6 +210,21 @@ impl Channel {
     }
 
     /// Deletes a queue; returns how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::QueueDelete;
+    ///
+    /// # for queue in ["old", "orders"] {
+    /// #     channel.queue_declare(queue)?;
+    /// # }
+    /// let lost = channel.queue_delete("old")?;
+    /// // Only if nothing is in it and nobody consumes from it; otherwise the channel is closed (406).
+    /// channel.queue_delete(QueueDelete::new("orders").if_empty(true).if_unused(true))?;
+    /// # assert_eq!(lost, 0);
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if it was to be unused or empty and is not; and as every call.
@@ -168,6 +256,16 @@ impl Channel {
 
     /// Declares an exchange (pika: `exchange_declare`; specification 1.6.2.1).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{ExchangeDeclare, ExchangeType};
+    ///
+    /// // The name alone is a direct exchange, as in pika.
+    /// channel.exchange_declare(ExchangeDeclare::new("events", ExchangeType::Topic).durable(true))?;
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if it exists with other properties, and as every call.
     pub fn exchange_declare(&self, request: impl Into<ExchangeDeclare>) -> Result<()> {
@@ -195,6 +293,16 @@ impl Channel {
 
     /// Deletes an exchange (pika: `exchange_delete`; specification 1.6.2.3).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::ExchangeDelete;
+    ///
+    /// channel.exchange_declare("events")?;
+    /// channel.exchange_delete(ExchangeDelete::new("events").if_unused(true))?;
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if it was to be unused and is not, and as every call.
     pub fn exchange_delete(&self, request: impl Into<ExchangeDelete>) -> Result<()> {
@@ -214,6 +322,17 @@ impl Channel {
 
     /// Binds an exchange to another, from which it receives (pika: `exchange_bind`; RabbitMQ's `exchange.bind`).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use haypile::{ExchangeDeclare, ExchangeType};
+    /// channel.exchange_declare(ExchangeDeclare::new("all", ExchangeType::Topic))?;
+    /// channel.exchange_declare(ExchangeDeclare::new("audit", ExchangeType::Fanout))?;
+    /// // What goes to "all" about payments goes on to "audit".
+    /// channel.exchange_bind("audit", "all", "payment.#")?;
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As [`queue_bind`](Channel::queue_bind).
     pub fn exchange_bind(
@@ -226,6 +345,17 @@ impl Channel {
     }
 
     /// Binds with arguments (pika: `exchange_bind(…, arguments)`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use haypile::{ExchangeDeclare, ExchangeType, FieldTable};
+    /// # channel.exchange_declare(ExchangeDeclare::new("reports", ExchangeType::Fanout))?;
+    /// let mut wanted = FieldTable::new();
+    /// wanted.insert("type", "report");
+    /// channel.exchange_bind_with("reports", "amq.headers", "", wanted)?;
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`queue_bind`](Channel::queue_bind).
@@ -249,6 +379,16 @@ impl Channel {
 
     /// Unbinds an exchange from another (pika: `exchange_unbind`; RabbitMQ's `exchange.unbind`).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use haypile::{ExchangeDeclare, ExchangeType};
+    /// # channel.exchange_declare(ExchangeDeclare::new("audit", ExchangeType::Fanout))?;
+    /// channel.exchange_bind("audit", "amq.topic", "payment.#")?;
+    /// channel.exchange_unbind("audit", "amq.topic", "payment.#")?;
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As every call.
     pub fn exchange_unbind(
@@ -261,6 +401,18 @@ impl Channel {
     }
 
     /// Unbinds with the arguments that it was bound with (pika: `exchange_unbind(…, arguments)`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use haypile::{ExchangeDeclare, ExchangeType, FieldTable};
+    /// # channel.exchange_declare(ExchangeDeclare::new("reports", ExchangeType::Fanout))?;
+    /// let mut wanted = FieldTable::new();
+    /// wanted.insert("type", "report");
+    /// channel.exchange_bind_with("reports", "amq.headers", "", &wanted)?;
+    /// channel.exchange_unbind_with("reports", "amq.headers", "", &wanted)?;
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As every call.
@@ -286,6 +438,19 @@ impl Channel {
 
     /// Begins to gather publishes and acknowledgements into transactions (pika: `tx_select`; specification 1.9.2.1).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("ledger")?;
+    /// channel.tx_select()?;
+    /// channel.basic_publish("", "ledger", "from A: 10")?;
+    /// channel.basic_publish("", "ledger", "to B: 10")?;
+    /// // Both or neither.
+    /// channel.tx_commit()?;
+    /// # assert!(channel.basic_get("ledger")?.is_some());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As every call.
     pub fn tx_select(&self) -> Result<()> {
@@ -293,6 +458,17 @@ impl Channel {
     }
 
     /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("ledger")?;
+    /// channel.tx_select()?;
+    /// channel.basic_publish("", "ledger", "from A: 10")?;
+    /// channel.tx_commit()?; // the next transaction begins with this
+    /// # assert!(channel.basic_get("ledger")?.is_some());
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if the channel has no transaction, and as every call.
@@ -302,6 +478,17 @@ impl Channel {
 
     /// Drops them (pika: `tx_rollback`; specification 1.9.2.5).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("ledger")?;
+    /// channel.tx_select()?;
+    /// channel.basic_publish("", "ledger", "from A: 10")?;
+    /// channel.tx_rollback()?;
+    /// assert!(channel.basic_get("ledger")?.is_none());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As [`tx_commit`](Channel::tx_commit).
     pub fn tx_rollback(&self) -> Result<()> {
@@ -310,6 +497,13 @@ impl Channel {
 
     /// Asks the broker to pause or resume deliveries; returns whether they are active (pika: `flow`; specification
     /// 1.5.2.3). RabbitMQ knows only `true`; use [`basic_qos`](Channel::basic_qos) to limit what it sends.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// assert!(channel.flow(true)?);
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As every call.
