@@ -44,6 +44,23 @@ use crate::Error;
 /// Calls that wait for the broker are bound by
 /// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout). When that runs out they fail with [`Error::Timeout`] and
 /// the channel is closed, since a late reply could be taken for the reply to the next call.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|connection, channel| {
+/// use haypile::Error;
+///
+/// # channel.queue_declare("hello")?;
+/// channel.basic_publish("", "hello", "Hello World!")?;
+///
+/// // A mistake costs the channel, and not the connection.
+/// let error = channel.basic_get("no such queue").unwrap_err();
+/// assert!(matches!(error, Error::ChannelClosedByBroker { .. }) && error.reply_code() == Some(404));
+/// assert!(channel.is_closed() && connection.is_open());
+/// let channel = connection.channel()?;
+/// # assert!(channel.basic_get("hello")?.is_some());
+/// # Ok(()) }) }
+/// ```
 #[doc(alias = "BlockingChannel")]
 #[derive(Clone)]
 pub struct Channel {
@@ -313,6 +330,14 @@ impl Channel {
     ///
     /// `Ok` means that the broker has confirmed, and so has handled all that was sent on the channel before.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// channel.close()?;
+    /// assert!(channel.is_closed() && connection.is_open());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ChannelWrongState`] if it is not open, or as every call on a channel that the broker closed, also if it does
     /// so only now. [`Error::Timeout`] if it did not confirm within 10 s (or `rpc_timeout`, if that is less), and what ended
@@ -322,6 +347,13 @@ impl Channel {
     }
 
     /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`; specification 1.5.2.5).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// channel.close_with(200, "no more work today")?;
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`close`](Channel::close); [`Error::ShortStringTooLong`] for a text over 255 bytes.
@@ -391,6 +423,17 @@ impl Channel {
     ///
     /// If the channel's connection was opened by a [`Supervisor`](crate::Supervisor), that one's stop stops the channel as
     /// well.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("tasks")?;
+    /// channel.basic_consume("tasks", |_channel, _method, _properties, _body| {})?;
+    /// let stop = channel.stop_handle();
+    /// std::thread::spawn(move || stop.stop());
+    /// channel.start_consuming()?; // ends by the stop
+    /// # Ok(()) }) }
+    /// ```
     pub fn stop_handle(&self) -> Stop {
         let made = || {
             let stop = Stop::new();
@@ -431,22 +474,52 @@ impl Channel {
     }
 
     /// Whether the channel is open (pika: `is_open`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// assert!(channel.is_open());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_open(&self) -> bool {
         self.notice_fork();
         !self.is_ended()
     }
 
     /// Whether the channel is closed (pika: `is_closed`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// channel.close()?;
+    /// assert!(channel.is_closed());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_closed(&self) -> bool {
         !self.is_open()
     }
 
     /// The channel's number, from 1 (pika: `channel_number`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// assert_eq!(channel.channel_number(), 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn channel_number(&self) -> u16 {
         self.handle.number
     }
 
     /// The connection that the channel belongs to (pika: `connection`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// let another = channel.connection().channel()?;
+    /// # assert_ne!(*channel, another);
+    /// # Ok(()) }) }
+    /// ```
     pub fn connection(&self) -> Connection {
         self.handle.connection.clone()
     }

@@ -13,6 +13,24 @@ use crate::{Consume, ConsumingEnded, Error, Message};
 /// The messages of a queue, one after another (pika: the generator of `consume`); see [`Channel::consume`].
 ///
 /// The loop's body may borrow what it likes and end with any error, where a callback must be `Send + 'static`.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// # channel.queue_declare("tasks")?;
+/// # channel.basic_publish("", "tasks", "dig")?;
+/// let mut done = Vec::new(); // borrowed by the loop, which no callback could do
+/// let mut messages = channel.consume("tasks")?;
+/// while let Some(message) = messages.next() {
+///     let (method, _properties, body) = message?;
+///     channel.basic_ack(method.delivery_tag)?;
+///     done.push(body);
+///     channel.cancel()?;
+/// }
+/// # assert_eq!(done, [b"dig"]);
+/// println!("{:?}", messages.ended());
+/// # Ok(()) }) }
+/// ```
 pub struct Messages {
     channel: Channel,
     consumer_tag: String,
@@ -35,20 +53,25 @@ impl Channel {
     ///
     /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
     ///
-    /// ```no_run
-    /// # fn main() -> haypile::Result<()> {
-    /// # use haypile::{Connection, Consume};
-    /// # use std::time::Duration;
-    /// # let channel = Connection::open("amqp://localhost")?.channel()?;
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::Consume;
+    /// use std::time::Duration;
+    ///
+    /// # channel.queue_declare("task_queue")?;
+    /// # channel.basic_publish("", "task_queue", "dig")?;
+    /// # let soon = Duration::from_millis(20);
     /// let patience = Consume::new("task_queue").idle_exit(Duration::from_secs(5));
+    /// # let patience = patience.idle_exit(soon);
     /// for message in channel.consume(patience)? {
     ///     let (method, _properties, body) = message?;
     ///     println!("{}", String::from_utf8_lossy(&body));
     ///     channel.basic_ack(method.delivery_tag)?;
     /// }
     /// let requeued = channel.cancel()?;
-    /// # Ok(())
-    /// # }
+    /// # assert_eq!(requeued, 0);
+    /// # Ok(()) }) }
     /// ```
     ///
     /// # Errors
@@ -144,18 +167,22 @@ impl Messages {
     /// Yields `Ok(None)` whenever nothing came for so long, and goes on (pika: `inactivity_timeout`, which yields
     /// `(None, None, None)`). Only a cancellation, a closure or an error ends the loop. `None` waits for ever.
     ///
-    /// ```no_run
-    /// # fn main() -> haypile::Result<()> {
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
     /// # use std::time::Duration;
-    /// # let channel = haypile::Connection::open("amqp://localhost")?.channel()?;
-    /// for event in channel.consume("task_queue")?.inactivity_timeout(Duration::from_secs(1)) {
+    /// # channel.queue_declare("task_queue")?;
+    /// # channel.basic_publish("", "task_queue", "dig")?;
+    /// for event in channel.consume("task_queue")?.inactivity_timeout(Duration::from_millis(100)) {
     ///     match event? {
     ///         Some((method, _properties, _body)) => channel.basic_ack(method.delivery_tag)?,
-    ///         None => println!("nothing to do"),
+    ///         None => {
+    ///             println!("nothing to do");
+    /// #           break;
+    ///         }
     ///     }
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     pub fn inactivity_timeout(self, limit: impl Into<Option<Duration>>) -> MessagesOrIdle {
         MessagesOrIdle {
@@ -168,6 +195,17 @@ impl Messages {
     /// its channel or connection is closed, and all that had come has been yielded. [`ended`](Messages::ended) says which.
     ///
     /// While it is false, an iterator that ended by [`idle_exit`](Consume::idle_exit) can be asked again.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("tasks")?;
+    /// let messages = channel.consume("tasks")?;
+    /// assert!(!messages.is_cancelled());
+    /// channel.cancel()?;
+    /// assert!(messages.is_cancelled());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.ended().is_some()
     }
@@ -175,6 +213,18 @@ impl Messages {
     /// Why nothing more can come, once that is so: [`Cancelled`](ConsumingEnded::Cancelled) by this program,
     /// [`CancelledByBroker`](ConsumingEnded::CancelledByBroker), or [`Closed`](ConsumingEnded::Closed) with its channel or
     /// connection, by whichever side. If it was not this program, the iterator also yields the error that says why.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::ConsumingEnded;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// let messages = channel.consume("tasks")?;
+    /// channel.cancel()?;
+    /// assert_eq!(messages.ended(), Some(ConsumingEnded::Cancelled));
+    /// # Ok(()) }) }
+    /// ```
     pub fn ended(&self) -> Option<ConsumingEnded> {
         if self.ended.is_some() {
             return self.ended.clone();
@@ -336,6 +386,17 @@ impl fmt::Debug for Messages {
 }
 
 /// [`Messages`] with an idle tick; see [`Messages::inactivity_timeout`].
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// # use std::time::Duration;
+/// # channel.queue_declare("tasks")?;
+/// let mut events = channel.consume("tasks")?.inactivity_timeout(Duration::from_millis(10));
+/// assert_eq!(events.next().transpose()?, Some(None)); // nothing came in time
+/// assert!(!events.is_cancelled());
+/// # Ok(()) }) }
+/// ```
 #[derive(Debug)]
 pub struct MessagesOrIdle {
     messages: Messages,

@@ -22,11 +22,13 @@ use crate::{AsShortString, BasicPublish, Error, UnconfirmedReport};
 ///
 /// Dropping a publisher waits for nothing: call `wait_for_confirms` first.
 ///
-/// ```no_run
-/// # fn main() -> haypile::Result<()> {
-/// # use haypile::{Connection, Error};
-/// # use std::time::Duration;
-/// # let channel = Connection::open("amqp://localhost")?.channel()?;
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|connection, channel| {
+/// use haypile::Error;
+/// use std::time::Duration;
+///
+/// # channel.queue_declare("numbers")?;
 /// let mut publisher = channel.publisher(1000)?;
 /// for n in 0..10_000 {
 ///     publisher.publish("", "numbers", n.to_string())?;
@@ -36,8 +38,7 @@ use crate::{AsShortString, BasicPublish, Error, UnconfirmedReport};
 ///     Err(Error::Unconfirmed(report)) => eprintln!("publish again: {:?} {:?}", report.nacked, report.pending),
 ///     other => other?,
 /// }
-/// # Ok(())
-/// # }
+/// # Ok(()) }) }
 /// ```
 pub struct Publisher {
     channel: Channel,
@@ -49,6 +50,16 @@ pub struct Publisher {
 impl Channel {
     /// Publishes many messages with confirms: waits only while `window` of them are unconfirmed. Turns confirms on if they
     /// are off. Has no counterpart in pika.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("lines")?;
+    /// let mut publisher = channel.publisher(100)?;
+    /// publisher.publish("", "lines", "first")?;
+    /// publisher.wait_for_confirms(None)?;
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] for a window of 0, and as [`confirm_delivery`](Channel::confirm_delivery).
@@ -71,6 +82,17 @@ impl Channel {
 impl Publisher {
     /// Publishes a message without properties; returns its sequence number on the channel, from 1.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("lines")?;
+    /// let mut publisher = channel.publisher(100)?;
+    /// assert_eq!(publisher.publish("", "lines", "first")?, 1);
+    /// assert_eq!(publisher.publish("", "lines", "second")?, 2);
+    /// # publisher.wait_for_confirms(None)?;
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As [`Channel::basic_publish`], but for what the broker does with the message, which
     /// [`wait_for_confirms`](Publisher::wait_for_confirms) reports. [`Error::Timeout`] if the window stayed full for
@@ -86,6 +108,20 @@ impl Publisher {
     }
 
     /// Publishes a message with properties, or as mandatory; returns its sequence number on the channel, from 1.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{BasicProperties, BasicPublish, DeliveryMode};
+    ///
+    /// # channel.queue_declare("lines")?;
+    /// let mut publisher = channel.publisher(100)?;
+    /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+    /// let mandatory = BasicPublish::new().mandatory(true).properties(&persistent);
+    /// publisher.publish_with("", "lines", "first", mandatory)?;
+    /// # publisher.wait_for_confirms(None)?;
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`publish`](Publisher::publish).
@@ -147,6 +183,17 @@ impl Publisher {
     }
 
     /// How many of this publisher's messages are neither confirmed nor refused nor returned yet.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("lines")?;
+    /// let mut publisher = channel.publisher(100)?;
+    /// publisher.publish("", "lines", "first")?;
+    /// publisher.wait_for_confirms(None)?;
+    /// assert_eq!(publisher.unconfirmed(), 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn unconfirmed(&self) -> usize {
         self.channel.notice_fork();
         let mut shared = self.channel.link().lock();
@@ -164,6 +211,21 @@ impl Publisher {
     /// After the end of the channel or the connection the report still comes: [`UnconfirmedReport::cause`] says what ended
     /// it, [`pending`](UnconfirmedReport::pending) which messages have no confirmation, and
     /// [`confirmed`](UnconfirmedReport::confirmed) which have one, so that only the rest need be published again elsewhere.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{BasicPublish, Error};
+    /// use std::time::Duration;
+    ///
+    /// let mut publisher = channel.publisher(100)?;
+    /// let lost = publisher.publish_with("", "nowhere", "?", BasicPublish::new().mandatory(true))?;
+    /// match publisher.wait_for_confirms(Duration::from_secs(30)) {
+    ///     Err(Error::Unconfirmed(report)) => assert_eq!(report.returned[0].0, lost),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Unconfirmed`] with what was returned, refused, or pending when the time was up or the channel ended. Each loss

@@ -34,7 +34,10 @@ use crate::protocol::channel::Wake;
 ///
 /// With the crate `ctrlc` the first Ctrl-C finishes the message in hand, and the second ends the program at once:
 ///
-/// ```ignore
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// # fn serve(channel: &haypile::Channel) -> Result<(), Box<dyn std::error::Error>> {
 /// let stop = channel.stop_handle();
 /// ctrlc::set_handler(move || {
 ///     if stop.stop() > 1 {
@@ -42,6 +45,11 @@ use crate::protocol::channel::Wake;
 ///     }
 /// })?;
 /// channel.start_consuming()?; // Ok(ConsumingEnded::Cancelled) after Ctrl-C
+/// # Ok(())
+/// # }
+/// # assert!(channel.is_open());
+/// # _ = serve;
+/// # Ok(()) }) }
 /// ```
 #[derive(Clone)]
 pub struct Stop {
@@ -77,6 +85,15 @@ impl Stop {
     }
 
     /// Asks for a stop, and returns how often that was done, this time included. Waits for nothing.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// let stop = channel.stop_handle();
+    /// assert_eq!(stop.stop(), 1);
+    /// assert_eq!(stop.stop(), 2);
+    /// # Ok(()) }) }
+    /// ```
     pub fn stop(&self) -> u64 {
         let asked = self.inner.asked.fetch_add(1, Ordering::AcqRel) + 1;
         let wakers: Vec<Arc<dyn Wake>> = {
@@ -90,6 +107,16 @@ impl Stop {
     }
 
     /// Whether a stop was asked for.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// let stop = channel.stop_handle();
+    /// assert!(!stop.is_stopped());
+    /// stop.stop();
+    /// assert!(stop.is_stopped());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_stopped(&self) -> bool {
         self.inner.asked.load(Ordering::Acquire) > 0
     }

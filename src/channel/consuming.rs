@@ -33,16 +33,18 @@ impl Channel {
     /// [`Connection::process_data_events`](crate::Connection::process_data_events) and the like, never by itself. It may
     /// return nothing or a [`Result`](crate::Result), whose error then ends that call.
     ///
-    /// ```no_run
-    /// # fn main() -> haypile::Result<()> {
-    /// # let channel = haypile::Connection::open("amqp://localhost")?.channel()?;
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("task_queue")?;
+    /// # channel.basic_publish("", "task_queue", "dig")?;
     /// channel.basic_consume("task_queue", |channel, method, _properties, body| {
     ///     println!(" [x] {}", String::from_utf8_lossy(&body));
     ///     channel.basic_ack(method.delivery_tag)
+    /// #   .and_then(|()| channel.stop_consuming())
     /// })?;
     /// channel.start_consuming()?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     ///
     /// # Errors
@@ -140,6 +142,19 @@ impl Channel {
     /// they cannot, so they are returned here. A stream keeps its messages, and nothing goes back to it. An unknown
     /// tag is no error: nothing is returned, and a warning is logged.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # for queue in ["news", "mail"] {
+    /// #     channel.queue_declare(queue)?;
+    /// # }
+    /// let news = channel.basic_consume("news", |_channel, _method, _properties, _body| {})?;
+    /// channel.basic_consume("mail", |_channel, _method, _properties, _body| {})?;
+    /// channel.basic_cancel(&news)?; // the other one goes on
+    /// # assert_eq!(channel.consumer_tags().len(), 1);
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As every call.
     pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
@@ -236,6 +251,28 @@ impl Channel {
     ///
     /// From another thread or a signal's handler it is ended by [`stop_handle`](Channel::stop_handle).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::ConsumingEnded;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "last")?;
+    /// channel.basic_consume("tasks", |channel, method, _properties, body| {
+    ///     channel.basic_ack(method.delivery_tag)?;
+    ///     if body == b"last" {
+    ///         channel.stop_consuming()?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// match channel.start_consuming()? {
+    ///     ConsumingEnded::Cancelled => println!("done"),
+    ///     ConsumingEnded::CancelledByBroker { consumer_tag, .. } => println!("the queue of {consumer_tag} is gone"),
+    ///     other => println!("{other:?}"),
+    /// }
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// What a callback returned: everything stays as it is then, and the rest is delivered by the next call. What closed
     /// the channel or the connection, unless this program did. [`Error::Reentrancy`] inside a callback.
@@ -320,6 +357,20 @@ impl Channel {
     /// Messages with automatic acknowledgement that came and were not delivered are lost by this; cancel such consumers with
     /// [`basic_cancel`](Channel::basic_cancel) to get them.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// channel.basic_consume("tasks", |channel, method, _properties, _body| {
+    ///     channel.basic_ack(method.delivery_tag)?;
+    ///     channel.stop_consuming() // after one message
+    /// })?;
+    /// channel.start_consuming()?;
+    /// assert!(channel.consumer_tags().is_empty());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As every call.
     pub fn stop_consuming(&self) -> Result<()> {
@@ -358,6 +409,19 @@ impl Channel {
 
     /// Runs a callback whenever the broker cancels a consumer of this channel, because its queue was deleted, say
     /// (pika: `add_on_cancel_callback`; RabbitMQ's consumer cancel notification).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// # use std::time::Duration;
+    /// # channel.queue_declare("tasks")?;
+    /// channel.add_on_cancel_callback(|_channel, consumer_tag| println!("{consumer_tag} gets no more"));
+    /// channel.basic_consume("tasks", |_channel, _method, _properties, _body| {})?;
+    /// # let other = connection.channel()?;
+    /// other.queue_delete("tasks")?;
+    /// connection.process_data_events(Duration::from_secs(1))?; // the callback runs in here
+    /// # Ok(()) }) }
+    /// ```
     pub fn add_on_cancel_callback<R: CallbackResult>(
         &self,
         mut callback: impl FnMut(&Channel, String) -> R + Send + 'static,
@@ -375,6 +439,23 @@ impl Channel {
     /// (pika: `cancel`). Returns how many messages went back to the queue.
     ///
     /// Nothing goes back to a stream, which keeps its messages. With automatic acknowledgement nothing can go back; iterate to the end first if nothing may be lost.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("tasks")?;
+    /// # for task in ["dig", "plant"] {
+    /// #     channel.basic_publish("", "tasks", task)?;
+    /// # }
+    /// for message in channel.consume("tasks")? {
+    ///     let (method, _properties, _body) = message?;
+    ///     channel.basic_ack(method.delivery_tag)?;
+    ///     break;
+    /// }
+    /// let requeued = channel.cancel()?;
+    /// println!("{requeued} messages went back");
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As every call.
@@ -429,6 +510,16 @@ impl Channel {
     }
 
     /// How many messages the iterator has at hand without waiting (pika: `get_waiting_message_count`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("tasks")?;
+    /// let messages = channel.consume("tasks")?;
+    /// assert_eq!(channel.get_waiting_message_count(), 0);
+    /// # drop(messages);
+    /// # Ok(()) }) }
+    /// ```
     pub fn get_waiting_message_count(&self) -> usize {
         self.notice_fork();
         let mut shared = self.link().lock();
@@ -440,6 +531,17 @@ impl Channel {
 
     /// The tags of this channel's consumers, that of the iterator among them (pika: `consumer_tags`). None once the channel
     /// is closed, by whichever side, and none that the broker cancelled.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicConsume;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// channel.basic_consume(BasicConsume::new("tasks").consumer_tag("me"), |_, _, _, _| {})?;
+    /// assert_eq!(channel.consumer_tags(), ["me"]);
+    /// # Ok(()) }) }
+    /// ```
     pub fn consumer_tags(&self) -> Vec<String> {
         self.notice_fork();
         let mut shared = self.link().lock();
@@ -450,6 +552,21 @@ impl Channel {
     // ---- fetching and acknowledging
 
     /// Fetches one message, if there is one (pika: `basic_get`; specification 1.8.3.10).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicGet;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// channel.basic_publish("", "tasks", "dig")?;
+    /// if let Some((method, _properties, body)) = channel.basic_get("tasks")? {
+    ///     println!("{}; {} more", String::from_utf8_lossy(&body), method.message_count);
+    ///     channel.basic_ack(method.delivery_tag)?;
+    /// }
+    /// assert!(channel.basic_get(BasicGet::new("tasks").auto_ack(true))?.is_none());
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] if there is no such queue, and as every call.
@@ -478,6 +595,22 @@ impl Channel {
     /// `multiple`, which says the same and costs the broker much less. A tag that the broker does not know makes it close the
     /// channel, which shows at a later call.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicAck;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # for task in ["dig", "plant", "water"] {
+    /// #     channel.basic_publish("", "tasks", task)?;
+    /// # }
+    /// # let mut next = || channel.basic_get("tasks").map(|got| got.unwrap().0.delivery_tag);
+    /// # let (first, _, third) = (next()?, next()?, next()?);
+    /// channel.basic_ack(first)?;
+    /// channel.basic_ack(BasicAck::new(third).multiple(true))?; // and all before it
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`;
     /// [`Error::ConsumerCancelled`] if the broker has cancelled the consumer that the message came to, as RabbitMQ does from
@@ -497,6 +630,20 @@ impl Channel {
     /// Refuses a message, or all up to it, which goes back to the queue unless [`requeue`](BasicNack::requeue) is turned
     /// off (pika: `basic_nack`; RabbitMQ's `basic.nack`).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicNack;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// # let mut next = || channel.basic_get("tasks").map(|got| got.unwrap().0.delivery_tag);
+    /// channel.basic_nack(next()?)?; // goes back to the queue
+    /// channel.basic_nack(BasicNack::new(next()?).requeue(false))?; // is dropped, or becomes a dead letter
+    /// # assert!(channel.basic_get("tasks")?.is_none());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As [`basic_ack`](Channel::basic_ack).
     pub fn basic_nack(&self, request: impl Into<BasicNack>) -> Result<()> {
@@ -515,6 +662,19 @@ impl Channel {
     /// Refuses one message, which goes back to the queue unless [`requeue`](BasicReject::requeue) is turned off
     /// (pika: `basic_reject`; specification 1.8.3.14).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicReject;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// # let delivery_tag = channel.basic_get("tasks")?.unwrap().0.delivery_tag;
+    /// channel.basic_reject(BasicReject::new(delivery_tag).requeue(false))?;
+    /// # assert!(channel.basic_get("tasks")?.is_none());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As [`basic_ack`](Channel::basic_ack).
     pub fn basic_reject(&self, request: impl Into<BasicReject>) -> Result<()> {
@@ -530,6 +690,19 @@ impl Channel {
 
     /// Makes the broker deliver again what this channel has not acknowledged, to any consumer if `requeue`
     /// (pika: `basic_recover`; specification 1.8.3.16). RabbitMQ knows only `true`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// let taken = channel.basic_get("tasks")?;
+    /// channel.basic_recover(true)?;
+    /// let again = channel.basic_get("tasks")?;
+    /// # assert!(taken.is_some());
+    /// assert!(again.unwrap().0.redelivered);
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As every call.
@@ -555,6 +728,13 @@ impl Channel {
     ///   connection (on Linux up to the last values of `tcp_wmem` and `tcp_rmem`, 4 and 6 MiB by default), for each call that is made while more
     ///   than 4 MiB wait.
     /// * Messages that came back to a publisher: see [`ReturnedMessage`](crate::ReturnedMessage).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// channel.basic_qos(10)?; // before `basic_consume`
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As every call.

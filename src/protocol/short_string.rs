@@ -17,15 +17,15 @@ use crate::escaped::Shown;
 /// [`as_bytes`](ShortString::as_bytes), comparing, and passing the value on keep every byte (pika gives `bytes` in place of `str`
 /// there). So give the value itself on, rather than its text:
 ///
-/// ```no_run
-/// # fn main() -> haypile::Result<()> {
-/// # let channel = haypile::Connection::open("amqp://localhost")?.channel()?;
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// # channel.queue_declare("from")?;
 /// if let Some((method, properties, body)) = channel.basic_get("from")? {
 ///     println!("moving {} ({:?})", method.routing_key, properties.correlation_id.as_deref());
 ///     channel.basic_publish_with("moved", &method.routing_key, body, &properties)?;
 /// }
-/// # Ok(())
-/// # }
+/// # Ok(()) }) }
 /// ```
 ///
 /// Bytes convert too:
