@@ -2,34 +2,16 @@
 //! any program.
 
 mod common;
+#[path = "common/names.rs"]
+mod names;
 
 use haypile::Connection;
-
-const QUEUES: [&str; 9] = [
-    "test",
-    "queue_aoto_1",
-    "queue_aoto_2",
-    "anheng",
-    "compute_queue",
-    "hello",
-    "hello1",
-    "rpc_queue",
-    "my_queue",
-];
-const EXCHANGES: [&str; 7] = [
-    "aoto_test",
-    "yanfa",
-    "logs",
-    "hello2",
-    "log1",
-    "log2",
-    "my_headers",
-];
+use names::{EXCHANGES, QUEUES};
 
 fn main() -> Result<(), common::Failure> {
     let args =
         common::Usage::new("Deletes what the examples declared with the same --prefix.").parse();
-    // Without one, these could be somebody else's.
+    // Without one, these could be another program's.
     if args.get("prefix").unwrap_or_default().is_empty() {
         common::fail("--prefix is needed");
     }

@@ -58,3 +58,17 @@ fn size_of_value(value: &FieldValue) -> usize {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_count_for_what_they_hold() {
+        let none = size_of_properties(&BasicProperties::new());
+        let mut table = FieldTable::new();
+        table.insert("key", vec![FieldValue::from("value"); 100]);
+        let with = size_of_properties(&BasicProperties::new().headers(table));
+        assert!(with > none + 100 * size_of::<FieldValue>() + 500);
+    }
+}

@@ -15,10 +15,9 @@ use crate::io::close::STOP_GRACE;
 use crate::io::sync::after;
 use crate::io::sync::thread::{self, Thread};
 use crate::io::sync::{Instant, Mutex, MutexGuard};
+use crate::protocol::size::size_of_properties;
 use crate::stop::{park, Stop};
-use crate::{
-    BasicProperties, BasicPublish, Error, FieldTable, FieldValue, Unconfirmed, UnconfirmedReport,
-};
+use crate::{BasicProperties, BasicPublish, Error, Unconfirmed, UnconfirmedReport};
 
 /// The bound of what is in flight, unless another is set.
 const MAX_BYTES: usize = 64 << 20;
@@ -330,7 +329,10 @@ impl ReliablePublisher {
             self.envelope = Arc::new(Envelope {
                 exchange: exchange.into(),
                 routing_key: routing_key.into(),
-                weight: exchange.len() + routing_key.len() + weight(given),
+                weight: size_of::<Envelope>()
+                    + exchange.len()
+                    + routing_key.len()
+                    + size_of_properties(given),
                 properties: given.clone(),
                 mandatory: publish.mandatory,
             });
@@ -644,56 +646,4 @@ fn unconfirmed(state: &mut State, cause: Option<Error>) -> Error {
         cause,
         blocked: state.channel.as_ref().and_then(Channel::blocked),
     }))
-}
-
-/// What a message's properties hold in memory, nearly.
-fn weight(properties: &BasicProperties) -> usize {
-    let texts = [
-        &properties.content_type,
-        &properties.content_encoding,
-        &properties.correlation_id,
-        &properties.reply_to,
-        &properties.expiration,
-        &properties.message_id,
-        &properties.message_type,
-        &properties.user_id,
-        &properties.app_id,
-        &properties.cluster_id,
-    ];
-    let texts = texts.into_iter().flatten().map(|text| text.len());
-    let headers = properties.headers.as_ref().map_or(0, weight_of_table);
-    size_of::<Envelope>() + headers + texts.sum::<usize>()
-}
-
-fn weight_of_table(table: &FieldTable) -> usize {
-    let mut weight = 0;
-    for (key, value) in table.iter() {
-        weight += size_of_val(key) + size_of_val(value) + 2 * size_of::<usize>() + weight_of(value);
-    }
-    weight
-}
-
-fn weight_of(value: &FieldValue) -> usize {
-    match value {
-        FieldValue::Text(bytes) | FieldValue::Bytes(bytes) => bytes.len(),
-        FieldValue::Table(table) => weight_of_table(table),
-        FieldValue::Array(values) => {
-            size_of_val(&values[..]) + values.iter().map(weight_of).sum::<usize>()
-        }
-        _ => 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_count_for_what_they_hold() {
-        let none = weight(&BasicProperties::new());
-        let mut table = FieldTable::new();
-        table.insert("key", vec![FieldValue::from("value"); 100]);
-        let with = weight(&BasicProperties::new().headers(table));
-        assert!(with > none + 100 * size_of::<FieldValue>() + 500);
-    }
 }

@@ -8,7 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::names::{EXCHANGES, QUEUES};
 use haypile::{BasicGet, BasicProperties, Channel, Connection, GetOk, QueueDeclare};
+
+#[path = "../../examples/common/names.rs"]
+mod names;
 
 /// What the originals run with. From a version to the next it may print otherwise, hence the exact one.
 const PIKA: &str = "1.4.4";
@@ -226,28 +230,6 @@ fn rabbitmqctl_command(arguments: &[&str]) -> Command {
     command.args(arguments).stdin(Stdio::null());
     command
 }
-
-/// Every fixed name that the programs use.
-const QUEUES: [&str; 9] = [
-    "test",
-    "queue_aoto_1",
-    "queue_aoto_2",
-    "anheng",
-    "compute_queue",
-    "hello",
-    "hello1",
-    "rpc_queue",
-    "my_queue",
-];
-const EXCHANGES: [&str; 7] = [
-    "aoto_test",
-    "yanfa",
-    "logs",
-    "hello2",
-    "log1",
-    "log2",
-    "my_headers",
-];
 
 /// A virtual host in which nothing is declared yet, for the programs that a test starts.
 pub(crate) struct Scene {
