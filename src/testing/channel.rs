@@ -13,6 +13,9 @@ use crate::protocol::method::Method;
 /// The largest body that RabbitMQ takes, in bytes.
 const BODY_MAX: u64 = 16 * 1024 * 1024;
 
+/// The most memory that is set aside for a body before it comes, in bytes.
+const RESERVED: u64 = 128 * 1024;
+
 /// The class `basic`, the only one with content.
 const BASIC: u16 = 60;
 
@@ -213,7 +216,8 @@ impl State {
             channel.content = Content::Body {
                 published,
                 properties: properties.to_vec(),
-                body: Vec::with_capacity(size as usize),
+                // Not all of it, which may never come.
+                body: Vec::with_capacity(size.min(RESERVED) as usize),
                 size,
             };
         }

@@ -136,7 +136,7 @@ impl State {
             }
             channel.last_tag += 1;
             let delivery_tag = channel.last_tag;
-            queue.end_turn(consumer_id);
+            queue.take_turn(consumer_id);
             let Some(stored) = queue.take_first() else {
                 return;
             };
@@ -300,6 +300,7 @@ impl State {
             priority,
             arguments,
             blocked: false,
+            turn: None,
         };
         channel.consumers.insert(tag.clone(), (id, consumer_id));
         queue.add_consumer(consumer_id, consumer);

@@ -143,7 +143,7 @@ impl ClientConnection {
 fn by_test(code: u16, text: &str) -> Refusal {
     Refusal {
         code,
-        text: text.into(),
+        text: refusal::short(text.into()),
         method: None,
     }
 }
@@ -269,7 +269,7 @@ impl Broker {
     /// that do not publish notice nothing.
     pub fn block(&self, reason: &str) {
         self.shared
-            .change(|state| state.alarm = Some(reason.into()));
+            .change(|state| state.alarm = Some(refusal::short(reason.into())));
     }
 
     /// Ends the blocking: connections that were told get `connection.unblocked`, and are read again.

@@ -1,6 +1,7 @@
 //! One queue: its messages, its consumers, and whose turn it is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,12 @@ pub(super) struct Consumer {
     pub(super) arguments: FieldTable,
     /// It could not take a message, and is asked again when that may have changed.
     pub(super) blocked: bool,
+    /// Where it stands among the turns, if it may take a message.
+    pub(super) turn: Option<Turn>,
 }
+
+/// Whose turn it is first: the higher priority, then who has waited longer.
+pub(super) type Turn = (Reverse<i64>, u64);
 
 impl Consumer {
     pub(super) fn has_room(&self) -> bool {
@@ -109,8 +115,9 @@ pub(super) struct Queue {
     /// Messages of an earlier one do not come back: a test has had them lost.
     generation: u64,
     pub(super) consumers: BTreeMap<u64, Consumer>,
-    /// Consumers that may take a message, in the order of their turns: the higher priority first.
-    turns: VecDeque<u64>,
+    /// Consumers that may take a message.
+    turns: BTreeMap<Turn, u64>,
+    last_turn: u64,
     /// The one consumer that gets messages, if only one may.
     active: Option<u64>,
     /// Since when it was neither consumed from, nor declared, nor fetched from.
@@ -132,7 +139,8 @@ impl Queue {
             next_number: 0,
             generation: 0,
             consumers: BTreeMap::new(),
-            turns: VecDeque::new(),
+            turns: BTreeMap::new(),
+            last_turn: 0,
             active: None,
             unused_since: Instant::now(),
         }
@@ -244,12 +252,14 @@ impl Queue {
     }
 
     pub(super) fn remove_consumer(&mut self, id: u64) {
-        if self.consumers.remove(&id).is_none() {
+        let Some(consumer) = self.consumers.remove(&id) else {
             return;
+        };
+        if let Some(turn) = consumer.turn {
+            self.turns.remove(&turn);
         }
-        self.turns.retain(|other| *other != id);
         if self.active == Some(id) {
-            self.active = self.turns.front().copied();
+            self.active = self.turns.values().next().copied();
         }
         if self.consumers.is_empty() {
             self.unused_since = Instant::now();
@@ -267,31 +277,30 @@ impl Queue {
             let active = self.active?;
             return (!self.consumers.get(&active)?.blocked).then_some(active);
         }
-        self.turns.front().copied()
+        self.turns.values().next().copied()
     }
 
     /// Behind the others of its priority.
-    fn take_turn(&mut self, id: u64) {
-        let priority = |id: &u64| self.consumers.get(id).map_or(0, |other| other.priority);
-        let own = priority(&id);
-        let at = self.turns.iter().position(|other| priority(other) < own);
-        self.turns.insert(at.unwrap_or(self.turns.len()), id);
-    }
-
-    /// It has had its turn.
-    pub(super) fn end_turn(&mut self, id: u64) {
-        if self.turns.len() > 1 && self.turns.front() == Some(&id) {
-            self.turns.pop_front();
-            self.take_turn(id);
+    pub(super) fn take_turn(&mut self, id: u64) {
+        let Some(consumer) = self.consumers.get_mut(&id) else {
+            return;
+        };
+        self.last_turn += 1;
+        let turn = (Reverse(consumer.priority), self.last_turn);
+        if let Some(before) = consumer.turn.replace(turn) {
+            self.turns.remove(&before);
         }
+        self.turns.insert(turn, id);
     }
 
     /// It cannot take anything now.
     pub(super) fn block(&mut self, id: u64) {
         if let Some(consumer) = self.consumers.get_mut(&id) {
             consumer.blocked = true;
+            if let Some(turn) = consumer.turn.take() {
+                self.turns.remove(&turn);
+            }
         }
-        self.turns.retain(|other| *other != id);
     }
 
     /// It may be able to take something again.

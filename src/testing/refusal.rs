@@ -21,18 +21,9 @@ pub(super) type Outcome<T = ()> = Result<T, Refusal>;
 impl Refusal {
     #[cold]
     pub(super) fn new(code: u16, explanation: fmt::Arguments<'_>) -> Refusal {
-        let mut text = format!("{} - {explanation}", name(code));
-        if text.len() > TEXT_MAX {
-            let mut end = TEXT_MAX - 3;
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            text.truncate(end);
-            text.push_str("...");
-        }
         Refusal {
             code,
-            text,
+            text: short(format!("{} - {explanation}", name(code))),
             method: None,
         }
     }
@@ -55,6 +46,19 @@ impl Refusal {
         self.method.get_or_insert(method);
         self
     }
+}
+
+/// A text that is no longer than AMQP has room for.
+pub(super) fn short(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let mut end = TEXT_MAX - 3;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 /// Leaves the function with a refusal: `refuse!(404, "no queue '{name}'")`.
