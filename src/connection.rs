@@ -68,15 +68,21 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// only on the thread that is inside [`process_data_events`](Connection::process_data_events),
 /// [`sleep`](Connection::sleep), [`Channel::start_consuming`] or the iterator of [`Channel::consume`].
 ///
-/// ```no_run
-/// use haypile::{Connection, ConnectionParameters};
-///
+/// ```
+/// # #[cfg(feature = "testing")]
 /// # fn main() -> haypile::Result<()> {
-/// let connection = Connection::open(ConnectionParameters::new("localhost"))?;
+/// # let broker = haypile::testing::Broker::start()?;
+/// # let url = broker.url();
+/// use haypile::Connection;
+///
+/// let connection = Connection::open(url)?; // such as amqp://guest:guest@localhost:5672/%2f
 /// let channel = connection.channel()?;
+/// channel.queue_declare("hello")?;
 /// channel.basic_publish("", "hello", "Hello World!")?;
 /// connection.close()
 /// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
 /// ```
 #[doc(alias = "BlockingConnection")]
 #[derive(Clone)]
@@ -129,14 +135,20 @@ impl Connection {
     /// serve to name the peer in errors, and to check its certificate if they say TLS, which is then put around the
     /// stream. If opening fails, the stream is shut down.
     ///
-    /// ```no_run
+    /// ```
+    /// # #[cfg(feature = "testing")]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # let proxy = broker.address();
     /// use haypile::{Connection, ConnectionParameters};
     ///
-    /// let tunnel = std::net::TcpStream::connect("127.0.0.1:9000")?;
+    /// let tunnel = std::net::TcpStream::connect(proxy)?;
     /// let connection = Connection::open_stream(ConnectionParameters::new("broker.example"), tunnel)?;
+    /// # assert!(connection.is_open());
     /// # Ok(())
     /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
     /// ```
     ///
     /// # Errors
@@ -171,6 +183,14 @@ impl Connection {
 
     /// Opens a channel with the lowest free number (pika: `channel()`; specification 1.5, `channel.open`).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// let channel = connection.channel()?;
+    /// assert!(channel.is_open());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoFreeChannels`], [`Error::ConnectionWrongState`], or what ended the connection.
     pub fn channel(&self) -> Result<Channel> {
@@ -179,6 +199,14 @@ impl Connection {
 
     /// Opens a channel with this number, from 1 to [`channel_max`](Connection::channel_max)
     /// (pika: `channel(channel_number)`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// let channel = connection.channel_with_number(7)?;
+    /// assert_eq!(channel.channel_number(), 7);
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidChannelNumber`] if it is out of range or in use, and as [`channel`](Connection::channel).
@@ -194,15 +222,14 @@ impl Connection {
     ///
     /// `None` if there is no such queue in this virtual host.
     ///
-    /// ```no_run
-    /// # fn main() -> haypile::Result<()> {
-    /// # let connection = haypile::Connection::open("amqp://localhost")?;
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
     /// match connection.queue_exists("orders")? {
     ///     Some(queue) => println!("{} messages are ready", queue.message_count),
-    ///     None => println!("it is not declared yet"),
+    ///     None => println!("nobody has declared it yet"),
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     ///
     /// # Errors
@@ -214,6 +241,14 @@ impl Connection {
 
     /// Whether an exchange exists: a passive `exchange.declare` on a channel of its own, so that an exchange that is missing
     /// costs nothing (pika: `exchange_declare(exchange, passive=True)`, which closes the channel then; specification 1.6.2.1).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert!(connection.exchange_exists("amq.topic")?);
+    /// assert!(!connection.exchange_exists("no such exchange")?);
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] with 403 if the user may not know, as for the default exchange `""`, which always
@@ -247,6 +282,14 @@ impl Connection {
     /// [`Channel::start_consuming`] ends with [`Closed`](crate::ConsumingEnded::Closed), other calls with
     /// [`Error::ConnectionClosedByClient`].
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// connection.close()?; // the broker has all that was sent before
+    /// assert!(connection.is_closed());
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Timeout`] if the broker did not confirm within 10 s (or `rpc_timeout`, if that is less), as happens while it
     /// blocks the connection; [`Error::StreamLost`] or [`Error::ConnectionClosedByBroker`] if the connection ended in another
@@ -257,6 +300,13 @@ impl Connection {
     }
 
     /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// connection.close_with(200, "no more work today")?;
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`close`](Connection::close); [`Error::ShortStringTooLong`] for a text over 255 bytes.
@@ -272,6 +322,13 @@ impl Connection {
     }
 
     /// Whether the connection is open (pika: `is_open`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert!(connection.is_open());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_open(&self) -> bool {
         let shared = self.link().lock();
         shared.session.is_open()
@@ -280,6 +337,14 @@ impl Connection {
     /// Whether the connection is closed or lost (pika: `is_closed`).
     ///
     /// Asking drops nothing: callbacks of a lost connection are dropped by the call that reports its end.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// connection.close()?;
+    /// assert!(connection.is_closed());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.link().notice_fork();
         self.link().lock().session.end().is_some()
@@ -355,6 +420,24 @@ impl Connection {
     /// thread-safe callbacks, blocked and unblocked), then those of the channels, each channel's in the order they came.
     /// Called inside a callback it waits for the whole time and runs nothing.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use std::time::{Duration, Instant};
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// channel.basic_consume("tasks", |channel, method, _properties, _body| {
+    ///     channel.basic_ack(method.delivery_tag)
+    /// })?;
+    /// let until = Instant::now() + Duration::from_millis(50);
+    /// while Instant::now() < until {
+    ///     connection.process_data_events(Duration::from_millis(10))?; // the callbacks run in here
+    ///     // and here is room for other work
+    /// }
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// What a callback returned; a closure of a channel or the connection that no call has reported;
     /// [`Error::Reentrancy`] for `None` inside a callback, which would never return.
@@ -373,6 +456,15 @@ impl Connection {
     /// Runs callbacks, as [`process_data_events`](Connection::process_data_events), for all of this time and at least
     /// once (pika: `sleep`).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use std::time::Duration;
+    ///
+    /// connection.sleep(Duration::from_millis(10))?; // callbacks run meanwhile
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// As [`process_data_events`](Connection::process_data_events).
     pub fn sleep(&self, duration: Duration) -> Result<()> {
@@ -390,6 +482,16 @@ impl Connection {
     }
 
     /// Runs a callback once, after this time, on the thread that runs callbacks then (pika: `call_later`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use std::time::Duration;
+    ///
+    /// connection.call_later(Duration::from_millis(10), || println!("10 ms later"))?;
+    /// connection.sleep(Duration::from_millis(50))?; // it runs in here
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`add_callback_threadsafe`](Connection::add_callback_threadsafe).
@@ -416,6 +518,17 @@ impl Connection {
     }
 
     /// Takes back a timer that has not run (pika: `remove_timeout`). One that has run is no error.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use std::time::Duration;
+    ///
+    /// let timer = connection.call_later(Duration::from_millis(10), || panic!("too late"))?;
+    /// connection.remove_timeout(timer);
+    /// connection.sleep(Duration::from_millis(50))?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn remove_timeout(&self, timer: TimerId) {
         drop(self.callbacks().timers.take(timer));
     }
@@ -424,6 +537,17 @@ impl Connection {
     ///
     /// pika needs this for every call from another thread. Here any thread may call anything, so it serves only what must
     /// run on that one thread.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use std::time::Duration;
+    ///
+    /// let other = connection.clone();
+    /// std::thread::spawn(move || other.add_callback_threadsafe(|| println!("on the consumer's thread")));
+    /// connection.process_data_events(Duration::from_secs(1))?; // it runs in here
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::ConnectionWrongState`] if the connection is closed, or what ended it.
@@ -439,6 +563,15 @@ impl Connection {
     ///
     /// The broker says so when a connection publishes while memory or disk are short. It reads nothing from the connection
     /// then: what is published waits, and so does every call behind it.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// if let Some(reason) = connection.blocked() {
+    ///     println!("the broker takes no messages: {reason}");
+    /// }
+    /// # Ok(()) }) }
+    /// ```
     pub fn blocked(&self) -> Option<String> {
         self.link().notice_fork();
         let shared = self.link().lock();
@@ -453,6 +586,21 @@ impl Connection {
     ///
     /// While it is blocked the broker reads nothing from a connection that publishes: publishers soon wait, with their
     /// deadline. See [`blocked_connection_timeout`](ConnectionParameters::blocked_connection_timeout).
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # use std::time::Duration;
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # let connection = haypile::Connection::open(broker.url())?;
+    /// connection.add_on_connection_blocked_callback(|_connection, reason| println!("blocked: {reason}"));
+    /// # broker.block("low on memory");
+    /// connection.process_data_events(Duration::from_secs(1))?; // it runs in here
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     pub fn add_on_connection_blocked_callback<R: CallbackResult>(
         &self,
         mut callback: impl FnMut(&Connection, String) -> R + Send + 'static,
@@ -469,6 +617,22 @@ impl Connection {
 
     /// Runs a callback whenever the broker takes up this connection again
     /// (pika: `add_on_connection_unblocked_callback`).
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # use std::time::Duration;
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # let connection = haypile::Connection::open(broker.url())?;
+    /// connection.add_on_connection_unblocked_callback(|_connection| println!("it goes on"));
+    /// # broker.block("low on memory");
+    /// # broker.unblock();
+    /// connection.process_data_events(Duration::from_secs(1))?; // it runs in here
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     pub fn add_on_connection_unblocked_callback<R: CallbackResult>(
         &self,
         mut callback: impl FnMut(&Connection) -> R + Send + 'static,
@@ -492,17 +656,13 @@ impl Connection {
     /// most 255 bytes. The secret is not kept: a new connection takes it from the parameters. It shows in
     /// no error and no log.
     ///
-    /// ```no_run
-    /// # fn main() -> haypile::Result<()> {
-    /// # fn token() -> String { String::new() }
-    /// use haypile::{Connection, ConnectionParameters, PlainCredentials};
-    ///
-    /// let login = PlainCredentials::new("orders", token());
-    /// let connection = Connection::open(ConnectionParameters::new("localhost").credentials(login))?;
-    /// // some time later, from any thread
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// # fn token() -> String { "guest".to_owned() }
+    /// // When the credentials are a token that expires; from any thread.
     /// connection.update_secret(&token(), "the token expires soon")?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }) }
     /// ```
     ///
     /// # Errors
@@ -549,11 +709,25 @@ impl Connection {
     }
 
     /// The largest frame in bytes, as negotiated (specification, `connection.tune`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert_eq!(connection.frame_max(), 131_072);
+    /// # Ok(()) }) }
+    /// ```
     pub fn frame_max(&self) -> u32 {
         self.link().negotiated.frame_max
     }
 
     /// The highest channel number, as negotiated.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert!(connection.channel_max() > 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn channel_max(&self) -> u16 {
         match self.link().negotiated.channel_max {
             0 => u16::MAX,
@@ -562,11 +736,28 @@ impl Connection {
     }
 
     /// The heartbeat interval, as negotiated; zero means none.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// println!("a silent broker is noticed within {} s", connection.heartbeat().as_secs());
+    /// # Ok(()) }) }
+    /// ```
     pub fn heartbeat(&self) -> Duration {
         self.link().heartbeat.interval()
     }
 
     /// What the server says of itself: product, version, capabilities (specification, `connection.start`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use haypile::FieldValue;
+    ///
+    /// let version = connection.server_properties().get("version").and_then(FieldValue::as_str);
+    /// println!("RabbitMQ {}", version.unwrap_or("of an unknown version"));
+    /// # Ok(()) }) }
+    /// ```
     pub fn server_properties(&self) -> &FieldTable {
         &self.link().negotiated.server_properties
     }
@@ -576,21 +767,49 @@ impl Connection {
     }
 
     /// Whether the server knows `basic.nack` (pika: `basic_nack_supported`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert!(connection.basic_nack_supported()); // so does every RabbitMQ
+    /// # Ok(()) }) }
+    /// ```
     pub fn basic_nack_supported(&self) -> bool {
         self.supports("basic.nack")
     }
 
     /// Whether the server reports it when it cancels a consumer (pika: `consumer_cancel_notify_supported`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert!(connection.consumer_cancel_notify_supported()); // so does every RabbitMQ
+    /// # Ok(()) }) }
+    /// ```
     pub fn consumer_cancel_notify_supported(&self) -> bool {
         self.supports("consumer_cancel_notify")
     }
 
     /// Whether exchanges can be bound to exchanges (pika: `exchange_exchange_bindings_supported`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert!(connection.exchange_exchange_bindings_supported()); // so does every RabbitMQ
+    /// # Ok(()) }) }
+    /// ```
     pub fn exchange_exchange_bindings_supported(&self) -> bool {
         self.supports("exchange_exchange_bindings")
     }
 
     /// Whether the server confirms what is published (pika: `publisher_confirms_supported`).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// assert!(connection.publisher_confirms_supported()); // so does every RabbitMQ
+    /// # Ok(()) }) }
+    /// ```
     pub fn publisher_confirms_supported(&self) -> bool {
         self.supports("publisher_confirms")
     }
