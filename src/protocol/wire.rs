@@ -224,7 +224,6 @@ impl<'a> Reader<'a> {
 
     /// Notes an error, unless there was one before; nothing more is read.
     #[cold]
-    #[inline(never)]
     pub(crate) fn fail(&mut self, error: WireError) {
         if !self.ended {
             self.error.get_or_insert(error);
@@ -234,7 +233,6 @@ impl<'a> Reader<'a> {
 
     /// There is less than what is to be read.
     #[cold]
-    #[inline(never)]
     fn end(&mut self) {
         self.ended = true;
         self.rest = &[];
@@ -269,29 +267,24 @@ impl<'a> Reader<'a> {
         }
     }
 
-    #[inline(never)]
     pub(crate) fn octet(&mut self) -> u8 {
         let [octet] = self.array();
         octet
     }
 
-    #[inline(never)]
     pub(crate) fn short(&mut self) -> u16 {
         BigEndian::read_u16(&self.array::<2>())
     }
 
-    #[inline(never)]
     pub(crate) fn long(&mut self) -> u32 {
         BigEndian::read_u32(&self.array::<4>())
     }
 
-    #[inline(never)]
     pub(crate) fn longlong(&mut self) -> u64 {
         BigEndian::read_u64(&self.array::<8>())
     }
 
     /// One bit. Bits that follow each other share an octet, lowest first (specification 4.2.5.2).
-    #[inline(never)]
     pub(crate) fn bit(&mut self) -> bool {
         if self.next_bit == 0 {
             self.bits = self.octet();
@@ -302,7 +295,6 @@ impl<'a> Reader<'a> {
         bit
     }
 
-    #[inline(never)]
     pub(crate) fn shortstr(&mut self) -> Name<'a> {
         self.next_bit = 0;
         match Name::first(self.rest) {
@@ -322,7 +314,6 @@ impl<'a> Reader<'a> {
     }
 
     /// Bytes behind a length of four octets.
-    #[inline(never)]
     pub(crate) fn block(&mut self) -> &'a [u8] {
         // A length that an usize cannot hold is certainly more than there is.
         let length = BigEndian::read_u32(&self.array::<4>());
@@ -380,13 +371,11 @@ impl<'b> Writer<'b> {
         self.out.extend_from_slice(bytes);
     }
 
-    #[inline(never)]
     pub(crate) fn octet(&mut self, _field: &'static str, value: &u8) {
         self.next_bit = 0;
         self.out.push(*value);
     }
 
-    #[inline(never)]
     pub(crate) fn short(&mut self, _field: &'static str, value: &u16) {
         let mut bytes = [0; 2];
         BigEndian::write_u16(&mut bytes, *value);
@@ -409,7 +398,6 @@ impl<'b> Writer<'b> {
         self.put_bit(*value);
     }
 
-    #[inline(never)]
     fn put_bit(&mut self, value: bool) {
         let bit = if self.next_bit == 0 {
             self.out.push(0);
@@ -425,7 +413,6 @@ impl<'b> Writer<'b> {
         self.next_bit = bit << 1;
     }
 
-    #[inline(never)]
     pub(crate) fn shortstr(&mut self, field: &'static str, value: &[u8]) {
         let length = value.len();
         if length > SHORT_STRING_MAX {
