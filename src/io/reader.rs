@@ -47,8 +47,6 @@ pub(crate) struct Reader {
     /// What of the buffer has been read and not handled.
     start: usize,
     filled: usize,
-    /// What has been read holds more that can be handled without reading.
-    pub(crate) more: bool,
     /// What was read while the program had enough; it comes behind what is in the buffer.
     backlog: Backlog,
     /// How the stream ended behind the backlog.
@@ -101,8 +99,8 @@ impl Reader {
     /// `leftover` is what was read beyond the handshake.
     pub(crate) fn new(stream: Transport, leftover: &[u8]) -> io::Result<Self> {
         stream.set_read_timeout(SLICE)?;
-        let mut buffer = vec![0; BUFFER.max(leftover.len())];
-        buffer[..leftover.len()].copy_from_slice(leftover);
+        let mut backlog = Backlog::new();
+        backlog.put(leftover);
         let now = Instant::now();
         Ok(Reader {
             source: Source {
@@ -114,11 +112,10 @@ impl Reader {
                 period_bytes: 0,
                 looked_at: now,
             },
-            buffer,
+            buffer: vec![0; BUFFER],
             start: 0,
-            filled: leftover.len(),
-            more: !leftover.is_empty(),
-            backlog: Backlog::new(),
+            filled: 0,
+            backlog,
             end: None,
         })
     }
@@ -176,7 +173,7 @@ impl Reader {
 
     /// Whether what was read is not handled yet.
     pub(super) fn has_unhandled(&self) -> bool {
-        self.more || !self.backlog.is_empty()
+        !self.backlog.is_empty()
     }
 
     /// When the stream must be read next although what was read before is not handled: at the end of the period, or to look
@@ -232,9 +229,7 @@ impl Reader {
 
     /// Lets the session handle what has been read.
     pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Error> {
-        let fed = session.feed(&self.buffer[self.start..self.filled])?;
-        self.start += fed.used;
-        self.more = fed.more;
+        self.start += session.feed(&self.buffer[self.start..self.filled])?;
         Ok(())
     }
 }

@@ -43,19 +43,6 @@ struct PartialBody {
     left: usize,
 }
 
-/// After this many messages `feed` leaves the rest for later. An allocator gives out again at once what was freed last; of
-/// what one message needs it keeps few.
-const BATCH: u64 = 4;
-
-/// What `feed` did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fed {
-    /// Bytes used.
-    pub(crate) used: usize,
-    /// It stopped with bytes left that may be whole frames.
-    pub(crate) more: bool,
-}
-
 /// Where events are asked for: a thread, and the channel that it consumes on, if any.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dispatcher {
@@ -105,8 +92,6 @@ pub(crate) struct Session {
     pub(crate) max_message_size: u64,
     /// The size of the largest body of several frames, since this was asked for last.
     largest_body: u64,
-    /// How many messages have come for the program, ever.
-    arrived: u64,
     /// What the protocol itself has to send.
     pub(crate) replies: Vec<u8>,
     /// Channels that the broker closed, until a call reports it.
@@ -168,7 +153,6 @@ impl Session {
             is_draining: false,
             max_message_size: u64::MAX,
             largest_body: 0,
-            arrived: 0,
             replies: Vec::new(),
             closures: Vec::new(),
             changed: Vec::new(),
@@ -296,18 +280,10 @@ impl Session {
         self.partial.as_ref().map_or(0, |partial| partial.left + 1)
     }
 
-    /// Takes in what has come; what it did not use is to be offered again with more. It stops after a few messages for
-    /// the program, because a message that is delivered soon is still in the processor's cache and its memory is used again.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Error> {
+    /// Handles what has come, and returns how many bytes it used. The rest is to be offered again with more behind it.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         let mut at = 0;
-        let enough = self.arrived + BATCH;
         while self.end().is_none() {
-            if self.arrived >= enough {
-                return Ok(Fed {
-                    used: at,
-                    more: at < bytes.len(),
-                });
-            }
             if let Some(PartialBody { channel, left }) = self.partial {
                 let chunk = &bytes[at..bytes.len().min(at + left)];
                 if !chunk.is_empty() {
@@ -352,10 +328,7 @@ impl Session {
                 },
             }
         }
-        Ok(Fed {
-            used: at,
-            more: false,
-        })
+        Ok(at)
     }
 
     /// The slot of the channel that a frame is for. `None` if the frame means nothing any more, and is to be skipped.
