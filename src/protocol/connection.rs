@@ -641,10 +641,17 @@ impl Session {
         });
     }
 
-    /// Hands a reply to the oldest call of a channel, which must be the one that it is for.
+    /// Hands a reply to the oldest call of a channel, which must be the one that it is for. Only `channel.flow-ok` may overtake
+    /// other replies: RabbitMQ's channel sends it, while `cancel-ok` and `consume-ok` come from the queue.
     fn reply(&mut self, slot: usize, id: (u16, u16), reply: Reply) -> Result<(), Error> {
+        const FLOW_OK: (u16, u16) = (20, 21);
         let channel = self.at(slot)?;
-        match channel.calls.pop_front() {
+        let calls = &mut channel.calls;
+        let call = match id {
+            FLOW_OK => calls.iter().position(|call| call.expects == FLOW_OK),
+            _ => Some(0),
+        };
+        match call.and_then(|at| calls.remove(at)) {
             Some(call) if call.expects == id => {
                 if call.id != FORGOTTEN {
                     channel.call_replies.push((call.id, reply));

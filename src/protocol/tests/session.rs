@@ -547,6 +547,30 @@ fn a_frame_on_a_number_that_was_never_opened_is_an_error() {
     }
 }
 
+/// RabbitMQ's queues send some of the replies, which `channel.flow-ok` then overtakes.
+#[test]
+fn flow_ok_may_overtake_other_replies() {
+    let mut session = exercise::idle_session();
+    let cancelled = session.add_call(1, (60, 31));
+    let asked = session.add_call(1, (20, 21));
+    let cancel_ok = method(
+        1,
+        &Method::BasicCancelOk {
+            consumer_tag: "c".into(),
+        },
+    );
+    session
+        .feed(&method(1, &Method::ChannelFlowOk { active: true }))
+        .unwrap();
+    session.feed(&cancel_ok).unwrap();
+    let channel = session.channel(1).unwrap();
+    assert!(channel.take_reply(asked).is_some() && channel.take_reply(cancelled).is_some());
+    let error = session
+        .feed(&method(1, &Method::ChannelFlowOk { active: true }))
+        .unwrap_err();
+    assert!(error.to_string().contains("did not ask"), "{error}");
+}
+
 /// Once this end has said that it closes the connection, only the broker's close and close-ok count.
 #[test]
 fn everything_is_skipped_while_the_connection_is_being_closed() {
