@@ -378,6 +378,16 @@ impl Error {
 
     /// Whether this concerns one channel and leaves the connection open (pika: `AMQPChannelError` and what derives from
     /// it).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// let error = channel.basic_get("nowhere").unwrap_err();
+    /// assert!(error.is_channel_error());
+    /// assert_eq!(error.reply_code(), Some(404));
+    /// assert!(connection.is_open());
+    /// # Ok(()) }) }
+    /// ```
     #[doc(alias = "AMQPChannelError")]
     pub fn is_channel_error(&self) -> bool {
         matches!(
@@ -435,6 +445,16 @@ impl Error {
     }
 
     /// What was tried, if this comes from connecting.
+    ///
+    /// ```
+    /// use haypile::{Connection, Stage};
+    ///
+    /// let refused = Connection::open("amqp://127.0.0.1:1").unwrap_err();
+    /// let failure = refused.connect_failure().unwrap();
+    /// assert_eq!(failure.stage, Stage::Tcp);
+    /// assert_eq!(failure.attempts.len(), 1);
+    /// println!("{}: {}", failure.address, failure.hint.unwrap_or(&failure.cause));
+    /// ```
     pub fn connect_failure(&self) -> Option<&ConnectFailure> {
         match self {
             Error::Connection(failure)

@@ -30,23 +30,32 @@ type OnEvent = dyn Fn(&SupervisorEvent) + Send + Sync;
 /// Runs a program's own code on a connection, and runs it again on a fresh one after a loss. pika's users write this loop by
 /// hand (its example `consume_recover.py`).
 ///
-/// ```no_run
-/// use haypile::{QueueDeclare, Supervisor};
-///
+/// ```
+/// # #[cfg(feature = "testing")]
 /// # fn main() -> haypile::Result<()> {
-/// let supervisor = Supervisor::new(["amqp://one.example", "amqp://two.example"])
+/// # let broker = haypile::testing::Broker::start()?;
+/// # let url = broker.url();
+/// use haypile::{ConsumingEnded, QueueDeclare, Supervisor};
+///
+/// let supervisor = Supervisor::new([url.as_str(), "amqp://two.example"])
+/// #   .in_order()
 ///     .on_event(|event| eprintln!("{event}"));
-/// supervisor.run(|connection| {
+/// # let stop = supervisor.stop_handle();
+/// let ended = supervisor.run(|connection| {
 ///     let channel = connection.channel()?;
 ///     channel.queue_declare(QueueDeclare::new("orders").durable(true))?;
 ///     channel.basic_qos(10)?;
 ///     channel.basic_consume("orders", |channel, method, _properties, _body| {
 ///         channel.basic_ack(method.delivery_tag)
 ///     })?;
+/// #   stop.stop();
 ///     channel.start_consuming()
 /// })?;
+/// assert_eq!(ended, ConsumingEnded::Cancelled); // by a stop
 /// # Ok(())
 /// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
 /// ```
 ///
 /// With several hosts each attempt begins at a random one, so that many programs spread over a cluster, and goes on with those
@@ -124,6 +133,32 @@ impl Supervisor {
     ///   [`ConsumingEnded::Cancelled`];
     /// - a missing queue or exchange (404) after such a cancellation or after a lasting connection. On a first connection it
     ///   comes out at once, being a mistake.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # let url = broker.url();
+    /// use haypile::{ConsumingEnded, Retry, Supervisor};
+    /// use std::time::Duration;
+    ///
+    /// let mut runs = 0; // `set_up` may borrow
+    /// let retry = Retry::new().first(Duration::from_millis(10));
+    /// Supervisor::new(&url).retry(retry).run(|connection| {
+    ///     runs += 1;
+    ///     let channel = connection.channel()?;
+    ///     if runs == 1 {
+    /// #       broker.connections()[0].cut();
+    ///         channel.queue_declare("tasks")?; // here the connection is lost
+    ///     }
+    ///     Ok(ConsumingEnded::Cancelled) // and here is the end
+    /// })?;
+    /// assert_eq!(runs, 2);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// Each time the former connection is dropped without waiting, and the delay of [`Retry`] passes first. All else comes out
     /// at once: what is refused (403, 406, 530), a wrong argument, an error of the program's own.

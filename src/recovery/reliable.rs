@@ -41,19 +41,23 @@ const TAKE_IN: u64 = 256;
 /// what was not confirmed once more, oldest first. What the broker refuses is tried again, ever more slowly. A receiver can tell
 /// doubles by their `message_id`, which is set where there is none. Order is kept but for what is sent again.
 ///
-/// ```no_run
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # fn main() -> haypile::Result<()> {
+/// # let broker = haypile::testing::Broker::start()?;
+/// # let url = broker.url();
 /// use haypile::{BasicProperties, DeliveryMode, QueueDeclare, Supervisor};
 /// use std::time::Duration;
 ///
-/// # fn main() -> haypile::Result<()> {
-/// let supervisor = Supervisor::new(["amqp://one.example", "amqp://two.example"]);
+/// let supervisor = Supervisor::new(url);
 /// let mut publisher = supervisor.publisher(1000, |channel| {
 ///     channel.queue_declare(QueueDeclare::new("orders").durable(true))?;
 ///     Ok(())
 /// })?;
 /// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
-/// for n in 0..10_000 {
+/// for n in 0..5_000 {
 ///     publisher.publish_with("", "orders", n.to_string(), &persistent)?;
+/// #   if n == 2_500 { broker.connections()[0].cut(); }
 /// }
 /// if let Err(error) = publisher.wait_for_confirms(Duration::from_secs(60)) {
 ///     eprintln!("{error}");
@@ -62,8 +66,11 @@ const TAKE_IN: u64 = 256;
 /// #       let _ = message;
 ///     }
 /// }
+/// assert_eq!(publisher.unconfirmed(), 0);
 /// # Ok(())
 /// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
 /// ```
 pub struct ReliablePublisher {
     core: Arc<Core>,
