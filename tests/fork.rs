@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use haypile::{BasicPublish, Channel, Connection, Error};
+use haypile::{BasicPublish, Channel, Connection, Error, Supervisor};
 use support::{assert_message_count, bounded, exclusive_queue, open, url, SOON};
 
 /// Runs something in a child, which ends in good order afterwards; fails if it panics there.
@@ -213,6 +213,47 @@ fn a_child_of_a_busy_parent_neither_hangs_nor_writes() {
         });
         assert_message_count(&channel, &queue, published);
         assert_works(&channel, &queue, published);
+    });
+}
+
+/// Its thread is not there in the child, so that nothing would ever be mended or confirmed.
+#[test]
+fn a_childs_use_of_a_reliable_publisher_is_an_error() {
+    bounded(|| {
+        let channel = support::channel();
+        let mut fixture = support::Fixture::new();
+        let queue = fixture.queue("fork");
+        channel.queue_declare(&queue).unwrap();
+        let supervisor = Supervisor::new(url().as_str());
+        let publisher = supervisor.publisher(1000, |_| Ok(())).unwrap();
+        let mut publisher = Some(publisher.timeout(Duration::from_secs(3600)));
+        let mut published = 0;
+        for round in 0..20 {
+            let own = publisher.as_mut().unwrap();
+            for _ in 0..round {
+                own.publish("", &queue, "parent").unwrap();
+                published += 1;
+            }
+            in_child(|| {
+                let mut own = publisher.take().unwrap();
+                if round % 2 == 0 {
+                    let error = (0..1000)
+                        .find_map(|_| own.publish("", &queue, "child").err())
+                        .expect("a thousand messages were taken");
+                    assert_forked(error);
+                }
+                let began = Instant::now();
+                assert_forked(own.wait_for_confirms(None).unwrap_err());
+                assert_forked(own.publish("", &queue, "child").unwrap_err());
+                assert!(own.take_unconfirmed().is_empty());
+                assert_eq!(own.unconfirmed(), 0);
+                drop(own);
+                assert!(began.elapsed() < Duration::from_secs(4), "it waited");
+            });
+        }
+        let own = publisher.as_mut().unwrap();
+        own.wait_for_confirms(SOON).unwrap();
+        assert_message_count(&channel, &queue, published);
     });
 }
 

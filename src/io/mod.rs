@@ -6,7 +6,7 @@ pub(crate) mod connect;
 mod deadline;
 mod end;
 pub(crate) mod exit;
-mod fork;
+pub(crate) mod fork;
 pub(crate) mod link;
 #[cfg(all(test, shuttle))]
 mod model;

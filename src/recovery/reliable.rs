@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::in_flight::{self, Entry, Envelope, InFlight, NotSent};
@@ -12,6 +12,7 @@ use crate::channel::Channel;
 use crate::dispatch::in_callback;
 use crate::error::Result;
 use crate::io::close::STOP_GRACE;
+use crate::io::fork::{lock_unless_forked, Process};
 use crate::io::sync::after;
 use crate::io::sync::thread::{self, Thread};
 use crate::io::sync::{Instant, Mutex, MutexGuard};
@@ -97,6 +98,11 @@ pub(super) struct Core {
     /// Wakes the thread.
     pub(super) signal: Arc<Signal>,
     closing: AtomicBool,
+    /// The process whose thread works for this publisher.
+    process: Process,
+    /// What a forked child is given in place of `state`: a publisher that has ended. The thread is not there, and may have held
+    /// the lock.
+    inherited: OnceLock<Mutex<State>>,
 }
 
 #[derive(Default)]
@@ -157,6 +163,8 @@ impl Core {
             id: format!("{}-", uuid::Uuid::new_v4().simple()),
             signal: Arc::new(Signal::default()),
             closing: AtomicBool::new(false),
+            process: Process::current(),
+            inherited: OnceLock::new(),
         })
     }
 
@@ -165,7 +173,29 @@ impl Core {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        if self.inherited.get().is_none() {
+            if let Some(state) = lock_unless_forked(&self.state, || self.forked().is_some()) {
+                return state;
+            }
+        }
+        let state = self.inherited.get().unwrap_or(&self.state);
+        state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The error of every call in a forked child. Costs a system call: not for each message.
+    fn forked(&self) -> Option<Error> {
+        if self.process.is_current() {
+            return None;
+        }
+        let error = Error::forked(self.process.id(), std::process::id());
+        self.inherited.get_or_init(|| {
+            Mutex::new(State {
+                over: Some(error.clone()),
+                ended: true,
+                ..State::default()
+            })
+        });
+        Some(error)
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -455,6 +485,10 @@ impl ReliablePublisher {
         deadline: Option<Instant>,
         may_stop: bool,
     ) -> Waited {
+        if self.core.forked().is_some() {
+            // Nobody would ever wake this thread.
+            return Waited::Changed;
+        }
         let may_stop = may_stop && !in_callback();
         if may_stop && self.stop.is_stopped() {
             return Waited::Stopped;
@@ -497,6 +531,7 @@ impl ReliablePublisher {
 
     /// How many messages have no outcome yet.
     pub fn unconfirmed(&self) -> usize {
+        self.core.forked();
         let mut state = self.core.lock();
         state.take_in_present();
         state.flight.undecided()
@@ -526,6 +561,9 @@ impl ReliablePublisher {
     }
 
     fn wait_within(&self, timeout: Option<Duration>) -> Result<()> {
+        if let Some(error) = self.core.forked() {
+            return Err(error);
+        }
         let late = self.is_stopped();
         let timeout = match timeout {
             Some(timeout) if late => Some(timeout.min(STOP_GRACE)),
@@ -563,8 +601,10 @@ impl ReliablePublisher {
     }
 
     /// Hands back all that is neither confirmed nor returned, whole and in the order of publishing. The publisher forgets these
-    /// messages; those that were sent may still arrive.
+    /// messages; those that were sent may still arrive. In a [forked child](crate::Connection#forked-children) there are none:
+    /// they are the parent's.
     pub fn take_unconfirmed(&mut self) -> Vec<Unconfirmed> {
+        self.core.forked();
         let mut state = self.core.lock();
         state.take_in_present();
         state.flight.take_all(self.core.id())
@@ -572,6 +612,9 @@ impl ReliablePublisher {
 
     /// Waits for confirms and for the end of the thread, for a bounded time.
     fn finish(&self) {
+        if self.core.forked().is_some() {
+            return;
+        }
         let (ended, undecided) = {
             let mut state = self.core.lock();
             state.take_in_present();
