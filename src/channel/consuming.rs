@@ -725,8 +725,13 @@ impl Channel {
     ///   if that is larger, and kept as they came. **An hour costs up to 1.8 GiB**, as far as the queue has that much. A prefetch limit
     ///   costs nothing: what the broker may not send needs no patience.
     /// * What stands before the reply that a call waits for: as much as both systems keep in their buffers for the
-    ///   connection (on Linux up to the last values of `tcp_wmem` and `tcp_rmem`, 4 and 6 MiB by default), for each call that is made while more
-    ///   than 4 MiB wait.
+    ///   connection (on Linux up to the last values of `tcp_wmem` and `tcp_rmem`, 4 and 6 MiB by default, and what the broker
+    ///   itself has on its way), for each call that is made while more than 4 MiB wait. Measured beside a flood of 300 MB:
+    ///   14 to 19 MB a call.
+    /// * What comes for a channel that nobody serves, while every thread that runs callbacks or asks an iterator waits for
+    ///   messages of other channels. These can only come behind it, so **it is taken in without a bound**: a queue of 300 MB
+    ///   takes 300 MB. A channel is not served when no thread is inside a call that runs its callbacks, or asks its iterator
+    ///   for the next message. Give such a consumer a prefetch limit, or cancel it.
     /// * Messages that came back to a publisher: see [`ReturnedMessage`](crate::ReturnedMessage).
     ///
     /// ```
