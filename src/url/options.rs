@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::literals::{self, dictionary};
+use super::literals::dictionary;
 use super::{cut, decode, decode_part, is_word, number, Parts, Read, NOT_SHOWN};
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 use crate::error::{Error, Result};
@@ -248,7 +248,7 @@ impl<'p> Options<'p> {
             #[cfg(feature = "tls")]
             (true, false) if name == "ssl_options" => match dictionary(value)? {
                 Some(options) => self.tls_options.set_from_dictionary(&options),
-                None => Err(literals::DICTIONARY),
+                None => Err(super::literals::DICTIONARY),
             },
             #[cfg(feature = "tls")]
             (true, false) => self.tls_options.set(name, value),

@@ -390,11 +390,15 @@ impl Session {
             .expect("scripted broker: the client closed the stream")
     }
 
-    /// The next frame that is no heartbeat, `None` when the client closed its side.
+    /// The next frame that is no heartbeat, `None` when the client closed its side. `channel.flow` is replied to on the way, as
+    /// every broker does: the end of any thread of the process, such as another test's, may send it on every connection.
     pub fn frame_or_end(&mut self) -> Option<Frame> {
         loop {
             let frame = self.next_frame()?;
-            if frame.kind != Frame::HEARTBEAT {
+            if frame.method() == Some(m::CHANNEL_FLOW) {
+                let active = frame.arguments().octet();
+                self.send_method(frame.channel, m::CHANNEL_FLOW_OK, Args::new().octet(active));
+            } else if frame.kind != Frame::HEARTBEAT {
                 return Some(frame);
             }
         }
