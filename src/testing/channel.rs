@@ -377,8 +377,7 @@ fn decode(payload: &[u8]) -> Outcome<Option<Method<'_>>> {
         Err(crate::protocol::wire::WireError::UnknownMethod { .. }) => Ok(None),
         Err(_) => {
             let arguments = payload.get(4..).unwrap_or_default();
-            let text = format_args!("cannot decode {}", Binary(arguments));
-            let refusal = Refusal::new(501, text);
+            let refusal = Refusal::new(501, format_args!("cannot decode {}", Binary(arguments)));
             Err(match *payload {
                 [a, b, c, d, ..] => {
                     refusal.at((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
