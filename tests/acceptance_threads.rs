@@ -13,7 +13,10 @@ use haypile::{
     QueueDeclare, Result,
 };
 use support::peer::{m, Args, Peer};
-use support::{assert_message_count, bounded, channel, exclusive_queue, open, unique, Log, SOON};
+use support::{
+    assert_message_count, bounded, channel, exclusive_queue, let_others_wait, open, unique, Log,
+    SOON,
+};
 
 fn mandatory() -> BasicPublish<'static> {
     BasicPublish::new().mandatory(true)
@@ -286,8 +289,7 @@ fn wake_everyone(close: fn(&Connection)) -> Vec<Woken> {
         })
     });
     all_ready.wait();
-    // They are about to wait; a moment makes it likely that they do. Those that do not must still be told.
-    thread::sleep(Duration::from_millis(200));
+    let_others_wait();
     let closer = connection.clone();
     thread::spawn(move || close(&closer)).join().unwrap();
     for thread in threads {

@@ -14,7 +14,7 @@ use haypile::{
     Stream,
 };
 use support::peer::{m, Args, Frame, Peer, Session};
-use support::{bounded, channel, exclusive_queue, met_within, open, Log, SOON};
+use support::{bounded, channel, exclusive_queue, let_others_wait, met_within, open, Log, SOON};
 
 /// More than the reader keeps for the program before it pauses.
 const BACKLOG: usize = 6 << 20;
@@ -55,7 +55,7 @@ fn a_lost_connection_is_noticed_while_messages_wait_for_the_program() {
         consuming.basic_consume("q", |_, _, _, _| ()).unwrap();
         let publishing = connection.channel().unwrap();
         all_sent.recv().unwrap();
-        // The reader pauses when it has taken its share.
+        // The reader pauses when it has taken its share, which nothing shows from outside. Without the pause the test holds.
         thread::sleep(Duration::from_millis(300));
         go.send(()).unwrap();
         let mut published = 0;
@@ -102,7 +102,7 @@ fn reads_on_after(free: impl FnOnce(&Channel) + Send + 'static) {
         let consume = BasicConsume::new("q").auto_ack(true).consumer_tag("c");
         channel.basic_consume(consume, |_, _, _, _| ()).unwrap();
         all_sent.recv().unwrap();
-        // The reader pauses when it has taken its share.
+        // The reader pauses when it has taken its share, which nothing shows from outside. Without the pause the test holds.
         thread::sleep(Duration::from_millis(300));
         free(&channel);
         go.send(()).unwrap();
@@ -143,6 +143,7 @@ fn waiting_for_another_threads_callback_costs_no_processor_time() {
         channel
             .basic_consume("q", move |_, _, _, _| {
                 entered.store(true, Ordering::SeqCst);
+                // Long enough for a thread that does not sleep meanwhile to use more than it may.
                 thread::sleep(Duration::from_secs(1));
             })
             .unwrap();
@@ -154,7 +155,7 @@ fn waiting_for_another_threads_callback_costs_no_processor_time() {
             drop(idle.start_consuming());
             processor_time()
         });
-        thread::sleep(Duration::from_millis(100));
+        let_others_wait();
         go.send(()).unwrap();
         let used = waiting.join().unwrap();
         running.join().unwrap();
@@ -206,7 +207,7 @@ fn leave_undone(channel: &Channel, queue: &str) {
             .unwrap();
         began.elapsed()
     });
-    thread::sleep(Duration::from_millis(50));
+    let_others_wait();
     go.send(()).unwrap();
     consuming.join().unwrap();
     let waited = waiting.join().unwrap();
@@ -232,6 +233,7 @@ fn a_busy_channel_does_not_starve_another() {
         busy.basic_qos(100).unwrap();
         busy.basic_consume(&many, move |channel, method, _, _| {
             count.fetch_add(1, Ordering::SeqCst);
+            // More comes in the time that a message takes.
             thread::sleep(Duration::from_millis(2));
             channel.basic_ack(method.delivery_tag)
         })

@@ -211,6 +211,7 @@ fn calls_beside_a_flood() {
         let consuming = thread::spawn(move || channel.start_consuming());
         for _ in 0..CALLS {
             exclusive_queue(&other);
+            // Time passes, in which more would be read if calls lifted the bound.
             thread::sleep(Duration::from_millis(200));
         }
         done.send(()).unwrap();

@@ -157,6 +157,7 @@ fn many_short_callbacks_do_not_exhaust_the_brokers_patience() {
         let began = Instant::now();
         channel
             .basic_consume("queue", move |channel, method, _, _| {
+                // The work that a message takes: together far more than the peer's patience.
                 thread::sleep(Duration::from_millis(15));
                 channel.basic_ack(method.delivery_tag)?;
                 match began.elapsed() > PATIENCE * 8 / 5 {

@@ -15,8 +15,8 @@ use haypile::{
 use support::peer::{m, Args, Peer, Session};
 use support::proxy::Proxy;
 use support::{
-    assert_message_count, bounded, channel, unique, url, wait_until, Fixture, Log, RefusedPort,
-    SOON,
+    assert_message_count, bounded, channel, let_others_wait, unique, url, wait_until, Fixture, Log,
+    RefusedPort, SOON,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -156,6 +156,7 @@ fn nothing_is_lost_over_many_losses() {
             let proxy = Arc::clone(&proxy);
             thread::spawn(move || {
                 for n in 0..10 {
+                    // Time passes, so that each loss meets another state of the publisher.
                     thread::sleep(Duration::from_millis(60));
                     if n % 2 == 0 {
                         proxy.cut()
@@ -637,7 +638,7 @@ fn a_waiting_publisher_is_stopped() {
             let report = report(publisher.wait_for_confirms(LIMIT));
             (full, report)
         });
-        thread::sleep(Duration::from_millis(100));
+        let_others_wait();
         stop.stop();
         let (full, report) = waiting.join().unwrap();
         assert!(matches!(full, Error::Stopped { .. }), "{full:?}");
@@ -657,7 +658,7 @@ fn a_publisher_without_a_connection_is_stopped() {
         let mut publisher = supervisor.publisher(10, nothing).unwrap().timeout(LIMIT);
         let stop = supervisor.stop_handle();
         let waiting = thread::spawn(move || publisher.publish("", "q", ""));
-        thread::sleep(Duration::from_millis(50));
+        let_others_wait();
         stop.stop();
         let ended = waiting.join().unwrap();
         assert!(matches!(ended, Err(Error::Stopped { .. })), "{ended:?}");

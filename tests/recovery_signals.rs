@@ -80,6 +80,7 @@ fn consume(url: &str, queue: &str) -> Result<()> {
     channel.basic_qos(10)?;
     channel.basic_consume(queue, |channel, method, _, _| {
         say("busy");
+        // The signal comes in the middle of this work, which is finished.
         thread::sleep(Duration::from_millis(1500));
         channel.basic_ack(method.delivery_tag)
     })?;

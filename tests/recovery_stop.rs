@@ -13,8 +13,8 @@ use haypile::{
 use support::peer::{m, Args, Peer};
 use support::proxy::Proxy;
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, message_count, wait_until, Fixture,
-    Log, RefusedPort, SOON,
+    assert_message_count, bounded, channel, exclusive_queue, let_others_wait, message_count,
+    wait_until, Fixture, Log, RefusedPort, SOON,
 };
 
 /// Far below every deadline of a wait that a stop has to end here.
@@ -311,7 +311,7 @@ fn a_callback_that_waits_for_a_confirm_is_the_message_in_hand() {
         here.recv_timeout(SOON).unwrap();
         proxy.hold_broker();
         stop.stop();
-        thread::sleep(Duration::from_millis(100));
+        let_others_wait();
         proxy.resume();
         assert_eq!(
             consuming.join().unwrap().unwrap(),

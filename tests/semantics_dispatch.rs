@@ -335,7 +335,7 @@ fn p09_process_data_events_waits_until_the_output_is_written() {
             flag.store(true, Ordering::SeqCst);
             channel
         });
-        // 16 MiB fit into no socket buffer, and nobody reads them.
+        // 16 MiB fit into no socket buffer, and nobody reads them: it waits, for as long as that lasts.
         thread::sleep(Duration::from_millis(200));
         assert!(!written.load(Ordering::SeqCst));
         go.send(()).unwrap();

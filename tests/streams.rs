@@ -329,6 +329,7 @@ fn a_peer_that_goes_silent_is_noticed() {
 fn an_idle_connection_lives_on_its_heartbeats() {
     bounded(|| {
         let connection = in_memory(parameters().heartbeat(1));
+        // Either side gives up after two to three seconds of silence.
         thread::sleep(Duration::from_secs(5));
         works(&connection);
         connection.close().unwrap();
@@ -346,7 +347,7 @@ fn the_end_of_the_stream_wakes_whoever_waits() {
         let queue = support::exclusive_queue(&channel);
         channel.basic_consume(&queue, |_, _, _, _| ()).unwrap();
         let waiting = thread::spawn(move || channel.start_consuming());
-        thread::sleep(Duration::from_millis(100));
+        support::let_others_wait();
         end.shutdown().unwrap();
         let error = waiting.join().unwrap().unwrap_err();
         assert!(matches!(error, Error::StreamLost(_)), "{error:?}");

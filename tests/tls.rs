@@ -779,6 +779,7 @@ fn a_peer_that_takes_nothing_for_a_while_gets_it_all_in_the_end() {
                 .unwrap();
             (publisher, queue)
         });
+        // Meanwhile writes end in the middle of a record, again and again.
         thread::sleep(Duration::from_secs(3));
         proxy.resume();
         let (_publisher, queue) = publishing.join().unwrap();

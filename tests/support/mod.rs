@@ -219,6 +219,12 @@ impl Drop for Fixture {
     }
 }
 
+/// Gives other threads, which are about to wait, a moment to begin. Nothing shows from outside that they have, so a test must
+/// hold as well if they come too late; it is only likely that they do not.
+pub fn let_others_wait() {
+    thread::sleep(Duration::from_millis(100));
+}
+
 /// Runs a test's body with a time limit, so that a wait that never ends fails this test and no other.
 #[track_caller]
 pub fn bounded(body: impl FnOnce() + Send + 'static) {
