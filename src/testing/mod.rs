@@ -42,6 +42,141 @@
 //! # }
 //! ```
 //!
+//! # A worker with retry and dead letters
+//!
+//! Give the code under test what it gets in the program: a channel, a connection, or a URL. Such a worker is here: what fails
+//! waits for ten minutes in a queue of its own and comes back, and after three times it goes to another one, for people to look at.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use haypile::testing::Broker;
+//! use haypile::{BasicNack, BasicProperties, Channel, ConnectionParameters, FieldValue, QueueDeclare};
+//!
+//! /// How often the message was rejected: its `x-death` header counts it.
+//! fn failures(properties: &BasicProperties) -> i64 {
+//!     let deaths = properties.get_header("x-death").and_then(FieldValue::as_array).unwrap_or_default();
+//!     let rejected = deaths.iter().find(|death| death.get("reason").and_then(FieldValue::as_str) == Some("rejected"));
+//!     rejected.and_then(|death| death.get("count")?.as_i64()).unwrap_or(0)
+//! }
+//!
+//! /// The code under test.
+//! fn set_up_worker(channel: &Channel, work: fn(&[u8]) -> bool) -> haypile::Result<()> {
+//!     let dead_letters_to = |name: &str, to: &str| {
+//!         let queue = QueueDeclare::new(name).durable(true);
+//!         queue.argument("x-dead-letter-exchange", "").argument("x-dead-letter-routing-key", to)
+//!     };
+//!     channel.queue_declare(dead_letters_to("tasks", "tasks.wait"))?;
+//!     channel.queue_declare(dead_letters_to("tasks.wait", "tasks").argument("x-message-ttl", 600_000))?;
+//!     channel.queue_declare(QueueDeclare::new("tasks.failed").durable(true))?;
+//!     channel.basic_qos(10)?;
+//!     channel.basic_consume("tasks", move |channel, method, properties, body| {
+//!         if work(&body) {
+//!             return channel.basic_ack(method.delivery_tag);
+//!         }
+//!         if failures(&properties) < 2 {
+//!             return channel.basic_nack(BasicNack::new(method.delivery_tag).requeue(false));
+//!         }
+//!         channel.basic_publish("", "tasks.failed", body)?;
+//!         channel.basic_ack(method.delivery_tag)
+//!     })?;
+//!     Ok(())
+//! }
+//!
+//! // The test.
+//! # fn main() -> haypile::Result<()> {
+//! const SOON: Duration = Duration::from_secs(5);
+//! let broker = Broker::start()?;
+//! let connection = broker.connect(ConnectionParameters::default())?;
+//! let channel = connection.channel()?;
+//! set_up_worker(&channel, |body| body != b"bad")?;
+//! channel.basic_publish("", "tasks", "good")?;
+//! channel.basic_publish("", "tasks", "bad")?;
+//!
+//! // The condition is looked at whenever something changes in the broker. Callbacks run in it, since nobody else runs them here.
+//! let holds_the_bad_one = |queue: &str| {
+//!     connection.process_data_events(Duration::ZERO).unwrap();
+//!     broker.queue(queue).unwrap().bodies() == ["bad"]
+//! };
+//! for _ in 0..2 {
+//!     broker.wait_until(|| holds_the_bad_one("tasks.wait"), SOON).unwrap();
+//!     // Ten minutes are over.
+//!     assert_eq!(broker.expire_messages("tasks.wait"), 1);
+//! }
+//! broker.wait_until(|| holds_the_bad_one("tasks.failed"), SOON).unwrap();
+//! let all_acknowledged = || broker.queue("tasks").unwrap().unacknowledged.is_empty();
+//! broker.wait_until(all_acknowledged, SOON).unwrap();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A test that fails says more with [`wait_until`](Broker::wait_until)`(…).unwrap()` than with `assert!`: the error shows what
+//! was said on all connections, as [`Broker::log`] has it.
+//!
+//! # A connection that is cut in the middle
+//!
+//! The worker runs on a thread of its own, under a [`Supervisor`](crate::Supervisor). The test cuts its connection while a
+//! message is in hand. The message must come again, and the rest with it.
+//!
+//! ```
+//! use std::sync::mpsc;
+//! use std::thread;
+//! use std::time::Duration;
+//!
+//! use haypile::testing::Broker;
+//! use haypile::{ConnectionParameters, QueueDeclare, Retry, Supervisor};
+//!
+//! # fn main() -> haypile::Result<()> {
+//! const SOON: Duration = Duration::from_secs(10);
+//! let broker = Broker::start()?;
+//! let retry = Retry::new().first(Duration::from_millis(10));
+//! let supervisor = Supervisor::new(broker.url()).retry(retry);
+//! let stop = supervisor.stop_handle();
+//! let (in_hand, seen) = mpsc::channel();
+//! let (go_on, wait) = mpsc::channel::<()>();
+//!
+//! thread::scope(|scope| {
+//!     scope.spawn(move || {
+//!         // The code under test.
+//!         supervisor.run(|connection| {
+//!             let channel = connection.channel()?;
+//!             channel.queue_declare(QueueDeclare::new("tasks").durable(true))?;
+//!             for message in channel.consume("tasks")? {
+//!                 let (method, _properties, body) = message?;
+//!                 let _ = in_hand.send((String::from_utf8_lossy(&body).into_owned(), method.redelivered));
+//!                 let _ = wait.recv();
+//!                 channel.basic_ack(method.delivery_tag)?;
+//!             }
+//!             Ok(haypile::ConsumingEnded::Cancelled)
+//!         })
+//!     });
+//!
+//!     broker.wait_until(|| broker.queue("tasks").is_some(), SOON).unwrap();
+//!     let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+//!     channel.basic_publish("", "tasks", "sweep")?;
+//!     assert_eq!(seen.recv().unwrap(), ("sweep".into(), false));
+//!
+//!     // The worker has the message, and loses its connection. Its ack comes too late.
+//!     broker.connections()[0].cut();
+//!     let _ = go_on.send(());
+//!     assert_eq!(seen.recv().unwrap(), ("sweep".into(), true));
+//!     let _ = go_on.send(());
+//!
+//!     let all_done = || {
+//!         let tasks = broker.queue("tasks").unwrap();
+//!         tasks.messages.is_empty() && tasks.unacknowledged.is_empty()
+//!     };
+//!     broker.wait_until(all_done, SOON).unwrap();
+//!     stop.stop();
+//!     Ok::<(), haypile::Error>(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `cut_after` and `reset_after` of [`ClientConnection`] do so after so many bytes, in either direction: a loop over the number
+//! cuts a whole session at each of its bytes in turn. [`Broker::next_connection`] gives such an order before the first byte.
+//!
 //! # What it does as RabbitMQ does it
 //!
 //! Error codes and texts are RabbitMQ 4.3's. Default, direct, fanout, topic and headers exchanges; bindings between exchanges;

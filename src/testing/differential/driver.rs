@@ -541,7 +541,25 @@ impl Pair {
         self.sides[0].control.major < 4
     }
 
+    /// Whether several channels of a connection consume. They end in no order when it closes, so that what goes back from one
+    /// may still go to another, and with it.
+    fn several_consume(&self, connection: usize) -> bool {
+        let wire = self.sides[0].wires[connection].as_ref();
+        let channels = wire.into_iter().flat_map(|wire| wire.channels.values());
+        channels
+            .filter(|channel| !channel.consumers.is_empty())
+            .count()
+            > 1
+    }
+
     pub(super) fn apply(&mut self, operation: &Operation) {
+        let mut operation = operation.clone();
+        if matches!(operation.what, What::CloseConnection)
+            && self.several_consume(operation.connection)
+        {
+            operation.what = What::CloseChannel;
+        }
+        let operation = &operation;
         let number = operation.channel;
         self.bodies += 1;
         let target = self.target(operation);
