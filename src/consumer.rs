@@ -92,76 +92,106 @@ enum Step {
     End,
 }
 
+/// How long one step may wait.
+struct Limits {
+    /// The time limit of the whole loop is up.
+    deadline: Option<Instant>,
+    /// `idle_exit` ends the loop.
+    exit: Option<Instant>,
+    /// An idle tick is due.
+    idle: Option<Instant>,
+}
+
+impl Limits {
+    fn left(&self) -> Option<Duration> {
+        let soonest = [self.deadline, self.exit, self.idle].into_iter().flatten();
+        let soonest = soonest.min()?;
+        Some(soonest.saturating_duration_since(Instant::now()))
+    }
+}
+
+fn is_up(limit: Option<Instant>) -> bool {
+    limit.is_some_and(|limit| limit <= Instant::now())
+}
+
+fn after(begin: Instant, limit: Option<Duration>) -> Option<Instant> {
+    begin.checked_add(limit?)
+}
+
 impl Messages {
-    pub(crate) fn start(channel: &Channel, request: Consume) -> Result<Messages> {
-        let Consume {
-            queue,
-            auto_ack,
-            exclusive,
-            arguments,
-            idle_exit,
-            time_limit,
-        } = request;
-        let slot = channel.slot();
-        let id = channel.callbacks().new_consumer_id();
-        let mut messages = Messages {
-            channel: channel.clone(),
-            consumer_tag: channel.new_consumer_tag(),
-            idle_exit,
-            deadline: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
-            waiting_since: None,
-            ended: None,
-        };
-        {
-            channel.notice_fork();
-            let mut shared = channel.link().lock();
-            if channel.is_ended() {
-                drop(shared);
-                return Err(channel.closure());
-            }
-            shared.session.iterator_cancelled = None;
-            let Some(state) = shared.session.channel(slot) else {
-                return Err(channel.closure());
-            };
-            if let Some(iterator) = state
-                .iterator
-                .as_ref()
-                .filter(|iterator| !iterator.is_spent())
-            {
-                if (&iterator.queue, iterator.auto_ack, iterator.exclusive)
-                    != (&queue, auto_ack, exclusive)
-                {
-                    return Err(Error::invalid(
-                        "consume",
-                        format_args!("queue {queue:?}, auto_ack {auto_ack}, exclusive {exclusive}"),
-                        &format!(
-                            "the channel's iterator has queue {:?}, auto_ack {}, exclusive {}; cancel() ends it",
-                            iterator.queue, iterator.auto_ack, iterator.exclusive
-                        ),
-                    ));
-                }
-                messages.consumer_tag.clone_from(&iterator.consumer_tag);
-                return Ok(messages);
-            }
-            // Before the broker knows of it, so that no message can come too early.
-            state.iterator = Some(IteratorConsumer {
-                id,
-                consumer_tag: messages.consumer_tag.clone(),
-                queue: queue.clone(),
+    fn start(channel: &Channel, request: Consume) -> Result<Messages> {
+        let began = Instant::now();
+        channel.notice_fork();
+        let (consumer_tag, is_new) = Self::find_or_add_consumer(channel, &request)?;
+        if is_new {
+            let (auto_ack, exclusive) = (request.auto_ack, request.exclusive);
+            let subscribed = channel.subscribe(
+                &request.queue,
+                &consumer_tag,
                 auto_ack,
                 exclusive,
-                of_stream: is_of_stream(&arguments),
-                buffered: VecDeque::new(),
-                is_at_work: false,
-                cancelled: false,
-            });
+                &request.arguments,
+            );
+            if let Err(error) = subscribed {
+                let slot = channel.slot();
+                channel.link().lock().session.take_iterator(slot);
+                return Err(error);
+            }
         }
-        let tag = &messages.consumer_tag;
-        if let Err(error) = channel.subscribe(&queue, tag, auto_ack, exclusive, &arguments) {
-            channel.link().lock().session.take_iterator(slot);
-            return Err(error);
+        Ok(Messages {
+            channel: channel.clone(),
+            consumer_tag,
+            idle_exit: request.idle_exit,
+            deadline: after(began, request.time_limit),
+            waiting_since: None,
+            ended: None,
+        })
+    }
+
+    /// The tag of the consumer behind the channel's iterator, and whether it is new. A new one is added before the broker
+    /// knows of it, so that no message can come too early.
+    fn find_or_add_consumer(channel: &Channel, request: &Consume) -> Result<(String, bool)> {
+        let id = channel.callbacks().new_consumer_id();
+        let mut shared = channel.link().lock();
+        if channel.is_ended() {
+            drop(shared);
+            return Err(channel.closure());
         }
-        Ok(messages)
+        shared.session.iterator_cancelled = None;
+        let Some(state) = shared.session.channel(channel.slot()) else {
+            drop(shared);
+            return Err(channel.closure());
+        };
+        let present = state.iterator.as_ref();
+        if let Some(present) = present.filter(|iterator| !iterator.is_spent()) {
+            if (&present.queue, present.auto_ack, present.exclusive)
+                == (&request.queue, request.auto_ack, request.exclusive)
+            {
+                return Ok((present.consumer_tag.clone(), false));
+            }
+            let asked = format_args!(
+                "queue {:?}, auto_ack {}, exclusive {}",
+                request.queue, request.auto_ack, request.exclusive
+            );
+            let expected = format!(
+                "the channel's iterator has queue {:?}, auto_ack {}, exclusive {}; cancel() ends it",
+                present.queue, present.auto_ack, present.exclusive
+            );
+            return Err(Error::invalid("consume", asked, &expected));
+        }
+        let consumer_tag = channel.new_consumer_tag();
+        state.iterator = Some(IteratorConsumer {
+            id,
+            consumer_tag: consumer_tag.clone(),
+            queue: request.queue.clone(),
+            auto_ack: request.auto_ack,
+            exclusive: request.exclusive,
+            of_stream: is_of_stream(&request.arguments),
+            buffered: VecDeque::new(),
+            is_at_work: false,
+            cancelled: false,
+        });
+        Ok((consumer_tag, true))
     }
 
     /// Yields `Ok(None)` whenever nothing came for so long, and goes on (pika: `inactivity_timeout`, which yields
@@ -263,17 +293,14 @@ impl Messages {
 
     /// Waits for the next message, at most for `idle` and for what the request allows.
     fn advance(&mut self, idle: Option<Duration>) -> Result<Step> {
-        let is_up = |limit: Option<Instant>| limit.is_some_and(|limit| limit <= Instant::now());
         if is_up(self.deadline) {
             return Ok(Step::End);
         }
-        // Most often the next message is there, and no clock is needed.
-        let (mut until, mut exit) = (None, None);
-        let mut looked = false;
-        let slot = self.channel.slot();
         // A clone, so that what the round borrows is not the iterator's own.
         let channel = self.channel.clone();
         let round = channel.enter_round();
+        // Most often the next message is there, and no clock is needed.
+        let mut limits = None;
         loop {
             if self.channel.is_stopped() && !self.channel.is_ended() {
                 if !self.is_cancelled() {
@@ -285,62 +312,66 @@ impl Messages {
                 self.waiting_since = None;
                 return Ok(Step::Message(message));
             }
-            if self.ended.is_none() && self.channel.link().is_inherited() {
-                self.channel.notice_fork();
-                self.ended = Some(ConsumingEnded::Closed);
-                return Err(self.channel.closure());
-            }
             if let Some(ended) = self.ended() {
-                let closed = ended == ConsumingEnded::Closed;
-                if let ConsumingEnded::CancelledByBroker { consumer_tag } = &ended {
-                    self.channel.link().lock().session.iterator_cancelled =
-                        Some(consumer_tag.clone());
-                }
-                let reported = self.ended.replace(ended).is_some();
-                return match self.channel.gate().end() {
-                    Some(
-                        Error::ChannelClosedByClient { .. }
-                        | Error::ConnectionClosedByClient { .. },
-                    ) => Ok(Step::End),
-                    Some(_) if closed && !reported => Err(self.channel.ended()),
-                    _ => Ok(Step::End),
-                };
+                return self.end(ended);
             }
             if self.channel.notice_fork() {
                 continue;
             }
-            let now = Instant::now();
-            if self.waiting_since.is_none() {
-                self.waiting_since = Some(now);
-            }
-            let after =
-                |since: Option<Instant>, limit: Option<Duration>| since?.checked_add(limit?);
-            until = until.or_else(|| after(Some(now), idle));
-            exit = exit.or_else(|| after(self.waiting_since, self.idle_exit));
-            // A limit of zero looks once.
-            if looked && is_up(exit) {
-                // Asked again, it waits anew.
-                self.waiting_since = None;
-                return Ok(Step::End);
-            }
-            if looked && is_up(self.deadline) {
-                return Ok(Step::End);
-            }
-            if looked && is_up(until) {
-                return Ok(Step::Idle);
-            }
-            looked = true;
-            let soonest = [until, exit, self.deadline].into_iter().flatten().min();
-            let left = soonest.map(|soonest| soonest.saturating_duration_since(now));
-            round.run(left, |shared| {
-                let Some(state) = shared.session.channel(slot) else {
+            let limits = match &limits {
+                // A limit of zero looks once.
+                None => limits.insert(self.limits(idle)),
+                Some(limits) if is_up(limits.exit) => {
+                    // Asked again, it waits anew.
+                    self.waiting_since = None;
+                    return Ok(Step::End);
+                }
+                Some(limits) if is_up(limits.deadline) => return Ok(Step::End),
+                Some(limits) if is_up(limits.idle) => return Ok(Step::Idle),
+                Some(limits) => limits,
+            };
+            round.run(limits.left(), |shared| {
+                let Some(state) = shared.session.channel(self.channel.slot()) else {
                     return true;
                 };
                 let iterator = state.iterator.as_ref();
-                let waiting =
+                let is_ready =
                     iterator.map(|iterator| !iterator.buffered.is_empty() || iterator.cancelled);
-                waiting.unwrap_or(true) || state.gate.is_over() || self.channel.is_stopped()
+                is_ready.unwrap_or(true) || state.gate.is_over() || self.channel.is_stopped()
             })?;
+        }
+    }
+
+    fn limits(&mut self, idle: Option<Duration>) -> Limits {
+        let now = Instant::now();
+        let waiting_since = *self.waiting_since.get_or_insert(now);
+        Limits {
+            deadline: self.deadline,
+            exit: after(waiting_since, self.idle_exit),
+            idle: after(now, idle),
+        }
+    }
+
+    /// Nothing more can come. What ended it is returned as an error once, unless this program did.
+    fn end(&mut self, ended: ConsumingEnded) -> Result<Step> {
+        let is_first = self.ended.is_none();
+        if is_first && self.channel.link().is_inherited() {
+            self.channel.notice_fork();
+            self.ended = Some(ConsumingEnded::Closed);
+            return Err(self.channel.closure());
+        }
+        if let ConsumingEnded::CancelledByBroker { consumer_tag } = &ended {
+            let mut shared = self.channel.link().lock();
+            shared.session.iterator_cancelled = Some(consumer_tag.clone());
+        }
+        let is_closed = ended == ConsumingEnded::Closed;
+        self.ended = Some(ended);
+        match self.channel.gate().end() {
+            Some(Error::ChannelClosedByClient { .. } | Error::ConnectionClosedByClient { .. }) => {
+                Ok(Step::End)
+            }
+            Some(_) if is_closed && is_first => Err(self.channel.ended()),
+            _ => Ok(Step::End),
         }
     }
 }
