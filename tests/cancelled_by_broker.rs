@@ -71,9 +71,9 @@ fn a_cancel_is_answered_in_kind() {
 
 /// Two consumers and a fetched message on one channel: only what came to the cancelled one is late, from whichever thread.
 #[test]
-fn what_is_settled_too_late_is_reported_and_nothing_else() {
+fn what_is_acknowledged_too_late_is_reported_and_nothing_else() {
     bounded(|| {
-        let (settled, all_settled) = mpsc::channel::<()>();
+        let (sent, all_sent) = mpsc::channel::<()>();
         let peer = Peer::start(move |session| {
             session.handshake();
             session.open_channel(1);
@@ -93,15 +93,12 @@ fn what_is_settled_too_late_is_reported_and_nothing_else() {
             session.expect(1, m::BASIC_ACK);
             cancel(session, "mine", true);
             session.expect(1, m::BASIC_CANCEL);
-            all_settled.recv().unwrap();
             // They are sent nevertheless.
-            for method in [
-                m::BASIC_ACK,
-                m::BASIC_ACK,
-                m::BASIC_NACK,
-                m::BASIC_NACK,
-                m::BASIC_ACK,
-            ] {
+            session.expect(1, m::BASIC_ACK);
+            session.expect(1, m::BASIC_QOS);
+            session.send_method(1, m::BASIC_QOS_OK, Args::new());
+            all_sent.recv().unwrap();
+            for method in [m::BASIC_ACK, m::BASIC_NACK, m::BASIC_NACK, m::BASIC_ACK] {
                 session.expect(1, method);
             }
             session.serve_until_end();
@@ -123,16 +120,26 @@ fn what_is_settled_too_late_is_reported_and_nothing_else() {
         channel.basic_ack(1).unwrap();
         support::pump_until(&connection, || channel.consumer_tags() == ["theirs"]);
         let other = channel.clone();
-        std::thread::spawn(move || assert_late(other.basic_ack(2), 2))
-            .join()
-            .unwrap();
+        let (acked, is_acked) = mpsc::channel();
+        let (end, may_end) = mpsc::channel::<()>();
+        // It stays until the connection is closed: the end of a thread asks the broker for more.
+        let thread = std::thread::spawn(move || {
+            assert_late(other.basic_ack(2), 2);
+            acked.send(()).unwrap();
+            let _ = may_end.recv();
+        });
+        is_acked.recv().unwrap();
+        // So that the next one does not speak for it.
+        channel.basic_qos(1).unwrap();
         channel.basic_ack(3).unwrap();
         assert_late(channel.basic_nack(BasicNack::new(4).requeue(false)), 4);
         // Giving back says what is so anyway.
         channel.basic_nack(4).unwrap();
         channel.basic_ack(5).unwrap();
-        settled.send(()).unwrap();
+        sent.send(()).unwrap();
         connection.close().unwrap();
+        drop(end);
+        thread.join().unwrap();
         peer.finish();
     });
 }
@@ -181,12 +188,12 @@ fn a_cancel_by_the_program_is_not_taken_for_an_earlier_one_by_the_broker() {
         channel.basic_consume(&gone, |_, _, _, _| {}).unwrap();
         let kept = exclusive_queue(&channel);
         let kept = channel.basic_consume(&kept, |_, _, _, _| {}).unwrap();
+        let cancelled = Log::new();
+        let log = cancelled.clone();
+        channel.add_on_cancel_callback(move |_, tag| log.push(tag));
         open().channel().unwrap().queue_delete(&gone).unwrap();
-        wait_until(SOON, || {
-            let connection = channel.connection();
-            connection.process_data_events(Duration::ZERO).unwrap();
-            channel.consumer_tags() == [kept.as_str()]
-        });
+        support::pump_until(&channel.connection(), || cancelled.len() == 1);
+        assert_eq!(channel.consumer_tags(), [kept.as_str()]);
         let same = channel.clone();
         let cancel = move || same.basic_cancel(&kept).map(drop);
         channel
