@@ -41,6 +41,11 @@ use crate::Error;
 /// ([`basic_publish`](Channel::basic_publish) without confirms, [`basic_ack`](Channel::basic_ack)) cannot fail that way
 /// itself: the closure shows at the next call.
 ///
+/// # Errors of every call
+///
+/// What ended the channel or the connection, again at each later call; [`Error::ChannelWrongState`] if this program closed the
+/// channel; [`Error::ShortStringTooLong`] and [`Error::InvalidParameter`] for what cannot be sent, which costs nothing.
+///
 /// Calls that wait for the broker are bound by
 /// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout). When that runs out they fail with [`Error::Timeout`] and
 /// the channel is closed, since a late reply could be taken for the reply to the next call.

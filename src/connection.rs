@@ -131,7 +131,7 @@ impl Connection {
         Self::start(connect::open(&candidates?)?)
     }
 
-    /// The same over a [`Stream`] that the caller made: a proxy, a tunnel, a Unix socket. Host and port of the parameters
+    /// The same over a [`Stream`] that the caller made: a proxy, a tunnel, a Unix socket. Has no counterpart in pika. Host and port of the parameters
     /// serve to name the peer in errors, and to check its certificate if they say TLS, which is then put around the
     /// stream. If opening fails, the stream is shut down.
     ///
@@ -708,7 +708,7 @@ impl Connection {
         reply.inspect_err(|_| self.drop_callbacks_if_ended())
     }
 
-    /// The largest frame in bytes, as negotiated (specification, `connection.tune`).
+    /// The largest frame in bytes, as negotiated (specification 1.4.2.5, `connection.tune`; not in pika's blocking API).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
@@ -720,7 +720,7 @@ impl Connection {
         self.link().negotiated.frame_max
     }
 
-    /// The highest channel number, as negotiated.
+    /// The highest channel number, as negotiated (specification 1.4.2.5; not in pika's blocking API).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
@@ -735,19 +735,19 @@ impl Connection {
         }
     }
 
-    /// The heartbeat interval, as negotiated; zero means none.
+    /// The heartbeat interval, as negotiated; zero means none (specification 4.2.7; not in pika's blocking API).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
     /// # fn main() { example(|connection, _channel| {
-    /// println!("a silent broker is noticed within {} s", connection.heartbeat().as_secs());
+    /// println!("a silent broker is noticed after {} s", connection.heartbeat().as_secs() + 5);
     /// # Ok(()) }) }
     /// ```
     pub fn heartbeat(&self) -> Duration {
         self.link().heartbeat.interval()
     }
 
-    /// What the server says of itself: product, version, capabilities (specification, `connection.start`).
+    /// What the server says of itself: product, version, capabilities (specification 1.4.2.1; not in pika's blocking API).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

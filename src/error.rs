@@ -22,7 +22,7 @@ use crate::escaped::Escaped;
 use crate::protocol::WireError;
 use crate::{ReturnedMessage, UnconfirmedReport};
 
-/// What every fallible call of this crate returns.
+/// What every fallible call of this crate returns, where pika's raises.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, one variant for each pika exception that can happen here.
@@ -616,7 +616,7 @@ impl Error {
     }
 }
 
-/// How an open connection was lost.
+/// How an open connection was lost (pika: `StreamLostError`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamLost {

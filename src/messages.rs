@@ -8,7 +8,7 @@ use crate::escaped::{Escaped, Shown};
 use crate::protocol::size::{size_of_properties, ALLOCATION};
 use crate::{BasicProperties, Error, ShortString};
 
-/// A delivered message: what `consume` yields and `basic_cancel` gives back.
+/// A delivered message: what `consume` yields and `basic_cancel` gives back (pika: the tuple of `method, properties, body`).
 pub type Message = (Deliver, BasicProperties, Vec<u8>);
 
 /// How a message came to a consumer: `basic.deliver` (pika: `spec.Basic.Deliver`; AMQP 0-9-1, class `basic`, method 60).

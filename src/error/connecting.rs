@@ -7,7 +7,7 @@ use super::retry::may_pass;
 use super::{Error, Source};
 use crate::escaped::Escaped;
 
-/// How far connecting came.
+/// How far connecting came. Has no counterpart in pika.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Stage {
@@ -103,7 +103,7 @@ impl Failure {
     }
 }
 
-/// One attempt to connect to one address.
+/// One attempt to connect to one address. Has no counterpart in pika, which keeps the last error alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -121,7 +121,7 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// Why no connection came about.
+/// Why no connection came about (pika: the fields of its exceptions, for the last attempt alone).
 ///
 /// The attempt that got furthest gives the error its kind, its cause and its source; all of them are listed. Trying again can help
 /// ([`Error::is_retryable`]) if the last attempt at any of the addresses failed in a way that may pass: a broker that is down

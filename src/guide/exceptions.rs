@@ -83,8 +83,10 @@
 //! # After a loss
 //!
 //! In pika the call that meets a loss raises `StreamLostError`, and each later one `ChannelWrongStateError`, which says nothing of
-//! why. Here **the cause is repeated**: later calls say again what ended the channel or the connection. So code that tells the
-//! two apart by the type alone should ask [`Connection::is_open`](crate::Connection::is_open), or the predicates above, instead.
+//! why. Here **the cause is repeated**: each later call on a channel fails with the very error that ended the channel or the
+//! connection. Calls on the connection fail with [`Error::ConnectionWrongState`](crate::Error::ConnectionWrongState), whose text
+//! and `cause` are that error. `ChannelWrongState` is left for a channel that this program closed. So code that tells the first
+//! failure from later ones by the type should ask [`Connection::is_open`](crate::Connection::is_open) or the predicates above.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]

@@ -9,7 +9,7 @@ use super::short_string::{AsShortString, ShortString};
 use super::size::size_of_properties;
 use super::wire::{Name, Reader, WireError, Writer};
 
-/// Whether the broker keeps a message over its own restart.
+/// Whether the broker keeps a message over its own restart (pika: `DeliveryMode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "u8", into = "u8"))]
