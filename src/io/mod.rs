@@ -9,7 +9,7 @@ pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod link;
 #[cfg(all(test, shuttle))]
-mod model;
+pub(crate) mod model;
 mod pacing;
 pub(crate) mod reader;
 mod receive;

@@ -17,7 +17,7 @@
 //! In each weather schedules are chosen by two strategies: at random, and by priorities of the threads which change a few times
 //! (PCT: most mistakes need no more).
 
-mod broker;
+pub(crate) mod broker;
 mod calls;
 mod end;
 mod events;
@@ -47,7 +47,7 @@ const CHANGES: usize = 3;
 const GUSTS: u64 = 16;
 
 /// Runs a scenario under many schedules.
-fn check(scenario: impl Fn() + Send + Sync + 'static) {
+pub(crate) fn check(scenario: impl Fn() + Send + Sync + 'static) {
     let scenario = Arc::new(scenario);
     if let Ok(failed) = std::env::var("HAYPILE_MODEL_REPLAY") {
         let (weather, steps) = failed.split_once(' ').expect("the weather, then the steps");

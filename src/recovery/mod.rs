@@ -6,6 +6,8 @@
 mod connecting;
 mod in_flight;
 mod mending;
+#[cfg(all(test, shuttle))]
+mod model;
 mod reliable;
 mod retry;
 mod verdict;

@@ -74,7 +74,7 @@ const TAKE_IN: u64 = 256;
 /// # fn main() {}
 /// ```
 pub struct ReliablePublisher {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     stop: Stop,
     window: usize,
     max_bytes: usize,
@@ -261,7 +261,7 @@ impl ReliablePublisher {
     }
 
     /// One whose thread is still to be started.
-    pub(crate) fn new(window: usize, stop: Stop) -> Result<Self> {
+    pub(super) fn new(window: usize, stop: Stop) -> Result<Self> {
         if window == 0 {
             return Err(Error::invalid("window", 0, "at least 1 is expected"));
         }

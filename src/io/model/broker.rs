@@ -21,25 +21,25 @@ pub(super) const FRAME_MAX: u32 = 16 * 1024;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One of these, whichever the schedule says.
-pub(super) fn pick<T: Copy>(choices: &[T]) -> T {
+pub(crate) fn pick<T: Copy>(choices: &[T]) -> T {
     choices[shuttle::rand::thread_rng().gen_range(0..choices.len())]
 }
 
 /// How the stream treats what is written into it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mood {
+pub(crate) struct Mood {
     /// So many bytes may be on their way to the broker.
-    pub(super) room: usize,
+    pub(crate) room: usize,
     /// A write call takes up to so many bytes, at random.
-    pub(super) gulp: usize,
+    pub(crate) gulp: usize,
     /// A write call may find that its time is up.
-    pub(super) balks: bool,
+    pub(crate) balks: bool,
     /// A read call brings up to so many bytes, at random.
-    pub(super) sip: usize,
+    pub(crate) sip: usize,
 }
 
 impl Mood {
-    pub(super) const GOOD: Mood = Mood {
+    pub(crate) const GOOD: Mood = Mood {
         room: usize::MAX,
         gulp: usize::MAX,
         balks: false,
@@ -66,7 +66,7 @@ struct LaneState {
 
 /// How a stream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     HungUp,
     Reset,
 }
@@ -199,8 +199,16 @@ impl Stream for ClientEnd {
     }
 }
 
+fn server_properties() -> FieldTable {
+    let mut capabilities = FieldTable::new();
+    capabilities.insert("publisher_confirms", true);
+    let mut properties = FieldTable::new();
+    properties.insert("capabilities", capabilities);
+    properties
+}
+
 /// An open connection and the broker at its other end. Nobody plays the broker yet: see [`Broker::play`].
-pub(super) fn connect(mood: Mood) -> (Connection, Broker) {
+pub(crate) fn connect(mood: Mood) -> (Connection, Broker) {
     let wire = Arc::new(Wire {
         mood,
         to_broker: Lane::default(),
@@ -214,7 +222,7 @@ pub(super) fn connect(mood: Mood) -> (Connection, Broker) {
             channel_max: 10,
             frame_max: FRAME_MAX,
             heartbeat: 0,
-            server_properties: FieldTable::default(),
+            server_properties: server_properties(),
         },
         address: "broker:5672".into(),
         rpc_timeout: TIMEOUT,
@@ -238,7 +246,7 @@ pub(super) struct Seen {
 
 /// The broker's end. Clones are the same broker.
 #[derive(Clone)]
-pub(super) struct Broker {
+pub(crate) struct Broker {
     wire: Arc<Wire>,
     seen: Arc<(Mutex<Vec<Seen>>, Condvar)>,
 }
@@ -246,7 +254,16 @@ pub(super) struct Broker {
 impl Broker {
     /// Reads what the client sends until the stream ends, and answers what opens and closes channels, consumers and the
     /// connection. All other methods are for `answer`.
-    pub(super) fn play(&self, mut answer: impl FnMut(&Broker, u16, &Method<'_>)) {
+    pub(crate) fn play(&self, answer: impl FnMut(&Broker, u16, &Method<'_>)) {
+        self.play_with_content(answer, |_, _, _| {});
+    }
+
+    /// The same; `content` gets the frames of messages: headers and bodies.
+    pub(crate) fn play_with_content(
+        &self,
+        mut answer: impl FnMut(&Broker, u16, &Method<'_>),
+        mut content: impl FnMut(&Broker, u16, &[u8]),
+    ) {
         let mut bytes: Vec<u8> = Vec::new();
         let mut taken = 0;
         loop {
@@ -279,6 +296,8 @@ impl Broker {
                     Method::ConnectionClose { .. } => self.send(0, &Method::ConnectionCloseOk),
                     method => answer(self, channel, &method),
                 }
+            } else if channel > 0 {
+                content(self, channel, &bytes[..length]);
             }
             bytes.drain(..length);
         }
@@ -326,24 +345,24 @@ impl Broker {
         self.wire.to_client.lock().bytes.len()
     }
 
-    pub(super) fn send(&self, channel: u16, method: &Method<'_>) {
+    pub(crate) fn send(&self, channel: u16, method: &Method<'_>) {
         let mut bytes = Vec::new();
         frame::write_method(&mut bytes, channel, method).unwrap();
         self.send_bytes(&bytes);
     }
 
-    pub(super) fn send_bytes(&self, bytes: &[u8]) {
+    pub(crate) fn send_bytes(&self, bytes: &[u8]) {
         self.wire.to_client.lock().bytes.extend_from_slice(bytes);
         self.wire.to_client.changed.notify_all();
     }
 
     /// Ends the direction that the client reads from.
-    pub(super) fn send_nothing_more(&self, end: End) {
+    pub(crate) fn send_nothing_more(&self, end: End) {
         self.wire.to_client.end(end);
     }
 
     /// Ends the direction that the client writes into.
-    pub(super) fn take_nothing_more(&self) {
+    pub(crate) fn take_nothing_more(&self) {
         self.wire.to_broker.end(End::Reset);
     }
 }

@@ -119,12 +119,12 @@ pub(super) fn may_pass() -> bool {
 }
 
 /// Whether time passes only when everybody waits, so that one can say how long a thing takes.
-pub(super) fn is_calm() -> bool {
+pub(crate) fn is_calm() -> bool {
     CLOCK.with_borrow(|clock| clock.calm)
 }
 
 /// Lets time pass for this thread, however long it is.
-pub(super) fn sleep(duration: Duration) {
+pub(crate) fn sleep(duration: Duration) {
     let until = Instant::now() + duration;
     while Instant::now() < until {
         let _alarm = SetAlarm::new(until.0, Sleeper::Parked(thread::current()));
