@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use haypile::{BasicConsume, BasicNack, Channel, Connection, ConsumingEnded, Error, QueueDeclare};
 use support::peer::{m, Args, Peer, Session};
-use support::{
-    bounded, bounded_by, channel, exclusive_queue, message_count, open, wait_until, Fixture, Log,
-    SOON,
-};
+use support::{bounded, bounded_by, channel, exclusive_queue, message_count, open, Fixture, Log};
 
 fn cancel(session: &mut Session, consumer_tag: &str, no_wait: bool) {
     let arguments = Args::new().shortstr(consumer_tag).octet(u8::from(no_wait));

@@ -159,7 +159,7 @@ impl Link {
         };
         if !shared.session.is_closing() {
             // The text is short enough, so it can be encoded.
-            let _ = frame::write_method(&mut shared.session.replies, 0, &close);
+            let _ = frame::write_method(&mut shared.session.to_send, 0, &close);
         }
         let end = Error::ConnectionClosedByClient {
             reply_code: 200,

@@ -37,7 +37,7 @@ impl Link {
             class_id: 0,
             method_id: 0,
         };
-        let _ = frame::write_method(&mut shared.session.replies, 0, &close);
+        let _ = frame::write_method(&mut shared.session.to_send, 0, &close);
         shared.session.end_all(error);
     }
 

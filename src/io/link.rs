@@ -412,8 +412,8 @@ impl Link {
     /// Sends what the protocol itself must reply, and wakes the threads that the session's changes concern.
     pub(super) fn act_on_changes(&self, shared: &mut Shared) {
         let session = &mut shared.session;
-        if !session.replies.is_empty() {
-            let replies = std::mem::take(&mut session.replies);
+        if !session.to_send.is_empty() {
+            let replies = std::mem::take(&mut session.to_send);
             if !self.outgoing.append_replies(&replies) {
                 let detail = format_args!("more requests than the peer reads replies to");
                 self.end_now(session, Error::unexpected(detail));

@@ -93,7 +93,7 @@ pub(crate) struct Session {
     /// The size of the largest body of several frames, since this was asked for last.
     largest_body: u64,
     /// What the protocol itself has to send.
-    pub(crate) replies: Vec<u8>,
+    pub(crate) to_send: Vec<u8>,
     /// Channels that the broker closed, until a call reports it.
     closures: Vec<usize>,
 
@@ -153,7 +153,7 @@ impl Session {
             is_draining: false,
             max_message_size: u64::MAX,
             largest_body: 0,
-            replies: Vec::new(),
+            to_send: Vec::new(),
             closures: Vec::new(),
             changed: Vec::new(),
             connection_changed: false,
@@ -180,7 +180,7 @@ impl Session {
             class_id: 60,
             method_id: 60,
         };
-        frame::write_method(&mut self.replies, number, &close).map_err(Error::unsendable)?;
+        frame::write_method(&mut self.to_send, number, &close).map_err(Error::unsendable)?;
         self.closures.push(slot);
         self.touch(slot);
         Ok(())
@@ -472,7 +472,7 @@ impl Session {
             } => self.cancelled(slot, consumer_tag, no_wait),
             Method::BasicGetEmpty { .. } => self.reply(slot, (60, 71), Reply::Got(None)),
             Method::ChannelFlow { active } => {
-                frame::write_method(&mut self.replies, number, &Method::ChannelFlowOk { active })
+                frame::write_method(&mut self.to_send, number, &Method::ChannelFlowOk { active })
                     .map_err(Error::syntax)?;
                 Ok(())
             }
@@ -482,7 +482,7 @@ impl Session {
                 class_id,
                 method_id,
             } if number != 0 => {
-                frame::write_method(&mut self.replies, number, &Method::ChannelCloseOk {})
+                frame::write_method(&mut self.to_send, number, &Method::ChannelCloseOk {})
                     .map_err(Error::syntax)?;
                 let why = Error::ChannelClosedByBroker {
                     reply_code,
@@ -557,7 +557,7 @@ impl Session {
                 class_id,
                 method_id,
             } if number == 0 => {
-                frame::write_method(&mut self.replies, 0, &Method::ConnectionCloseOk {})
+                frame::write_method(&mut self.to_send, 0, &Method::ConnectionCloseOk {})
                     .map_err(Error::syntax)?;
                 let address = Arc::clone(&self.address);
                 let why = Error::ConnectionClosedByBroker {
@@ -622,7 +622,7 @@ impl Session {
         if let Some(zero) = self.channel(0) {
             zero.gate.set_phase(Phase::Closing);
         }
-        self.replies.extend_from_slice(&bytes);
+        self.to_send.extend_from_slice(&bytes);
         Ok(())
     }
 

@@ -260,7 +260,7 @@ pub(crate) fn busy_session() -> Session {
         expects: (20, 11),
     });
     assert_eq!(session.add_channel(Some(6), again).ok(), Some((6, 6)));
-    session.replies.clear();
+    session.to_send.clear();
     session.changed.clear();
     session
 }
@@ -295,7 +295,7 @@ fn take_all(session: &mut Session, seen: &mut Seen) {
     while let Some(closure) = session.take_unreported(&dispatcher) {
         seen.closures.push(closure.to_string());
     }
-    seen.replies.append(&mut session.replies);
+    seen.replies.append(&mut session.to_send);
     session.changed.clear();
 }
 

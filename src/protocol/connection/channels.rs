@@ -166,7 +166,7 @@ impl Session {
             class_id: 0,
             method_id: 0,
         };
-        frame::write_method(&mut self.replies, number, &close).map_err(Error::unsendable)?;
+        frame::write_method(&mut self.to_send, number, &close).map_err(Error::unsendable)?;
         self.clear_channel(slot);
         self.touch(slot);
         Ok(())

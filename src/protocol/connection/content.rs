@@ -148,7 +148,7 @@ impl Session {
             true => None,
         };
         if let Some(response) = response {
-            frame::write_method(&mut self.replies, number, &response).map_err(Error::syntax)?;
+            frame::write_method(&mut self.to_send, number, &response).map_err(Error::syntax)?;
         }
         if known {
             // The consumer itself goes when this is reported to the program, after the messages that came before it.

@@ -578,14 +578,14 @@ fn everything_is_skipped_while_the_connection_is_being_closed() {
     for _ in 0..200 {
         let mut session = exercise::busy_session();
         session.close(200, "bye").unwrap();
-        session.replies.clear();
+        session.to_send.clear();
         let mut frames = Vec::new();
         for _ in 0..random.below(12) {
             let channel = random.below(9) as u16;
             late(&mut random, &mut frames, channel);
         }
         session.feed(&frames.concat()).unwrap();
-        assert!(session.replies.is_empty() && session.end().is_none());
+        assert!(session.to_send.is_empty() && session.end().is_none());
         assert_eq!(session.undelivered, 0);
         let end = match random.below(2) {
             0 => Method::ConnectionCloseOk {},
