@@ -1,6 +1,7 @@
 //! Every byte that goes over the wire, held against the specification and against bytes computed independently.
 
 mod acks;
+mod channel;
 mod fields;
 mod frames;
 mod golden;

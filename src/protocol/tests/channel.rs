@@ -1,0 +1,277 @@
+//! What a channel keeps of its consumers, its messages and its calls.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use crate::protocol::channel::{
+    Call, Carrier, ChannelState, Consumer, ConsumerState, Gate, Incoming, IteratorConsumer, Phase,
+    Received, Reply, Wake, Watcher, FORGOTTEN,
+};
+use crate::protocol::method::Method;
+use crate::protocol::properties::Arrived;
+use crate::{DeliveryMode, Error};
+
+fn consumer(consumer_tag: &str, id: u64, auto_ack: bool) -> Consumer {
+    Consumer {
+        consumer_tag: consumer_tag.into(),
+        id,
+        auto_ack,
+        of_stream: false,
+        state: ConsumerState::Active,
+    }
+}
+
+/// An open channel with the consumers `a` (1) and `b` (2), and with an iterator over `i` (3).
+fn channel() -> ChannelState {
+    let mut channel = ChannelState::new(Gate::new(Phase::Open));
+    channel.consumers = vec![consumer("a", 1, false), consumer("b", 2, true)];
+    channel.iterator = Some(IteratorConsumer {
+        id: 3,
+        consumer_tag: "i".into(),
+        queue: "q".into(),
+        auto_ack: false,
+        exclusive: false,
+        of_stream: false,
+        buffered: Default::default(),
+        is_at_work: false,
+        cancelled: false,
+    });
+    channel
+}
+
+fn received(carrier: Carrier, label: &str, delivery_tag: u64) -> Received {
+    Received {
+        carrier,
+        label: label.into(),
+        delivery_tag,
+        exchange: "x".into(),
+        routing_key: "k".into(),
+        properties: Arrived::Few {
+            delivery_mode: Some(DeliveryMode::Persistent),
+            priority: Some(3),
+        },
+        body: b"body".to_vec(),
+    }
+}
+
+fn delivery(consumer_tag: &str, delivery_tag: u64) -> Received {
+    let carrier = Carrier::Deliver { redelivered: true };
+    received(carrier, consumer_tag, delivery_tag)
+}
+
+fn end() -> Error {
+    Error::ChannelClosedByClient {
+        channel: 1,
+        reply_code: 200,
+        reply_text: "done".into(),
+    }
+}
+
+#[test]
+fn a_channel_is_over_once_it_is_being_closed() {
+    for (phase, is_open, is_over) in [
+        (Phase::Opening, false, false),
+        (Phase::Reopening, false, false),
+        (Phase::Open, true, false),
+        (Phase::Closing, false, true),
+        (Phase::Closed, false, true),
+    ] {
+        let gate = Gate::new(phase);
+        assert_eq!((gate.phase(), phase.is_over()), (phase, is_over));
+        assert_eq!((gate.is_open(), gate.is_over()), (is_open, is_over));
+    }
+    let gate = Gate::new(Phase::Open);
+    gate.finish(Phase::Closing, end());
+    gate.finish(Phase::Closed, Error::other("too late"));
+    assert_eq!(gate.phase(), Phase::Closed);
+    let why = gate.end().map(ToString::to_string);
+    assert_eq!(why, Some(end().to_string()));
+}
+
+#[test]
+fn a_message_becomes_what_the_program_gets() {
+    let carrier = Carrier::Get {
+        redelivered: true,
+        message_count: 9,
+    };
+    let (method, properties, body) = received(carrier, "", 7).fetched();
+    assert_eq!((method.delivery_tag, method.message_count), (7, 9));
+    assert!(method.redelivered && method.exchange == "x" && method.routing_key == "k");
+    assert_eq!((properties.priority, &body[..]), (Some(3), &b"body"[..]));
+
+    let (method, properties, body) = delivery("a", 7).delivered();
+    assert_eq!((&*method.consumer_tag, method.delivery_tag), ("a", 7));
+    assert!(method.redelivered && method.exchange == "x" && method.routing_key == "k");
+    assert_eq!((properties.priority, &body[..]), (Some(3), &b"body"[..]));
+    let anew = received(Carrier::Deliver { redelivered: false }, "a", 7);
+    assert!(!anew.delivered().0.redelivered);
+}
+
+/// What the broker cancels is remembered: which messages it was given, and which of them it holds.
+#[test]
+fn a_cancelled_consumer_is_known_by_its_messages() {
+    let mut channel = channel();
+    for (delivery_tag, consumer) in [(1, 1), (2, 1), (3, 2), (4, 1), (6, 1)] {
+        channel.handed_over(delivery_tag, consumer);
+    }
+    // 1 and 2 are acknowledged, so what `a` holds begins with 4.
+    channel.gate.acks.came(6);
+    let ack = Method::BasicAck {
+        delivery_tag: 2,
+        multiple: true,
+    };
+    let acks = &channel.gate.acks;
+    acks.write(&mut Vec::new(), 0, 1, &ack).unwrap();
+    assert_eq!(acks.acknowledged_to(), Some(2));
+
+    assert!(!channel.cancel_consumer("nobody"));
+    assert_eq!(channel.consumer_tags(), ["a", "b", "i"]);
+    assert!(channel.cancel_consumer("a") && !channel.cancel_consumer("a"));
+    assert!(channel.cancel_consumer("i") && !channel.cancel_consumer("i"));
+    assert_eq!(channel.consumer_tags(), ["b"]);
+    let lost = |channel: &ChannelState, delivery_tag| {
+        let lost = channel.lost_consumer_of(delivery_tag);
+        lost.map(|lost| lost.consumer_tag.clone())
+    };
+    for (delivery_tag, of_a) in [
+        (1, true),
+        (2, true),
+        (3, false),
+        (4, true),
+        (5, false),
+        (6, true),
+        (7, false),
+    ] {
+        let expected = of_a.then(|| "a".to_owned());
+        assert_eq!(lost(&channel, delivery_tag), expected, "{delivery_tag}");
+    }
+    let held = |channel: &ChannelState, tag| channel.last_lost(tag).map(|lost| lost.held);
+    assert_eq!(held(&channel, "a"), Some(Some(4)));
+    assert_eq!(held(&channel, "i"), Some(None));
+    assert_eq!(held(&channel, "b"), None);
+
+    // This end's own cancels are confirmed once each.
+    assert!(!channel.take_extra_cancel_ok("nobody"));
+    assert!(channel.take_extra_cancel_ok("a") && !channel.take_extra_cancel_ok("a"));
+    assert!(channel.take_extra_cancel_ok("i"));
+
+    channel.gate.finish(Phase::Closed, end());
+    assert!(channel.consumer_tags().is_empty());
+}
+
+/// A channel that lives long remembers the latest only.
+#[test]
+fn what_is_remembered_of_consumers_is_bounded() {
+    let mut channel = channel();
+    for n in 0..10_000 {
+        channel.handed_over(n + 1, 1 + n % 2);
+    }
+    channel.cancel_consumer("a");
+    let of_a = (1..=10_000).filter(|tag| channel.lost_consumer_of(*tag).is_some());
+    let of_a: Vec<u64> = of_a.collect();
+    assert_eq!((of_a.len(), of_a[511]), (512, 9_999));
+
+    for n in 0..1000 {
+        let tag = format!("c{n}");
+        channel.consumers.push(consumer(&tag, 10 + n, false));
+        assert!(channel.cancel_consumer(&tag));
+    }
+    let known = (0..1000).filter(|n| channel.last_lost(&format!("c{n}")).is_some());
+    let known: Vec<i32> = known.collect();
+    assert_eq!((known.len(), known[0]), (64, 936));
+}
+
+#[test]
+fn an_iterator_is_spent_when_it_is_cancelled_and_empty() {
+    let mut iterator = channel().iterator.unwrap();
+    assert!(!iterator.is_spent());
+    iterator.buffered.push_back(delivery("i", 1));
+    iterator.cancelled = true;
+    assert!(!iterator.is_spent());
+    iterator.buffered.clear();
+    assert!(iterator.is_spent());
+}
+
+#[test]
+fn a_consumer_is_removed_by_its_tag_and_its_own_number() {
+    let mut channel = channel();
+    assert!(channel.has_consumer());
+    assert!(!channel.remove_consumer("a", 2) && !channel.remove_consumer("c", 1));
+    assert_eq!(channel.consumers.len(), 2);
+    assert!(channel.remove_consumer("a", 1) && !channel.remove_consumer("a", 1));
+    assert_eq!(channel.consumers, [consumer("b", 2, true)]);
+    channel.iterator = None;
+    assert!(channel.has_consumer());
+    channel.consumers.clear();
+    assert!(!channel.has_consumer());
+}
+
+#[test]
+fn an_idle_channel_has_no_events_and_no_thread_that_consumes() {
+    let mut channel = channel();
+    assert!(channel.is_idle());
+    channel.claims.push(1);
+    assert!(!channel.is_idle());
+    channel.claims.clear();
+    let event = Incoming::Cancelled("a".into());
+    assert!(!channel.goes_back(&event));
+    channel.inbox.push_back(event);
+    assert!(!channel.is_idle());
+}
+
+#[test]
+fn what_is_acknowledged_by_hand_is_delivered_again() {
+    let channel = channel();
+    for (consumer_tag, goes_back) in [("a", true), ("b", false), ("nobody", false)] {
+        let message = Incoming::Message(delivery(consumer_tag, 1));
+        assert_eq!(channel.goes_back(&message), goes_back, "{consumer_tag}");
+    }
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_watcher_is_woken_by_what_concerns_it() {
+    let woken = |eager, change: fn(&mut ChannelState)| {
+        let count = Arc::new(Count::default());
+        let mut channel = channel();
+        channel.watcher = Some(Watcher {
+            wake: Arc::clone(&count) as Arc<dyn Wake>,
+            eager,
+        });
+        change(&mut channel);
+        channel.alert();
+        count.0.load(Ordering::SeqCst) == 1
+    };
+    assert!(!woken(false, |_| {}));
+    assert!(woken(true, |_| {}));
+    assert!(woken(false, |channel| channel
+        .gate
+        .finish(Phase::Closed, end())));
+    assert!(woken(false, |channel| channel.confirms.has_losses = true));
+}
+
+#[test]
+fn a_call_that_is_forgotten_leaves_the_others_theirs() {
+    let mut channel = channel();
+    let call = |id| Call {
+        id,
+        expects: (50, 31),
+    };
+    channel.calls.extend([call(1), call(2)]);
+    channel.call_replies = vec![(3, Reply::Count(3)), (4, Reply::Count(4))];
+    channel.forget_call(1);
+    channel.forget_call(3);
+    let waiting: Vec<u64> = channel.calls.iter().map(|call| call.id).collect();
+    assert_eq!(waiting, [FORGOTTEN, 2]);
+    assert!(channel.take_reply(3).is_none());
+    assert!(matches!(channel.take_reply(4), Some(Reply::Count(4))));
+    assert!(channel.take_reply(4).is_none());
+}
