@@ -84,6 +84,41 @@ fn copies(length: usize) -> usize {
     found
 }
 
+/// The end of a text in memory, where the allocator writes nothing when it gets the memory back.
+struct EndOf {
+    memory: fs::File,
+    address: u64,
+    /// The text, in another form.
+    masked: [u8; 16],
+}
+
+impl EndOf {
+    fn new(text: &str) -> EndOf {
+        let end = &text.as_bytes()[text.len() - 16..];
+        let mut masked: [u8; 16] = end.try_into().unwrap();
+        masked.iter_mut().for_each(|byte| *byte |= 0x80);
+        EndOf {
+            memory: fs::File::open("/proc/self/mem").unwrap(),
+            address: end.as_ptr() as u64,
+            masked,
+        }
+    }
+
+    /// Whether it still stands where it was. Takes no memory itself.
+    fn is_there(&mut self) -> bool {
+        let mut now = [0; 16];
+        self.memory.seek(SeekFrom::Start(self.address)).unwrap();
+        self.memory.read_exact(&mut now).unwrap();
+        let is_there = now
+            .iter()
+            .zip(&self.masked)
+            .all(|(now, then)| now | 0x80 == *then);
+        now.fill(0);
+        std::hint::black_box(&now);
+        is_there
+    }
+}
+
 /// Runs in a process of its own. Does nothing in the others.
 #[test]
 fn child() {
@@ -93,14 +128,21 @@ fn child() {
     let mut told = told.split(' ');
     let (mechanism, length) = (told.next().unwrap(), told.next().unwrap().parse().unwrap());
     let port = told.next().unwrap().parse().unwrap();
+    let password = password(length);
+    // The credentials take over this memory.
+    let mut end = EndOf::new(&password);
     let credentials: Credentials = match mechanism {
-        "PLAIN" => PlainCredentials::new("user", password(length))
+        "PLAIN" => PlainCredentials::new("user", password)
             .erase_on_connect(true)
             .into(),
-        _ => AmqPlainCredentials::new("user", password(length))
+        _ => AmqPlainCredentials::new("user", password)
             .erase_on_connect(true)
             .into(),
     };
+    assert!(
+        end.is_there(),
+        "the credentials do not hold what they were given"
+    );
     assert!(copies(length) > 0, "the password is not found where it is");
     let parameters = ConnectionParameters::new("localhost")
         .port(port)
@@ -115,6 +157,8 @@ fn child() {
         None => parameters,
     };
     let opened = Connection::open(parameters);
+    // Before anything else can use the memory again.
+    assert!(!end.is_there(), "the credentials were not overwritten");
     let left = copies(length);
     println!("copies left: {left}");
     assert_eq!(opened.is_ok(), mechanism != "REFUSED", "{opened:?}");
