@@ -289,6 +289,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_returned_is_taken_once_and_no_longer_held() {
+        let mut confirms = Confirms::default();
+        let size = returned().size();
+        for sequence in [2, 3, 5] {
+            confirms.add_returned(sequence, returned());
+        }
+        assert_eq!(confirms.held_returns, 3 * size);
+        let mut take = |first, last, left| {
+            let mut losses = Losses::default();
+            confirms.take_for_good(first, last, &mut losses);
+            assert_eq!(confirms.held_returns, left * size);
+            let taken = losses.returned.into_iter().map(|(sequence, _)| sequence);
+            taken.collect::<Vec<u64>>()
+        };
+        assert_eq!(take(3, 4, 2), [3]);
+        assert_eq!(take(1, 2, 1), [2]);
+        assert_eq!(take(3, 5, 0), [5]);
+    }
+
+    #[test]
+    fn what_is_unconfirmed_is_counted_from_any_message_on() {
+        let mut confirms = Confirms::default();
+        confirms.record(1, false, false, 9);
+        confirms.record(4, false, false, 9);
+        for (first, last, unconfirmed) in [(1, 9, 7), (3, 5, 2), (4, 5, 1), (4, 4, 0), (5, 4, 0)] {
+            let count = confirms.unconfirmed(first, last);
+            assert_eq!(count, unconfirmed, "{first} to {last}");
+        }
+    }
+
+    #[test]
     fn single_acks_out_of_order_close_the_gap() {
         let mut confirms = Confirms::default();
         assert_eq!(confirms.record(3, false, false, 5), Some(1));
