@@ -6,7 +6,7 @@
 //!
 //! | work on one message | prefetch | why |
 //! | --- | --- | --- |
-//! | seconds or more | 1 | fair: whoever is free gets the next one |
+//! | seconds or more | 1 | fair: a consumer that is free gets the next one |
 //! | milliseconds | 10 to 100 | the next one is there when the last is done |
 //! | microseconds, acknowledged in batches | several batches, 500 to 2000 | the wire is never idle |
 //! | any, from a stream | 100 or more, and not 0 | a stream is refused without (406) |

@@ -103,4 +103,4 @@
 //!
 //! While the broker **blocks** the connection, for want of memory or disk, it reads nothing from publishers. Then publishing
 //! waits for room and fails with [`Error::Timeout`](crate::Error::Timeout), which names the broker's reason.
-//! [`Connection::blocked`](crate::Connection::blocked) tells it too.
+//! [`Connection::blocked`](crate::Connection::blocked) returns it, too.
