@@ -353,6 +353,12 @@ impl Error {
     ///
     /// A [`Timeout`](Error::Timeout) of [`Connection::update_secret`](crate::Connection::update_secret) leaves the connection
     /// open. [`NoFreeChannels`](Error::NoFreeChannels) is none of these, though it derives from `AMQPConnectionError` in pika.
+    ///
+    /// ```
+    /// # use haypile::Connection;
+    /// let refused = Connection::open("amqp://127.0.0.1:1").unwrap_err();
+    /// assert!(refused.is_connection_error());
+    /// ```
     #[doc(alias = "AMQPConnectionError")]
     pub fn is_connection_error(&self) -> bool {
         matches!(
@@ -417,6 +423,14 @@ impl Error {
     }
 
     /// The AMQP reply code, where the server (or `close_with`, or this library in closing a channel) gave one.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// let missing = channel.basic_get("no such queue").unwrap_err();
+    /// assert_eq!(missing.reply_code(), Some(404));
+    /// # Ok(()) }) }
+    /// ```
     pub fn reply_code(&self) -> Option<u16> {
         match self.end_of_channel() {
             Error::ConnectionClosedByBroker { reply_code, .. }
@@ -434,6 +448,12 @@ impl Error {
     }
 
     /// Host and port of the peer, where the error concerns one.
+    ///
+    /// ```
+    /// # use haypile::Connection;
+    /// let refused = Connection::open("amqp://127.0.0.1:1").unwrap_err();
+    /// assert_eq!(refused.address(), Some("127.0.0.1:1"));
+    /// ```
     pub fn address(&self) -> Option<&str> {
         match self.end_of_channel() {
             Error::StreamLost(lost) => Some(&lost.address),
@@ -617,6 +637,24 @@ impl Error {
 }
 
 /// How an open connection was lost (pika: `StreamLostError`).
+///
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # fn main() -> haypile::Result<()> {
+/// # let broker = haypile::testing::Broker::start()?;
+/// use haypile::Error;
+///
+/// # let connection = haypile::Connection::open(broker.url())?;
+/// # let channel = connection.channel()?;
+/// # broker.connections()[0].cut();
+/// if let Err(Error::StreamLost(lost)) = channel.queue_declare("q") {
+///     println!("{}: {}", lost.address, lost.cause);
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamLost {
@@ -642,6 +680,22 @@ impl fmt::Display for StreamLost {
 }
 
 /// Why a [`Supervisor`](crate::Supervisor) gave up.
+///
+/// ```
+/// use haypile::{Error, Retry, Supervisor};
+/// use std::time::Duration;
+///
+/// let retry = Retry::new().give_up_after(Duration::from_millis(50));
+/// let supervisor = Supervisor::new("amqp://127.0.0.1:1").retry(retry);
+/// match supervisor.run(|connection| connection.channel()?.start_consuming()) {
+///     Err(Error::GaveUp(gave_up)) => {
+///         for (error, count) in &gave_up.errors {
+///             println!("{count} times {error}");
+///         }
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GaveUp {

@@ -12,6 +12,22 @@ use crate::{BasicProperties, Error, ShortString};
 pub type Message = (Deliver, BasicProperties, Vec<u8>);
 
 /// How a message came to a consumer: `basic.deliver` (pika: `spec.Basic.Deliver`; AMQP 0-9-1, class `basic`, method 60).
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// # channel.queue_declare("tasks")?;
+/// # channel.basic_publish("", "tasks", "dig")?;
+/// for message in channel.consume("tasks")? {
+///     let (method, _properties, _body) = message?;
+///     if method.redelivered {
+///         println!("{} came before", method.delivery_tag);
+///     }
+///     channel.basic_ack(method.delivery_tag)?;
+/// #   channel.cancel()?;
+/// }
+/// # Ok(()) }) }
+/// ```
 #[doc(alias = "Basic.Deliver")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -30,6 +46,17 @@ pub struct Deliver {
 }
 
 /// How a message was fetched: `basic.get-ok` (pika: `spec.Basic.GetOk`; AMQP 0-9-1, class `basic`, method 71).
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// # channel.queue_declare("tasks")?;
+/// # channel.basic_publish("", "tasks", "dig")?;
+/// if let Some((method, _properties, _body)) = channel.basic_get("tasks")? {
+///     println!("{} more", method.message_count);
+/// }
+/// # Ok(()) }) }
+/// ```
 #[doc(alias = "Basic.GetOk")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -48,6 +75,19 @@ pub struct GetOk {
 }
 
 /// Why a message came back: `basic.return` (pika: `spec.Basic.Return`; AMQP 0-9-1, class `basic`, method 50).
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|connection, channel| {
+/// use haypile::BasicPublish;
+///
+/// channel.add_on_return_callback(|_channel, method, _properties, _body| {
+///     println!("{} {}", method.reply_code, method.reply_text); // 312 NO_ROUTE
+/// });
+/// # channel.basic_publish_with("", "nowhere", "?", BasicPublish::new().mandatory(true))?;
+/// # connection.process_data_events(std::time::Duration::from_secs(1))?;
+/// # Ok(()) }) }
+/// ```
 #[doc(alias = "Basic.Return")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -73,6 +113,20 @@ pub struct Return {
 /// Of those that have not been reported, a connection keeps 4 MiB for reports ([`UnconfirmedReport`]) and 4 MiB for
 /// [callbacks](crate::Channel::add_on_return_callback). Of what comes back beyond that it keeps why and which it was: then
 /// [`content_omitted`](Return::content_omitted) is set, and properties and body are empty.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// use haypile::{BasicPublish, Error};
+///
+/// channel.confirm_delivery()?;
+/// let mandatory = BasicPublish::new().mandatory(true);
+/// match channel.basic_publish_with("", "nowhere", "hello", mandatory) {
+///     Err(Error::Unroutable(returned)) => assert_eq!(returned[0].body, b"hello"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(()) }) }
+/// ```
 #[derive(Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -102,6 +156,17 @@ impl fmt::Debug for ReturnedMessage {
 
 /// What became of a declared queue: `queue.declare-ok` (pika: `spec.Queue.DeclareOk`; AMQP 0-9-1, class `queue`,
 /// method 11).
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// use haypile::QueueDeclare;
+///
+/// # channel.queue_declare("tasks")?;
+/// let found = channel.queue_declare(QueueDeclare::new("tasks").passive(true))?;
+/// println!("{}: {} ready, {} consumers", found.queue, found.message_count, found.consumer_count);
+/// # Ok(()) }) }
+/// ```
 #[doc(alias = "Queue.DeclareOk")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -116,6 +181,15 @@ pub struct QueueDeclareOk {
 }
 
 /// Why `start_consuming` came to an end (pika returns nothing).
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// use haypile::ConsumingEnded;
+///
+/// assert_eq!(channel.start_consuming()?, ConsumingEnded::NoConsumers);
+/// # Ok(()) }) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -139,6 +213,29 @@ pub enum ConsumingEnded {
 
 /// A message that a [`ReliablePublisher`](crate::ReliablePublisher) took and that is neither confirmed nor returned; see
 /// [`take_unconfirmed`](crate::ReliablePublisher::take_unconfirmed).
+///
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # fn main() -> haypile::Result<()> {
+/// # let broker = haypile::testing::Broker::start()?;
+/// use haypile::Supervisor;
+/// use std::time::Duration;
+///
+/// # let url = broker.url();
+/// let mut publisher = Supervisor::new(url).publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+/// # broker.withhold_next_confirm();
+/// publisher.publish("", "q", "kept")?;
+/// # let limit = Duration::from_millis(50);
+/// if publisher.wait_for_confirms(limit).is_err() {
+///     for message in publisher.take_unconfirmed() {
+///         println!("{} to {:?}: {:?}", message.number, message.routing_key, message.body);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Unconfirmed {
@@ -161,6 +258,22 @@ pub struct Unconfirmed {
 ///
 /// The numbers are those that `publish` returned. Each message is reported once: in one of the four lists, or in two if the
 /// broker both returned and refused it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// use haypile::{BasicPublish, Error};
+///
+/// # channel.queue_declare("lines")?;
+/// let mut publisher = channel.publisher(100)?;
+/// let good = publisher.publish("", "lines", "first")?;
+/// let lost = publisher.publish_with("", "nowhere", "?", BasicPublish::new().mandatory(true))?;
+/// if let Err(Error::Unconfirmed(report)) = publisher.wait_for_confirms(None) {
+///     println!("{report}");
+///     assert!(report.is_confirmed(good) && report.returned[0].0 == lost);
+/// }
+/// # Ok(()) }) }
+/// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct UnconfirmedReport {
@@ -182,6 +295,17 @@ pub struct UnconfirmedReport {
 
 impl UnconfirmedReport {
     /// Whether this report covers a message and the broker confirmed it.
+    ///
+    /// ```
+    /// use haypile::UnconfirmedReport;
+    ///
+    /// fn again(report: &UnconfirmedReport, lines: &[(u64, String)]) -> Vec<String> {
+    ///     let lost = lines.iter().filter(|(number, _)| !report.is_confirmed(*number));
+    ///     lost.map(|(_, line)| line.clone()).collect()
+    /// }
+    /// # let lines = [(1, "first".to_owned())];
+    /// # assert_eq!(again(&UnconfirmedReport::default(), &lines), ["first"]);
+    /// ```
     pub fn is_confirmed(&self, sequence: u64) -> bool {
         let at = self.confirmed.partition_point(|run| *run.end() < sequence);
         self.confirmed

@@ -27,6 +27,23 @@ use crate::Error;
 ///
 /// Closures that never return (`panic!`, `todo!`, `std::process::exit(0)`) are accepted too. The trait is not meant to be
 /// implemented elsewhere.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// use haypile::Error;
+///
+/// # channel.queue_declare("numbers")?;
+/// // Nothing, a result, or no return at all.
+/// channel.basic_consume("numbers", |_channel, _method, _properties, _body| {})?;
+/// channel.basic_consume("numbers", |channel, method, _properties, body| {
+///     let text = String::from_utf8(body).map_err(Error::other)?;
+///     println!("{}", text.parse::<i64>().map_err(Error::other)?);
+///     channel.basic_ack(method.delivery_tag)
+/// })?;
+/// channel.basic_consume("numbers", |_, _, _, _| std::process::exit(0))?;
+/// # Ok(()) }) }
+/// ```
 pub trait CallbackResult: sealed::Sealed {
     #[doc(hidden)]
     fn into_result(self) -> Result<()>;

@@ -11,6 +11,16 @@ use crate::io::sync::Instant;
 pub(crate) type TimerCallback = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// What `call_later` returns and `remove_timeout` takes.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|connection, _channel| {
+/// use std::time::Duration;
+///
+/// let timer = connection.call_later(Duration::from_secs(60), || println!("a minute later"))?;
+/// connection.remove_timeout(timer);
+/// # Ok(()) }) }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId {
     due: Instant,

@@ -8,6 +8,13 @@ use super::{Error, Source};
 use crate::escaped::Escaped;
 
 /// How far connecting came. Has no counterpart in pika.
+///
+/// ```
+/// use haypile::{Connection, Stage};
+///
+/// let refused = Connection::open("amqp://127.0.0.1:1").unwrap_err();
+/// assert_eq!(refused.connect_failure().unwrap().stage, Stage::Tcp);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Stage {
@@ -104,6 +111,13 @@ impl Failure {
 }
 
 /// One attempt to connect to one address. Has no counterpart in pika, which keeps the last error alone.
+///
+/// ```
+/// # use haypile::Connection;
+/// let refused = Connection::open("amqp://127.0.0.1:1").unwrap_err();
+/// let failure = refused.connect_failure().unwrap();
+/// assert_eq!(&*failure.attempts[0].address, "127.0.0.1:1");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -126,6 +140,14 @@ impl fmt::Display for Attempt {
 /// The attempt that got furthest gives the error its kind, its cause and its source; all of them are listed. Trying again can help
 /// ([`Error::is_retryable`]) if the last attempt at any of the addresses failed in a way that may pass: a broker that is down
 /// can come back and take the login that another one refused.
+///
+/// ```
+/// # use haypile::{Connection, ConnectionParameters};
+/// let twice = ConnectionParameters::new("127.0.0.1").port(1).connection_attempts(2);
+/// # let twice = twice.retry_delay(std::time::Duration::ZERO);
+/// let refused = Connection::open(twice).unwrap_err();
+/// assert_eq!(refused.connect_failure().unwrap().attempts.len(), 2);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectFailure {

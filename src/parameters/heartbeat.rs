@@ -7,6 +7,15 @@ use std::sync::Arc;
 ///
 /// A `u16` converts: so many seconds, whatever the server proposes, 0 for none. So does an `Option<u16>`: `None` takes
 /// what the server proposes, and is the default.
+///
+/// ```
+/// use haypile::ConnectionParameters;
+///
+/// let a_minute = ConnectionParameters::new("localhost").heartbeat(60);
+/// let none = ConnectionParameters::new("localhost").heartbeat(0);
+/// let the_servers = ConnectionParameters::new("localhost").heartbeat(None);
+/// # drop((a_minute, none, the_servers));
+/// ```
 #[derive(Clone, Default)]
 pub struct Heartbeat(Choice);
 

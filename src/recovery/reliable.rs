@@ -64,7 +64,7 @@ const TAKE_IN: u64 = 256;
 ///     eprintln!("{error}");
 ///     for message in publisher.take_unconfirmed() {
 ///         // Keep it somewhere.
-/// #       let _ = message;
+/// #       panic!("{message:?}");
 ///     }
 /// }
 /// assert_eq!(publisher.unconfirmed(), 0);
