@@ -26,6 +26,15 @@ use super::sync::Instant;
 /// that claims more bytes than it was given, and a `read` that returns without bytes before its time, again and again.
 ///
 /// Methods that are added later will have a default, so that streams written today go on to compile.
+///
+/// ```
+/// # #[cfg(unix)]
+/// fn over_socket(path: &str) -> Result<haypile::Connection, Box<dyn std::error::Error>> {
+///     let socket = std::os::unix::net::UnixStream::connect(path)?;
+///     let parameters = haypile::ConnectionParameters::new("localhost");
+///     Ok(haypile::Connection::open_stream(parameters, socket)?)
+/// }
+/// ```
 pub trait Stream: Read + Write + Send {
     /// A second handle to the same stream, as of [`TcpStream::try_clone`].
     ///

@@ -84,6 +84,12 @@ impl Supervisor {
     /// error of [`run`](Supervisor::run).
     ///
     /// The parameters' own `connection_attempts` and `retry_delay` apply within each attempt.
+    ///
+    /// ```
+    /// # use haypile::Supervisor;
+    /// let supervisor = Supervisor::new(["amqp://one.example", "amqp://two.example"]);
+    /// # drop(supervisor);
+    /// ```
     pub fn new(parameters: impl IntoParameters) -> Self {
         Supervisor {
             parameters: parameters.into_parameters(),
@@ -95,6 +101,14 @@ impl Supervisor {
     }
 
     /// How long to wait between attempts, and when to give up. Default: [`Retry::new`].
+    ///
+    /// ```
+    /// # use haypile::{Retry, Supervisor};
+    /// # use std::time::Duration;
+    /// let retry = Retry::new().give_up_after(Duration::from_secs(3600));
+    /// let supervisor = Supervisor::new("amqp://localhost").retry(retry);
+    /// # drop(supervisor);
+    /// ```
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
@@ -103,6 +117,12 @@ impl Supervisor {
 
     /// Begins each attempt at the first host, as [`Connection::open`] does, and not at a random one: for a main broker with a
     /// spare.
+    ///
+    /// ```
+    /// # use haypile::Supervisor;
+    /// let supervisor = Supervisor::new(["amqp://main.example", "amqp://spare.example"]).in_order();
+    /// # drop(supervisor);
+    /// ```
     #[must_use]
     pub fn in_order(mut self) -> Self {
         self.in_order = true;
@@ -111,6 +131,17 @@ impl Supervisor {
 
     /// Calls a function for each event: a loss, a pause, a connection, the end. It runs without a lock, on the thread that has
     /// the event: that of [`run`](Supervisor::run), or the reliable publisher's own.
+    ///
+    /// ```
+    /// use haypile::{Supervisor, SupervisorEvent};
+    ///
+    /// let supervisor = Supervisor::new("amqp://localhost").on_event(|event| {
+    ///     if let SupervisorEvent::Lost { error, .. } = event {
+    ///         eprintln!("lost: {error}");
+    ///     }
+    /// });
+    /// # drop(supervisor);
+    /// ```
     #[must_use]
     pub fn on_event(mut self, function: impl Fn(&SupervisorEvent) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(function));
@@ -118,6 +149,14 @@ impl Supervisor {
     }
 
     /// Stops everything that this supervisor runs; see [`Stop`].
+    ///
+    /// ```
+    /// # use haypile::{Error, Supervisor};
+    /// let supervisor = Supervisor::new("amqp://127.0.0.1:1");
+    /// supervisor.stop_handle().stop();
+    /// let ended = supervisor.run(|connection| connection.channel()?.start_consuming());
+    /// assert!(matches!(ended, Err(Error::Stopped { .. })));
+    /// ```
     pub fn stop_handle(&self) -> Stop {
         self.stop.clone()
     }
@@ -197,6 +236,22 @@ impl Supervisor {
     /// The first attempt is waited for. If it fails by something that may pass, the publisher is returned all the same and goes
     /// on trying.
     ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # let url = broker.url();
+    /// let supervisor = Supervisor::new(url);
+    /// let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("orders").map(drop))?;
+    /// publisher.publish("", "orders", "first")?;
+    /// publisher.wait_for_confirms(None)?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InvalidParameter`] for a window of 0, the parameters or the [`Retry`]; what cannot be mended by trying again;
     /// [`Error::Stopped`].
@@ -231,6 +286,15 @@ impl fmt::Debug for Supervisor {
 }
 
 /// What happens to the connection of a [`Supervisor`].
+///
+/// ```
+/// use haypile::SupervisorEvent;
+///
+/// fn is_trouble(event: &SupervisorEvent) -> bool {
+///     !matches!(event, SupervisorEvent::Connected { .. } | SupervisorEvent::Unblocked)
+/// }
+/// # assert!(!is_trouble(&SupervisorEvent::Unblocked));
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SupervisorEvent {

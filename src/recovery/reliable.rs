@@ -296,6 +296,21 @@ impl ReliablePublisher {
 
     /// How many bytes may be in flight, with all that the messages hold. A larger message is taken when nothing else is in
     /// flight. Up to 2 MiB more are kept for the next messages' bodies. Default: 64 MiB.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// let publisher = supervisor.publisher(100, |_channel| Ok(()))?.max_bytes(1 << 20);
+    /// # assert_eq!(publisher.unconfirmed(), 0);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
@@ -304,6 +319,21 @@ impl ReliablePublisher {
 
     /// How long [`publish`](ReliablePublisher::publish) waits for room or for a connection. Default: the connection's
     /// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout).
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// let publisher = supervisor.publisher(100, |_channel| Ok(()))?.timeout(Duration::from_secs(5));
+    /// # assert_eq!(publisher.unconfirmed(), 0);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -313,6 +343,22 @@ impl ReliablePublisher {
     /// Takes a message without properties but its `message_id`, and returns its number, from 1.
     ///
     /// Waits while the window or the bound of bytes is full, and while there is no connection.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+    /// assert_eq!(publisher.publish("", "q", "first")?, 1);
+    /// # publisher.wait_for_confirms(Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// The message is not taken then.
@@ -334,6 +380,25 @@ impl ReliablePublisher {
     }
 
     /// Takes a message with properties, or a mandatory one, and returns its number, from 1.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+    /// use haypile::BasicProperties;
+    ///
+    /// let named = BasicProperties::new().message_id("order 1");
+    /// publisher.publish_with("", "q", "first", named)?;
+    /// # publisher.wait_for_confirms(Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// As [`publish`](ReliablePublisher::publish).
@@ -530,6 +595,23 @@ impl ReliablePublisher {
     }
 
     /// How many messages have no outcome yet.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+    /// publisher.publish("", "q", "first")?;
+    /// publisher.wait_for_confirms(Duration::from_secs(5))?;
+    /// assert_eq!(publisher.unconfirmed(), 0);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     pub fn unconfirmed(&self) -> usize {
         self.core.forked();
         let mut state = self.core.lock();
@@ -538,16 +620,66 @@ impl ReliablePublisher {
     }
 
     /// How often a message was sent again: after a loss, or after a refusal.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+    /// publisher.publish("", "q", "first")?;
+    /// publisher.wait_for_confirms(Duration::from_secs(5))?;
+    /// println!("{} sent once more", publisher.republished());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     pub fn republished(&self) -> u64 {
         self.core.lock().republished
     }
 
     /// Stops what waits here, and with it all that the supervisor runs.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+    /// let stop = publisher.stop_handle();
+    /// stop.stop();
+    /// assert!(publisher.publish("", "q", "too late").is_err());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     pub fn stop_handle(&self) -> Stop {
         self.stop.clone()
     }
 
     /// Waits until every message that was taken is confirmed, returned or refused for good, or the time is up.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+    /// publisher.publish("", "q", "first")?;
+    /// publisher.wait_for_confirms(Duration::from_secs(60))?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     /// [`Error::Unconfirmed`] if any is not confirmed. The report lists those that were
@@ -603,6 +735,28 @@ impl ReliablePublisher {
     /// Hands back all that is neither confirmed nor returned, whole and in the order of publishing. The publisher forgets these
     /// messages; those that were sent may still arrive. In a [forked child](crate::Connection#forked-children) there are none:
     /// they are the parent's.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// # use haypile::Supervisor;
+    /// # use std::time::Duration;
+    /// # let supervisor = Supervisor::new(broker.url());
+    /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
+    /// # broker.withhold_next_confirm();
+    /// publisher.publish("", "q", "first")?;
+    /// # let limit = Duration::from_millis(50);
+    /// if publisher.wait_for_confirms(limit).is_err() {
+    ///     for message in publisher.take_unconfirmed() {
+    ///         println!("to be kept: {:?}", message.body);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     pub fn take_unconfirmed(&mut self) -> Vec<Unconfirmed> {
         self.core.forked();
         let mut state = self.core.lock();

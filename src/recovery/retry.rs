@@ -46,11 +46,23 @@ impl Default for Retry {
 
 impl Retry {
     /// The defaults: 0.2 s first, twice as long each time, 30 s at most, a jitter of one half, never giving up.
+    ///
+    /// ```
+    /// # use haypile::Retry;
+    /// assert_eq!(Retry::new(), Retry::default());
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The first delay. Default: 0.2 s.
+    ///
+    /// ```
+    /// # use haypile::Retry;
+    /// # use std::time::Duration;
+    /// let retry = Retry::new().first(Duration::from_secs(1));
+    /// # assert_ne!(retry, Retry::new());
+    /// ```
     #[must_use]
     pub fn first(mut self, first: Duration) -> Self {
         self.first = first;
@@ -58,6 +70,13 @@ impl Retry {
     }
 
     /// The longest delay. Default: 30 s.
+    ///
+    /// ```
+    /// # use haypile::Retry;
+    /// # use std::time::Duration;
+    /// let retry = Retry::new().most(Duration::from_secs(60));
+    /// # assert_ne!(retry, Retry::new());
+    /// ```
     #[must_use]
     pub fn most(mut self, most: Duration) -> Self {
         self.most = most;
@@ -65,6 +84,12 @@ impl Retry {
     }
 
     /// How many times as long each delay is as the one before, at least 1. Default: 2.
+    ///
+    /// ```
+    /// # use haypile::Retry;
+    /// let retry = Retry::new().factor(1.5);
+    /// # assert_ne!(retry, Retry::new());
+    /// ```
     #[must_use]
     pub fn factor(mut self, factor: f64) -> Self {
         self.factor = factor;
@@ -72,6 +97,12 @@ impl Retry {
     }
 
     /// The share of each delay that chance may take off, 0 to 1. Default: 0.5.
+    ///
+    /// ```
+    /// # use haypile::Retry;
+    /// let retry = Retry::new().jitter(0.1);
+    /// # assert_ne!(retry, Retry::new());
+    /// ```
     #[must_use]
     pub fn jitter(mut self, jitter: f64) -> Self {
         self.jitter = jitter;
@@ -79,6 +110,13 @@ impl Retry {
     }
 
     /// How long a connection must have been open for the next delay to be the first again. Default: 10 s.
+    ///
+    /// ```
+    /// # use haypile::Retry;
+    /// # use std::time::Duration;
+    /// let retry = Retry::new().lasting(Duration::from_secs(5));
+    /// # assert_ne!(retry, Retry::new());
+    /// ```
     #[must_use]
     pub fn lasting(mut self, lasting: Duration) -> Self {
         self.lasting = lasting;
@@ -87,6 +125,13 @@ impl Retry {
 
     /// After how much time without a lasting connection to give up; `None` is never, the default. The last attempt is made
     /// when the time is up.
+    ///
+    /// ```
+    /// # use haypile::Retry;
+    /// # use std::time::Duration;
+    /// let retry = Retry::new().give_up_after(Duration::from_secs(3600));
+    /// # assert_ne!(retry, Retry::new());
+    /// ```
     #[must_use]
     pub fn give_up_after(mut self, give_up_after: impl Into<Option<Duration>>) -> Self {
         self.give_up_after = give_up_after.into();

@@ -79,6 +79,20 @@ pub struct RpcClient {
 /// A call in flight; see [`RpcClient::start_call`].
 ///
 /// Dropping it gives the call up: its reply is dropped when it comes, and counted. It keeps the client's channel open.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|connection, channel| {
+/// use haypile::{BasicProperties, RpcClient};
+/// use std::time::Duration;
+///
+/// # channel.queue_declare("nobody works here")?;
+/// let client = RpcClient::open(&connection)?;
+/// let none = BasicProperties::new();
+/// let call = client.start_call("", "nobody works here", "?", none, Duration::from_millis(20))?;
+/// assert!(call.wait().is_err()); // in time, not for ever
+/// # Ok(()) }) }
+/// ```
 #[must_use = "the reply is dropped without `wait`"]
 pub struct RpcCall {
     channel: Channel,
@@ -89,6 +103,14 @@ pub struct RpcCall {
 
 impl RpcClient {
     /// Opens a client: a channel on this connection, which listens for replies.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// let client = haypile::RpcClient::open(&connection)?;
+    /// assert!(client.is_open());
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`Connection::channel`]; [`Error::ChannelClosedByBroker`] if the broker has no direct reply-to.
@@ -112,6 +134,18 @@ impl RpcClient {
     /// nobody waits for any more. (What a server has taken by then it does work on; one with a prefetch of 1 takes no more than it
     /// works on.)
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use haypile::{Error, RpcClient};
+    /// use std::time::Duration;
+    ///
+    /// let client = RpcClient::open(&connection)?;
+    /// let missing = client.call("no such queue", "?", Duration::from_secs(5));
+    /// assert!(matches!(missing, Err(Error::Unroutable(_)))); // at once
+    /// # Ok(()) }) }
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::Rpc`]: the server replied with an error.
     /// - [`Error::Unroutable`], at once: there is no such queue. A queue that exists and has no consumer takes the request, so that
@@ -130,6 +164,19 @@ impl RpcClient {
     }
 
     /// Calls through an exchange, or with properties.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use haypile::{BasicProperties, RpcClient};
+    /// use std::time::Duration;
+    ///
+    /// let client = RpcClient::open(&connection)?;
+    /// let json = BasicProperties::new().content_type("application/json");
+    /// let reply = client.call_with("amq.direct", "prices", r#"{"item": 1}"#, json, Duration::from_secs(5));
+    /// # assert!(reply.is_err());
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`call`](RpcClient::call). [`Error::InvalidParameter`] if the properties have a `reply_to`, a `correlation_id` or an
@@ -261,11 +308,27 @@ impl RpcClient {
 
     /// How many replies came that no call waited for: late ones, after the call's timeout, and such as belong to no call of
     /// this client. They are dropped.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// let client = haypile::RpcClient::open(&connection)?;
+    /// assert_eq!(client.late_replies(), 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn late_replies(&self) -> u64 {
         self.counted(Replies::unexpected)
     }
 
     /// How many calls have been made and are neither waited for to the end nor dropped.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// let client = haypile::RpcClient::open(&connection)?;
+    /// assert_eq!(client.in_flight(), 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn in_flight(&self) -> usize {
         self.counted(Replies::in_flight)
     }
@@ -279,12 +342,34 @@ impl RpcClient {
     }
 
     /// Whether calls can be made: neither the client's channel nor the connection has ended.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// let client = haypile::RpcClient::open(&connection)?;
+    /// connection.close()?;
+    /// assert!(!client.is_open());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_open(&self) -> bool {
         self.channel.is_open()
     }
 
     /// What stops the calls of this client: those in flight and later ones fail with [`Error::Stopped`], unless a callback makes
     /// them. The stop of a [`Supervisor`](crate::Supervisor) that opened the connection does so as well.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, _channel| {
+    /// use haypile::{Error, RpcClient};
+    /// use std::time::Duration;
+    ///
+    /// let client = RpcClient::open(&connection)?;
+    /// client.stop_handle().stop();
+    /// let stopped = client.call("prices", "?", Duration::from_secs(5));
+    /// assert!(matches!(stopped, Err(Error::Stopped { .. })));
+    /// # Ok(()) }) }
+    /// ```
     pub fn stop_handle(&self) -> Stop {
         self.channel.stop_handle()
     }
@@ -292,6 +377,23 @@ impl RpcClient {
 
 impl RpcCall {
     /// Waits for the reply.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use haypile::{BasicProperties, Error, RpcClient};
+    /// use std::time::Duration;
+    ///
+    /// # channel.queue_declare("nobody works here")?;
+    /// let client = RpcClient::open(&connection)?;
+    /// let none = BasicProperties::new();
+    /// let call = client.start_call("", "nobody works here", "?", none, Duration::from_millis(20))?;
+    /// match call.wait() {
+    ///     Err(Error::Timeout { .. }) => println!("no reply in time"),
+    ///     other => println!("{other:?}"),
+    /// }
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// As [`RpcClient::call`].

@@ -24,6 +24,17 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A broker inside the process, for tests. See the [module](super) for what it does.
 ///
 /// It ends when it is dropped: every connection is cut, and no thread is left.
+///
+/// ```
+/// use haypile::testing::Broker;
+///
+/// # fn main() -> haypile::Result<()> {
+/// let broker = Broker::start()?;
+/// let connection = haypile::Connection::open(broker.url())?;
+/// assert!(connection.is_open());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Broker {
     pub(super) shared: Arc<Shared>,
     address: SocketAddr,
@@ -31,6 +42,16 @@ pub struct Broker {
 }
 
 /// How a [`Broker`] is to be; from [`Broker::builder`].
+///
+/// ```
+/// use haypile::testing::Broker;
+///
+/// # fn main() -> haypile::Result<()> {
+/// let broker = Broker::builder().virtual_host("orders").user("me", "secret").start()?;
+/// # drop(broker);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {

@@ -24,6 +24,18 @@ pub(super) enum NextPublish {
 /// the one that comes next.
 ///
 /// Each fault takes effect at once, counts bytes from now on, and stays until the connection ends, unless it says otherwise.
+///
+/// ```
+/// use haypile::testing::Broker;
+///
+/// # fn main() -> haypile::Result<()> {
+/// let broker = Broker::start()?;
+/// let connection = haypile::Connection::open(broker.url())?;
+/// broker.connections()[0].cut();
+/// assert!(connection.channel().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ClientConnection {
     shared: Arc<Shared>,

@@ -9,6 +9,20 @@ use super::text::Text;
 use crate::{BasicProperties, FieldTable, ShortString};
 
 /// A queue as it was when [`Broker::queue`] looked.
+///
+/// ```
+/// use haypile::testing::Broker;
+///
+/// # fn main() -> haypile::Result<()> {
+/// let broker = Broker::start()?;
+/// let channel = haypile::Connection::open(broker.url())?.channel()?;
+/// channel.queue_declare("hello")?;
+/// channel.confirm_delivery()?;
+/// channel.basic_publish("", "hello", "Hello World!")?;
+/// assert_eq!(broker.queue("hello").unwrap().bodies(), ["Hello World!"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Queue {
