@@ -488,7 +488,7 @@ impl Channel {
     /// ```
     pub fn is_open(&self) -> bool {
         self.notice_fork();
-        !self.is_ended()
+        !self.is_ended() && !self.link().is_over()
     }
 
     /// Whether the channel is closed (pika: `is_closed`).

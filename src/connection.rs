@@ -330,8 +330,7 @@ impl Connection {
     /// # Ok(()) }) }
     /// ```
     pub fn is_open(&self) -> bool {
-        let shared = self.link().lock();
-        shared.session.is_open()
+        self.link().is_open()
     }
 
     /// Whether the connection is closed or lost (pika: `is_closed`).
@@ -347,7 +346,7 @@ impl Connection {
     /// ```
     pub fn is_closed(&self) -> bool {
         self.link().notice_fork();
-        self.link().lock().session.end().is_some()
+        self.link().is_over()
     }
 
     /// For a call that reports the end, without a lock: drops the callbacks that will not run any more.

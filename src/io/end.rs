@@ -54,13 +54,23 @@ impl Link {
     }
 
     /// A write failed. The broker may have said why before it hung up, so what it sent is read to the end first.
-    pub(super) fn write_failed(&self, error: io::Error) {
+    pub(super) fn write_failed(&self, error: Arc<io::Error>) {
         let mut shared = self.lock();
-        shared.write_error.get_or_insert_with(|| Arc::new(error));
+        shared.write_error.get_or_insert(error);
         shared.session.is_draining = true;
         self.hand_over(&mut shared);
         drop(shared);
         self.shutdown_stream();
+    }
+
+    /// Whether the connection can be used.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().session.is_open() && self.outgoing.error().is_none()
+    }
+
+    /// Whether the connection has ended, or is about to because a write failed, which calls report already.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().session.end().is_some() || self.outgoing.error().is_some()
     }
 
     /// What ended the connection, or is about to.
@@ -69,8 +79,9 @@ impl Link {
         if let Some(end) = shared.session.end() {
             return end.clone();
         }
+        // The thread whose write failed may not have come to say so yet.
         let cause = shared.write_error.clone();
-        self.stream_lost(&shared, cause)
+        self.stream_lost(&shared, cause.or_else(|| self.outgoing.error()))
     }
 
     fn stream_lost(&self, shared: &Shared, cause: Option<Arc<io::Error>>) -> Error {

@@ -1,6 +1,7 @@
 //! What is sent: gathering, writing, and what follows when it cannot be sent.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit;
@@ -102,7 +103,7 @@ impl Link {
         self.outgoing.wait_until_written(target, after(timeout))
     }
 
-    pub(super) fn check_write(&self, written: io::Result<()>) {
+    pub(super) fn check_write(&self, written: Result<(), Arc<io::Error>>) {
         if let Err(error) = written {
             self.write_failed(error);
         }

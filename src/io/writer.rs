@@ -201,6 +201,8 @@ struct State {
     finishing: Option<Instant>,
     /// Nothing can be sent any more.
     dead: bool,
+    /// Why a write failed.
+    error: Option<Arc<io::Error>>,
     /// How many bytes were thrown away when the stream was lost.
     lost: usize,
     /// What had been written when a thread last waited in vain for more to be.
@@ -302,6 +304,7 @@ impl Outgoing {
                 waiting: 0,
                 finishing: None,
                 dead: false,
+                error: None,
                 lost: 0,
                 waited_at: None,
                 sent: Vec::new(),
@@ -410,7 +413,7 @@ impl Outgoing {
         body: &[u8],
         chunk: usize,
         write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<io::Result<()>, Refused> {
+    ) -> Result<Result<(), Arc<io::Error>>, Refused> {
         let mut state = self.lock();
         if !state.can_write() {
             state = self.wait_patiently(state, patience, State::can_write)?;
@@ -520,7 +523,7 @@ impl Outgoing {
 
     /// Writes what has gathered, if nobody else is writing; if somebody is, the writer thread writes it right afterwards. The
     /// error is the stream's.
-    pub(super) fn write_gathered(&self) -> io::Result<()> {
+    pub(super) fn write_gathered(&self) -> Result<(), Arc<io::Error>> {
         let mut state = self.lock();
         if state.outbox.bytes.is_empty() {
             return Ok(());
@@ -533,11 +536,11 @@ impl Outgoing {
     }
 
     /// The same for the writer thread, which also goes on with a write that the peer did not take as a whole.
-    pub(super) fn write_rest(&self) -> io::Result<()> {
+    pub(super) fn write_rest(&self) -> Result<(), Arc<io::Error>> {
         self.write_out(self.lock())
     }
 
-    fn write_out(&self, mut state: MutexGuard<'_, State>) -> io::Result<()> {
+    fn write_out(&self, mut state: MutexGuard<'_, State>) -> Result<(), Arc<io::Error>> {
         if !self.process.is_current() {
             // The stream is the parent's.
             return Ok(());
@@ -554,12 +557,14 @@ impl Outgoing {
         self.give_back(half, written)
     }
 
-    fn give_back(&self, half: Box<WriteHalf>, written: Written) -> io::Result<()> {
+    fn give_back(&self, half: Box<WriteHalf>, written: Written) -> Result<(), Arc<io::Error>> {
         let mut state = self.lock();
         state.last_write = Instant::now();
         if let Written::Failed(error) = written {
+            let error = Arc::new(error);
             state.lost += half.left();
             state.dead = true;
+            state.error = Some(Arc::clone(&error));
             self.wake_both(state);
             return Err(error);
         }
@@ -579,6 +584,11 @@ impl Outgoing {
             self.work.notify_one();
         }
         Ok(())
+    }
+
+    /// Why a write failed.
+    pub(super) fn error(&self) -> Option<Arc<io::Error>> {
+        self.lock().error.clone()
     }
 
     /// Where the appended bytes end now: what `wait_until_written` is given.
