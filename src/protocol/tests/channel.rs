@@ -1,4 +1,4 @@
-//! What a channel keeps of its consumers, its messages and its calls.
+//! What a channel keeps of its consumers, its messages and its calls, and a connection of its channels.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -7,6 +7,8 @@ use crate::protocol::channel::{
     Call, Carrier, ChannelState, Consumer, ConsumerState, Gate, Incoming, IteratorConsumer, Phase,
     Received, Reply, Wake, Watcher, FORGOTTEN,
 };
+use crate::protocol::connection::{Dispatcher, Session};
+use crate::protocol::frame::{write_body, write_header, write_method};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
 use crate::{DeliveryMode, Error};
@@ -256,6 +258,131 @@ fn a_watcher_is_woken_by_what_concerns_it() {
         .gate
         .finish(Phase::Closed, end())));
     assert!(woken(false, |channel| channel.confirms.has_losses = true));
+}
+
+/// A connection with this channel, number 1, and the slot of that.
+fn session(channel: ChannelState) -> (Session, usize) {
+    let mut session = Session::new(131_072, 1, "broker:5672".into());
+    let (slot, number) = session.add_channel(None, channel).unwrap();
+    assert_eq!(number, 1);
+    (session, slot)
+}
+
+#[test]
+fn events_are_run_by_those_who_consume_or_else_by_whoever_looks() {
+    let on = |thread, channel| Dispatcher { thread, channel };
+    let mut channel = channel();
+    channel.home = 7;
+    // Nobody consumes: calls on the connection, and the thread that registered the callbacks.
+    assert!(on(8, None).may_run(&channel) && on(7, Some(2)).may_run(&channel));
+    assert!(!on(8, Some(2)).may_run(&channel));
+    channel.claims.push(9);
+    assert!(on(9, None).may_run(&channel) && on(9, Some(1)).may_run(&channel));
+    assert!(!on(8, None).may_run(&channel) && !on(7, Some(2)).may_run(&channel));
+}
+
+#[test]
+fn an_end_is_reported_once_as_what_it_is() {
+    let (mut session, _) = session(channel());
+    assert!(session.report_end(false).is_none() && session.report_end(true).is_none());
+    session.check_open().unwrap();
+    let timeout = || Error::ConnectionClosedByBroker {
+        reply_code: 320,
+        reply_text: "maintenance".into(),
+        method: None,
+        address: "broker:5672".into(),
+        while_closing: false,
+    };
+    session.end_all(timeout());
+    let first = session.report_end(false).unwrap();
+    assert!(matches!(first, Error::ConnectionClosedByBroker { .. }));
+    let second = session.report_end(false).unwrap();
+    assert!(
+        matches!(second, Error::ConnectionWrongState { .. }),
+        "{second:?}"
+    );
+    let second = session.check_open().unwrap_err();
+    assert!(
+        matches!(second, Error::ConnectionWrongState { .. }),
+        "{second:?}"
+    );
+    // Who was waiting gets what it is, however often others were told.
+    let waited = session.report_end(true).unwrap();
+    assert!(matches!(waited, Error::ConnectionClosedByBroker { .. }));
+}
+
+#[test]
+fn what_this_program_closed_is_reported_as_closed() {
+    let (mut session, _) = session(channel());
+    session.close(200, "done").unwrap();
+    assert!(session.report_end(false).is_none());
+    let closing = session.check_open().unwrap_err();
+    assert!(
+        matches!(closing, Error::ConnectionWrongState { .. }),
+        "{closing:?}"
+    );
+    session.end_by_client();
+    let ended = session.report_end(false).unwrap();
+    assert!(
+        matches!(ended, Error::ConnectionWrongState { .. }),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn every_watcher_is_woken() {
+    let count = Arc::new(Count::default());
+    let mut watched = channel();
+    watched.watcher = Some(Watcher {
+        wake: Arc::clone(&count) as Arc<dyn Wake>,
+        eager: false,
+    });
+    session(watched).0.wake_watchers();
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn each_call_has_a_number_of_its_own() {
+    let (mut session, slot) = session(channel());
+    let ids: Vec<u64> = (0..3).map(|_| session.add_call(slot, (50, 31))).collect();
+    assert!(!ids.contains(&FORGOTTEN) && ids[0] != ids[1] && ids[1] != ids[2]);
+    let calls = session.channel(slot).unwrap().calls.iter();
+    assert_eq!(calls.map(|call| call.id).collect::<Vec<_>>(), ids);
+}
+
+/// The largest message decides how much must be read during a pause, one that is coming in included.
+#[test]
+fn a_message_that_is_coming_in_is_measured() {
+    let (mut session, _) = session(channel());
+    let mut bytes = Vec::new();
+    let deliver = Method::BasicDeliver {
+        consumer_tag: "a".into(),
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "k".into(),
+    };
+    write_method(&mut bytes, 1, &deliver).unwrap();
+    write_header(&mut bytes, 1, 150, &Default::default()).unwrap();
+    write_body(&mut bytes, 1, &[0; 100]);
+    let rest = bytes.split_off(bytes.len() - 61);
+    assert_eq!(
+        (session.take_largest_body(), session.rest_of_frame()),
+        (0, 0)
+    );
+    session.feed(&bytes).unwrap();
+    assert_eq!(session.rest_of_frame(), 61);
+    for _ in 0..3 {
+        assert_eq!(session.take_largest_body(), 150);
+    }
+    let mut rest = rest;
+    write_body(&mut rest, 1, &[0; 50]);
+    session.feed(&rest).unwrap();
+    assert_eq!(session.rest_of_frame(), 0);
+    assert_eq!(
+        (session.take_largest_body(), session.take_largest_body()),
+        (150, 0)
+    );
 }
 
 #[test]
