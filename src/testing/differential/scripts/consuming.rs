@@ -271,6 +271,33 @@ fn prefetch_is_for_each_consumer_or_for_the_channel() {
 }
 
 #[test]
+fn the_limit_of_a_channel_may_be_lowered() {
+    compare(|script| {
+        if script.version >= (4, 3) {
+            return script.note("RabbitMQ 4.3 goes on with the higher limit");
+        }
+        let mut client = script.open("a");
+        client.declare(1, "q", &FieldTable::new());
+        for number in 0..9 {
+            client.publish(1, "q", &number.to_string());
+        }
+        client.await_count(1, "q", 9);
+        client.qos(1, 3, true);
+        client.consume(1, "q", "c", "", &FieldTable::new());
+        client.take(3);
+        client.qos(1, 1, true);
+        client.ack(1, 1, false);
+        client.sync(1);
+        client.ack(1, 2, false);
+        client.sync(1);
+        client.ack(1, 3, false);
+        client.until("BasicDeliver");
+        client.sync(1);
+        client.count(1, "q");
+    });
+}
+
+#[test]
 fn consumers_are_cancelled_when_their_queue_goes() {
     compare(|script| {
         let mut client = script.open("a");

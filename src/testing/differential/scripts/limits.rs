@@ -33,8 +33,12 @@ fn a_full_queue_drops_its_head_or_refuses() {
             fill(&mut client, queue, &["4", "5"]);
             let tag = client.last_tag;
             client.reject(1, tag, true);
-            client.sync(1);
-            client.count(1, queue);
+            let room = if overflow.is_some_and(|how| how.starts_with("reject")) {
+                3
+            } else {
+                2
+            };
+            client.await_count(1, queue, room);
             for _ in 0..4 {
                 client.get(1, queue, true);
             }
