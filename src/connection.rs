@@ -45,8 +45,8 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// one that takes nothing because of an alarm.
 ///
 /// A thread that ends cannot know whether the process ends with it. So after publishing or acknowledging each thread's end waits
-/// as well, for one second at most, but not while the broker has blocked the connection or more than 4 MiB of messages wait
-/// for the program. A thread for each message costs one round trip each.
+/// as well, for one second at most, if the broker is RabbitMQ, but not while that has blocked the connection or more than 4 MiB
+/// of messages wait for the program. A thread for each message costs one round trip each.
 ///
 /// Not protected: `abort` (a panic with `panic = "abort"`, too); a signal that kills; and **the end of a `main` that never used
 /// a connection while other threads have just published**: most such runs lose what was sent last, a whole burst included. Any

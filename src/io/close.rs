@@ -11,7 +11,7 @@ use crate::error::{Source, StreamLost, FATE_UNKNOWN};
 use crate::protocol::connection::HELD_BOUND;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
-use crate::Error;
+use crate::{Error, FieldValue};
 
 /// How long anything that still needs the broker's reply may wait after a stop: cancelling a consumer, closing.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -183,10 +183,13 @@ impl Link {
         self.act_on_changes(shared);
     }
 
-    /// Why a thread that may be all that ends does not wait for the broker's reply: the broker takes nothing at present, or the
-    /// reply would come only behind what waits for the program.
+    /// Why a thread that may be all that ends does not wait for the broker's reply: it is not RabbitMQ, of which alone it is
+    /// known that it discards what it has not handled; the broker takes nothing at present; or the reply would come only behind
+    /// what waits for the program.
     fn is_asked_in_vain(&self, shared: &Shared) -> bool {
-        shared.session.blocked.is_some()
+        let product = self.negotiated.server_properties.get("product");
+        product.and_then(FieldValue::as_str) != Some("RabbitMQ")
+            || shared.session.blocked.is_some()
             || shared.session.undelivered > HELD_BOUND
             || shared.asked_in_vain == Some(shared.last_bytes)
     }
