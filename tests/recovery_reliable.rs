@@ -354,6 +354,49 @@ fn a_nack_is_tried_again_ever_more_slowly() {
     });
 }
 
+/// RabbitMQ 3.10 does that when a channel was opened while a quorum queue had no leader.
+#[test]
+fn a_channel_that_refuses_everything_is_replaced() {
+    bounded(|| {
+        let (_peer, mut publisher) = scripted(|_, session| {
+            let (mut tag, mut is_first) = (0, true);
+            while let Some(frame) = session.frame_or_end() {
+                let channel = frame.channel;
+                match frame.method() {
+                    Some(m::CHANNEL_CLOSE) => {
+                        session.send_method(channel, m::CHANNEL_CLOSE_OK, Args::new());
+                        (tag, is_first) = (0, false);
+                    }
+                    Some(m::CHANNEL_OPEN) => {
+                        session.send_method(channel, m::CHANNEL_OPEN_OK, Args::new().longstr(b""))
+                    }
+                    Some(m::CONFIRM_SELECT) => {
+                        session.send_method(channel, m::CONFIRM_SELECT_OK, Args::new())
+                    }
+                    Some(m::CONNECTION_CLOSE) => {
+                        session.send_method(0, m::CONNECTION_CLOSE_OK, Args::new())
+                    }
+                    _ if frame.kind == 3 => {
+                        tag += 1;
+                        let method = if is_first {
+                            m::BASIC_NACK
+                        } else {
+                            m::BASIC_ACK
+                        };
+                        settle(session, channel, method, tag);
+                    }
+                    _ => {}
+                }
+            }
+        });
+        for n in 0..20 {
+            publisher.publish("", "q", n.to_string()).unwrap();
+        }
+        publisher.wait_for_confirms(LIMIT).unwrap();
+        assert!(publisher.republished() >= 20);
+    });
+}
+
 #[test]
 fn what_is_refused_for_too_long_is_reported_and_handed_back() {
     bounded(|| {

@@ -247,6 +247,12 @@ impl InFlight {
         Some(entry)
     }
 
+    /// The numbers of the present channel mean nothing any more, and none of them is open.
+    pub(super) fn forget_gaps(&mut self) {
+        debug_assert_eq!(self.open, 0);
+        self.sent.clear();
+    }
+
     /// The channel is over: all that has no outcome is to be sent again, in the order of publishing.
     pub(super) fn lost(&mut self) {
         let sent = mem::take(&mut self.sent).into_iter();

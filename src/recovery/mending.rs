@@ -27,6 +27,10 @@ const LONG: Duration = Duration::from_secs(3600);
 /// So many refused messages at most are tried again at once.
 const BATCH: usize = 256;
 
+/// After so long with nothing but refusals the channel is replaced by a fresh one. A channel of RabbitMQ 3.10 that was opened
+/// while a quorum queue had no leader refuses its messages for ever, also when the queue has long had one.
+const RENEW: Duration = Duration::from_secs(5);
+
 /// Wakes the thread. Takes no lock, since it is called under the connection's.
 #[derive(Default)]
 pub(super) struct Signal {
@@ -205,15 +209,34 @@ fn serve(
     refusals: &mut Refusals,
     progress: &mut bool,
 ) -> Result<()> {
-    let channel = connection.channel()?;
-    channel.start_confirming()?;
-    channel.watch(Arc::clone(&core.signal) as Arc<dyn Wake>);
-    let served = match send_again(core, &channel) {
-        Ok(()) => look_after(core, &channel, connections, refusals),
-        Err(error) => Err(error),
-    };
-    *progress = core.lost(&channel);
-    served
+    loop {
+        let channel = connection.channel()?;
+        channel.start_confirming()?;
+        channel.watch(Arc::clone(&core.signal) as Arc<dyn Wake>);
+        let served = match send_again(core, &channel) {
+            Ok(()) => look_after(core, &channel, connections, refusals),
+            Err(error) => Err(error),
+        };
+        match served {
+            Ok(After::Renewal) => channel.close()?,
+            Ok(After::Drop) => {
+                core.lost(&channel);
+                return Ok(());
+            }
+            Err(error) => {
+                *progress |= core.lost(&channel);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Why a channel is looked after no more, if nothing went wrong.
+enum After {
+    /// The publisher is dropped.
+    Drop,
+    /// Nothing is on its way on it, and it is to be replaced.
+    Renewal,
 }
 
 /// Sends what the former channel left open, oldest first; then the publisher's caller may go on.
@@ -257,7 +280,7 @@ fn look_after(
     channel: &Channel,
     connections: &impl Connections,
     refusals: &mut Refusals,
-) -> Result<()> {
+) -> Result<After> {
     let mut blocked = false;
     let mut eager = false;
     loop {
@@ -270,7 +293,11 @@ fn look_after(
             return Err(channel.ended());
         }
         if state.closing {
-            return Ok(());
+            return Ok(After::Drop);
+        }
+        if refusals.is_renewal_due(&state) {
+            state.channel_is_replaced();
+            return Ok(After::Renewal);
         }
         if (state.flight.refused() > 0) != eager {
             eager = !eager;
@@ -305,6 +332,8 @@ pub(super) struct Refusals {
     due: Option<Instant>,
     /// Since when nothing that had been refused was confirmed.
     since: Option<Instant>,
+    /// When the channel was last replaced.
+    renewed: Option<Instant>,
     gave_up: bool,
 }
 
@@ -316,8 +345,26 @@ impl Refusals {
             batch: 1,
             due: None,
             since: None,
+            renewed: None,
             gave_up: false,
         }
+    }
+
+    /// Whether the broker has refused everything for long, so that a fresh channel may do better.
+    fn is_renewal_due(&mut self, state: &State) -> bool {
+        let refused = state.flight.refused();
+        let Some(since) = self.since else {
+            return false;
+        };
+        let since = self.renewed.map_or(since, |renewed| renewed.max(since));
+        let now = Instant::now();
+        let is_due = refused > 0
+            && refused == state.flight.undecided()
+            && now.saturating_duration_since(since) >= RENEW;
+        if is_due {
+            self.renewed = Some(now);
+        }
+        is_due
     }
 
     /// Tries again what is due. Returns when to look again.

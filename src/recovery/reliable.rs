@@ -144,6 +144,12 @@ impl State {
         }
     }
 
+    /// Nothing is on its way on the present channel, and nothing is sent on it any more.
+    pub(super) fn channel_is_replaced(&mut self) {
+        self.channel = None;
+        self.flight.forget_gaps();
+    }
+
     pub(super) fn take_refusals(&mut self) -> (usize, usize) {
         let mended = std::mem::take(&mut self.mended);
         (mended, std::mem::take(&mut self.refused_again))
