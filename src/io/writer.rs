@@ -661,6 +661,7 @@ impl Outgoing {
 
     // ---- the writer thread
 
+    #[inline]
     fn wake_writer(&self, mut state: MutexGuard<'_, State>) {
         if state.asleep && !state.outbox.bytes.is_empty() {
             state.asleep = false;

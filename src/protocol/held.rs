@@ -5,6 +5,7 @@ use super::size::ALLOCATION;
 
 impl Incoming {
     /// How many bytes of memory this takes until the program takes it.
+    #[inline]
     pub(crate) fn size(&self) -> usize {
         match self {
             Incoming::Message(message) => message.size(),

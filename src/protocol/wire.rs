@@ -164,12 +164,19 @@ impl Name<'_> {
 
     /// For what goes on: every byte is kept.
     pub(crate) fn to_short_string(self) -> ShortString {
+        // The name of the default exchange, as often as not.
+        if self.0.is_empty() {
+            return ShortString::default();
+        }
         self.0.into()
     }
 
     /// For what is only read, and for this program's own names: what is not UTF-8 is replaced by U+FFFD.
     pub(crate) fn to_text(self) -> String {
-        self.to_short_string().into()
+        match std::str::from_utf8(self.0) {
+            Ok(text) => text.to_owned(),
+            Err(_) => String::from_utf8_lossy(self.0).into_owned(),
+        }
     }
 }
 
