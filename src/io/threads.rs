@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::backlog::PERIOD;
 use super::exit::{self, Gathering};
 use super::link::{Link, Opened, Shared};
-use super::pacing::Pacing;
 use super::reader::{Ahead, Outcome, SLICE};
 use super::sync::thread::{self, Thread};
 use super::sync::{after, Instant, MutexGuard, LONG};
@@ -51,7 +50,6 @@ impl Link {
 
 /// The writer thread.
 fn write(link: &Arc<Link>) {
-    let mut pacing = Pacing::new();
     let mut reader_due = Some(after(SLICE));
     loop {
         if reader_due.is_some_and(|due| Instant::now() >= due) && !link.outgoing.is_finishing() {
@@ -59,10 +57,7 @@ fn write(link: &Arc<Link>) {
             link.start_reader();
         }
         let heartbeat_after = link.heartbeat.send_after();
-        match link
-            .outgoing
-            .wait_for_work(&mut pacing, heartbeat_after, reader_due)
-        {
+        match link.outgoing.wait_for_work(heartbeat_after, reader_due) {
             Work::Write => link.check_write(link.outgoing.write_rest()),
             Work::Look => {}
             Work::End => break,

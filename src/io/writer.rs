@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::fork::{lock_unless_forked, Process};
-use super::pacing::{Look, Next, Pacing, WRITE_AT};
+use super::pacing::{Next, Pacing};
 use super::stream::{is_timeout, Transport};
 use super::sync::{after, Condvar, Instant, Mutex, MutexGuard};
 use crate::error::Error;
@@ -347,7 +347,7 @@ impl Outgoing {
         state.gathered = state.gathered.wrapping_add(1);
         state.appended += (state.outbox.bytes.len() - before) as u64;
         state.note_sent(channel);
-        if state.outbox.bytes.len() >= WRITE_AT && state.can_write() {
+        if Pacing::is_much(state.outbox.bytes.len()) && state.can_write() {
             drop(state);
             return match self.process.is_current() {
                 true => Ok(true),
@@ -681,7 +681,6 @@ impl Outgoing {
     /// What the writer thread has to do now. If there is nothing, it sleeps first, but not beyond `until`.
     pub(super) fn wait_for_work(
         &self,
-        pacing: &mut Pacing,
         heartbeat_after: Option<Duration>,
         until: Option<Instant>,
     ) -> Work {
@@ -703,17 +702,17 @@ impl Outgoing {
             state.appended += frame::HEARTBEAT.len() as u64;
             return Work::Look;
         }
-        let next = pacing.next(Look {
+        state.gathered = 0;
+        let pacing = Pacing {
             is_idle,
             is_urgent: is_stuck || state.urgent || state.finishing.is_some(),
             has_half: state.half.is_some(),
-            has_traffic: std::mem::take(&mut state.gathered) > 0,
             since_write,
             heartbeat_in: heartbeat_after.map(|limit| limit.saturating_sub(since_write)),
-        });
-        let limit = match next {
+        };
+        let limit = match pacing.next() {
             Next::Write => return Work::Write,
-            Next::Look(limit) => limit,
+            Next::Gather(limit) => limit,
             Next::Sleep(limit) => {
                 state.asleep = true;
                 limit

@@ -12,9 +12,9 @@ use crate::io::writer::HIGH_WATER;
 use crate::protocol::frame;
 use crate::Connection;
 
-/// What nobody waits for is on its way so soon, while nothing holds anybody up: the longest nap of a writer thread that is
-/// awake, and what it lets gather.
-const SOON: Duration = Duration::from_micros(2_500);
+/// What nobody waits for is on its way so soon, while nothing holds any thread up: for so long the writer thread lets bytes
+/// gather.
+const SOON: Duration = Duration::from_micros(500);
 
 /// Frame number `number` of a publisher. Its last byte is the frame's end, so `size` bytes of payload come before it.
 fn body(number: u8, size: usize) -> Vec<u8> {
