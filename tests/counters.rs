@@ -503,7 +503,9 @@ fn publishing_to_a_slow_peer_holds_a_bounded_amount() {
         let mut most = 0;
         for n in 1..=COUNT {
             channel.basic_publish("", "q", body).unwrap();
-            most = most.max(n * (SIZE + FRAMES) - (account.bytes() - before));
+            // Other threads of this program end meanwhile, and have a few bytes of their own sent.
+            let written = account.bytes() - before;
+            most = most.max((n * (SIZE + FRAMES)).saturating_sub(written));
         }
         assert!(most < BOUND, "{most} bytes were held");
         channel.close().unwrap();
