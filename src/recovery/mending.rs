@@ -388,6 +388,7 @@ impl Refusals {
         let since = *self.since.get_or_insert(now);
         if self.retry.is_over(now.saturating_duration_since(since)) {
             state.flight.give_up_refused();
+            core.given_up.fetch_add(1, Ordering::AcqRel);
             self.gave_up = true;
             (self.since, self.due) = (None, None);
             return None;

@@ -1,7 +1,7 @@
 //! Publishing at least once.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -97,6 +97,8 @@ pub(super) struct Core {
     id: String,
     /// Wakes the thread.
     pub(super) signal: Arc<Signal>,
+    /// How often refused messages were given up: the broker says nothing then that would end a wait for confirms.
+    pub(super) given_up: AtomicU64,
     closing: AtomicBool,
     /// The process whose thread works for this publisher.
     process: Process,
@@ -168,6 +170,7 @@ impl Core {
             state: Mutex::new(State::default()),
             id: format!("{}-", uuid::Uuid::new_v4().simple()),
             signal: Arc::new(Signal::default()),
+            given_up: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             process: Process::current(),
             inherited: OnceLock::new(),
@@ -570,8 +573,12 @@ impl ReliablePublisher {
         match state.channel.clone() {
             Some(channel) if !channel.is_ended() => {
                 let seen = state.seen;
+                let given_up = self.core.given_up.load(Ordering::Acquire);
                 drop(state);
-                channel.wait_for_outcome(seen, deadline, || may_stop && self.stop.is_stopped());
+                channel.wait_for_outcome(seen, deadline, || {
+                    may_stop && self.stop.is_stopped()
+                        || self.core.given_up.load(Ordering::Acquire) != given_up
+                });
             }
             _ => {
                 state.caller = Some(thread::current());
