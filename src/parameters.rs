@@ -444,8 +444,6 @@ impl ConnectionParameters {
 
 const CAPABILITIES: &str = "capabilities";
 
-/// Loops over a few constants are unrolled, so this should not be inlined into them.
-#[inline(never)]
 fn set(table: &mut FieldTable, key: &str, value: FieldValue) {
     table.insert(key, value);
 }
