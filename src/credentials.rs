@@ -324,6 +324,21 @@ mod tests {
     }
 
     #[test]
+    fn debug_shows_who_logs_in_and_no_password() {
+        let shown = format!("{:?}", PlainCredentials::new("orders", "secret"));
+        assert!(shown.contains("PlainCredentials") && shown.contains("orders"));
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn guest_is_known_among_others() {
+        let other = || Credentials::from(PlainCredentials::new("orders", "guest"));
+        let either = |choice| Credentials::FirstOffered(vec![ExternalCredentials.into(), choice]);
+        assert!(Credentials::default().is_guest() && either(Credentials::default()).is_guest());
+        assert!(!other().is_guest() && !either(other()).is_guest());
+    }
+
+    #[test]
     fn zero_bytes_are_a_problem() {
         assert_eq!(Credentials::default().problem(), None);
         assert!(Credentials::from(PlainCredentials::new("a\0b", "c"))
