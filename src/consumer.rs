@@ -169,7 +169,7 @@ impl Messages {
             {
                 return Ok((present.consumer_tag.clone(), false));
             }
-            let asked = format_args!(
+            let asked = format!(
                 "queue {:?}, auto_ack {}, exclusive {}",
                 request.queue, request.auto_ack, request.exclusive
             );
