@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::{Link, Shared};
+use super::reader::Outcome;
 use super::stream::describe;
 use super::sync::{Instant, LONG};
 use crate::error::{Source, StreamLost};
@@ -41,11 +42,21 @@ impl Link {
         shared.session.end_all(error);
     }
 
+    /// The operating system reports an error of the stream once, to a read or to a write, and after it a read sees only the end.
+    /// So when a read has seen the end, a write that is going on is given the time to return what it was told.
+    pub(super) fn wait_for_write_error(&self, outcome: &Outcome) {
+        const LIMIT: Duration = Duration::from_millis(250);
+        if matches!(outcome, Outcome::End(_)) {
+            self.outgoing.wait_for_write(LIMIT);
+        }
+    }
+
     /// The stream has ended, or a read failed.
     pub(super) fn end_for_lost_stream(&self, shared: &mut Shared, error: io::Error) {
         // After a failed write this end shuts the stream down, so the write's error is the one that counts, unless it only
-        // says that there is no connection any more and the read's says why.
-        let cause = match shared.write_error.take() {
+        // says that there is no connection any more and the read's says why. The thread that wrote may not have come to report it.
+        let written = shared.write_error.take();
+        let cause = match written.or_else(|| self.outgoing.error()) {
             Some(written) if !says_nothing(&written) || says_nothing(&error) => written,
             _ => Arc::new(error),
         };

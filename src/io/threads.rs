@@ -113,6 +113,7 @@ fn read_until_end(link: &Link) {
             let timeout = link.next_limit(&shared, reader.last_bytes());
             drop(shared);
             let outcome = reader.read(timeout);
+            link.wait_for_write_error(&outcome);
             shared = link.lock();
             link.receive(&mut shared, &mut reader, outcome);
             let is_over = shared.session.end().is_some();

@@ -57,6 +57,7 @@ impl Link {
                     drop(shared);
                     self.write_gathered();
                     let outcome = reader.read(SLICE);
+                    self.wait_for_write_error(&outcome);
                     may_read = matches!(outcome, Outcome::Bytes);
                     shared = self.lock();
                     self.receive(&mut shared, &mut reader, outcome);

@@ -586,6 +586,12 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Waits until no write is going on, or the limit has passed.
+    pub(super) fn wait_for_write(&self, limit: Duration) {
+        // It makes no difference how the wait ended: the caller looks for the write's error.
+        drop(self.wait_patiently(self.lock(), limit.into(), |state| state.half.is_some()));
+    }
+
     /// Why a write failed.
     pub(super) fn error(&self) -> Option<Arc<io::Error>> {
         self.lock().error.clone()
