@@ -8,6 +8,7 @@ mod driver;
 mod methods;
 mod operations;
 mod scripts;
+mod shown;
 mod transcript;
 
 use std::cell::RefCell;
