@@ -122,7 +122,7 @@ impl<'a> Target<'a> {
         let deadline = parameters.stack_timeout.map(after);
         let limit = parameters.socket_timeout.unwrap_or(Duration::MAX);
         let limit = limit.min(parameters.stack_timeout.unwrap_or(Duration::MAX));
-        match reach(address, limit, &parameters.tcp_options) {
+        match connect_tcp(address, limit, &parameters.tcp_options) {
             Ok(stream) => self.open_over(Transport::Tcp(stream), deadline),
             Err(error) => Err(self.unreached(&error, limit)),
         }
@@ -137,7 +137,7 @@ impl<'a> Target<'a> {
         };
         match error.kind() {
             io::ErrorKind::TimedOut if limit < Duration::MAX => failure(
-                format_args!("no answer within {}", Span(limit)),
+                format_args!("timed out after {}", Span(limit)),
                 Some("a firewall may swallow what is sent there"),
             ),
             io::ErrorKind::ConnectionRefused => failure(
@@ -163,7 +163,7 @@ impl<'a> Target<'a> {
             max_message_size: self.parameters.max_message_size,
             blocked_timeout: self.parameters.blocked_connection_timeout,
         };
-        let mut talk = Talk {
+        let mut opening = Opening {
             target: self,
             stream: &mut opened.stream,
             certificate_missing,
@@ -173,10 +173,10 @@ impl<'a> Target<'a> {
             handshake: Handshake::new(self.parameters, &mut opened.negotiated),
             unsent: None,
             received: &mut opened.leftover,
-            answered: false,
+            has_replied: false,
             haste: Haste::default(),
         };
-        match talk.shake_hands() {
+        match opening.shake_hands() {
             Ok(()) => Ok(opened),
             Err(failure) => {
                 // Dropping it need not end a stream that the caller made.
@@ -236,7 +236,7 @@ impl<'a> Target<'a> {
         Failure::new(
             Error::Connection,
             stage,
-            format_args!("the peer did not answer within {limit}"),
+            format_args!("timed out after {limit} waiting for the peer"),
             self.port_hint().or(hint),
         )
         .retryable(true)
@@ -266,7 +266,11 @@ fn prepare_tls(parameters: &ConnectionParameters) -> Result<Option<crate::tls::P
     }
 }
 
-fn reach(address: &SocketAddr, limit: Duration, options: &TcpOptions) -> io::Result<TcpStream> {
+fn connect_tcp(
+    address: &SocketAddr,
+    limit: Duration,
+    options: &TcpOptions,
+) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(address, limit)?;
     stream.set_nodelay(true)?;
     set_options(&stream, options)?;
@@ -312,7 +316,7 @@ const LARGE_LOGIN: &str = "password or token, user name and client properties co
      brokers must take at this point: use a shorter token, or let the broker take more (RabbitMQ: initial_frame_max)";
 
 /// The handshake, as it goes to and fro over the stream.
-struct Talk<'a> {
+struct Opening<'a> {
     target: &'a Target<'a>,
     stream: &'a mut Transport,
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
@@ -326,12 +330,12 @@ struct Talk<'a> {
     unsent: Option<io::Error>,
     /// What came and has not been taken yet.
     received: &'a mut Vec<u8>,
-    /// Whether the peer has answered anything in AMQP.
-    answered: bool,
+    /// Whether the peer has sent anything in AMQP.
+    has_replied: bool,
     haste: Haste,
 }
 
-impl Talk<'_> {
+impl Opening<'_> {
     /// Drives the handshake until the connection is open.
     fn shake_hands(&mut self) -> Result<(), Box<Failure>> {
         let mut out = frame::PROTOCOL_HEADER.to_vec();
@@ -353,7 +357,7 @@ impl Talk<'_> {
                     },
                     taken,
                 ))) => {
-                    self.answered = true;
+                    self.has_replied = true;
                     (self.handshake.handle(payload, &mut out), taken)
                 }
                 Ok(Some((Frame::Heartbeat, taken))) => (Ok(false), taken),
@@ -361,7 +365,7 @@ impl Talk<'_> {
                     let cause = format_args!("an unexpected frame in the handshake");
                     return Err(self.failure(Error::IncompatibleProtocol, cause, None));
                 }
-                Err(error) => return Err(self.strange(&error)),
+                Err(error) => return Err(self.not_amqp(&error)),
                 Ok(None) => {
                     self.receive(length)?;
                     continue;
@@ -388,8 +392,8 @@ impl Talk<'_> {
 
     /// Waits for more from the peer, after so many bytes were sent.
     fn receive(&mut self, length: usize) -> Result<(), Box<Failure>> {
-        if !self.answered && self.received.starts_with(b"AMQP") && self.received.len() >= 8 {
-            return Err(self.strange(&"another protocol version"));
+        if !self.has_replied && self.received.starts_with(b"AMQP") && self.received.len() >= 8 {
+            return Err(self.not_amqp(&"another protocol version"));
         }
         let deadline = self.deadline;
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -461,13 +465,13 @@ impl Talk<'_> {
             return failure;
         }
         // Half a frame is never a refusal.
-        let is_cut = self.answered
+        let is_cut = self.has_replied
             || METHOD_FRAME.starts_with(self.received.get(..3).unwrap_or(self.received));
         if is_dead_path(error) || is_cut && !self.received.is_empty() {
             return self.lost(error);
         }
-        if !self.answered && !self.received.is_empty() {
-            return self.strange(error);
+        if !self.has_replied && !self.received.is_empty() {
+            return self.not_amqp(error);
         }
         let (kind, hint, on_purpose): (fn(_) -> _, _, _) = match self.handshake.stage {
             Stage::Authentication if length > LOGIN_MOST => {
@@ -512,7 +516,7 @@ impl Talk<'_> {
     fn tls_failure(&self, error: &io::Error) -> Option<Box<Failure>> {
         let failure =
             |cause: fmt::Arguments<'_>, hint| Failure::new(Error::Tls, Stage::Tls, cause, hint);
-        let nothing_came = !self.answered && self.received.is_empty();
+        let nothing_came = !self.has_replied && self.received.is_empty();
         match tls::described(error, self.certificate_missing) {
             Some(tls::Failure::Other {
                 cause,
@@ -534,11 +538,11 @@ impl Talk<'_> {
 
     /// What came is not AMQP 0-9-1: perhaps it is something that can be named.
     #[cold]
-    fn strange(&self, error: &dyn fmt::Display) -> Box<Failure> {
+    fn not_amqp(&self, error: &dyn fmt::Display) -> Box<Failure> {
         let failure = |cause: fmt::Arguments<'_>, hint| {
             self.failure(Error::IncompatibleProtocol, cause, hint)
         };
-        if self.answered {
+        if self.has_replied {
             return failure(format_args!("{error}"), None);
         }
         let port_hint = self.target.port_hint();
@@ -548,14 +552,14 @@ impl Talk<'_> {
                 None,
             ),
             [b'H', b'T', b'T', b'P', ..] => failure(
-                format_args!("the peer answered with HTTP"),
+                format_args!("the peer replied with HTTP"),
                 port_hint.or(Some(
                     "this may be RabbitMQ's management port (15672); AMQP is on 5672",
                 )),
             ),
             // A TLS record: alert (21) or handshake (22), version 3.x.
             [21 | 22, 3, ..] => failure(
-                format_args!("the peer answered with TLS"),
+                format_args!("the peer replied with TLS"),
                 Some("this port expects TLS: use an amqps:// URL (port 5671)"),
             ),
             _ => failure(format_args!("{error}"), port_hint),

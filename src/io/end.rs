@@ -43,7 +43,7 @@ impl Link {
     }
 
     /// The operating system reports an error of the stream once, to a read or to a write, and after it a read sees only the end.
-    /// So when a read has seen the end, a write that is going on is given the time to return what it was told.
+    /// So when a read has seen the end, a write that is going on is given the time to return it.
     pub(super) fn wait_for_write_error(&self, outcome: &Outcome) {
         const LIMIT: Duration = Duration::from_millis(250);
         if matches!(outcome, Outcome::End(_)) {

@@ -8,10 +8,10 @@
 //!
 //! That alone is not enough. RabbitMQ ends a connection's channels when it sees the end of the stream, also if they have not
 //! handled all that came before: of 50 messages written just before the end it may lose most. So the broker is asked for
-//! something on each channel on which something was sent that it may not have handled, and its answer is waited for.
+//! something on each channel on which something was sent that it may not have handled, and its reply is waited for.
 //!
 //! A thread that ends does not know whether the process ends with it. So it waits as well, but not as long, and neither while
-//! the broker takes nothing nor while too much waits for the program: the answer would come only behind that.
+//! the broker takes nothing nor while too much waits for the program: the reply would come only behind that.
 
 use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
@@ -26,7 +26,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 /// The same for the end of a thread that may be no more than that.
 const THREAD_LIMIT: Duration = Duration::from_secs(1);
 
-/// Whether the process ends, as far as a thread's destructors can tell.
+/// Whether the process ends, as far as a thread's destructors know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Process,
@@ -151,14 +151,14 @@ impl Drop for Guard {
 /// Runs something on a thread of its own, which may log, and waits for it until the deadline.
 fn elsewhere(deadline: Instant, run: impl FnOnce() + Send + 'static) {
     let done = Arc::new((Mutex::new(false), Condvar::new()));
-    let tell = Arc::clone(&done);
+    let signal = Arc::clone(&done);
     let started = thread::Builder::new()
         .name("haypile-exit".into())
         .spawn(move || {
             exempt_thread();
             run();
-            *tell.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            tell.1.notify_all();
+            *signal.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            signal.1.notify_all();
         });
     if started.is_err() {
         return;

@@ -39,26 +39,26 @@ pub trait Stream: Read + Write + Send {
     /// A second handle to the same stream, as of [`TcpStream::try_clone`].
     ///
     /// # Errors
-    /// What the operating system answers.
+    /// What the operating system returns.
     fn try_clone(&self) -> io::Result<Box<dyn Stream>>;
 
     /// Bounds each `read`, on all handles. When nothing came in that time, `read` must fail with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut). The time is never zero.
     ///
     /// # Errors
-    /// What the operating system answers.
+    /// What the operating system returns.
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()>;
 
     /// Bounds each `write`, on all handles, in the same way.
     ///
     /// # Errors
-    /// What the operating system answers.
+    /// What the operating system returns.
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()>;
 
     /// Ends both directions, on all handles: a `read` or `write` that blocks elsewhere must return at once.
     ///
     /// # Errors
-    /// What the operating system answers.
+    /// What the operating system returns.
     fn shutdown(&self) -> io::Result<()>;
 }
 

@@ -1,7 +1,7 @@
 //! A stream inside TLS, over any other stream.
 //!
 //! One lock guards what rustls knows of the connection. It is held while records are opened or sealed, never during a system
-//! call. The two directions have a lock each, which belongs to whoever reads or writes; since there is one of either at a
+//! call. The two directions have a lock each, which belongs to the thread that reads or writes; since there is one of either at a
 //! time, nobody waits for them. Sealed records leave rustls only under the lock of the writing direction, so they go out
 //! in the order in which they were sealed. What reading makes rustls want to say (the answer to a key update, an alert)
 //! goes out with the next write, so that a reader never waits for a writer.
@@ -143,7 +143,7 @@ fn shake_hands(
             incoming.start += taken;
             let result = session.process_new_packets();
             if let Err(error) = result {
-                tell(&mut session, stream);
+                send_alert(&mut session, stream);
                 return Err(other_protocol(&first).unwrap_or_else(|| broken(&error)));
             }
             if taken == 0 {
@@ -156,7 +156,7 @@ fn shake_hands(
 }
 
 /// Lets the peer know why, if that can be done quickly: its log is where somebody else may look.
-fn tell(session: &mut ClientConnection, stream: &mut dyn Stream) {
+fn send_alert(session: &mut ClientConnection, stream: &mut dyn Stream) {
     if let Ok(sealed) = take_sealed(session) {
         let _ = stream
             .set_write_timeout(ALERT)
@@ -256,7 +256,7 @@ impl Incoming {
 struct Outgoing {
     sealed: Vec<u8>,
     sent: usize,
-    /// So many of the caller's bytes are in there. He has not been told, and so brings them again.
+    /// So many of the caller's bytes are in there. The caller does not know, and so brings them again.
     owed: usize,
 }
 
@@ -373,12 +373,12 @@ impl Shared {
             }
             outgoing.owed = sealed;
         }
-        // If the time is up here, what is sealed stays, and the caller brings the same bytes again. He is told that they
-        // are written when the peer has taken all of it, since he may not come again after that.
+        // If the time is up here, what is sealed stays, and the caller brings the same bytes again. They count
+        // as written when the peer has taken all of it, since the caller may not come again after that.
         outgoing.push(&mut **stream, &self.write_timeout)?;
-        let told = outgoing.owed.min(brought);
-        outgoing.owed -= told;
-        Ok(told)
+        let written = outgoing.owed.min(brought);
+        outgoing.owed -= written;
+        Ok(written)
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -57,7 +57,7 @@ impl<'a> Connecting<'a> {
         let stop = &self.supervisor.stop;
         if let Some((delay, error)) = self.waiting.take() {
             self.supervisor
-                .tell(&SupervisorEvent::Waiting { delay, error });
+                .report(&SupervisorEvent::Waiting { delay, error });
             if !stop.sleep(delay, self.is_unwanted) {
                 return Err(Error::Stopped {
                     waiting_for: "the next attempt to connect",
@@ -70,7 +70,7 @@ impl<'a> Connecting<'a> {
                 connection.stopped_by(stop);
                 let address = connection.address().to_owned();
                 self.supervisor
-                    .tell(&SupervisorEvent::Connected { address });
+                    .report(&SupervisorEvent::Connected { address });
                 Ok(Some(connection))
             }
             Err(error) if error.is_retryable() => self.failed(error).map(|()| None),
@@ -105,7 +105,7 @@ impl<'a> Connecting<'a> {
         self.past.worked |= matches!(error, Error::ConsumerCancelled { .. })
             || self.supervisor.retry.is_lasting(connected);
         self.failures.ended(connected);
-        self.supervisor.tell(&SupervisorEvent::Lost {
+        self.supervisor.report(&SupervisorEvent::Lost {
             error: error.clone(),
         });
         self.failed(error)
@@ -123,7 +123,7 @@ impl<'a> Connecting<'a> {
 
     pub(super) fn give_up(&self, error: Error) -> Error {
         if !matches!(error, Error::Stopped { .. }) {
-            self.supervisor.tell(&SupervisorEvent::GivingUp {
+            self.supervisor.report(&SupervisorEvent::GivingUp {
                 error: error.clone(),
             });
         }

@@ -135,7 +135,7 @@ pub(super) struct Progress {
 /// Every message that was taken is in exactly one of these, until it is confirmed, reported or handed back.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    /// Sent on the present channel, by their sequence numbers there. What is settled leaves a gap until it is in front.
+    /// Sent on the present channel, by their sequence numbers there. What has its outcome leaves a gap until it is in front.
     sent: VecDeque<(u64, Option<Entry>)>,
     /// How many of `sent` are no gaps.
     open: usize,

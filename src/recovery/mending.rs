@@ -80,7 +80,7 @@ pub(super) trait Connections {
     /// A connection ended by this. Fails with what ends everything. `progress` says whether anything was confirmed on it.
     fn ended(&mut self, connection: &Connection, error: Error, progress: bool) -> Result<()>;
 
-    fn tell(&self, _event: &SupervisorEvent) {}
+    fn report(&self, _event: &SupervisorEvent) {}
 
     fn retry(&self) -> &Retry;
 }
@@ -138,8 +138,8 @@ impl<F: FnMut(&Channel) -> Result<()>> Connections for Supervised<'_, F> {
         }
     }
 
-    fn tell(&self, event: &SupervisorEvent) {
-        self.supervisor.tell(event);
+    fn report(&self, event: &SupervisorEvent) {
+        self.supervisor.report(event);
     }
 
     fn retry(&self) -> &Retry {
@@ -306,13 +306,13 @@ fn look_after(
         let next = refusals.look(core, &mut state, channel);
         drop(state);
         if std::mem::take(&mut refusals.gave_up) {
-            // Whoever waits for confirms may have nothing left to wait for.
+            // A wait for confirms may have nothing left to wait for.
             channel.link().wake_all();
         }
         let reason = channel.blocked();
         if reason.is_some() != blocked {
             blocked = reason.is_some();
-            connections.tell(&match reason {
+            connections.report(&match reason {
                 Some(reason) => SupervisorEvent::Blocked {
                     reason: reason.as_ref().to_owned(),
                 },

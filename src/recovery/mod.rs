@@ -263,7 +263,7 @@ impl Supervisor {
         ReliablePublisher::open(self, window, set_up)
     }
 
-    fn tell(&self, event: &SupervisorEvent) {
+    fn report(&self, event: &SupervisorEvent) {
         match event {
             SupervisorEvent::Connected { .. } | SupervisorEvent::Unblocked => log::info!("{event}"),
             _ => log::warn!("{event}"),

@@ -473,10 +473,10 @@ impl ReliablePublisher {
             if let Some(error) = &state.over {
                 return Err(error.clone());
             }
-            if let Some(settled) = state.channel.as_ref().map(Channel::confirmed) {
+            if let Some(confirmed) = state.channel.as_ref().map(Channel::confirmed) {
                 let is_full = !self.has_room(&state, weight);
-                if settled != state.seen
-                    && (is_full || settled.saturating_sub(state.seen) >= TAKE_IN)
+                if confirmed != state.seen
+                    && (is_full || confirmed.saturating_sub(state.seen) >= TAKE_IN)
                 {
                     state.take_in_present();
                 }

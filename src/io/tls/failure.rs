@@ -33,14 +33,14 @@ pub(crate) const MISSING_CERTIFICATE: &str =
 /// A server that does not speak TLS is known by its first bytes.
 pub(super) fn other_protocol(first: &[u8]) -> Option<Failure> {
     let (cause, hint) = if first.starts_with(b"AMQP") {
-        ("the peer answered with AMQP, without TLS", PLAIN_PORT)
+        ("the peer replied with AMQP, without TLS", PLAIN_PORT)
     } else if first.starts_with(b"HTTP") {
         (
-            "the peer answered with HTTP, without TLS",
+            "the peer replied with HTTP, without TLS",
             "this may be RabbitMQ's management port (15672); AMQP over TLS is on 5671",
         )
     } else if !matches!(first, [20..=23, 3, ..] | [20..=23] | []) {
-        ("what the peer answered is no TLS", PLAIN_PORT)
+        ("what the peer sent is no TLS", PLAIN_PORT)
     } else {
         return None;
     };
