@@ -308,3 +308,44 @@ fn a_text_that_is_too_long_is_cut() {
     broker.unblock();
     other.queue_declare("q").unwrap();
 }
+
+#[test]
+fn a_blocked_broker_can_be_dropped() {
+    let broker = Broker::start().unwrap();
+    let channel = channel(&broker);
+    broker.block("low on memory");
+    channel.basic_publish("", "tasks", "").unwrap();
+    let connection = channel.connection();
+    broker
+        .wait_until(|| connection.blocked().is_some(), SOON)
+        .unwrap();
+    let (dropped, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(broker);
+        dropped.send(()).unwrap();
+    });
+    wait.recv_timeout(SOON).unwrap();
+}
+
+#[test]
+fn a_blocked_connection_that_is_cut_is_gone() {
+    let broker = Broker::start().unwrap();
+    let channel = channel(&broker);
+    channel.queue_declare("tasks").unwrap();
+    channel.basic_publish("", "tasks", "first").unwrap();
+    let (method, _, _) = channel.basic_get("tasks").unwrap().unwrap();
+    broker.block("low on memory");
+    channel.basic_publish("", "tasks", "second").unwrap();
+    let connection = channel.connection();
+    broker
+        .wait_until(|| connection.blocked().is_some(), SOON)
+        .unwrap();
+    channel.basic_ack(method.delivery_tag).unwrap();
+    broker.connections()[0].cut();
+    broker
+        .wait_until(|| broker.connections().is_empty(), SOON)
+        .unwrap();
+    broker.unblock();
+    // The fetched message is back, and nothing that was sent while it was blocked has been handled.
+    assert_eq!(broker.queue("tasks").unwrap().bodies(), ["first"]);
+}

@@ -88,7 +88,7 @@ impl Channel {
     /// # Errors
     /// [`Error::ShortStringTooLong`] for a name over 255 bytes (nothing is sent then); [`Error::Nack`] and
     /// [`Error::Unroutable`] in confirm mode; [`Error::Timeout`] if there was no room to send, or no confirmation, within
-    /// `rpc_timeout`; what closed the channel or the connection.
+    /// `rpc_timeout` (without a confirmation in time the channel is closed, and later calls on it repeat the error); what closed the channel or the connection.
     pub fn basic_publish(
         &self,
         exchange: impl AsShortString,

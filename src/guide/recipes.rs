@@ -114,6 +114,8 @@
 //!     rejected.and_then(|death| death.get("count")?.as_i64()).unwrap_or(0)
 //! }
 //!
+//! // What cannot be done is acknowledged only when the broker has its copy.
+//! channel.confirm_delivery()?;
 //! channel.basic_qos(10)?;
 //! for message in channel.consume("tasks")? {
 //!     let (method, properties, body) = message?;

@@ -531,8 +531,12 @@ impl Shared {
                 }
                 let mut state = self.lock();
                 while blocked(&state) && !link.has_ended() {
-                    // The stream may end meanwhile, of which nobody tells.
+                    // The stream may end meanwhile, which is no change of the state.
                     state = self.wait(state, LOOK * 20);
+                }
+                if link.has_ended() {
+                    // What the client sent while it was blocked is never read.
+                    return;
                 }
             }
         }

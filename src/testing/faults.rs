@@ -238,7 +238,8 @@ impl Broker {
     }
 
     /// Returns the next message that is published (`basic.return`, 312 `NO_ROUTE`), as if no queue took it, mandatory or not;
-    /// then confirms it, if its channel has confirms. Calls add up.
+    /// then confirms it, if its channel has confirms. Calls add up. Confirms report only what is mandatory as returned; of
+    /// another message only [`add_on_return_callback`](crate::Channel::add_on_return_callback) hears.
     ///
     /// ```
     /// use haypile::{testing::Broker, ConnectionParameters, Error};
@@ -278,7 +279,8 @@ impl Broker {
 
     /// Blocks publishers, as RabbitMQ does when memory or disk run out: a connection that publishes gets `connection.blocked`
     /// with this reason (`low on memory`), and nothing that it sends is read until [`unblock`](Broker::unblock). Connections
-    /// that do not publish notice nothing.
+    /// that do not publish notice nothing. A client that is dropped while it is blocked waits for its `close-ok` for a few
+    /// seconds first, as with RabbitMQ.
     pub fn block(&self, reason: &str) {
         self.shared
             .change(|state| state.alarm = Some(refusal::short(reason.into())));
@@ -309,7 +311,8 @@ impl Broker {
     }
 
     /// Lets the time of every message at the head of a queue run out that has one (`expiration`, `x-message-ttl`): they
-    /// are dropped or dead-lettered now, so that a test need not wait. Returns how many there were.
+    /// are dropped or dead-lettered now, so that a test need not wait. Returns how many there were: 0 as well if there is no such
+    /// queue.
     pub fn expire_messages(&self, queue: &str) -> usize {
         self.shared.change(|state| {
             let Some(id) = state.queue_id(b"/", queue.as_bytes()) else {

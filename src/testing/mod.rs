@@ -69,6 +69,7 @@
 //!     channel.queue_declare(dead_letters_to("tasks", "tasks.wait"))?;
 //!     channel.queue_declare(dead_letters_to("tasks.wait", "tasks").argument("x-message-ttl", 600_000))?;
 //!     channel.queue_declare(QueueDeclare::new("tasks.failed").durable(true))?;
+//!     channel.confirm_delivery()?;
 //!     channel.basic_qos(10)?;
 //!     channel.basic_consume("tasks", move |channel, method, properties, body| {
 //!         if work(&body) {
@@ -77,7 +78,8 @@
 //!         if failures(&properties) < 2 {
 //!             return channel.basic_nack(BasicNack::new(method.delivery_tag).requeue(false));
 //!         }
-//!         channel.basic_publish("", "tasks.failed", body)?;
+//!         // With the message's own properties; confirmed, so that it is acknowledged only when it is safe.
+//!         channel.basic_publish_with("", "tasks.failed", body, &properties)?;
 //!         channel.basic_ack(method.delivery_tag)
 //!     })?;
 //!     Ok(())
