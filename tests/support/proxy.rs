@@ -1,6 +1,6 @@
 //! A forwarder in front of the real broker that can be paused, made to swallow bytes, or cut.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -236,8 +236,13 @@ impl Drop for Proxy {
 /// Forwards one direction.
 fn pump(mut from: &TcpStream, mut to: &TcpStream, to_client: bool, cuts: u64, shared: &Shared) {
     let mut chunk = [0; 64 * 1024];
-    // An error is an end, too.
-    while let Ok(length @ 1..) = from.read(&mut chunk) {
+    loop {
+        let length = match from.read(&mut chunk) {
+            Ok(length @ 1..) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            // An error is an end, too.
+            _ => break,
+        };
         let mut state = shared.lock();
         if to_client {
             state.broker_bytes += length as u64;
