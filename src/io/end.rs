@@ -14,6 +14,9 @@ use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::Error;
 
+/// How long a read that has seen the end of the stream waits for the error of a write that is going on.
+pub(super) const WRITE_ERROR_LIMIT: Duration = Duration::from_millis(250);
+
 /// Whether an error only says that the connection is over.
 fn says_nothing(error: &io::Error) -> bool {
     matches!(
@@ -45,9 +48,8 @@ impl Link {
     /// The operating system reports an error of the stream once, to a read or to a write, and after it a read sees only the end.
     /// So when a read has seen the end, a write that is going on is given the time to return it.
     pub(super) fn wait_for_write_error(&self, outcome: &Outcome) {
-        const LIMIT: Duration = Duration::from_millis(250);
         if matches!(outcome, Outcome::End(_)) {
-            self.outgoing.wait_for_write(LIMIT);
+            self.outgoing.wait_for_write(WRITE_ERROR_LIMIT);
         }
     }
 

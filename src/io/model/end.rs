@@ -8,6 +8,7 @@ use super::calls::{declare, declare_ok, SETTLED};
 use super::check;
 use super::sync::thread::{spawn, JoinHandle};
 use super::sync::{is_calm, sleep, Instant};
+use crate::io::end::WRITE_ERROR_LIMIT;
 use crate::io::writer::WRITE_SLICE;
 use crate::protocol::method::Method;
 use crate::{BasicConsume, Channel, Connection, Error, QueueDeclare};
@@ -131,8 +132,9 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
         for thread in publishers.into_iter().chain([flusher]) {
             thread.join().unwrap();
         }
-        // At the latest when a thread that was writing gives up. It may be the one that has to start the reader thread.
-        assert!(!is_calm() || lost.elapsed() <= WRITE_SLICE + SOON);
+        // At the latest when a thread that was writing gives up, which may be the one that has to start the reader thread, and
+        // the one that read the end has waited for its error.
+        assert!(!is_calm() || lost.elapsed() <= WRITE_SLICE + WRITE_ERROR_LIMIT + SOON);
     });
 }
 
