@@ -17,7 +17,7 @@ use super::sync::Instant;
 ///   connection rests on this. `write` and [`set_write_timeout`](Stream::set_write_timeout) are the same.
 /// * `write` may buffer. [`flush`](Write::flush) sends what it buffered; it is called whenever nothing more is about to be
 ///   written, and may fail as `write` does when its time is up: it is called again then.
-/// * A timeout is told from a dead connection by its error. On Unix, an error of kind [`TimedOut`](io::ErrorKind::TimedOut)
+/// * A timeout and a dead connection differ by their errors. On Unix, an error of kind [`TimedOut`](io::ErrorKind::TimedOut)
 ///   that carries the operating system's code (`ETIMEDOUT`) means that the connection is dead, since a timeout of a socket
 ///   is `EAGAIN` there. Anything else of that kind, and [`WouldBlock`](io::ErrorKind::WouldBlock), means that the time is up.
 /// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing. Every other error ends the connection.
@@ -209,7 +209,7 @@ fn checked(method: &str, count: usize, given: usize) -> io::Result<usize> {
     )))
 }
 
-/// Finds out a stream whose `read` does not wait for as long as it was told: reading it would keep a processor busy.
+/// Finds out a stream whose `read` does not wait for as long as it should: reading it would keep a processor busy.
 #[derive(Default)]
 pub(crate) struct Haste {
     /// When the first of the reads returned that brought nothing, one after the other; how many they are, and how long they

@@ -29,7 +29,7 @@ const LONGEST_EXPIRATION: u128 = u32::MAX as u128;
 /// users build it by hand, with a queue for replies, correlation ids and a loop around `process_data_events`.
 ///
 /// A handle: clones are cheap and mean the same client, and any thread may call at any time, also inside a callback. Any number of
-/// calls may be in flight. There is no thread behind it: whoever waits for a reply reads, for all others as well.
+/// calls may be in flight. There is no thread behind it: a thread that waits for a reply reads, for all others as well.
 ///
 /// The client has a channel of its own on the connection, and uses RabbitMQ's direct reply-to, so there is no queue for
 /// replies to declare or to clean up. When the channel or the connection ends, every call in flight fails at once with what ended it, and

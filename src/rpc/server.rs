@@ -221,15 +221,15 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The handler panicked: its caller is told, and the request does not come back.
+/// The handler panicked: its caller gets an error, and the request does not come back.
 impl Drop for Request<'_> {
     fn drop(&mut self) {
         if self.done {
             return;
         }
-        let told = self.send_error("panic", "the handler of the request panicked".to_owned());
-        if let Err(error) = told {
-            log::warn!("the handler panicked, and its caller cannot be told: {error}");
+        let sent = self.send_error("panic", "the handler of the request panicked".to_owned());
+        if let Err(error) = sent {
+            log::warn!("the handler panicked, and its caller cannot get an error: {error}");
         }
     }
 }

@@ -286,7 +286,7 @@ impl Broker {
             .change(|state| state.alarm = Some(refusal::short(reason.into())));
     }
 
-    /// Ends the blocking: connections that were told get `connection.unblocked`, and are read again.
+    /// Ends the blocking: connections that got `connection.blocked` get `connection.unblocked`, and are read again.
     pub fn unblock(&self) {
         self.shared.change(State::end_alarm);
     }

@@ -24,7 +24,7 @@ pub(super) enum Transport {
 #[derive(Default)]
 pub(super) struct Link {
     /// `None` before there is one, and when it has ended: the socket is closed when nobody reads or writes it any more,
-    /// whoever still holds the link.
+    /// even if the link is still held.
     transport: Mutex<Option<Arc<Transport>>>,
     ended: AtomicBool,
     /// Whether any byte is to be treated specially. Else nobody looks at `rules`.

@@ -293,7 +293,7 @@ impl State {
 
     // ---- blocking
 
-    /// A connection publishes. If the broker is blocked, the connection is told so, and not read from until that is over.
+    /// A connection publishes. If the broker is blocked, the connection gets `connection.blocked`, and is not read from until that is over.
     pub(super) fn check_alarm(&mut self, id: u64) {
         let (Some(reason), Some(connection)) = (self.alarm.clone(), self.connections.get_mut(&id))
         else {
