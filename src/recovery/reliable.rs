@@ -654,7 +654,8 @@ impl ReliablePublisher {
         self.core.lock().republished
     }
 
-    /// Stops what waits here, and with it all that the supervisor runs.
+    /// Stops what waits here, and with it all that the supervisor runs. After a stop [`publish`](ReliablePublisher::publish) still
+    /// takes a message for which it need not wait, such as the outcome of the message in hand.
     ///
     /// ```
     /// # #[cfg(feature = "testing")]
@@ -664,9 +665,9 @@ impl ReliablePublisher {
     /// # use std::time::Duration;
     /// # let supervisor = Supervisor::new(broker.url());
     /// # let mut publisher = supervisor.publisher(100, |channel| channel.queue_declare("q").map(drop))?;
-    /// let stop = publisher.stop_handle();
-    /// stop.stop();
-    /// assert!(publisher.publish("", "q", "too late").is_err());
+    /// publisher.publish("", "q", "the last one")?;
+    /// assert_eq!(publisher.stop_handle().stop(), 1);
+    /// publisher.wait_for_confirms(Duration::from_secs(60))?; // after a stop: for two seconds at most
     /// # Ok(())
     /// # }
     /// # #[cfg(not(feature = "testing"))]
