@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use crate::protocol::handshake::capability;
 use crate::protocol::method::Method;
 use crate::stop::Stop;
 use crate::{
-    ConnectionParameters, Error, ExchangeDeclare, ExchangeType, FieldTable, FieldValue,
-    QueueDeclare, QueueDeclareOk, Stream,
+    ConnectionParameters, Error, ExchangeDeclare, ExchangeType, FieldTable, QueueDeclare,
+    QueueDeclareOk, Stream,
 };
 
 /// How long closing waits for the broker, where `rpc_timeout` allows more.
@@ -93,6 +94,7 @@ pub struct Connection {
 struct ConnectionHandle {
     link: Arc<Link>,
     callbacks: ConnectionCallbacks,
+    warned_of_transient: AtomicBool,
 }
 
 impl Drop for ConnectionHandle {
@@ -167,6 +169,7 @@ impl Connection {
             handle: Arc::new(ConnectionHandle {
                 link,
                 callbacks: ConnectionCallbacks::new(),
+                warned_of_transient: AtomicBool::new(false),
             }),
         })
     }
@@ -356,17 +359,21 @@ impl Connection {
 
     /// Whether rejecting a message of a stream is harmless: RabbitMQ before 3.13 ends the connection over it.
     pub(crate) fn takes_rejects_of_streams(&self) -> bool {
-        let version = self.server_properties().get("version");
-        let Some(version) = version.and_then(FieldValue::as_str) else {
-            return true;
-        };
-        let mut numbers = version
-            .split('.')
-            .map_while(|number| number.parse::<u32>().ok());
-        match (numbers.next(), numbers.next()) {
-            (Some(major), Some(minor)) => (major, minor) >= (3, 13),
-            _ => true,
-        }
+        self.rabbitmq_version()
+            .is_none_or(|version| version >= (3, 13))
+    }
+
+    /// The first two numbers of the broker's version, if it is RabbitMQ.
+    pub(crate) fn rabbitmq_version(&self) -> Option<(u32, u32)> {
+        self.link().negotiated.rabbitmq_version()
+    }
+
+    /// Whether to warn of queues that RabbitMQ is about to give up: once for each connection.
+    pub(crate) fn is_first_transient_queue(&self) -> bool {
+        !self
+            .handle
+            .warned_of_transient
+            .swap(true, Ordering::Relaxed)
     }
 
     /// Ends the connection without waiting: what has gathered and the closure are sent in the background, and every handle is

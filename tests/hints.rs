@@ -244,3 +244,39 @@ fn an_old_policy_for_copies_is_warned_of() {
         );
     });
 }
+
+#[test]
+fn a_transient_queue_is_warned_of_once_for_each_connection() {
+    bounded(|| {
+        capture();
+        let channel = channel();
+        let (lasting, own) = (unique("lasting"), unique("own"));
+        let (first, second) = (unique("first"), unique("second"));
+        for request in [
+            QueueDeclare::new(&lasting).durable(true),
+            QueueDeclare::new(&own).exclusive(true),
+            QueueDeclare::new(&first),
+            QueueDeclare::new(&second),
+        ] {
+            channel.queue_declare(request).unwrap();
+        }
+        for queue in [&lasting, &first, &second] {
+            channel.queue_delete(queue).unwrap();
+        }
+
+        let log = logged();
+        let is_warning = |line: &&str| {
+            let names = [&lasting, &own, &first, &second];
+            line.starts_with("WARN") && names.iter().any(|name| line.contains(name.as_str()))
+        };
+        let warnings: Vec<&str> = log.lines().filter(is_warning).collect();
+        if version(&channel) < (4, 0) {
+            assert_eq!(warnings, [""; 0]);
+        } else {
+            assert!(
+                matches!(warnings[..], [one] if one.contains(&first) && one.contains(".durable(true)")),
+                "{warnings:?}"
+            );
+        }
+    });
+}

@@ -750,8 +750,7 @@ impl Channel {
             global,
         } = request.into();
         if global {
-            let connection = self.connection();
-            if let Some(hint) = hints::of_global_qos(connection.server_properties()) {
+            if let Some(hint) = hints::of_global_qos(self.handle.connection.rabbitmq_version()) {
                 log::warn!("channel {}: {hint}", self.channel_number());
             }
         }

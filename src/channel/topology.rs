@@ -38,6 +38,12 @@ impl Channel {
         if let Some(hint) = hints::of_declaration(&request) {
             log::warn!("queue {:?}: {hint}", request.queue);
         }
+        let connection = &self.handle.connection;
+        if hints::is_deprecated(&request, connection.rabbitmq_version())
+            && connection.is_first_transient_queue()
+        {
+            log::warn!("queue {:?}: {}", request.queue, hints::DEPRECATED);
+        }
         let QueueDeclare {
             queue,
             passive,

@@ -1,7 +1,7 @@
 //! What to do where brokers are known to refuse, or to do something else than what was asked for: all of it in one place,
 //! found by the broker's own words. What is matched here was seen on RabbitMQ 3.10, 4.0 and 4.3.
 
-use crate::{FieldTable, QueueDeclare};
+use crate::QueueDeclare;
 
 /// A reply code, what the reply text must hold, and what to do about it.
 const REFUSALS: [(u16, &[&str], &str); 12] = [
@@ -88,17 +88,21 @@ pub(crate) fn of_declaration(request: &QueueDeclare) -> Option<&'static str> {
     )
 }
 
+/// Whether this is a queue that neither outlives the broker nor goes with its connection. RabbitMQ from 4.0 on has them only
+/// until they are removed.
+pub(crate) fn is_deprecated(request: &QueueDeclare, rabbitmq: Option<(u32, u32)>) -> bool {
+    let transient = !request.durable && !request.exclusive && !request.passive;
+    transient && rabbitmq.is_some_and(|version| version >= (4, 0))
+}
+
+/// What to do about such a queue.
+pub(crate) const DEPRECATED: &str = "neither durable nor exclusive: the broker still permits such queues, and a later release \
+     will not; declare them .durable(true), or .exclusive(true) for a queue of this connection only (said once for each \
+     connection)";
+
 /// What a prefetch limit with `global` comes to at this broker, where that is not what was asked for.
-pub(crate) fn of_global_qos(server_properties: &FieldTable) -> Option<&'static str> {
-    let text = |key| server_properties.get(key)?.as_str();
-    if text("product")? != "RabbitMQ" {
-        return None;
-    }
-    let mut numbers = text("version")?
-        .split('.')
-        .map_while(|part| part.parse().ok());
-    let version: (u32, u32) = (numbers.next()?, numbers.next()?);
-    (version >= (4, 3)).then_some(
+pub(crate) fn of_global_qos(rabbitmq: Option<(u32, u32)>) -> Option<&'static str> {
+    rabbitmq.is_some_and(|version| version >= (4, 3)).then_some(
         "basic_qos with .global(true): from RabbitMQ 4.3 on each consumer has the limit for itself; divide it by the number of \
          consumers, and leave .global(true) out",
     )
@@ -110,24 +114,35 @@ mod tests {
 
     #[test]
     fn a_global_limit_is_warned_of_where_the_broker_does_not_know_it() {
-        for (product, version, warned) in [
-            ("RabbitMQ", "4.3.0", true),
-            ("RabbitMQ", "4.10.1-rc.1", true),
-            ("RabbitMQ", "5.0.0", true),
-            ("RabbitMQ", "4.2.6", false),
-            ("RabbitMQ", "3.13.7", false),
-            ("RabbitMQ", "four", false),
-            ("RabbitMQ", "", false),
-            ("another", "4.3.0", false),
+        for (version, warned) in [
+            (Some((4, 3)), true),
+            (Some((5, 0)), true),
+            (Some((4, 2)), false),
+            (Some((3, 13)), false),
+            (None, false),
         ] {
-            let server = FieldTable::from([("product", product), ("version", version)]);
+            assert_eq!(of_global_qos(version).is_some(), warned, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_transient_queue_is_deprecated_unless_it_is_exclusive_or_was_there() {
+        let queue = || QueueDeclare::new("q");
+        for (request, version, deprecated) in [
+            (queue(), Some((4, 0)), true),
+            (queue().auto_delete(true), Some((4, 3)), true),
+            (queue(), Some((3, 13)), false),
+            (queue(), None, false),
+            (queue().durable(true), Some((4, 3)), false),
+            (queue().exclusive(true), Some((4, 3)), false),
+            (queue().passive(true), Some((4, 3)), false),
+        ] {
             assert_eq!(
-                of_global_qos(&server).is_some(),
-                warned,
-                "{product} {version}"
+                is_deprecated(&request, version),
+                deprecated,
+                "{request:?} {version:?}"
             );
         }
-        assert_eq!(of_global_qos(&FieldTable::new()), None);
     }
 
     #[test]

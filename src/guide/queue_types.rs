@@ -112,7 +112,7 @@
 //!
 //! | what | what happens | instead |
 //! | --- | --- | --- |
-//! | a queue neither durable nor exclusive, such as pika's `queue_declare("q")` | deprecated. Still made by 4.0 and by 4.3; where the operator denies it (`deprecated_features.permit.transient_nonexcl_queues = false`) 541 closes the connection | `.durable(true)`, or `.exclusive(true)` for a queue of the program's own |
+//! | a queue neither durable nor exclusive, such as pika's `queue_declare("q")` | deprecated. Still made by 4.0 and by 4.3, of which one warning for each connection is logged; where the operator denies it (`deprecated_features.permit.transient_nonexcl_queues = false`) 541 closes the connection | `.durable(true)`, or `.exclusive(true)` for a queue of the program's own |
 //! | `basic_qos` with `global` | on quorum queues 540 closes the connection (3.10, 4.0); on 4.3 each consumer has the limit for itself, on classic queues as well | `basic_qos(n)` |
 //! | a message above 16 MiB | 406 from 4.0 on; before, the limit was 128 MiB | parts, or a reference; `max_message_size` in the broker's configuration |
 //! | `frame_max` below 8192 | refused from 4.1 on; haypile refuses to ask for it | leave it out |

@@ -21,6 +21,20 @@ pub(crate) struct Negotiated {
     pub(crate) server_properties: FieldTable,
 }
 
+impl Negotiated {
+    /// The first two numbers of the broker's version, if it is RabbitMQ and says so.
+    pub(crate) fn rabbitmq_version(&self) -> Option<(u32, u32)> {
+        let text = |key| self.server_properties.get(key)?.as_str();
+        if text("product")? != "RabbitMQ" {
+            return None;
+        }
+        let mut numbers = text("version")?
+            .split('.')
+            .map_while(|part| part.parse().ok());
+        Some((numbers.next()?, numbers.next()?))
+    }
+}
+
 /// The state of the handshake: what was sent last decides what may come.
 pub(crate) struct Handshake<'a> {
     parameters: &'a ConnectionParameters,
@@ -240,4 +254,29 @@ pub(crate) fn capability(server_properties: &FieldTable, name: &str) -> bool {
         .and_then(|capabilities| capabilities.get(name))
         .and_then(FieldValue::as_bool)
         .unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_known_of_rabbitmq_only() {
+        for (product, version, known) in [
+            ("RabbitMQ", "4.3.0", Some((4, 3))),
+            ("RabbitMQ", "4.10.1-rc.1", Some((4, 10))),
+            ("RabbitMQ", "3.13", Some((3, 13))),
+            ("RabbitMQ", "four", None),
+            ("RabbitMQ", "4", None),
+            ("RabbitMQ", "", None),
+            ("another", "4.3.0", None),
+        ] {
+            let negotiated = Negotiated {
+                server_properties: FieldTable::from([("product", product), ("version", version)]),
+                ..Negotiated::default()
+            };
+            assert_eq!(negotiated.rabbitmq_version(), known, "{product} {version}");
+        }
+        assert_eq!(Negotiated::default().rabbitmq_version(), None);
+    }
 }
