@@ -111,6 +111,7 @@ impl Builder {
                 frame_max: 131_072,
                 channel_max: 2047,
                 heartbeat: 60,
+                global_qos: false,
             },
         }
     }
@@ -145,6 +146,14 @@ impl Builder {
     /// The interval of heartbeats that the broker proposes, in seconds; 0 proposes none. 60 unless set, as in RabbitMQ.
     pub fn heartbeat(mut self, seconds: u16) -> Self {
         self.settings.heartbeat = seconds;
+        self
+    }
+
+    /// Whether `basic.qos` with `global` limits all consumers of the channel together, as in RabbitMQ before 4.3. From 4.3 on,
+    /// and here unless set, it limits each consumer, as without `global`: RabbitMQ permits the deprecated feature `global_qos` only
+    /// if it is configured so.
+    pub fn global_qos(mut self, permitted: bool) -> Self {
+        self.settings.global_qos = permitted;
         self
     }
 

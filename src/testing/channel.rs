@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::deliver::Failure;
 use super::publish::{Published, Transaction};
 use super::queue::Stored;
 use super::refusal::{refuse, Binary, Outcome, Refusal};
@@ -52,8 +53,8 @@ pub(super) struct Channel {
 /// A message that a client has not acknowledged.
 pub(super) struct Unacknowledged {
     pub(super) queue: u64,
-    /// The consumer it was delivered to; `None` if it was fetched.
-    pub(super) consumer: Option<u64>,
+    /// The consumer it was delivered to, and its tag; `None` if it was fetched.
+    pub(super) consumer: Option<(u64, Text)>,
     pub(super) stored: Stored,
 }
 
@@ -364,8 +365,12 @@ impl State {
             .transaction
             .into_iter()
             .flat_map(Transaction::into_unacknowledged);
+        let mut queues: BTreeMap<u64, Vec<Unacknowledged>> = BTreeMap::new();
         for message in old.unacknowledged.into_values().chain(uncommitted) {
-            self.put_back(message);
+            queues.entry(message.queue).or_default().push(message);
+        }
+        for (queue, messages) in queues {
+            self.put_back(queue, Failure::Counted, messages);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Consuming: whose turn it is, `basic.get`, and what comes of acknowledgements.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,8 +19,16 @@ use crate::protocol::method::Method;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settle {
     Ack,
-    Requeue,
-    Discard,
+    Requeue(Failure),
+    Discard(Failure),
+}
+
+/// Whether that counts as a failed delivery, which a dead letter remembers (see [`Stored::failed`]): `basic.reject` and the end
+/// of a channel do, `basic.nack` and `basic.recover` do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    Counted,
+    NotCounted,
 }
 
 /// Appends a method and its content.
@@ -63,6 +71,7 @@ impl State {
                     message: Arc::clone(message),
                     place: (0, 0),
                     redelivered: false,
+                    failed: message.failed,
                     expires: None,
                     generation: 0,
                 };
@@ -70,8 +79,18 @@ impl State {
             }
             return false;
         }
-        queue.push(Arc::clone(message));
+        let place = queue.push(Arc::clone(message));
         self.dispatch(id);
+        if message.failed {
+            // RabbitMQ 4.3 looks at this only when it takes a message from the queue, not when a consumer gets it at once.
+            if let Some(stored) = self
+                .queues
+                .get_mut(&id)
+                .and_then(|queue| queue.ready.get_mut(&place))
+            {
+                stored.redelivered = true;
+            }
+        }
         self.drop_surplus(id);
         if message.time_to_live.is_some() || self.has_message_ttl(id) {
             self.now = Instant::now();
@@ -145,7 +164,7 @@ impl State {
             if !no_ack {
                 let unacknowledged = Unacknowledged {
                     queue: id,
-                    consumer: Some(consumer_id),
+                    consumer: Some((consumer_id, tag.clone())),
                     stored,
                 };
                 channel.unacknowledged.insert(delivery_tag, unacknowledged);
@@ -194,13 +213,13 @@ impl State {
                 if prefetch_size != 0 {
                     refuse!(540, "prefetch_size!=0 ({prefetch_size})");
                 }
+                let global = global && self.settings.global_qos;
                 if let Some(channel) = self.channel_mut(at) {
-                    if global {
-                        channel.limit = prefetch_count;
-                        channel.volume = channel.unacknowledged.len() as u32;
-                    } else {
+                    if !global {
                         channel.prefetch = prefetch_count;
                         channel.limit = 0;
+                    } else if std::mem::replace(&mut channel.limit, prefetch_count) == 0 {
+                        channel.volume = channel.unacknowledged.len() as u32;
                     }
                 }
                 self.send(at, &Method::BasicQosOk {});
@@ -391,11 +410,11 @@ impl State {
     }
 
     pub(super) fn acknowledging_method(&mut self, at: At, method: &Method<'_>) -> Outcome {
-        let requeue_or_discard = |requeue| {
+        let requeue_or_discard = |requeue, failure| {
             if requeue {
-                Settle::Requeue
+                Settle::Requeue(failure)
             } else {
-                Settle::Discard
+                Settle::Discard(failure)
             }
         };
         let (tag, multiple, how) = match *method {
@@ -407,11 +426,17 @@ impl State {
                 delivery_tag,
                 multiple,
                 requeue,
-            } => (delivery_tag, multiple, requeue_or_discard(requeue)),
+            } => {
+                let how = requeue_or_discard(requeue, Failure::NotCounted);
+                (delivery_tag, multiple, how)
+            }
             Method::BasicReject {
                 delivery_tag,
                 requeue,
-            } => (delivery_tag, false, requeue_or_discard(requeue)),
+            } => {
+                let how = requeue_or_discard(requeue, Failure::Counted);
+                (delivery_tag, false, how)
+            }
             Method::BasicRecover { requeue } | Method::BasicRecoverAsync { requeue } => {
                 if !requeue {
                     refuse!(540, "requeue=false");
@@ -420,7 +445,7 @@ impl State {
                     .channel_mut(at)
                     .map(|channel| std::mem::take(&mut channel.unacknowledged))
                     .unwrap_or_default();
-                self.settle(at, Settle::Requeue, messages.into_values().collect());
+                self.settle(at, Settle::Requeue(Failure::NotCounted), messages);
                 if matches!(method, Method::BasicRecover { .. }) {
                     self.send(at, &Method::BasicRecoverOk {});
                 }
@@ -431,96 +456,100 @@ impl State {
         let Some(channel) = self.channel_mut(at) else {
             return Ok(());
         };
-        let settled: Vec<(u64, Unacknowledged)> = if multiple && tag == 0 {
+        let settled = if multiple && tag == 0 {
             std::mem::take(&mut channel.unacknowledged)
-                .into_iter()
-                .collect()
         } else if !channel.unacknowledged.contains_key(&tag) {
             refuse!(406, "unknown delivery tag {tag}");
         } else if multiple {
             let above = channel.unacknowledged.split_off(&(tag + 1));
             std::mem::replace(&mut channel.unacknowledged, above)
-                .into_iter()
-                .collect()
         } else {
             let message = channel.unacknowledged.remove(&tag);
             message.map(|message| (tag, message)).into_iter().collect()
         };
         match &mut channel.transaction {
             Some(transaction) => transaction.add_settled(how, settled),
-            None => {
-                let messages = settled.into_iter().map(|(_, message)| message).collect();
-                self.settle(at, how, messages);
-            }
+            None => self.settle(at, how, settled),
         }
         Ok(())
     }
 
-    /// Does with messages what the client says, and lets consumers go on that had no room.
-    pub(super) fn settle(&mut self, at: At, how: Settle, messages: Vec<Unacknowledged>) {
+    /// Does with messages, by their delivery tags, what the client asked for, and lets consumers go on that had no room.
+    ///
+    /// RabbitMQ sends this to a queue in parts, and the queue is done with one part before the next: first each message that
+    /// was fetched, then those of each consumer, in the order of the consumers' tags.
+    pub(super) fn settle(&mut self, at: At, how: Settle, messages: BTreeMap<u64, Unacknowledged>) {
         self.now = Instant::now();
         let was_limited = self.channel_mut(at).is_some_and(|channel| {
             let was_limited = channel.is_limited();
-            let delivered = messages.iter().filter(|message| message.consumer.is_some());
+            let delivered = messages
+                .values()
+                .filter(|message| message.consumer.is_some());
             channel.volume = channel.volume.saturating_sub(delivered.count() as u32);
             was_limited
         });
-        let mut touched = BTreeSet::new();
-        for message in messages {
-            let Unacknowledged {
-                queue: id,
-                consumer,
-                ref stored,
-            } = message;
-            if let Some(consumer) = consumer {
-                touched.insert((id, consumer));
-            }
-            match how {
-                Settle::Requeue => {
-                    self.put_back(message);
-                    continue;
-                }
-                Settle::Discard => self.bury(id, stored.clone(), Reason::Rejected),
-                Settle::Ack => {}
-            }
-            self.forget_delivery(id, consumer);
+        let mut parts: BTreeMap<(u64, Option<Text>, u64), Vec<Unacknowledged>> = BTreeMap::new();
+        for (tag, message) in messages {
+            let consumer = message.consumer.as_ref().map(|(_, tag)| tag.clone());
+            let fetched = if consumer.is_none() { tag } else { 0 };
+            let part = parts.entry((message.queue, consumer, fetched));
+            part.or_default().push(message);
+        }
+        for ((queue, ..), messages) in parts {
+            self.settle_part(queue, how, messages);
         }
         if was_limited {
             self.unblock_channel(at);
         }
-        for (queue, consumer) in touched {
-            self.unblock_consumer(queue, consumer);
-            self.later(Work::Dispatch(queue));
-        }
     }
 
-    fn forget_delivery(&mut self, queue: u64, consumer: Option<u64>) {
-        let consumer = consumer.and_then(|consumer| {
-            let queue = self.queues.get_mut(&queue)?;
-            queue.consumers.get_mut(&consumer)
+    /// All of one queue and one consumer.
+    fn settle_part(&mut self, id: u64, how: Settle, mut messages: Vec<Unacknowledged>) {
+        for message in &messages {
+            self.forget_delivery(message);
+        }
+        if let Some((consumer, _)) = messages.first().and_then(|first| first.consumer.as_ref()) {
+            self.unblock_consumer(id, *consumer);
+        }
+        match how {
+            Settle::Ack => {}
+            Settle::Requeue(failure) => return self.put_back(id, failure, messages),
+            Settle::Discard(failure) => {
+                // The highest priority first.
+                messages.sort_by_key(|message| message.stored.place.0);
+                for mut message in messages {
+                    message.stored.failed |= failure == Failure::Counted;
+                    self.bury(id, message.stored, Reason::Rejected);
+                }
+            }
+        }
+        self.dispatch(id);
+    }
+
+    fn forget_delivery(&mut self, message: &Unacknowledged) {
+        let consumer = message.consumer.as_ref().and_then(|(consumer, _)| {
+            let queue = self.queues.get_mut(&message.queue)?;
+            queue.consumers.get_mut(consumer)
         });
         if let Some(consumer) = consumer {
             consumer.unacknowledged = consumer.unacknowledged.saturating_sub(1);
         }
     }
 
-    /// Puts a message back where it stood.
-    pub(super) fn put_back(&mut self, message: Unacknowledged) {
-        let Unacknowledged {
-            queue: id,
-            consumer,
-            mut stored,
-        } = message;
-        self.forget_delivery(id, consumer);
+    /// Puts messages of one queue back where they stood.
+    pub(super) fn put_back(&mut self, id: u64, failure: Failure, messages: Vec<Unacknowledged>) {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
-        stored.redelivered = true;
-        queue.put(stored);
+        for Unacknowledged { mut stored, .. } in messages {
+            stored.redelivered = true;
+            stored.failed |= failure == Failure::Counted;
+            queue.put(stored);
+        }
         self.drop_surplus(id);
         self.drop_expired(id);
         self.note_deadline(id);
-        self.later(Work::Dispatch(id));
+        self.dispatch(id);
     }
 
     pub(super) fn unblock_consumer(&mut self, queue: u64, consumer: u64) {

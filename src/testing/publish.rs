@@ -1,5 +1,6 @@
 //! Publishing: routing, confirms, transactions, and dead letters.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -36,7 +37,7 @@ pub(super) struct Published {
 #[derive(Default)]
 pub(super) struct Transaction {
     publishes: Vec<Routed>,
-    settled: Vec<(Settle, Vec<(u64, Unacknowledged)>)>,
+    settled: Vec<(Settle, BTreeMap<u64, Unacknowledged>)>,
 }
 
 /// A message that is to be delivered to queues.
@@ -58,15 +59,19 @@ enum Target {
 }
 
 impl Transaction {
-    pub(super) fn add_settled(&mut self, how: Settle, messages: Vec<(u64, Unacknowledged)>) {
-        self.settled.push((how, messages));
+    /// The same done again and again is done together, in the order of the delivery tags.
+    pub(super) fn add_settled(&mut self, how: Settle, messages: BTreeMap<u64, Unacknowledged>) {
+        match self.settled.last_mut() {
+            Some((last, together)) if *last == how => together.extend(messages),
+            _ => self.settled.push((how, messages)),
+        }
     }
 
     /// The messages whose acknowledgement is not committed.
     pub(super) fn into_unacknowledged(self) -> impl Iterator<Item = Unacknowledged> {
         self.settled
             .into_iter()
-            .flat_map(|(_, messages)| messages.into_iter().map(|(_, message)| message))
+            .flat_map(|(_, messages)| messages.into_values())
     }
 }
 
@@ -136,6 +141,7 @@ impl State {
             time_to_live: None,
             deaths: Vec::new(),
             first_death: None,
+            failed: false,
             unconfirmed: false,
         };
         let headers = self.read_properties(at, &mut message)?;
@@ -456,11 +462,7 @@ impl State {
             taken &= self.deliver_routed(at, routed);
         }
         for (how, messages) in transaction.settled {
-            self.settle(
-                at,
-                how,
-                messages.into_iter().map(|(_, message)| message).collect(),
-            );
+            self.settle(at, how, messages);
         }
         if !taken {
             refuse!(406, "partial tx completion");
@@ -488,7 +490,7 @@ impl State {
         if !exists {
             return;
         }
-        let (message, headers) = buried(&stored.message, reason, queue, exchange, key);
+        let (message, headers) = buried(stored, reason, queue, exchange, key);
         let Some(vhost) = self.vhosts.get(vhost_name) else {
             return;
         };
@@ -515,12 +517,13 @@ impl State {
 
 /// The message as it leaves a queue: with its history, and to be routed anew.
 fn buried(
-    old: &Message,
+    stored: &Stored,
     reason: Reason,
     queue: &Text,
     exchange: &[u8],
     key: Option<&[u8]>,
 ) -> (Message, Option<FieldTable>) {
+    let old = &stored.message;
     let shown_keys = &old.keys[..old.keys.len() - old.blind_keys];
     let mut deaths = old.deaths.clone();
     let known = deaths
@@ -572,6 +575,7 @@ fn buried(
         time_to_live: None,
         deaths,
         first_death: Some(first),
+        failed: stored.failed,
         unconfirmed: false,
     };
     (message, properties.headers)

@@ -26,6 +26,8 @@ pub(super) struct Message {
     pub(super) deaths: Vec<Death>,
     /// Why, from which queue and with which exchange it died first.
     pub(super) first_death: Option<(Reason, Text, Text)>,
+    /// It died after a failed delivery; see [`Stored::failed`].
+    pub(super) failed: bool,
     /// A test withholds its confirm, so a restart loses it.
     pub(super) unconfirmed: bool,
 }
@@ -68,6 +70,9 @@ pub(super) struct Stored {
     pub(super) message: Arc<Message>,
     pub(super) place: Place,
     pub(super) redelivered: bool,
+    /// A delivery of it has failed, here or where it died before. RabbitMQ 4.3 counts such deliveries for AMQP 1.0, takes the
+    /// count along with a dead letter, and calls that redelivered then, though this queue never delivered it.
+    pub(super) failed: bool,
     pub(super) expires: Option<Instant>,
     /// That of its queue when it was put there.
     pub(super) generation: u64,
@@ -148,7 +153,8 @@ impl Queue {
 
     // ---- messages
 
-    pub(super) fn push(&mut self, message: Arc<Message>) {
+    /// Puts a new message where it stands, and returns where that is.
+    pub(super) fn push(&mut self, message: Arc<Message>) -> Place {
         let priority = self
             .settings
             .max_priority
@@ -158,13 +164,16 @@ impl Queue {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
+        let place = (u8::MAX - priority, self.next_number);
         self.put(Stored {
-            place: (u8::MAX - priority, self.next_number),
+            place,
             redelivered: false,
+            failed: message.failed,
             expires: ttl.map(|ttl| Instant::now() + ttl),
             generation: self.generation,
             message,
         });
+        place
     }
 
     /// Puts a message where it stands, or stood.

@@ -26,6 +26,8 @@ pub(super) struct Settings {
     pub(super) frame_max: u32,
     pub(super) channel_max: u16,
     pub(super) heartbeat: u16,
+    /// Whether `basic.qos` with `global` limits the channel.
+    pub(super) global_qos: bool,
 }
 
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! Says the operations to one broker and the other, in AMQP's own methods, and writes down what comes.
+//! Applies the operations to one broker and the other, in AMQP's own methods, and records what they send.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::methods::say;
+use super::methods;
 use super::operations::{Operation, What};
 use crate::protocol::frame::{self, Frame, PROTOCOL_HEADER};
 use crate::protocol::method::Method;
@@ -17,9 +17,9 @@ const FRAME_MAX: u32 = 131_072;
 /// How long a broker may take for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A message that a channel was given and has not settled.
+/// A message that was delivered to a channel or fetched by it, and is not acknowledged.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Given {
+pub(super) struct Unacknowledged {
     pub(super) tag: u64,
     /// Consumer and body: what tells it from others, on either side.
     pub(super) identity: String,
@@ -28,7 +28,7 @@ pub(super) struct Given {
 #[derive(Default)]
 pub(super) struct Channel {
     pub(super) open: bool,
-    pub(super) given: Vec<Given>,
+    pub(super) unacknowledged: Vec<Unacknowledged>,
     pub(super) consumers: BTreeMap<String, bool>,
     pub(super) confirms: bool,
     pub(super) transaction: bool,
@@ -36,7 +36,7 @@ pub(super) struct Channel {
     confirmed: BTreeMap<u64, bool>,
 }
 
-/// What its method says of it, its properties, its body as far as it has come, and how long that is to be.
+/// What its method has of it, its properties, its body as far as it has come, and how long that is to be.
 type Content = (String, Option<String>, Vec<u8>, Option<u64>);
 
 /// A connection, in frames.
@@ -47,11 +47,11 @@ pub(super) struct Wire {
     pub(super) channels: BTreeMap<u16, Channel>,
     /// The content that is coming, on each channel: what it is of, and what is there.
     content: BTreeMap<u16, Content>,
-    /// What came, for each channel and, as to deliveries, for each consumer.
-    heard: BTreeMap<String, Vec<String>>,
+    /// What the broker sent, for each channel and, as to deliveries, for each consumer.
+    records: BTreeMap<String, Vec<String>>,
     syncs: u64,
-    /// The broker's release line.
-    major: u32,
+    /// The release line of the RabbitMQ that takes part, once it is known.
+    version: Option<(u32, u32)>,
 }
 
 /// One of the two brokers.
@@ -59,7 +59,7 @@ pub(super) struct Side {
     address: String,
     wires: [Option<Wire>; 2],
     control: Wire,
-    heard: BTreeMap<String, Vec<String>>,
+    records: BTreeMap<String, Vec<String>>,
 }
 
 pub(super) struct Pair {
@@ -69,7 +69,7 @@ pub(super) struct Pair {
 }
 
 impl Wire {
-    fn open(address: &str) -> Wire {
+    fn open(address: &str, version: Option<(u32, u32)>) -> Wire {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -79,16 +79,16 @@ impl Wire {
             open: true,
             channels: BTreeMap::new(),
             content: BTreeMap::new(),
-            heard: BTreeMap::new(),
+            records: BTreeMap::new(),
             syncs: 0,
-            major: 0,
+            version,
         };
         wire.stream.write_all(&PROTOCOL_HEADER).unwrap();
         let capabilities: FieldTable = [("consumer_cancel_notify", true), ("basic.nack", true)]
             .into_iter()
             .collect();
         let properties = FieldTable::from([("capabilities", FieldValue::from(capabilities))]);
-        wire.say(
+        wire.send(
             0,
             &Method::ConnectionStartOk {
                 client_properties: (&properties).into(),
@@ -98,7 +98,7 @@ impl Wire {
             },
         );
         let (channel_max, frame_max, heartbeat) = (100, FRAME_MAX, 0);
-        wire.say(
+        wire.send(
             0,
             &Method::ConnectionTuneOk {
                 channel_max,
@@ -106,21 +106,21 @@ impl Wire {
                 heartbeat,
             },
         );
-        wire.say(
+        wire.send(
             0,
             &Method::ConnectionOpen {
                 virtual_host: "/".into(),
             },
         );
         wire.wait_for("ConnectionOpenOk");
-        wire.heard.clear();
+        wire.records.clear();
         wire
     }
 
-    pub(super) fn say(&mut self, channel: u16, method: &Method<'_>) {
+    pub(super) fn send(&mut self, channel: u16, method: &Method<'_>) {
         let mut bytes = Vec::new();
         frame::write_method(&mut bytes, channel, method).unwrap();
-        // The broker may have closed the connection; what it said then is read anyway.
+        // The broker may have closed the connection; what it sent then is read anyway.
         let _ = self.stream.write_all(&bytes);
     }
 
@@ -141,7 +141,7 @@ impl Wire {
     }
 
     /// Reads one frame; `None` at the end.
-    fn hear(&mut self) -> Option<String> {
+    fn read(&mut self) -> Option<String> {
         loop {
             if let Some((frame, length)) = frame::parse(&self.received, 0).unwrap() {
                 let frame = match frame {
@@ -165,7 +165,7 @@ impl Wire {
     }
 
     fn note(&mut self, what: String, text: String) {
-        self.heard.entry(what).or_default().push(text);
+        self.records.entry(what).or_default().push(text);
     }
 
     /// Takes in a frame; returns the method's text.
@@ -204,8 +204,10 @@ impl Wire {
             } => {
                 let properties = server_properties.values().unwrap();
                 let version = properties.get("version").and_then(FieldValue::as_str);
-                let major = version.and_then(|version| version.split('.').next()?.parse().ok());
-                self.major = major.unwrap_or(0);
+                let mut parts = version.into_iter().flat_map(|version| version.split('.'));
+                let mut part = || parts.next()?.parse().ok();
+                let own = (part().unwrap_or(0), part().unwrap_or(0));
+                self.version.get_or_insert(own);
             }
             Method::BasicDeliver {
                 consumer_tag,
@@ -217,7 +219,7 @@ impl Wire {
                 let tag = consumer_tag.to_text();
                 if !channel.consumers.get(&tag).copied().unwrap_or(false) {
                     let identity = format!("consumer {tag}");
-                    channel.given.push(Given {
+                    channel.unacknowledged.push(Unacknowledged {
                         tag: delivery_tag,
                         identity,
                     });
@@ -242,7 +244,7 @@ impl Wire {
                 message_count,
             } => {
                 let identity = "get".to_owned();
-                channel.given.push(Given {
+                channel.unacknowledged.push(Unacknowledged {
                     tag: delivery_tag,
                     identity,
                 });
@@ -272,11 +274,11 @@ impl Wire {
             } => channel.confirm(delivery_tag, multiple, false),
             Method::ChannelClose { .. } => {
                 *channel = Channel::default();
-                self.say(number, &Method::ChannelCloseOk {});
+                self.send(number, &Method::ChannelCloseOk {});
                 self.note(number.to_string(), text.clone());
             }
             Method::ConnectionClose { .. } => {
-                self.say(0, &Method::ConnectionCloseOk {});
+                self.send(0, &Method::ConnectionCloseOk {});
                 self.open = false;
                 self.note(number.to_string(), text.clone());
             }
@@ -304,18 +306,18 @@ impl Wire {
         };
         let shown = String::from_utf8_lossy(&body[..body.len().min(12)]).into_owned();
         let (what, text) = what.split_once('\n').unwrap();
-        if let Some(given) = self
+        if let Some(message) = self
             .channels
             .get_mut(&channel)
-            .and_then(|channel| channel.given.last_mut())
+            .and_then(|channel| channel.unacknowledged.last_mut())
         {
-            if !given.identity.contains(" body ") && !text.starts_with("BasicReturn") {
-                let _ = write!(given.identity, " body {shown}");
+            if !message.identity.contains(" body ") && !text.starts_with("BasicReturn") {
+                let _ = write!(message.identity, " body {shown}");
             }
         }
         let properties = properties.unwrap_or_default();
-        // RabbitMQ 4.3 calls some dead letters redelivered that never were, and others not.
-        let text = match properties.contains("x-death") {
+        // Before 4.3 no dead letter was redelivered that its queue had not delivered before.
+        let text = match self.version < Some((4, 3)) && properties.contains("x-death") {
             true => text.replacen(" true ", " false ", 1),
             false => text.to_owned(),
         };
@@ -326,7 +328,7 @@ impl Wire {
     /// Reads until a method whose text begins so has come, or the channel or connection has ended.
     pub(super) fn wait_for(&mut self, method: &str) {
         while self.open {
-            match self.hear() {
+            match self.read() {
                 Some(text) if text.starts_with(method) || text.starts_with("ConnectionClose ") => {
                     return
                 }
@@ -336,7 +338,7 @@ impl Wire {
         }
     }
 
-    /// Waits until the channel has done all that it was told.
+    /// Waits until the channel has done all that was sent to it.
     pub(super) fn sync(&mut self, number: u16) {
         if !self.open
             || !self
@@ -352,7 +354,7 @@ impl Wire {
             consumer_tag: tag.as_str().into(),
             no_wait: false,
         };
-        self.say(number, &cancel);
+        self.send(number, &cancel);
         let expected = format!("BasicCancelOk {{ consumer_tag: {tag:?} }}");
         while self.open
             && self
@@ -360,7 +362,7 @@ impl Wire {
                 .get(&number)
                 .is_some_and(|channel| channel.open)
         {
-            match self.hear() {
+            match self.read() {
                 Some(text) if text == expected => return,
                 Some(_) => {}
                 None => return,
@@ -393,7 +395,7 @@ impl Wire {
             .get(&number)
             .is_some_and(|channel| channel.open)
         {
-            self.say(number, &Method::ChannelOpen {});
+            self.send(number, &Method::ChannelOpen {});
             self.channels.insert(
                 number,
                 Channel {
@@ -435,22 +437,27 @@ fn forget_times(properties: &mut BasicProperties) {
 }
 
 impl Side {
-    pub(super) fn new(url: &str) -> Side {
+    /// `version` is that of the RabbitMQ that takes part; the one of this side if there is none.
+    pub(super) fn new(url: &str, version: Option<(u32, u32)>) -> Side {
         let address = url.rsplit('@').next().unwrap();
         let address = address.split(['/', '?']).next().unwrap().to_owned();
-        let control = Wire::open(&address);
+        let control = Wire::open(&address, version);
         Side {
             address,
             wires: [None, None],
             control,
-            heard: BTreeMap::new(),
+            records: BTreeMap::new(),
         }
+    }
+
+    pub(super) fn version(&self) -> (u32, u32) {
+        self.control.version.unwrap_or_default()
     }
 
     fn wire(&mut self, connection: usize) -> &mut Wire {
         let wire = &mut self.wires[connection];
         if !wire.as_ref().is_some_and(|wire| wire.open) {
-            *wire = Some(Wire::open(&self.address));
+            *wire = Some(Wire::open(&self.address, self.control.version));
         }
         wire.as_mut().unwrap()
     }
@@ -477,9 +484,9 @@ impl Side {
                     no_wait: false,
                     arguments: (&none).into(),
                 };
-                self.control.say(1, &declare);
+                self.control.send(1, &declare);
                 self.control.sync(1);
-                counts.extend(self.control.heard.remove("1").unwrap_or_default());
+                counts.extend(self.control.records.remove("1").unwrap_or_default());
             }
         }
         for wire in self.wires.iter_mut().flatten() {
@@ -488,17 +495,17 @@ impl Side {
                 wire.sync_confirms(number);
             }
         }
-        self.heard.clear();
+        self.records.clear();
         counts.retain(|text| !text.starts_with("ChannelOpenOk"));
-        self.heard.insert("queues".into(), counts);
+        self.records.insert("queues".into(), counts);
         for (number, wire) in self.wires.iter_mut().enumerate() {
             let Some(wire) = wire else { continue };
-            for (what, mut texts) in std::mem::take(&mut wire.heard) {
-                // In which order a queue's consumers are told is not promised.
+            for (what, mut texts) in std::mem::take(&mut wire.records) {
+                // In which order a queue's consumers are cancelled is not promised.
                 if what.ends_with(" cancelled") {
                     texts.sort();
                 }
-                self.heard
+                self.records
                     .insert(format!("connection {number} channel {what}"), texts);
             }
             for (channel, state) in &wire.channels {
@@ -507,19 +514,19 @@ impl Side {
                     .iter()
                     .map(|entry| format!("{entry:?}"))
                     .collect();
-                let mut given: Vec<String> = state
-                    .given
+                let mut unacknowledged: Vec<String> = state
+                    .unacknowledged
                     .iter()
-                    .map(|given| given.identity.clone())
+                    .map(|message| message.identity.clone())
                     .collect();
-                given.sort();
-                self.heard.insert(
+                unacknowledged.sort();
+                self.records.insert(
                     format!("connection {number} channel {channel} confirms"),
                     confirms,
                 );
-                self.heard.insert(
-                    format!("connection {number} channel {channel} given"),
-                    given,
+                self.records.insert(
+                    format!("connection {number} channel {channel} unacknowledged"),
+                    unacknowledged,
                 );
             }
         }
@@ -536,9 +543,9 @@ impl Pair {
         }
     }
 
-    /// Whether the RabbitMQ is one whose answers differ in known ways; see [`Operation::for_rabbitmq_3`].
+    /// Whether the RabbitMQ is one that differs in known ways; see [`Operation::for_rabbitmq_3`].
     pub(super) fn is_rabbitmq_3(&self) -> bool {
-        self.sides[0].control.major < 4
+        self.sides[0].version() < (4, 0)
     }
 
     /// Whether several channels of a connection consume. They end in no order when it closes, so that what goes back from one
@@ -572,7 +579,7 @@ impl Pair {
                     class_id: 0,
                     method_id: 0,
                 };
-                wire.say(0, &close);
+                wire.send(0, &close);
                 wire.wait_for("ConnectionCloseOk");
                 wire.open = false;
                 continue;
@@ -581,7 +588,7 @@ impl Pair {
             let target = target
                 .as_ref()
                 .map(|(tags, multiple)| (tags[which], *multiple));
-            say(
+            methods::send(
                 wire,
                 number,
                 &self.prefix,
@@ -604,39 +611,39 @@ impl Pair {
         else {
             return None;
         };
-        let given: Vec<Vec<Given>> = self
+        let left: Vec<Vec<Unacknowledged>> = self
             .sides
             .iter()
             .map(|side| {
                 let wire = side.wires[operation.connection].as_ref();
                 let channel = wire.and_then(|wire| wire.channels.get(&operation.channel));
-                channel.map_or_else(Vec::new, |channel| channel.given.clone())
+                channel.map_or_else(Vec::new, |channel| channel.unacknowledged.clone())
             })
             .collect();
-        let Some(first) = given[0].get(which) else {
+        let Some(first) = left[0].get(which) else {
             return Some(([999, 999], multiple));
         };
-        let other = given[1]
+        let other = left[1]
             .iter()
             .find(|other| other.identity == first.identity);
-        let same_order = given[0]
+        let same_order = left[0]
             .iter()
-            .map(|given| &given.identity)
-            .eq(given[1].iter().map(|given| &given.identity));
+            .map(|message| &message.identity)
+            .eq(left[1].iter().map(|message| &message.identity));
         let tags = [first.tag, other.map_or(999, |other| other.tag)];
         Some((tags, multiple && same_order))
     }
 
-    /// What one of them heard and the other did not.
+    /// What one of them sent and the other did not.
     pub(super) fn difference(&self) -> Option<String> {
         let [rabbitmq, own] = &self.sides;
-        let keys: BTreeSet<&String> = rabbitmq.heard.keys().chain(own.heard.keys()).collect();
+        let keys: BTreeSet<&String> = rabbitmq.records.keys().chain(own.records.keys()).collect();
         let mut text = String::new();
         let none = Vec::new();
         for key in keys {
             let (one, other) = (
-                rabbitmq.heard.get(key).unwrap_or(&none),
-                own.heard.get(key).unwrap_or(&none),
+                rabbitmq.records.get(key).unwrap_or(&none),
+                own.records.get(key).unwrap_or(&none),
             );
             if one != other {
                 let _ = writeln!(text, "{key}\n  RabbitMQ: {one:#?}\n  here: {other:#?}");
@@ -660,7 +667,7 @@ impl Drop for Pair {
                     if_empty: false,
                     no_wait: false,
                 };
-                side.control.say(1, &delete);
+                side.control.send(1, &delete);
                 side.control.sync(1);
                 side.control.ensure_channel(1);
                 let name = format!("{}e{number}", self.prefix);
@@ -669,7 +676,7 @@ impl Drop for Pair {
                     if_unused: false,
                     no_wait: false,
                 };
-                side.control.say(1, &delete);
+                side.control.send(1, &delete);
                 side.control.sync(1);
             }
         }

@@ -27,8 +27,8 @@ fn exchange_name(prefix: &str, number: u8) -> String {
     }
 }
 
-/// Says one operation. `target` is the delivery tag that it means, and whether it is for several.
-pub(super) fn say(
+/// Sends one operation. `target` is the delivery tag that it means, and whether it is for several.
+pub(super) fn send(
     wire: &mut Wire,
     number: u16,
     prefix: &str,
@@ -47,7 +47,7 @@ pub(super) fn say(
                 class_id: 0,
                 method_id: 0,
             };
-            wire.say(number, &close);
+            wire.send(number, &close);
             wire.wait_for("ChannelCloseOk");
             wire.channels.insert(number, Channel::default());
         }
@@ -59,7 +59,7 @@ pub(super) fn say(
         } => {
             let (name, table) = (exchange_name(prefix, *exchange), arguments(prefix, table));
             let [passive, durable, auto_delete, internal] = *flags;
-            wire.say(
+            wire.send(
                 number,
                 &Method::ExchangeDeclare {
                     exchange: (&name).into(),
@@ -78,7 +78,7 @@ pub(super) fn say(
             if_unused,
         } => {
             let name = exchange_name(prefix, *exchange);
-            wire.say(
+            wire.send(
                 number,
                 &Method::ExchangeDelete {
                     exchange: (&name).into(),
@@ -99,7 +99,7 @@ pub(super) fn say(
             );
             let (destination, source) = ((&names.0).into(), (&names.1).into());
             let (routing_key, arguments) = ((*key).into(), (&none).into());
-            wire.say(
+            wire.send(
                 number,
                 &if *bind {
                     Method::ExchangeBind {
@@ -127,7 +127,7 @@ pub(super) fn say(
         } => {
             let (name, table) = (queue_name(queue), arguments(prefix, table));
             let [passive, durable, exclusive, auto_delete] = *flags;
-            wire.say(
+            wire.send(
                 number,
                 &Method::QueueDeclare {
                     queue: (&name).into(),
@@ -147,7 +147,7 @@ pub(super) fn say(
         } => {
             let name = queue_name(queue);
             let (if_unused, if_empty) = (*if_unused, *if_empty);
-            wire.say(
+            wire.send(
                 number,
                 &Method::QueueDelete {
                     queue: (&name).into(),
@@ -159,7 +159,7 @@ pub(super) fn say(
         }
         What::Purge { queue } => {
             let name = queue_name(queue);
-            wire.say(
+            wire.send(
                 number,
                 &Method::QueuePurge {
                     queue: (&name).into(),
@@ -178,7 +178,7 @@ pub(super) fn say(
             let table = arguments(prefix, table);
             let (queue, exchange) = ((&names.0).into(), (&names.1).into());
             let (routing_key, arguments) = ((*key).into(), (&table).into());
-            wire.say(
+            wire.send(
                 number,
                 &if *bind {
                     Method::QueueBind {
@@ -237,7 +237,7 @@ pub(super) fn say(
             if let Some(channel) = wire.channels.get_mut(&number) {
                 channel.consumers.entry(tag.clone()).or_insert(*no_ack);
             }
-            wire.say(
+            wire.send(
                 number,
                 &Method::BasicConsume {
                     queue: (&name).into(),
@@ -252,7 +252,7 @@ pub(super) fn say(
         }
         What::Cancel { tag } => {
             let tag = format!("c{tag}");
-            wire.say(
+            wire.send(
                 number,
                 &Method::BasicCancel {
                     consumer_tag: (&tag).into(),
@@ -269,8 +269,8 @@ pub(super) fn say(
             let before = wire
                 .channels
                 .get(&number)
-                .map_or(0, |channel| channel.given.len());
-            wire.say(
+                .map_or(0, |channel| channel.unacknowledged.len());
+            wire.send(
                 number,
                 &Method::BasicGet {
                     queue: (&name).into(),
@@ -280,12 +280,13 @@ pub(super) fn say(
             wire.sync(number);
             if let (true, Some(channel)) = (*no_ack, wire.channels.get_mut(&number)) {
                 // Deliveries may have come as well.
-                let fetched = channel.given[before.min(channel.given.len())..].iter();
+                let fetched =
+                    channel.unacknowledged[before.min(channel.unacknowledged.len())..].iter();
                 if let Some(at) = fetched
                     .clone()
-                    .position(|given| given.identity.starts_with("get"))
+                    .position(|message| message.identity.starts_with("get"))
                 {
-                    channel.given.remove(before + at);
+                    channel.unacknowledged.remove(before + at);
                 }
             }
         }
@@ -309,21 +310,25 @@ pub(super) fn say(
                 },
             };
             if let Some(channel) = wire.channels.get_mut(&number) {
-                if channel.given.iter().any(|given| given.tag == delivery_tag) {
-                    channel.given.retain(|given| {
-                        given.tag != delivery_tag && !(multiple && given.tag < delivery_tag)
+                if channel
+                    .unacknowledged
+                    .iter()
+                    .any(|message| message.tag == delivery_tag)
+                {
+                    channel.unacknowledged.retain(|message| {
+                        message.tag != delivery_tag && !(multiple && message.tag < delivery_tag)
                     });
                 }
             }
-            wire.say(number, &method);
+            wire.send(number, &method);
         }
         What::Recover => {
             if let Some(channel) = wire.channels.get_mut(&number) {
-                channel.given.clear();
+                channel.unacknowledged.clear();
             }
-            wire.say(number, &Method::BasicRecover { requeue: true });
+            wire.send(number, &Method::BasicRecover { requeue: true });
         }
-        What::Qos { count, global } => wire.say(
+        What::Qos { count, global } => wire.send(
             number,
             &Method::BasicQos {
                 prefetch_size: 0,
@@ -332,14 +337,14 @@ pub(super) fn say(
             },
         ),
         What::Confirm => {
-            wire.say(number, &Method::ConfirmSelect { no_wait });
+            wire.send(number, &Method::ConfirmSelect { no_wait });
             wire.sync(number);
             if let Some(channel) = wire.channels.get_mut(&number) {
                 channel.confirms = channel.open && !channel.transaction;
             }
         }
         What::Transaction(which) => {
-            wire.say(
+            wire.send(
                 number,
                 &match which {
                     0 => Method::TxSelect {},

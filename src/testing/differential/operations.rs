@@ -1,4 +1,4 @@
-//! What is said: operations with few names, so that they meet each other.
+//! The operations: they have few names, so that they meet each other.
 
 use proptest::prelude::*;
 
@@ -75,7 +75,7 @@ pub(super) enum What {
         queue: u8,
         no_ack: bool,
     },
-    /// Of the messages that the channel was given, the one at this place; beyond the last, a tag that is unknown.
+    /// Of the messages that the channel has, the one at this place; beyond the last, a tag that is unknown.
     Settle {
         how: u8,
         which: usize,
@@ -103,7 +103,7 @@ pub(super) enum Argument {
 }
 
 impl Operation {
-    /// What RabbitMQ 3 answers otherwise than 4 is not said to it: an unknown type of exchange (503 there), arguments of other
+    /// What RabbitMQ 3 does otherwise than 4 is not applied to it: an unknown type of exchange (503 there), arguments of other
     /// queue types, what is not bound, more than one mistake in a message, durable exclusive queues.
     pub(super) fn for_rabbitmq_3(&self) -> Option<Operation> {
         let mut operation = self.clone();

@@ -18,12 +18,12 @@ fn frames_behind_a_channel_error_are_ignored() {
         mistake(&mut client);
         client.publish(1, "q", "behind");
         mistake(&mut client);
-        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.send(1, &Method::ConfirmSelect { no_wait: false });
         client.until("ChannelClose");
         client.open_channel(2);
         client.count(2, "q");
         // Agreeing makes the number free.
-        client.say(1, &Method::ChannelCloseOk {});
+        client.send(1, &Method::ChannelCloseOk {});
         client.open_channel(1);
         client.count(1, "q");
     });
@@ -49,7 +49,7 @@ fn both_ends_may_close_a_channel() {
         // Not agreed to, but closed from this side as well: it is agreed to, and still not free.
         client.close_channel(1);
         client.until("ChannelCloseOk");
-        client.say(1, &Method::ChannelCloseOk {});
+        client.send(1, &Method::ChannelCloseOk {});
         client.open_channel(1);
         client.sync(1);
     });
@@ -69,14 +69,14 @@ fn half_a_message_behind_a_channel_error_is_content_all_the_same() {
             };
             mistake(&mut client);
             client.until("ChannelClose");
-            client.say(1, &publish);
+            client.send(1, &publish);
             if cut > 0 {
                 client.raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0]);
             }
             if cut > 1 {
                 client.raw(3, 1, b"ab");
             }
-            client.say(1, &Method::ChannelCloseOk {});
+            client.send(1, &Method::ChannelCloseOk {});
             client.open_channel(2);
             client.agree_if_asked();
         }
@@ -106,7 +106,7 @@ fn methods_on_a_channel_that_is_not_open_end_the_connection() {
         for method in methods {
             script.note(method.name());
             let mut client = script.open("a");
-            client.say(5, &method);
+            client.send(5, &method);
             client.until("ConnectionClose");
             client.agree();
         }
@@ -124,7 +124,7 @@ fn methods_on_a_channel_that_is_not_open_end_the_connection() {
 fn a_channel_is_opened_once_and_closed_once() {
     compare(|script| {
         let mut client = script.open("a");
-        client.say(1, &Method::ChannelOpen {});
+        client.send(1, &Method::ChannelOpen {});
         client.until("ConnectionClose");
         client.agree();
         let mut client = script.open("a");
@@ -134,7 +134,7 @@ fn a_channel_is_opened_once_and_closed_once() {
         client.until("ConnectionClose");
         client.agree();
         let mut client = script.open("a");
-        client.say(1, &Method::ChannelCloseOk {});
+        client.send(1, &Method::ChannelCloseOk {});
         client.sync(1);
     });
 }
@@ -254,7 +254,7 @@ fn content_out_of_order_ends_the_connection() {
                 mandatory: false,
                 immediate: false,
             };
-            client.say(1, &publish);
+            client.send(1, &publish);
             for (kind, channel, payload) in frames {
                 client.raw(*kind, *channel, payload);
             }
@@ -277,27 +277,27 @@ fn a_connection_is_closed_by_either_end() {
         script.note("by the client, with more behind it");
         let mut client = script.open("a");
         client.declare(1, "q", &FieldTable::new());
-        client.say(0, &close);
+        client.send(0, &close);
         client.publish(1, "q", "behind");
         client.until("ConnectionCloseOk");
         let mut client = script.open("b");
         client.count(1, "q");
 
         script.note("by the broker, with more behind it");
-        client.say(9, &Method::ChannelCloseOk {});
-        client.say(9, &Method::BasicRecover { requeue: true });
+        client.send(9, &Method::ChannelCloseOk {});
+        client.send(9, &Method::BasicRecover { requeue: true });
         client.until("ConnectionClose");
         client.publish(1, "q", "behind");
-        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.send(1, &Method::ConfirmSelect { no_wait: false });
         client.raw(8, 0, b"");
         client.agree();
         let mut client = script.open("c");
         client.count(1, "q");
 
         script.note("by both");
-        client.say(9, &Method::BasicRecover { requeue: true });
+        client.send(9, &Method::BasicRecover { requeue: true });
         client.until("ConnectionClose");
-        client.say(0, &close);
+        client.send(0, &close);
         client.until("ConnectionCloseOk");
         client.agree();
     });
@@ -343,19 +343,19 @@ fn unacknowledged_messages_go_back_at_the_end() {
 fn flow_and_access_are_answered() {
     compare(|script| {
         let mut client = script.open("a");
-        client.say(1, &Method::ChannelFlow { active: true });
+        client.send(1, &Method::ChannelFlow { active: true });
         client.sync(1);
-        client.say(1, &Method::ChannelFlowOk { active: true });
+        client.send(1, &Method::ChannelFlowOk { active: true });
         client.sync(1);
         let mut client = script.open("a");
-        client.say(1, &Method::ChannelFlow { active: false });
+        client.send(1, &Method::ChannelFlow { active: false });
         client.next();
         client.agree();
         let mut client = script.open("a");
         client.raw(1, 1, &[0, 30, 0, 10, 5, b'/', b'd', b'a', b't', b'a', 0]);
         client.sync(1);
         // What a broker says.
-        client.say(1, &Method::BasicGetEmpty {});
+        client.send(1, &Method::BasicGetEmpty {});
         client.next();
         client.agree();
     });

@@ -126,7 +126,7 @@ fn exclusive_consumers_and_queues() {
                 arguments: (&none).into(),
             },
         ] {
-            other.say(1, &method);
+            other.send(1, &method);
             other.sync(1);
         }
         for flags in ["passive", "exclusive", ""] {
@@ -176,7 +176,7 @@ fn messages_go_back_to_where_they_stood() {
         client.nack(1, 3, true, true);
         client.get(1, "q", false);
         client.get(1, "q", false);
-        client.say(1, &Method::BasicRecover { requeue: true });
+        client.send(1, &Method::BasicRecover { requeue: true });
         client.until("BasicRecoverOk");
         for _ in 0..5 {
             client.get(1, "q", true);
@@ -196,18 +196,18 @@ fn recovering_delivers_again() {
             client.until("BasicDeliver");
         }
         client.ack(1, 2, false);
-        client.say(1, &Method::BasicRecoverAsync { requeue: true });
+        client.send(1, &Method::BasicRecoverAsync { requeue: true });
         client.take(2);
         client.sync(1);
         client.count(1, "q");
         client.cancel(1, "c");
-        client.say(1, &Method::BasicRecover { requeue: true });
+        client.send(1, &Method::BasicRecover { requeue: true });
         client.until("BasicRecoverOk");
         client.await_count(1, "q", 2);
         // With nothing to recover.
-        client.say(1, &Method::BasicRecover { requeue: true });
+        client.send(1, &Method::BasicRecover { requeue: true });
         client.until("BasicRecoverOk");
-        client.say(1, &Method::BasicRecover { requeue: false });
+        client.send(1, &Method::BasicRecover { requeue: false });
         client.next();
         client.agree();
     });
@@ -257,7 +257,7 @@ fn prefetch_is_for_each_consumer_or_for_the_channel() {
         client.sync(2);
         client.count(2, "q");
         script.note("a size is refused");
-        client.say(
+        client.send(
             1,
             &Method::BasicQos {
                 prefetch_size: 10,
@@ -314,7 +314,7 @@ fn consumers_are_cancelled_when_their_queue_goes() {
             if_empty: false,
             no_wait: false,
         };
-        other.say(1, &delete);
+        other.send(1, &delete);
         other.until("QueueDeleteOk");
         client.until("BasicCancel {");
         client.ack(1, 1, false);
@@ -329,7 +329,7 @@ fn consumers_are_cancelled_when_their_queue_goes() {
         client.publish(1, "q", "2");
         client.until("BasicDeliver");
         for (if_unused, if_empty) in [(true, false), (false, true), (true, true)] {
-            other.say(
+            other.send(
                 1,
                 &Method::QueueDelete {
                     queue: full.as_str().into(),

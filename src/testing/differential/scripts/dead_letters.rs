@@ -263,7 +263,7 @@ fn many_die_in_order() {
         script.note("deleting and purging are no deaths");
         client.publish(1, "work", "5");
         let full = client.name("work");
-        client.say(
+        client.send(
             1,
             &crate::protocol::method::Method::QueuePurge {
                 queue: full.as_str().into(),

@@ -21,7 +21,7 @@ fn other_protocols_are_refused_with_the_header() {
             *b"\0\0\0\0\0\0\0\0",
         ] {
             let mut client = script.connect("other");
-            client.send(&header);
+            client.send_bytes(&header);
             client.end();
         }
         // These are taken for 0-9-1, as RabbitMQ takes them.
@@ -31,7 +31,7 @@ fn other_protocols_are_refused_with_the_header() {
             *b"AMQP\x01\x01\x08\0",
         ] {
             let mut client = script.connect("old");
-            client.send(&header);
+            client.send_bytes(&header);
             client.next();
         }
     });
@@ -212,13 +212,13 @@ fn methods_out_of_turn_are_refused() {
                     client.until("ConnectionTune");
                 }
                 if stage > 1 {
-                    client.say(0, &tune_ok);
+                    client.send(0, &tune_ok);
                 }
                 if stage > 2 {
-                    client.say(0, &open);
+                    client.send(0, &open);
                     client.until("ConnectionOpenOk");
                 }
-                client.say(on, &method);
+                client.send(on, &method);
                 let text = client.next().unwrap_or_default();
                 if text.starts_with("ConnectionClose {") {
                     client.agree();
@@ -283,9 +283,9 @@ fn frame_errors(script: &Script, opened: bool) {
     script.side_by_side(&cases, |script, &(what, bytes)| {
         script.note(what);
         let mut client = begin(script);
-        client.send(bytes);
+        client.send_bytes(bytes);
         if bytes.len() == 7 {
-            client.send(&long);
+            client.send_bytes(&long);
         }
         if what == "a heartbeat with a payload" {
             // It is taken, so that there is an end to see.
@@ -326,7 +326,7 @@ fn frames_may_be_as_large_as_agreed() {
                 mandatory: false,
                 immediate: false,
             };
-            client.say(1, &publish);
+            client.send(1, &publish);
             let mut header = vec![0, 60, 0, 0];
             header.extend_from_slice(&(size as u64).to_be_bytes());
             header.extend_from_slice(&[0, 0]);
@@ -361,7 +361,7 @@ fn a_large_frame_before_the_login_is_refused() {
             start_ok.encode(&mut payload).unwrap();
             payload.resize(payload.len().max(size), 0);
             script.note(format!("{}", payload.len()));
-            client.say(0, &start_ok);
+            client.send(0, &start_ok);
             let text = client.next().unwrap_or_default();
             if text.starts_with("ConnectionClose {") {
                 client.agree();
@@ -380,7 +380,7 @@ fn no_more_channels_than_agreed() {
             client.open_vhost("/");
             client.until("ConnectionOpenOk");
             for channel in [channel_max + 5, 1, 2, 3] {
-                client.say(channel, &Method::ChannelOpen {});
+                client.send(channel, &Method::ChannelOpen {});
                 let text = client.next().unwrap_or_default();
                 if text.starts_with("ConnectionClose {") {
                     client.agree();
@@ -395,8 +395,8 @@ fn no_more_channels_than_agreed() {
 fn a_second_header_is_no_frame() {
     compare(|script| {
         let mut client = script.open("again");
-        client.send(&PROTOCOL_HEADER);
-        client.send(&[0; 20]);
+        client.send_bytes(&PROTOCOL_HEADER);
+        client.send_bytes(&[0; 20]);
         client.next();
         client.agree();
     });
@@ -406,7 +406,7 @@ fn a_second_header_is_no_frame() {
 fn a_secret_is_updated() {
     compare_with(Broker::builder(), |script| {
         let mut client = script.open("secret");
-        client.say(
+        client.send(
             0,
             &Method::ConnectionUpdateSecret {
                 new_secret: b"new",
@@ -431,7 +431,7 @@ fn client_properties_may_be_odd() {
             script.note(format!("{properties:?}"));
             let mut client = script.greet("odd");
             client.until("ConnectionStart");
-            client.say(
+            client.send(
                 0,
                 &Method::ConnectionStartOk {
                     client_properties: (&properties).into(),

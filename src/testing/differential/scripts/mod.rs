@@ -6,5 +6,6 @@ mod dead_letters;
 mod handshake;
 mod limits;
 mod publishing;
+mod redelivery;
 mod routing;
 mod times;

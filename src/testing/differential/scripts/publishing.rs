@@ -107,7 +107,7 @@ fn messages_that_cannot_be_published_are_refused() {
 fn immediate_is_not_implemented() {
     compare(|script| {
         let mut client = script.open("a");
-        client.say(
+        client.send(
             1,
             &Method::BasicPublish {
                 exchange: "".into(),
@@ -152,18 +152,18 @@ fn transactions_publish_and_settle_together() {
         let mut client = script.open("a");
         let mut watcher = script.open("watcher");
         client.declare(1, "q", &FieldTable::new());
-        client.say(1, &Method::TxSelect {});
+        client.send(1, &Method::TxSelect {});
         client.until("TxSelectOk");
         client.publish(1, "q", "1");
         client.publish_with(1, "", "nobody", &BasicProperties::new(), "lost", true);
         client.publish(1, "q", "2");
         client.sync(1);
         watcher.count(1, "q");
-        client.say(1, &Method::TxCommit {});
+        client.send(1, &Method::TxCommit {});
         client.until("TxCommitOk");
         watcher.count(1, "q");
         client.publish(1, "q", "3");
-        client.say(1, &Method::TxRollback {});
+        client.send(1, &Method::TxRollback {});
         client.until("TxRollbackOk");
         watcher.count(1, "q");
 
@@ -174,7 +174,7 @@ fn transactions_publish_and_settle_together() {
         client.nack(1, 2, false, true);
         client.sync(1);
         watcher.count(1, "q");
-        client.say(1, &Method::TxRollback {});
+        client.send(1, &Method::TxRollback {});
         client.until("TxRollbackOk");
         client.ack(1, 1, false);
         // Twice in a transaction.
@@ -193,7 +193,7 @@ fn transactions_settle_in_order() {
         for body in ["1", "2", "3", "4"] {
             client.publish(1, "q", body);
         }
-        client.say(1, &Method::TxSelect {});
+        client.send(1, &Method::TxSelect {});
         client.until("TxSelectOk");
         for _ in 0..4 {
             client.get(1, "q", false);
@@ -202,29 +202,29 @@ fn transactions_settle_in_order() {
         client.ack(1, 3, true);
         client.nack(1, 4, false, false);
         client.publish(1, "q", "5");
-        client.say(1, &Method::TxCommit {});
+        client.send(1, &Method::TxCommit {});
         client.until("TxCommitOk");
         watcher.await_count(1, "q", 2);
         watcher.get(1, "q", true);
         watcher.get(1, "q", true);
-        client.say(1, &Method::TxCommit {});
+        client.send(1, &Method::TxCommit {});
         client.until("TxCommitOk");
         client.ack(1, 99, false);
         client.sync(1);
         // Not selected on the new channel.
-        client.say(1, &Method::TxCommit {});
+        client.send(1, &Method::TxCommit {});
         client.sync(1);
-        client.say(1, &Method::TxRollback {});
+        client.send(1, &Method::TxRollback {});
         client.sync(1);
-        client.say(1, &Method::TxSelect {});
+        client.send(1, &Method::TxSelect {});
         client.until("TxSelectOk");
-        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.send(1, &Method::ConfirmSelect { no_wait: false });
         client.sync(1);
-        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.send(1, &Method::ConfirmSelect { no_wait: false });
         client.until("ConfirmSelectOk");
-        client.say(1, &Method::ConfirmSelect { no_wait: false });
+        client.send(1, &Method::ConfirmSelect { no_wait: false });
         client.until("ConfirmSelectOk");
-        client.say(1, &Method::TxSelect {});
+        client.send(1, &Method::TxSelect {});
         client.sync(1);
     });
 }
@@ -238,23 +238,23 @@ fn a_transaction_with_a_missing_exchange_and_full_queues() {
             ("x-overflow", "reject-publish".into()),
         ]);
         client.declare(1, "q", &full);
-        client.say(1, &Method::TxSelect {});
+        client.send(1, &Method::TxSelect {});
         client.until("TxSelectOk");
         client.publish_with(1, "missing", "", &BasicProperties::new(), "", false);
         client.sync(1);
-        client.say(1, &Method::TxSelect {});
+        client.send(1, &Method::TxSelect {});
         client.until("TxSelectOk");
         client.publish(1, "q", "1");
         client.publish(1, "q", "2");
-        client.say(1, &Method::TxCommit {});
+        client.send(1, &Method::TxCommit {});
         client.until("TxCommitOk");
         client.open_again(1);
         client.count(1, "q");
-        client.say(1, &Method::TxSelect {});
+        client.send(1, &Method::TxSelect {});
         client.until("TxSelectOk");
         client.publish_with(1, "", "nobody", &BasicProperties::new(), "a", true);
         client.publish_with(1, "", "nobody", &BasicProperties::new(), "b", true);
-        client.say(1, &Method::TxCommit {});
+        client.send(1, &Method::TxCommit {});
         client.sync(1);
     });
 }
@@ -303,7 +303,7 @@ fn direct_replies_go_to_who_asked() {
         client.open_again(1);
         client.get(1, REPLY_TO, true);
         client.open_again(1);
-        client.say(
+        client.send(
             1,
             &Method::QueuePurge {
                 queue: REPLY_TO.into(),
@@ -311,7 +311,7 @@ fn direct_replies_go_to_who_asked() {
             },
         );
         client.sync(1);
-        client.say(
+        client.send(
             1,
             &Method::QueueDelete {
                 queue: REPLY_TO.into(),
@@ -331,7 +331,7 @@ fn direct_replies_go_to_who_asked() {
             let (exchange, routing_key, arguments) =
                 ("amq.topic".into(), "k".into(), (&none).into());
             let queue = queue.into();
-            client.say(
+            client.send(
                 1,
                 &Method::QueueUnbind {
                     queue,
@@ -372,7 +372,7 @@ fn confirms_count_from_when_they_are_asked_for() {
         // An exchange that is missing closes the channel, so there is no confirm.
         client.publish_with(1, "missing", "", &BasicProperties::new(), "3", false);
         client.sync(1);
-        client.say(1, &Method::ConfirmSelect { no_wait: true });
+        client.send(1, &Method::ConfirmSelect { no_wait: true });
         client.publish(1, "q", "1");
         client.until("BasicAck");
         client.count(1, "q");

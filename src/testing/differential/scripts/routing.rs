@@ -9,7 +9,7 @@ fn went(client: &mut Client, queues: &[&str]) {
     client.sync(1);
     for queue in queues {
         let full = client.name(queue);
-        client.say(
+        client.send(
             1,
             &Method::QueuePurge {
                 queue: full.as_str().into(),
@@ -373,7 +373,7 @@ fn exchanges_are_declared_and_deleted_with_the_same_words() {
         ] {
             script.note(format!("delete {name} {if_unused}"));
             let full = client.name(name);
-            client.say(
+            client.send(
                 1,
                 &Method::ExchangeDelete {
                     exchange: full.as_str().into(),
@@ -397,7 +397,7 @@ fn exchanges_go_with_their_last_binding() {
         client.bind_exchange(1, "middle", "top", "");
         client.bind(1, "q", "middle", "", &none);
         let full = client.name("q");
-        client.say(
+        client.send(
             1,
             &Method::QueueDelete {
                 queue: full.as_str().into(),
