@@ -24,6 +24,11 @@ const DOES_NOT_WAIT: u8 = 3;
 const DEAD_FOR_READS: u8 = 4;
 #[cfg(target_os = "linux")]
 const DEAD_FOR_WRITES: u8 = 5;
+/// A read has been given the error and is slow to return it; a write learns only that there is no connection.
+#[cfg(target_os = "linux")]
+const DEAD_FOR_A_SLOW_READ: u8 = 6;
+#[cfg(target_os = "linux")]
+const WRITE_HAS_FAILED: u8 = 7;
 
 #[cfg(target_os = "linux")]
 const ETIMEDOUT: i32 = 110;
@@ -58,6 +63,11 @@ impl Read for Faulty {
             let _ = Stream::shutdown(&self.stream);
             return Err(dead(&self.fault));
         }
+        #[cfg(target_os = "linux")]
+        if self.is(WRITE_HAS_FAILED) {
+            std::thread::sleep(Duration::from_millis(50));
+            return Err(dead(&self.fault));
+        }
         match result {
             Ok(count) if count > 0 && self.is(READS_TOO_MUCH) => Ok(buffer.len() + 1),
             other => other,
@@ -70,6 +80,11 @@ impl Write for Faulty {
         #[cfg(target_os = "linux")]
         if self.is(DEAD_FOR_WRITES) {
             return Err(dead(&self.fault));
+        }
+        #[cfg(target_os = "linux")]
+        if self.is(DEAD_FOR_A_SLOW_READ) {
+            self.fault.0.store(WRITE_HAS_FAILED, Ordering::SeqCst);
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
         let count = self.stream.write(bytes)?;
         Ok(count + usize::from(self.is(WRITES_TOO_MUCH)))
@@ -286,6 +301,29 @@ fn etimedout_is_no_timeout() {
     });
 }
 
+/// The first call that fails gives the reason, also if it fails because of a write, which was not given it.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_first_call_gives_the_reason_that_a_read_was_given() {
+    bounded(|| {
+        for size in [1, 100_000] {
+            let (stream, state) = faulty(NONE);
+            let connection = Connection::open_stream(parameters(), stream).unwrap();
+            let channel = connection.channel().unwrap();
+            let queue = exclusive_queue(&channel);
+            state.0.store(DEAD_FOR_A_SLOW_READ, Ordering::SeqCst);
+            let began = Instant::now();
+            let error = loop {
+                if let Err(error) = channel.basic_publish("", &queue, vec![0; size]) {
+                    break error;
+                }
+                assert!(began.elapsed() < SOON, "the fault was not noticed");
+            };
+            assert!(error.to_string().contains("timed out"), "{size}: {error}");
+        }
+    });
+}
+
 /// The operating system gives up a peer that takes nothing for that long.
 #[cfg(target_os = "linux")]
 #[test]
@@ -310,8 +348,7 @@ fn a_connection_that_tcp_user_timeout_ends_is_reported_as_timed_out() {
             assert!(began.elapsed() < SOON * 2, "the connection is still there");
         };
         assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
-        // The system gives the reason once, to a read or to a write. If it was a read, the first call may know no more than
-        // that its write failed; all calls know when the end has been handled.
+        assert!(error.to_string().contains("timed out"), "{error}");
         let end = connection.process_data_events(SOON).unwrap_err();
         assert!(end.to_string().contains("timed out"), "{end}");
         done.send(()).unwrap();

@@ -14,7 +14,8 @@ use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::Error;
 
-/// How long a read that has seen the end of the stream waits for the error of a write that is going on.
+/// How long a read that has seen the end of the stream waits for the error of a write that is going on, and a call whose write
+/// failed for what the reads say of it.
 pub(super) const WRITE_ERROR_LIMIT: Duration = Duration::from_millis(250);
 
 /// Whether an error only says that the connection is over.
@@ -87,12 +88,18 @@ impl Link {
     }
 
     /// What ended the connection, or is about to.
+    ///
+    /// After a failed write the stream is read to its end, which may say more than the write's error: why the broker hung up,
+    /// or an error that the operating system has given to a read. That takes no time unless threads are slow.
     pub(crate) fn end_reason(&self) -> Error {
+        if let Some(end) = self.lock().session.end() {
+            return end.clone();
+        }
+        self.outgoing.wait_for_end(WRITE_ERROR_LIMIT);
         let shared = self.lock();
         if let Some(end) = shared.session.end() {
             return end.clone();
         }
-        // The thread whose write failed may not have come to say so yet.
         let cause = shared.write_error.clone();
         self.stream_lost(&shared, cause.or_else(|| self.outgoing.error()))
     }

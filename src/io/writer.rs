@@ -592,6 +592,19 @@ impl Outgoing {
         drop(self.wait_patiently(self.lock(), limit.into(), |state| state.half.is_some()));
     }
 
+    /// Waits until the connection has ended after a failed write, but not beyond the limit after that.
+    pub(super) fn wait_for_end(&self, limit: Duration) {
+        let mut state = self.lock();
+        let deadline = state.last_write + limit;
+        while state.error.is_some() && state.finishing.is_none() {
+            let in_time;
+            (state, in_time) = self.wait_for_progress(state, deadline);
+            if !in_time {
+                return;
+            }
+        }
+    }
+
     /// Why a write failed.
     pub(super) fn error(&self) -> Option<Arc<io::Error>> {
         self.lock().error.clone()
