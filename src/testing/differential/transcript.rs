@@ -50,8 +50,7 @@ pub(super) fn compare_with(builder: Builder, play: impl Fn(&Script)) {
         let script = Script::new(address, version);
         play(&script);
         script.clean_up();
-        let lines = std::mem::take(&mut *script.record.lines());
-        lines
+        std::mem::take(&mut *script.record.lines())
     };
     let expected = perform(rabbitmq);
     let own = perform(&broker.address().to_string());
@@ -103,8 +102,7 @@ impl Script {
             let script = Script::new(&self.address, self.version);
             play(&script, case);
             script.clean_up();
-            let lines = std::mem::take(&mut *script.record.lines());
-            lines
+            std::mem::take(&mut *script.record.lines())
         };
         let part = &part;
         let parts: Vec<Vec<String>> = std::thread::scope(|scope| {
