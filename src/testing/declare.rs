@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::arguments;
 use super::exchange::{Binding, Destination, Exchange, Kind};
-use super::publish::REPLY_TO;
+use super::publish::{is_below_reply_to, is_reply_name, REPLY_TO};
 use super::queue::Queue;
-use super::refusal::{refuse, Outcome};
+use super::refusal::{refuse, Outcome, Refusal};
 use super::state::{At, State, Vhost, Work};
 use super::text::Text;
 use crate::protocol::method::Method;
@@ -209,9 +209,7 @@ impl State {
         } = action;
         let vhost_name = self.vhost_of(at);
         match &destination {
-            Destination::Queue(name)
-                if name.starts_with(REPLY_TO.as_bytes()) && name.len() > REPLY_TO.len() =>
-            {
+            Destination::Queue(name) if is_below_reply_to(name) => {
                 refuse!(
                     403,
                     "cannot bind or unbind to a volatile (direct reply-to) queue"
@@ -289,7 +287,7 @@ impl State {
                     add: true,
                     source: Text::without_line_breaks(exchange),
                     key: self.key_or_last_queue(at, queue, routing_key)?,
-                    destination: Destination::Queue(self.name_or_last_queue(at, queue)?),
+                    destination: Destination::Queue(self.name_without_line_breaks(at, queue)?),
                     arguments: &arguments.values().unwrap_or_default(),
                 };
                 self.change_binding(at, action)?;
@@ -305,7 +303,7 @@ impl State {
                     add: false,
                     source: Text::without_line_breaks(exchange),
                     key: self.key_or_last_queue(at, queue, routing_key)?,
-                    destination: Destination::Queue(self.name_or_last_queue(at, queue)?),
+                    destination: Destination::Queue(self.name_without_line_breaks(at, queue)?),
                     arguments: &arguments.values().unwrap_or_default(),
                 };
                 self.change_binding(at, action)?;
@@ -313,6 +311,9 @@ impl State {
             }
             Method::QueuePurge { queue, no_wait } => {
                 let name = self.name_or_last_queue(at, queue)?;
+                if is_reply_name(&name) {
+                    return self.reply(at, no_wait, &Method::QueuePurgeOk { message_count: 0 });
+                }
                 let id = self.own_queue(at, &name)?;
                 let message_count = self.queues.get_mut(&id).map_or(0, Queue::purge);
                 self.reply(at, no_wait, &Method::QueuePurgeOk { message_count })
@@ -323,7 +324,7 @@ impl State {
                 if_empty,
                 no_wait,
             } => {
-                let name = self.name_or_last_queue(at, queue)?;
+                let name = self.name_without_line_breaks(at, queue)?;
                 let message_count = self.delete_named_queue(at, &name, if_unused, if_empty)?;
                 self.reply(at, no_wait, &Method::QueueDeleteOk { message_count })
             }
@@ -371,9 +372,14 @@ impl State {
         let vhost_name = self.vhost_of(at);
         let mut name = Text::without_line_breaks(queue);
         let named = |name: &Text| Named("queue", name, &vhost_name).to_string();
-        if name.starts_with(REPLY_TO.as_bytes()) {
-            if *name != *REPLY_TO.as_bytes() && !self.reply_queues.contains_key(&name) {
-                refuse!(404, "no {}", named(&name));
+        if queue.starts_with(REPLY_TO.as_bytes()) {
+            if is_reply_name(&name) {
+                if !self.reply_queues.contains_key(&name) {
+                    refuse!(404, "no {}", named(&name));
+                }
+            } else if *name != *REPLY_TO.as_bytes() {
+                // RabbitMQ's channel crashes over a name that it cannot have made.
+                return Err(Refusal::bare(541).at((0, 0)));
             }
             return self.declared(at, name, no_wait, 0, 1);
         }
@@ -455,7 +461,7 @@ impl State {
     /// An empty name is the queue that was declared last on the channel.
     pub(super) fn name_or_last_queue(&mut self, at: At, name: Name<'_>) -> Outcome<Text> {
         if !name.is_empty() {
-            return Ok(Text::without_line_breaks(name));
+            return Ok(name.into());
         }
         match self
             .channel_mut(at)
@@ -464,6 +470,12 @@ impl State {
             Some(name) => Ok(name),
             None => refuse!(404, "no previously declared queue"),
         }
+    }
+
+    /// The same for methods that take line breaks out of names. In the others, a queue of such a name is not found.
+    fn name_without_line_breaks(&mut self, at: At, name: Name<'_>) -> Outcome<Text> {
+        let name = self.name_or_last_queue(at, name)?;
+        Ok(Text::without_line_breaks(name.name()))
     }
 
     /// If both names are empty, the routing key is the name of that queue as well.

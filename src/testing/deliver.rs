@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::arguments::{self, Overflow};
 use super::channel::Unacknowledged;
 use super::declare::Named;
-use super::publish::REPLY_TO;
+use super::publish::{is_reply_name, REPLY_TO};
 use super::queue::{Consumer, Message, Reason, Stored};
 use super::refusal::{refuse, Outcome};
 use super::state::{At, State, Work};
@@ -245,6 +245,11 @@ impl State {
             }
             Method::BasicGet { queue, no_ack } => {
                 let name = self.name_or_last_queue(at, queue)?;
+                if is_reply_name(&name) {
+                    let vhost = self.vhost_of(at);
+                    let named = Named("queue", &name, &vhost);
+                    refuse!(540, "basic.get not supported by volatile {named}");
+                }
                 let id = self.own_queue(at, &name)?;
                 self.get(at, id, no_ack);
                 Ok(())
@@ -289,9 +294,18 @@ impl State {
             }
             return Ok(());
         }
-        let id = self.own_queue(at, &name)?;
         let vhost = self.vhost_of(at);
         let named = Named("queue", &name, &vhost);
+        if is_reply_name(&name) {
+            let own = self
+                .channel_mut(at)
+                .and_then(|channel| channel.replies.as_ref());
+            if own.is_some_and(|(own, _)| *own == name) {
+                refuse!(406, "multiple consumers are unsupported for {named}");
+            }
+            refuse!(406, "only creator channel may consume from {named}");
+        }
+        let id = self.own_queue(at, &name)?;
         let arguments = arguments.values().unwrap_or_default();
         let priority = arguments::consumer_priority(&arguments, &named)?;
         let consumer_id = self.new_id();

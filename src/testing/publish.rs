@@ -582,9 +582,14 @@ fn buried(
 }
 
 /// Whether this may be a name that the broker made for direct replies.
-fn is_reply_name(name: &[u8]) -> bool {
+pub(super) fn is_reply_name(name: &[u8]) -> bool {
+    is_below_reply_to(name) && name.len() == REPLY_TO.len() + 1 + MADE_LENGTH
+}
+
+/// Whether it begins as such a name.
+pub(super) fn is_below_reply_to(name: &[u8]) -> bool {
     let made = name.strip_prefix(REPLY_TO.as_bytes());
-    made.is_some_and(|made| made.len() == 1 + MADE_LENGTH && made[0] == b'.')
+    made.is_some_and(|made| made.first() == Some(&b'.'))
 }
 
 fn text_value(text: &Text) -> FieldValue {

@@ -253,6 +253,42 @@ fn queues_are_deleted_and_purged_with_the_same_words() {
     });
 }
 
+/// Methods that make or delete something take line breaks out of names, and others do not.
+#[test]
+fn line_breaks_in_names() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        client.exchange(1, "e", "fanout", "", &none);
+        let (queue, exchange) = ("q\r\n", "\ne");
+        client.queue(1, queue, "", &none);
+        client.sync(1);
+        client.queue(1, queue, "passive", &none);
+        client.sync(1);
+        client.exchange(1, exchange, "fanout", "", &none);
+        client.exchange(1, exchange, "fanout", "passive", &none);
+        client.bind(1, queue, exchange, "", &none);
+        client.publish_with(1, exchange, "", &BasicProperties::new(), "m", false);
+        client.sync(1);
+        client.publish(1, queue, "m");
+        client.sync(1);
+        client.get(1, queue, true);
+        client.sync_or_open(1);
+        client.consume(1, queue, "c", "", &none);
+        client.sync_or_open(1);
+        client.purge(1, queue);
+        client.sync(1);
+        client.purge(1, "\n");
+        client.sync(1);
+        client.queue(1, "\n", "passive", &none);
+        client.sync(1);
+        client.delete_queue(1, queue);
+        client.sync(1);
+        client.count(1, "q");
+    });
+}
+
 /// What is behind a line break in a name, and names that are not text.
 #[test]
 fn odd_names() {

@@ -7,5 +7,6 @@ mod handshake;
 mod limits;
 mod publishing;
 mod redelivery;
+mod replies;
 mod routing;
 mod times;
