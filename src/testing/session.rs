@@ -199,6 +199,7 @@ impl State {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.frame_max = frame_max;
                     connection.channel_max = channel_max;
+                    connection.heartbeat = heartbeat;
                     connection.phase = Phase::Opening;
                     set_heartbeat(&connection.link, &connection.outbox, heartbeat);
                 }
@@ -217,9 +218,8 @@ impl State {
                 Ok(())
             }
             (Phase::Running, Method::ConnectionClose { .. }) => {
-                self.drop_channels(id);
+                self.start_closing(id);
                 self.send(on_zero(id), &Method::ConnectionCloseOk {});
-                self.end_connection(id);
                 Ok(())
             }
             (Phase::Running, Method::ConnectionUpdateSecret { .. }) => {

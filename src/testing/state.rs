@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::exchange::{Destination, Exchange, Kind};
 use super::faults::NextPublish;
 use super::link::{Link, Outbox};
 use super::log::{Log, Speaker};
+use super::pipe::Ending;
 use super::queue::{Queue, Reason, Stored};
 use super::refusal::Refusal;
 use super::text::Text;
@@ -40,6 +41,9 @@ pub(super) struct Vhost {
 /// How many letters the broker puts behind the prefix of a name that it makes.
 pub(super) const MADE_LENGTH: usize = 22;
 
+/// How long a client that closes its connection has at most to close the stream; less if its heartbeats come more often.
+const CLOSING_MAX: Duration = Duration::from_secs(30);
+
 /// How far a connection has come (specification 2.2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
@@ -47,8 +51,10 @@ pub(super) enum Phase {
     Tuning,
     Opening,
     Running,
-    /// `connection.close` was sent; only `connection.close-ok` counts any more.
+    /// `connection.close` or `connection.close-ok` was sent; only these two count any more. The client closes the stream; if it
+    /// does not, the broker does after some time.
     Closing,
+    /// The stream ends behind what is still to be sent.
     Closed,
 }
 
@@ -60,6 +66,10 @@ pub(super) struct Connection {
     pub(super) vhost: Text,
     pub(super) frame_max: u32,
     pub(super) channel_max: u16,
+    /// The heartbeats' interval that was agreed on, in seconds.
+    pub(super) heartbeat: u16,
+    /// When the broker ends the stream if the client has not.
+    pub(super) ends: Option<Instant>,
     pub(super) client_properties: FieldTable,
     pub(super) channels: BTreeMap<u16, Channel>,
     /// It has published while the broker was blocked, and is not read from until that is over.
@@ -78,6 +88,8 @@ impl Connection {
             vhost: "".into(),
             frame_max: 0,
             channel_max: 0,
+            heartbeat: 0,
+            ends: None,
             client_properties: FieldTable::new(),
             channels: BTreeMap::new(),
             blocked: false,
@@ -242,9 +254,7 @@ impl State {
         if matches!(entry.phase, Phase::Closing | Phase::Closed) {
             return;
         }
-        entry.phase = Phase::Closing;
-        entry.blocked = false;
-        self.drop_channels(connection);
+        self.start_closing(connection);
         let (class_id, method_id) = refusal.method.unwrap_or((0, 0));
         let close = Method::ConnectionClose {
             reply_code: refusal.code,
@@ -260,6 +270,23 @@ impl State {
             },
             &close,
         );
+    }
+
+    /// Ends all that a connection has, and leaves it to the client to close the stream.
+    pub(super) fn start_closing(&mut self, connection: u64) {
+        let Some(entry) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        entry.phase = Phase::Closing;
+        entry.blocked = false;
+        let patience = match entry.heartbeat {
+            0 => CLOSING_MAX,
+            seconds => CLOSING_MAX.min(Duration::from_secs(seconds.into())),
+        };
+        let ends = Instant::now() + patience;
+        entry.ends = Some(ends);
+        self.drop_channels(connection);
+        self.tick_at(ends);
     }
 
     /// Ends all channels of a connection, and what is exclusive to it.
@@ -342,10 +369,14 @@ impl State {
     pub(super) fn note_deadline(&mut self, queue: u64) {
         let deadline = self.queues.get(&queue).and_then(Queue::deadline);
         if let Some(at) = deadline {
-            if self.next_tick.is_none_or(|next| at < next) {
-                self.next_tick = Some(at);
-                self.tick_earlier = true;
-            }
+            self.tick_at(at);
+        }
+    }
+
+    fn tick_at(&mut self, at: Instant) {
+        if self.next_tick.is_none_or(|next| at < next) {
+            self.next_tick = Some(at);
+            self.tick_earlier = true;
         }
     }
 
@@ -369,9 +400,19 @@ impl State {
                 self.drop_expired(id);
             }
         }
+        for connection in self.connections.values_mut() {
+            if connection.ends.is_some_and(|at| at <= self.now) {
+                connection.ends = None;
+                connection.link.end(Ending::Cut);
+            }
+        }
         self.run();
         self.flush();
-        self.next_tick = self.queues.values().filter_map(Queue::deadline).min();
+        let queues = self.queues.values().filter_map(Queue::deadline);
+        let connections = self.connections.values();
+        self.next_tick = queues
+            .chain(connections.filter_map(|connection| connection.ends))
+            .min();
     }
 
     /// There is room again in what waits for a connection.

@@ -273,6 +273,30 @@ impl Client {
         }
     }
 
+    /// Whether the broker leaves the stream open for a moment. Nothing but heartbeats may come meanwhile.
+    pub(super) fn is_left_open(&mut self) -> bool {
+        let begun = Instant::now();
+        self.stream
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        let mut chunk = [0; 64];
+        let ended = loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => break true,
+                Ok(count) => assert!(chunk[..count]
+                    .iter()
+                    .all(|byte| [8, 0, 0xce].contains(byte))),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break false,
+                Err(_) => break true,
+            }
+            if begun.elapsed() > Duration::from_millis(300) {
+                break false;
+            }
+        };
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        !ended
+    }
+
     /// Reads to the end.
     pub(super) fn end(&mut self) {
         while self.next().is_some() {}

@@ -303,6 +303,55 @@ fn a_connection_is_closed_by_either_end() {
     });
 }
 
+/// Whichever side closed the connection, the client ends the stream, or the broker does after the heartbeats' interval.
+#[test]
+fn a_closed_stream_is_left_to_the_client() {
+    compare(|script| {
+        let close = Method::ConnectionClose {
+            reply_code: 200,
+            reply_text: "bye".into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        script.note("closed by the client");
+        let mut client = script.open("a");
+        client.queue(1, "own", "exclusive", &FieldTable::new());
+        client.until("QueueDeclareOk");
+        client.consume(1, "own", "c", "", &FieldTable::new());
+        client.send(0, &close);
+        client.until("ConnectionCloseOk");
+        script.note(format!("left open: {}", client.is_left_open()));
+        // Its channels have gone, and so has the queue that was its own.
+        client.publish(1, "own", "m");
+        client.send(1, &Method::ConfirmSelect { no_wait: false });
+        let mut other = script.open("other");
+        other.queue(1, "own", "passive", &FieldTable::new());
+        other.sync(1);
+        client.send(0, &close);
+        client.until("ConnectionCloseOk");
+        script.note(format!("left open: {}", client.is_left_open()));
+        client.send(0, &Method::ConnectionCloseOk {});
+        client.end();
+
+        script.note("closed by the broker");
+        let mut client = script.open("b");
+        client.send(9, &Method::BasicRecover { requeue: true });
+        client.until("ConnectionClose");
+        script.note(format!("left open: {}", client.is_left_open()));
+        client.agree();
+
+        script.note("and nobody ends the stream");
+        let mut client = script.open_with("c", 131_072, 1);
+        let mut failed = script.open_with("d", 131_072, 1);
+        client.send(0, &close);
+        client.until("ConnectionCloseOk");
+        failed.send(9, &Method::BasicRecover { requeue: true });
+        failed.until("ConnectionClose");
+        client.end();
+        failed.end();
+    });
+}
+
 /// What a channel had goes back when it closes, in whichever way it does.
 #[test]
 fn unacknowledged_messages_go_back_at_the_end() {
