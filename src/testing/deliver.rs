@@ -459,10 +459,11 @@ impl State {
                     .channel_mut(at)
                     .map(|channel| std::mem::take(&mut channel.unacknowledged))
                     .unwrap_or_default();
-                self.settle(at, Settle::Requeue(Failure::NotCounted), messages);
+                // What goes back is delivered again behind this.
                 if matches!(method, Method::BasicRecover { .. }) {
                     self.send(at, &Method::BasicRecoverOk {});
                 }
+                self.settle(at, Settle::Requeue(Failure::NotCounted), messages);
                 return Ok(());
             }
             _ => return Ok(()),

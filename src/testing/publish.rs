@@ -461,13 +461,16 @@ impl State {
         for routed in &transaction.publishes {
             taken &= self.deliver_routed(at, routed);
         }
+        // What consumers get for their acknowledgements comes behind this.
+        if taken {
+            self.send(at, &Method::TxCommitOk {});
+        }
         for (how, messages) in transaction.settled {
             self.settle(at, how, messages);
         }
         if !taken {
             refuse!(406, "partial tx completion");
         }
-        self.send(at, &Method::TxCommitOk {});
         Ok(())
     }
 

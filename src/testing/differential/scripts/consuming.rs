@@ -270,30 +270,188 @@ fn prefetch_is_for_each_consumer_or_for_the_channel() {
     });
 }
 
+/// From 4.3 on it is no limit of the channel, and holds for consumers that come later.
 #[test]
-fn the_limit_of_a_channel_may_be_lowered() {
+fn the_limit_of_a_channel_may_be_changed() {
     compare(|script| {
-        if script.version >= (4, 3) {
-            return script.note("RabbitMQ 4.3 goes on with the higher limit");
-        }
         let mut client = script.open("a");
         client.declare(1, "q", &FieldTable::new());
-        for number in 0..9 {
+        for number in 0..20 {
             client.publish(1, "q", &number.to_string());
         }
-        client.await_count(1, "q", 9);
+        client.await_count(1, "q", 20);
         client.qos(1, 3, true);
         client.consume(1, "q", "c", "", &FieldTable::new());
         client.take(3);
         client.qos(1, 1, true);
-        client.ack(1, 1, false);
+        for tag in 1..4 {
+            client.ack(1, tag, false);
+            if tag == 3 || script.version >= (4, 3) {
+                client.until("BasicDeliver");
+            }
+            client.sync(1);
+        }
+        client.count(1, "q");
+        script.note("another one");
+        client.consume(1, "q", "d", "", &FieldTable::new());
+        if script.version >= (4, 3) {
+            client.until("BasicDeliver");
+        }
         client.sync(1);
-        client.ack(1, 2, false);
+        script.note("no limit");
+        client.qos(1, 0, true);
+        client.consume(1, "q", "e", "no_ack", &FieldTable::new());
+        client.await_count(1, "q", 0);
+    });
+}
+
+/// Fetched messages count when the limit is set for the first time, and never again.
+#[test]
+fn fetched_messages_and_the_limit_of_a_channel() {
+    compare(|script| {
+        if script.version >= (4, 3) {
+            return script.note("it has no limit");
+        }
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        for number in 0..12 {
+            client.publish(1, "q", &number.to_string());
+        }
+        client.await_count(1, "q", 12);
+        client.get(1, "q", false);
+        client.get(1, "q", false);
+        client.qos(1, 3, true);
+        client.consume(1, "q", "c", "", &none);
+        client.until("BasicDeliver");
+        client.sync(1);
+        client.get(1, "q", false);
+        client.qos(1, 5, true);
+        client.take(2);
+        client.sync(1);
+        client.ack(1, 1, false);
         client.sync(1);
         client.ack(1, 3, false);
         client.until("BasicDeliver");
         client.sync(1);
+    });
+}
+
+/// One acknowledgement of several: a queue gets it in parts, of each message that was fetched and of each consumer.
+#[test]
+fn what_is_settled_together_is_settled_consumer_by_consumer() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        let dead = table([
+            ("x-dead-letter-exchange", "".into()),
+            (
+                "x-dead-letter-routing-key",
+                client.name("dead").as_str().into(),
+            ),
+        ]);
+        client.declare(1, "dead", &none);
+        client.declare(1, "q", &dead);
+        let deliver = |client: &mut Client| {
+            client.qos(1, 2, false);
+            for tag in ["z", "a", "m"] {
+                client.consume(1, "q", tag, "", &none);
+            }
+            for body in ["1", "2", "3", "4", "5", "6"] {
+                client.publish(1, "q", body);
+                client.until("BasicDeliver");
+            }
+            for body in ["7", "8"] {
+                client.publish(1, "q", body);
+                client.await_count(1, "q", 1);
+                client.get(1, "q", false);
+            }
+        };
+        script.note("dead letters");
+        deliver(&mut client);
+        for tag in ["z", "a", "m"] {
+            client.cancel(1, tag);
+        }
+        client.nack(1, 0, true, false);
+        client.await_count(1, "dead", 8);
+        for _ in 0..8 {
+            client.get(1, "dead", true);
+        }
+        script.note("requeued");
+        deliver(&mut client);
+        client.nack(1, 0, true, true);
+        client.take(6);
+        client.sync(1);
         client.count(1, "q");
+        script.note("acknowledged");
+        client.ack(1, 0, true);
+        client.take(2);
+        client.sync(1);
+        script.note("recovered");
+        client.send(1, &Method::BasicRecover { requeue: true });
+        client.take(3);
+        client.sync(1);
+    });
+}
+
+/// Rejections of a transaction that follow each other are one, in the order of the tags; and so are those of several priorities.
+#[test]
+fn dead_letters_come_in_the_order_of_tags_and_priorities() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        let dead = table([
+            ("x-dead-letter-exchange", "".into()),
+            (
+                "x-dead-letter-routing-key",
+                client.name("dead").as_str().into(),
+            ),
+        ]);
+        client.declare(1, "dead", &none);
+        client.declare(1, "q", &dead);
+        client.send(1, &Method::TxSelect {});
+        client.until("TxSelectOk");
+        client.open_channel(2);
+        client.confirms(2);
+        for body in ["1", "2", "3", "4", "5"] {
+            client.publish(2, "q", body);
+            client.until("BasicAck");
+        }
+        client.consume(1, "q", "c", "", &none);
+        client.take(5);
+        client.reject(1, 4, false);
+        client.reject(1, 1, false);
+        // Only 4.3 tells the two apart.
+        match script.version < (4, 3) {
+            true => client.reject(1, 3, false),
+            false => client.nack(1, 3, false, false),
+        }
+        client.reject(1, 2, false);
+        client.ack(1, 5, false);
+        client.send(1, &Method::TxCommit {});
+        client.until("TxCommitOk");
+        client.await_count(2, "dead", 4);
+        for _ in 0..4 {
+            client.get(2, "dead", true);
+        }
+        script.note("priorities");
+        let mut ranked = dead.clone();
+        ranked.insert("x-max-priority", 5);
+        client.declare(2, "ranked", &ranked);
+        client.open_channel(3);
+        client.open_channel(4);
+        client.consume(3, "ranked", "c", "", &none);
+        let key = client.name("ranked");
+        for (body, priority) in [("a", 1), ("b", 4), ("c", 0), ("d", 4), ("e", 5)] {
+            let properties = BasicProperties::new().priority(priority);
+            client.publish_with(4, "", &key, &properties, body, false);
+            client.until("BasicDeliver");
+        }
+        client.nack(3, 0, true, false);
+        client.await_count(2, "dead", 5);
+        for _ in 0..5 {
+            client.get(2, "dead", true);
+        }
     });
 }
 
