@@ -2,8 +2,8 @@
 //! disk that is far away.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -14,9 +14,17 @@ const LEFT_BEHIND_MOST: usize = 16;
 
 static LEFT_BEHIND: AtomicUsize = AtomicUsize::new(0);
 
-const AT_WORK: u8 = 0;
-const DONE: u8 = 1;
-const ABANDONED: u8 = 2;
+/// Where a result is waited for.
+enum Work<T> {
+    Running,
+    Done(T),
+    /// It is waited for no longer.
+    LeftBehind,
+}
+
+fn lock<T>(work: &Mutex<Work<T>>) -> MutexGuard<'_, Work<T>> {
+    work.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs something on a thread of its own, and waits for it no longer than this. `None` waits for as long as it takes.
 ///
@@ -43,29 +51,30 @@ fn within_counted<T: Send + 'static>(
             "{late} earlier ones have not come to an end, so no other is begun"
         )));
     }
-    let state = Arc::new(AtomicU8::new(AT_WORK));
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let workers_state = Arc::clone(&state);
+    let waited_for = Arc::new((Mutex::new(Work::Running), Condvar::new()));
+    let workers = Arc::clone(&waited_for);
     thread::Builder::new()
         .name("haypile deadline".into())
         .spawn(move || {
-            // Nobody may be waiting any more.
-            let _ = sender.send(work());
-            if workers_state.swap(DONE, Ordering::AcqRel) == ABANDONED {
+            let result = work();
+            let (state, ended) = &*workers;
+            let mut state = lock(state);
+            if let Work::LeftBehind = *state {
                 left_behind.fetch_sub(1, Ordering::AcqRel);
+            } else {
+                *state = Work::Done(result);
+                ended.notify_one();
             }
         })?;
-    if let Ok(result) = receiver.recv_timeout(limit) {
+    let (state, ended) = &*waited_for;
+    let waiting = ended.wait_timeout_while(lock(state), limit, |state| {
+        matches!(state, Work::Running)
+    });
+    let (mut state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+    if let Work::Done(result) = std::mem::replace(&mut *state, Work::LeftBehind) {
         return Ok(result);
     }
     left_behind.fetch_add(1, Ordering::AcqRel);
-    if state.swap(ABANDONED, Ordering::AcqRel) == DONE {
-        // It was done at this moment.
-        left_behind.fetch_sub(1, Ordering::AcqRel);
-        if let Ok(result) = receiver.try_recv() {
-            return Ok(result);
-        }
-    }
     Err(io::Error::new(
         io::ErrorKind::TimedOut,
         format!("it took longer than {}", Span(limit)),
@@ -75,6 +84,7 @@ fn within_counted<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
 
     const MOMENT: Option<Duration> = Some(Duration::from_millis(10));
 

@@ -546,8 +546,8 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
         FieldValue::Timestamp(value) => (b'T', 8, sendable_timestamp(*value)?),
         FieldValue::F32(value) if value.is_finite() => (b'f', 4, u64::from(value.to_bits())),
         FieldValue::F64(value) if value.is_finite() => (b'd', 8, value.to_bits()),
-        FieldValue::F32(value) => return Err(unsendable(value, NOT_FINITE)),
-        FieldValue::F64(value) => return Err(unsendable(value, NOT_FINITE)),
+        FieldValue::F32(value) => return Err(not_finite((*value).into())),
+        FieldValue::F64(value) => return Err(not_finite(*value)),
         FieldValue::Decimal { value, .. } if *value > DECIMAL_MOST => {
             let expected = "clients read no decimal with digits above 2147483647 alike";
             return Err(unsendable(value, expected));
@@ -576,7 +576,16 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
     Ok(())
 }
 
-const NOT_FINITE: &str = "brokers close the connection over a number that is not finite";
+#[cold]
+fn not_finite(value: f64) -> WireError {
+    let value = match value {
+        f64::INFINITY => "inf",
+        f64::NEG_INFINITY => "-inf",
+        _ => "NaN",
+    };
+    let expected = "brokers close the connection over a number that is not finite";
+    unsendable(&value, expected)
+}
 
 fn decimal_bits(scale: u8, value: u32) -> u64 {
     u64::from(scale) << 32 | u64::from(value)
@@ -589,14 +598,14 @@ pub(super) fn sendable_timestamp(seconds: u64) -> Result<u64, WireError> {
     }
     let expected = "seconds from 1970 to 9999 are expected (not milliseconds)";
     match i64::try_from(seconds) {
-        Ok(_) => Err(unsendable(seconds, expected)),
+        Ok(_) => Err(unsendable(&seconds, expected)),
         // A time before 1970.
-        Err(_) => Err(unsendable(seconds as i64, expected)),
+        Err(_) => Err(unsendable(&(seconds as i64), expected)),
     }
 }
 
 #[cold]
-fn unsendable(value: impl fmt::Display, expected: &'static str) -> WireError {
+fn unsendable(value: &dyn fmt::Display, expected: &'static str) -> WireError {
     WireError::Unsendable(Box::new(Unsendable {
         field: String::new(),
         value: value.to_string(),
