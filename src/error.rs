@@ -44,32 +44,32 @@ pub enum Error {
     /// No connection came about, for a reason that none of the more specific variants names: the port refused, the
     /// time was up (pika: `AMQPConnectionError`).
     #[doc(alias = "AMQPConnectionError")]
-    Connection(Box<ConnectFailure>),
+    Connection(Arc<ConnectFailure>),
     /// The host's name could not be resolved (pika lets `socket.gaierror` through).
     #[doc(alias = "gaierror")]
-    Dns(Box<ConnectFailure>),
+    Dns(Arc<ConnectFailure>),
     /// TLS could not be agreed on: an untrusted certificate, a wrong name, a server that speaks no TLS
     /// (pika lets `ssl.SSLError` through).
     #[doc(alias = "SSLError")]
-    Tls(Box<ConnectFailure>),
+    Tls(Arc<ConnectFailure>),
     /// The peer does not speak AMQP 0-9-1 (pika: `IncompatibleProtocolError`).
     #[doc(alias = "IncompatibleProtocolError")]
     #[doc(alias = "ProtocolVersionMismatch")]
-    IncompatibleProtocol(Box<ConnectFailure>),
+    IncompatibleProtocol(Arc<ConnectFailure>),
     /// The server offers no mechanism that these credentials can use (pika: `AuthenticationError`).
     #[doc(alias = "AuthenticationError")]
-    Authentication(Box<ConnectFailure>),
+    Authentication(Arc<ConnectFailure>),
     /// The server refused the login, or closed the stream at that point, as older servers do
     /// (pika: `ProbableAuthenticationError`).
     #[doc(alias = "ProbableAuthenticationError")]
-    ProbableAuthentication(Box<ConnectFailure>),
+    ProbableAuthentication(Arc<ConnectFailure>),
     /// The server refused the virtual host, or closed the stream at that point (pika: `ProbableAccessDeniedError`).
     #[doc(alias = "ProbableAccessDeniedError")]
-    ProbableAccessDenied(Box<ConnectFailure>),
+    ProbableAccessDenied(Arc<ConnectFailure>),
 
     /// An open connection was lost (pika: `StreamLostError`).
     #[doc(alias = "StreamLostError")]
-    StreamLost(Box<StreamLost>),
+    StreamLost(Arc<StreamLost>),
     /// Nothing came from the server for longer than the heartbeat allows (pika: `AMQPHeartbeatTimeout`).
     #[doc(alias = "AMQPHeartbeatTimeout")]
     #[non_exhaustive]
@@ -112,7 +112,7 @@ pub enum Error {
         /// Why it is not.
         reason: Arc<str>,
         /// What ended it, unless this program did.
-        cause: Option<Box<Error>>,
+        cause: Option<Arc<Error>>,
     },
     /// The broker blocked the connection (memory or disk alarm) for longer than
     /// `blocked_connection_timeout` (pika: `ConnectionBlockedTimeout`).
@@ -291,7 +291,7 @@ pub enum Error {
     /// The server of a remote procedure call replied with an error; see [`RpcClient`](crate::RpcClient).
     Rpc(Box<RpcError>),
     /// A [`Supervisor`](crate::Supervisor) gave up.
-    GaveUp(Box<GaveUp>),
+    GaveUp(Arc<GaveUp>),
     /// An error of the program's own, on its way out of a callback; see [`Error::other`].
     Other(Arc<dyn std::error::Error + Send + Sync>),
 }
@@ -603,7 +603,7 @@ impl Error {
     pub(crate) fn connection_ended(end: &Error) -> Self {
         Error::ConnectionWrongState {
             reason: end.to_string().into(),
-            cause: Some(Box::new(end.clone())),
+            cause: Some(Arc::new(end.clone())),
         }
     }
 

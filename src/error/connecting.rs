@@ -48,7 +48,7 @@ impl fmt::Display for Stage {
 /// Why one attempt to connect failed. It is handed on in a box, since many steps may return one and hardly any does.
 pub(crate) struct Failure {
     /// The variant of [`Error`] that it becomes.
-    pub(crate) kind: fn(Box<ConnectFailure>) -> Error,
+    pub(crate) kind: fn(Arc<ConnectFailure>) -> Error,
     pub(crate) stage: Stage,
     pub(crate) cause: String,
     pub(crate) reply_code: Option<u16>,
@@ -62,7 +62,7 @@ impl Failure {
     /// One that the next attempt would meet again.
     #[cold]
     pub(crate) fn new(
-        kind: fn(Box<ConnectFailure>) -> Error,
+        kind: fn(Arc<ConnectFailure>) -> Error,
         stage: Stage,
         cause: fmt::Arguments<'_>,
         hint: Option<&'static str>,
@@ -81,7 +81,7 @@ impl Failure {
     /// One that the server refused, by a code and a text of its own.
     #[cold]
     pub(crate) fn refused(
-        kind: fn(Box<ConnectFailure>) -> Error,
+        kind: fn(Arc<ConnectFailure>) -> Error,
         stage: Stage,
         reply_code: u16,
         reply_text: &str,

@@ -112,7 +112,7 @@ impl Link {
             Error::StreamLost(lost) => lost.silent_for,
             _ => self.lock().last_bytes.elapsed(),
         };
-        Error::StreamLost(Box::new(StreamLost {
+        Error::StreamLost(Arc::new(StreamLost {
             address: Arc::clone(&self.address),
             cause: format!("{cause}; {unsent}{FATE_UNKNOWN}"),
             silent_for,

@@ -446,7 +446,7 @@ impl Opening<'_> {
 
     fn failure(
         &self,
-        kind: fn(Box<ConnectFailure>) -> Error,
+        kind: fn(Arc<ConnectFailure>) -> Error,
         cause: fmt::Arguments<'_>,
         hint: Option<&'static str>,
     ) -> Box<Failure> {
@@ -615,7 +615,7 @@ impl Failures {
                 "at least one set of parameters",
             );
         };
-        (failure.kind)(Box::new(ConnectFailure {
+        (failure.kind)(Arc::new(ConnectFailure {
             address,
             stage: failure.stage,
             cause: failure.cause,

@@ -67,9 +67,8 @@ fn within_counted<T: Send + 'static>(
             }
         })?;
     let (state, ended) = &*waited_for;
-    let waiting = ended.wait_timeout_while(lock(state), limit, |state| {
-        matches!(state, Work::Running)
-    });
+    let waiting =
+        ended.wait_timeout_while(lock(state), limit, |state| matches!(state, Work::Running));
     let (mut state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
     if let Work::Done(result) = std::mem::replace(&mut *state, Work::LeftBehind) {
         return Ok(result);

@@ -113,7 +113,7 @@ impl Link {
             Some(pause) => format!("{text}; {pause}"),
             None => text,
         };
-        Error::StreamLost(Box::new(StreamLost {
+        Error::StreamLost(Arc::new(StreamLost {
             address: Arc::clone(&self.address),
             cause: text,
             silent_for: shared.last_bytes.elapsed(),

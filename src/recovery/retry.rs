@@ -1,6 +1,7 @@
 //! How long to wait before the next attempt, and when to give up.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
@@ -234,7 +235,7 @@ impl Failures {
         if let Some(limit) = self.retry.give_up_after {
             let failing = since.elapsed();
             if failing >= limit {
-                return Err(Error::GaveUp(Box::new(GaveUp {
+                return Err(Error::GaveUp(Arc::new(GaveUp {
                     after: failing,
                     attempts: self.count,
                     errors: mem::take(&mut self.kinds),
