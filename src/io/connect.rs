@@ -1,6 +1,5 @@
 //! Connecting: names, addresses, retries, and the handshake driven to its end.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -576,8 +575,8 @@ struct Failures {
     attempts: Vec<Attempt>,
     made: usize,
     furthest: Option<(Arc<str>, Box<Failure>)>,
-    /// Whether the last attempt at each address may succeed next time.
-    retryable: HashMap<String, bool>,
+    /// The addresses, and whether the last attempt at each may succeed next time. There are few.
+    retryable: Vec<(String, bool)>,
 }
 
 impl Failures {
@@ -593,8 +592,11 @@ impl Failures {
             cause: failure.cause.clone(),
         };
         log::debug!("cannot connect to {attempt}");
-        let address = attempt.address.clone();
-        self.retryable.insert(address, failure.retryable);
+        let known = |(address, _): &&mut (String, bool)| *address == attempt.address;
+        match self.retryable.iter_mut().find(known) {
+            Some((_, retryable)) => *retryable = failure.retryable,
+            None => self.retryable.push((attempt.address.clone(), failure.retryable)),
+        }
         self.made += 1;
         if self.attempts.len() == ATTEMPTS_LISTED {
             self.attempts.remove(ATTEMPTS_LISTED / 2);
@@ -623,7 +625,7 @@ impl Failures {
             hint: failure.hint,
             attempts: self.attempts,
             attempts_made: self.made,
-            retryable: self.retryable.into_values().any(|retryable| retryable),
+            retryable: self.retryable.iter().any(|(_, retryable)| *retryable),
             source: failure.source,
         }))
     }

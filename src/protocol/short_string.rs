@@ -46,8 +46,8 @@ pub struct ShortString(Content);
 #[derive(Clone)]
 enum Content {
     Text(String),
-    /// Not UTF-8, which is rare: in a box, so that texts are no larger for it.
-    Bytes(Box<NotUtf8>),
+    /// Not UTF-8, which is rare: shared, so that texts are no larger for it.
+    Bytes(Arc<NotUtf8>),
 }
 
 #[derive(Clone)]
