@@ -595,7 +595,9 @@ impl Failures {
         let known = |(address, _): &&mut (String, bool)| *address == attempt.address;
         match self.retryable.iter_mut().find(known) {
             Some((_, retryable)) => *retryable = failure.retryable,
-            None => self.retryable.push((attempt.address.clone(), failure.retryable)),
+            None => self
+                .retryable
+                .push((attempt.address.clone(), failure.retryable)),
         }
         self.made += 1;
         if self.attempts.len() == ATTEMPTS_LISTED {

@@ -78,7 +78,7 @@ impl ShortString {
     pub fn into_bytes(self) -> Vec<u8> {
         match self.0 {
             Content::Text(text) => text.into_bytes(),
-            Content::Bytes(other) => other.bytes,
+            Content::Bytes(other) => Arc::unwrap_or_clone(other).bytes,
         }
     }
 
@@ -190,7 +190,7 @@ impl From<Vec<u8>> for ShortString {
             Err(error) => {
                 let bytes = error.into_bytes();
                 let shown = String::from_utf8_lossy(&bytes).into_owned();
-                ShortString(Content::Bytes(Box::new(NotUtf8 { bytes, shown })))
+                ShortString(Content::Bytes(Arc::new(NotUtf8 { bytes, shown })))
             }
         }
     }
@@ -241,7 +241,7 @@ impl From<ShortString> for String {
     fn from(text: ShortString) -> Self {
         match text.0 {
             Content::Text(text) => text,
-            Content::Bytes(other) => other.shown,
+            Content::Bytes(other) => Arc::unwrap_or_clone(other).shown,
         }
     }
 }
