@@ -4,9 +4,9 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
+use super::sync::spawn;
 use crate::error::Span;
 
 /// How many threads may be left behind. They cost memory, and nothing can end them.
@@ -53,19 +53,18 @@ fn within_counted<T: Send + 'static>(
     }
     let waited_for = Arc::new((Mutex::new(Work::Running), Condvar::new()));
     let workers = Arc::clone(&waited_for);
-    thread::Builder::new()
-        .name("haypile deadline".into())
-        .spawn(move || {
-            let result = work();
-            let (state, ended) = &*workers;
-            let mut state = lock(state);
-            if let Work::LeftBehind = *state {
-                left_behind.fetch_sub(1, Ordering::AcqRel);
-            } else {
-                *state = Work::Done(result);
-                ended.notify_one();
-            }
-        })?;
+    let run = move || {
+        let result = work();
+        let (state, ended) = &*workers;
+        let mut state = lock(state);
+        if let Work::LeftBehind = *state {
+            left_behind.fetch_sub(1, Ordering::AcqRel);
+        } else {
+            *state = Work::Done(result);
+            ended.notify_one();
+        }
+    };
+    spawn("haypile-deadline", Box::new(run))?;
     let (state, ended) = &*waited_for;
     let waiting =
         ended.wait_timeout_while(lock(state), limit, |state| matches!(state, Work::Running));
@@ -84,6 +83,7 @@ fn within_counted<T: Send + 'static>(
 mod tests {
     use super::*;
     use std::sync::mpsc;
+    use std::thread;
 
     const MOMENT: Option<Duration> = Some(Duration::from_millis(10));
 

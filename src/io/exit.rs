@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak
 use std::thread;
 use std::time::Duration;
 
-use super::sync::Instant;
+use super::sync::{spawn, Instant};
 
 /// How long the end of the process may be held up in all.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
@@ -152,15 +152,13 @@ impl Drop for Guard {
 fn elsewhere(deadline: Instant, run: impl FnOnce() + Send + 'static) {
     let done = Arc::new((Mutex::new(false), Condvar::new()));
     let signal = Arc::clone(&done);
-    let started = thread::Builder::new()
-        .name("haypile-exit".into())
-        .spawn(move || {
-            exempt_thread();
-            run();
-            *signal.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            signal.1.notify_all();
-        });
-    if started.is_err() {
+    let run = move || {
+        exempt_thread();
+        run();
+        *signal.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        signal.1.notify_all();
+    };
+    if spawn("haypile-exit", Box::new(run)).is_err() {
         return;
     }
     let (lock, changed) = &*done;

@@ -1,6 +1,7 @@
 //! The locks, the threads and the clock that everything here is made of: the standard library's. When the model checker
 //! runs (see `model.rs`), the same code gets the checker's.
 
+use std::io;
 use std::time::Duration;
 
 #[cfg(all(test, shuttle))]
@@ -20,4 +21,10 @@ pub(crate) fn after(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout)
         .unwrap_or_else(|| now + Duration::from_secs(1 << 32))
+}
+
+/// Starts a thread. One function starts all, whatever they do.
+pub(crate) fn spawn(name: &str, run: Box<dyn FnOnce() + Send>) -> io::Result<thread::Thread> {
+    let handle = thread::Builder::new().name(name.into()).spawn(run)?;
+    Ok(handle.thread().clone())
 }

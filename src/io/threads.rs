@@ -9,7 +9,7 @@ use super::exit::{self, Gathering};
 use super::link::{Link, Opened, Shared};
 use super::reader::{Ahead, Outcome, SLICE};
 use super::sync::thread::{self, Thread};
-use super::sync::{after, Instant, MutexGuard, LONG};
+use super::sync::{after, spawn, Instant, MutexGuard, LONG};
 use super::writer::Work;
 
 impl Link {
@@ -25,11 +25,11 @@ impl Link {
 
     fn spawn(self: &Arc<Self>, name: &str, run: fn(&Arc<Link>)) -> io::Result<Thread> {
         let link = Arc::clone(self);
-        let handle = thread::Builder::new().name(name.into()).spawn(move || {
+        let run = move || {
             exit::exempt_thread();
             run(&link);
-        })?;
-        Ok(handle.thread().clone())
+        };
+        spawn(name, Box::new(run))
     }
 
     /// Starts the reader thread. The writer thread does this when the connection is a little older than `SLICE`: before
