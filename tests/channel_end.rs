@@ -226,6 +226,58 @@ fn what_comes_after_this_ends_close_is_skipped_and_not_answered() {
     }
 }
 
+/// What is late may also come behind the new channel's open-ok. Nothing of it can mean the new channel, which has asked for
+/// nothing yet and published nothing.
+#[test]
+fn what_cannot_be_the_next_channels_is_skipped() {
+    for cut in CUTS {
+        bounded(move || {
+            let peer = Peer::start(move |session| {
+                session.handshake();
+                session.open_channel(1);
+                session.accept_consumer(1);
+                send(session, &[close(1)], cut);
+                session.expect(1, m::CHANNEL_CLOSE_OK);
+                session.expect(1, m::CHANNEL_OPEN);
+                session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
+                let message = delivery(1, "mine", 7, &[b'x'; 3000], 1000);
+                let ack = Args::new().longlong(99).octet(1);
+                let late = [
+                    // The end of a message, all of one, and one that does not end.
+                    message[2..].to_vec(),
+                    message[1..].to_vec(),
+                    message.clone(),
+                    vec![
+                        Frame::encode_method(1, m::BASIC_ACK, &ack),
+                        Frame::encode_method(1, m::QUEUE_DELETE_OK, &Args::new().long(3)),
+                    ],
+                    message[..3].to_vec(),
+                ];
+                send(session, &late.concat(), cut);
+                session.expect(1, m::QUEUE_PURGE);
+                session.send_method(1, m::QUEUE_DELETE_OK, Args::new().long(4));
+                send(session, &message[1..], cut);
+                session.send_method(1, m::QUEUE_PURGE_OK, Args::new().long(5));
+                session.accept_consumer(1);
+                session.deliver(1, "mine", 1, b"new");
+                session.serve_until_end();
+            });
+            let connection = Connection::open(peer.url().as_str()).unwrap();
+            let channel = connection.channel().unwrap();
+            let log = Log::new();
+            consume(&channel, &log);
+            channel.start_consuming().unwrap_err();
+            let again = connection.channel_with_number(1).unwrap();
+            assert_eq!(again.queue_purge("q").unwrap(), 5);
+            consume(&again, &log);
+            support::pump_until(&connection, || !log.is_empty());
+            assert_eq!(log.all(), [1]);
+            connection.close().unwrap();
+            peer.finish();
+        });
+    }
+}
+
 /// What makes the broker close a channel that consumes, from inside the callback.
 fn provoke(kind: usize, channel: &Channel, delivery_tag: u64) {
     let _ = match kind {

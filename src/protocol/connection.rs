@@ -287,7 +287,9 @@ impl Session {
             if let Some(PartialBody { channel, left }) = self.partial {
                 let chunk = &bytes[at..bytes.len().min(at + left)];
                 if !chunk.is_empty() {
-                    self.body(channel, chunk)?;
+                    if let Err(error) = self.body(channel, chunk) {
+                        self.skip_if_late(channel, error)?;
+                    }
                     at += chunk.len();
                 }
                 self.partial = Some(PartialBody {
@@ -309,13 +311,19 @@ impl Session {
             match frame::parse(&bytes[at..], self.frame_max).map_err(Error::syntax)? {
                 Some((frame, length)) => {
                     at += length;
-                    match frame {
+                    let (channel, handled) = match frame {
                         Frame::Method { channel, payload } => {
-                            at += self.method(channel, payload, &bytes[at..])?;
+                            let used = self.method(channel, payload, &bytes[at..]);
+                            (channel, used.map(|used| at += used))
                         }
-                        Frame::Header { channel, payload } => self.header(channel, payload)?,
-                        Frame::Body { channel, payload } => self.body(channel, payload)?,
-                        Frame::Heartbeat => {}
+                        Frame::Header { channel, payload } => {
+                            (channel, self.header(channel, payload))
+                        }
+                        Frame::Body { channel, payload } => (channel, self.body(channel, payload)),
+                        Frame::Heartbeat => continue,
+                    };
+                    if let Err(error) = handled {
+                        self.skip_if_late(channel, error)?;
                     }
                 }
                 None => match partial_body(&bytes[at..]) {
@@ -366,6 +374,21 @@ impl Session {
         Ok(())
     }
 
+    /// A frame that has no meaning on an open channel. If an earlier channel had its number it may be that one's, which the
+    /// broker had not finished with when it opened the next one.
+    #[cold]
+    fn skip_if_late(&mut self, number: u16, error: Error) -> Result<(), Error> {
+        let Number::Taken(slot) = self.number(number) else {
+            return Err(error);
+        };
+        let channel = self.at(slot)?;
+        if channel.former.is_none() || !matches!(error, Error::UnexpectedFrame { .. }) {
+            return Err(error);
+        }
+        channel.content = Content::None;
+        Ok(())
+    }
+
     fn at(&mut self, slot: usize) -> Result<&mut ChannelState, Error> {
         self.channel(slot)
             .ok_or_else(|| Error::unexpected(format_args!("a frame on a channel that is not open")))
@@ -386,10 +409,14 @@ impl Session {
         if !matches!(channel.content, Content::None)
             && !matches!(method, Method::ChannelClose { .. })
         {
-            return Err(Error::unexpected(format_args!(
-                "{} in the middle of a message on channel {number}",
-                method.name()
-            )));
+            if channel.former.is_none() {
+                return Err(Error::unexpected(format_args!(
+                    "{} in the middle of a message on channel {number}",
+                    method.name()
+                )));
+            }
+            // What has begun is late, and so is the rest of it, see `skip_if_late`.
+            channel.content = Content::None;
         }
         match method {
             Method::BasicDeliver { .. }
@@ -649,17 +676,20 @@ impl Session {
         let calls = &mut channel.calls;
         let call = match id {
             FLOW_OK => calls.iter().position(|call| call.expects == FLOW_OK),
-            _ => Some(0),
+            _ => calls
+                .front()
+                .is_some_and(|call| call.expects == id)
+                .then_some(0),
         };
         match call.and_then(|at| calls.remove(at)) {
-            Some(call) if call.expects == id => {
+            Some(call) => {
                 if call.id != FORGOTTEN {
                     channel.call_replies.push((call.id, reply));
                 }
                 self.touch(slot);
                 Ok(())
             }
-            _ => {
+            None => {
                 let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
                 let number = channel.number;
                 Err(Error::unexpected(format_args!(
