@@ -6,7 +6,7 @@ use std::thread;
 
 use haypile::{
     BasicProperties, BasicPublish, Channel, Connection, Error, ExchangeDeclare, ExchangeType,
-    FieldTable,
+    FieldTable, FieldValue,
 };
 use support::peer::{m, Args, Frame, Peer};
 use support::{bounded, channel, exclusive_queue, Fixture, SOON};
@@ -46,6 +46,39 @@ fn messages_that_differ_only_in_their_headers_are_told_apart() {
                 .publish_with(&exchange, "", "body", of_kind(kind))
                 .unwrap();
             if kind == "bad" {
+                bad.push(number);
+            }
+        }
+        let Err(Error::Unconfirmed(report)) = publisher.wait_for_confirms(SOON) else {
+            panic!("nothing was returned");
+        };
+        let returned: Vec<u64> = report.returned.iter().map(|(number, _)| *number).collect();
+        assert_eq!(returned, bad);
+    });
+}
+
+/// RabbitMQ takes this header out of what it returns. Here all the messages have it, and differ in another one.
+#[test]
+fn messages_with_blind_copies_are_told_apart() {
+    bounded(|| {
+        let mut fixture = Fixture::new();
+        let channel = channel();
+        let exchange = headers_exchange(&channel, &mut fixture);
+        let copies = FieldValue::Array(vec!["haypile-no-such-queue".into()]);
+        let mut publisher = channel.publisher(100).unwrap();
+        let mut bad = Vec::new();
+        for n in 0..60 {
+            let properties = BasicProperties::new().header("BCC", copies.clone());
+            let properties = match n % 3 {
+                0 => properties.header("kind", "good"),
+                1 => properties.header("kind", "bad"),
+                _ => properties,
+            };
+            let message = BasicPublish::new().mandatory(true).properties(properties);
+            let number = publisher
+                .publish_with(&exchange, "", "body", message)
+                .unwrap();
+            if n % 3 != 0 {
                 bad.push(number);
             }
         }

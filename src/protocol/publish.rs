@@ -8,7 +8,7 @@ use super::channel::Gate;
 use super::frame;
 use super::method::Method;
 use crate::error::Error;
-use crate::{BasicPublish, ReturnedMessage};
+use crate::{BasicProperties, BasicPublish, ReturnedMessage};
 
 /// What is gathered to be sent.
 #[derive(Debug, Default)]
@@ -47,8 +47,23 @@ impl Fingerprint {
         let _ = message.properties.encode(&mut properties);
         Fingerprint {
             content: Self::of_content(exchange.as_bytes(), routing_key.as_bytes(), &message.body),
-            properties: hash(&properties[..]),
+            properties: Self::of_properties(&message.properties, &properties),
         }
+    }
+
+    /// Without the one header that RabbitMQ takes out of what it returns.
+    fn of_properties(properties: &BasicProperties, encoded: &[u8]) -> u64 {
+        const TAKEN_OUT: &str = "BCC";
+        if properties.get_header(TAKEN_OUT).is_none() {
+            return hash(encoded);
+        }
+        let mut rest = properties.clone();
+        if let Some(headers) = &mut rest.headers {
+            headers.remove(TAKEN_OUT);
+        }
+        let mut encoded = Vec::new();
+        let _ = rest.encode(&mut encoded);
+        hash(&encoded[..])
     }
 }
 
@@ -140,7 +155,8 @@ impl<'a> Publishing<'a> {
         let sequence = self.gate.published.load(Ordering::Relaxed) + 1;
         self.gate.published.store(sequence, Ordering::Release);
         if self.message.mandatory {
-            let properties = hash(frame::properties_of(&outbox.bytes[header..]));
+            let encoded = frame::properties_of(&outbox.bytes[header..]);
+            let properties = Fingerprint::of_properties(&self.message.properties, encoded);
             self.remember(&mut outbox.mandatory, sequence, properties);
         }
         Ok(Some(sequence))
@@ -195,7 +211,6 @@ impl<'a> Publishing<'a> {
 mod tests {
     use super::*;
     use crate::protocol::channel::Phase;
-    use crate::BasicProperties;
 
     fn publish(gate: &Arc<Gate>, outbox: &mut Outbox, id: &str) -> Result<Option<u64>, Error> {
         let properties = BasicProperties::new().message_id(id);
