@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use haypile::{
-    BasicPublish, Channel, ConsumingEnded, Error, QueueDeclare, Result, Retry, Supervisor,
+    BasicPublish, Channel, ConsumingEnded, Error, QueueDeclare, ReliablePublisher, Result, Retry,
+    Supervisor,
 };
 use support::proxy::Proxy;
 use support::{assert_message_count, bounded, channel, Fixture};
@@ -24,6 +25,27 @@ fn supervisor(proxy: &Proxy) -> Supervisor {
 
 fn durable(queue: &str) -> QueueDeclare {
     QueueDeclare::new(queue).durable(true)
+}
+
+/// A publisher that declares this queue.
+fn publisher(supervisor: &Supervisor, queue: &str) -> ReliablePublisher {
+    let declare = durable(queue);
+    supervisor
+        .publisher(10, move |channel| {
+            channel.queue_declare(declare.clone()).map(drop)
+        })
+        .unwrap()
+}
+
+/// Declares this queue and fills it with so many messages. Returns the channel that did it.
+fn filled(queue: &str, messages: u32) -> Channel {
+    let admin = channel();
+    admin.queue_declare(durable(queue)).unwrap();
+    for _ in 0..messages {
+        admin.basic_publish("", queue, "").unwrap();
+    }
+    assert_message_count(&admin, queue, messages);
+    admin
 }
 
 fn is_there(queue: &str) -> bool {
@@ -114,12 +136,7 @@ fn the_prefetch_limit_holds_after_a_loss() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let queue = fixture.queue("qos");
-        let admin = channel();
-        admin.queue_declare(durable(&queue)).unwrap();
-        for _ in 0..10 {
-            admin.basic_publish("", &queue, "").unwrap();
-        }
-        assert_message_count(&admin, &queue, 10);
+        let admin = filled(&queue, 10);
         let proxy = Proxy::start();
         let mut runs = 0;
         supervisor(&proxy)
@@ -147,13 +164,8 @@ fn the_broker_confirms_after_a_loss() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let queue = fixture.queue("confirms");
-        let name = queue.clone();
         let proxy = Proxy::start();
-        let mut publisher = supervisor(&proxy)
-            .publisher(10, move |channel| {
-                channel.queue_declare(durable(&name)).map(drop)
-            })
-            .unwrap();
+        let mut publisher = publisher(&supervisor(&proxy), &queue);
         // Its channel is open.
         publisher.publish("", &queue, "first").unwrap();
         publisher.wait_for_confirms(LIMIT).unwrap();
@@ -178,9 +190,7 @@ fn a_callback_that_declares_during_a_loss_gets_an_error() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let (queue, other) = (fixture.queue("handler"), fixture.queue("declared"));
-        let admin = channel();
-        admin.queue_declare(durable(&queue)).unwrap();
-        admin.basic_publish("", &queue, "").unwrap();
+        let admin = filled(&queue, 1);
         let proxy = Arc::new(Proxy::start());
         let runs = Arc::new(AtomicUsize::new(0));
         let ended = supervisor(&proxy).run(|connection| {
@@ -272,12 +282,7 @@ fn a_stop_from_a_callback_finishes_that_message() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let queue = fixture.queue("from-callback");
-        let admin = channel();
-        admin.queue_declare(durable(&queue)).unwrap();
-        for _ in 0..3 {
-            admin.basic_publish("", &queue, "").unwrap();
-        }
-        assert_message_count(&admin, &queue, 3);
+        let admin = filled(&queue, 3);
         let supervisor = Supervisor::new(support::url());
         let stop = supervisor.stop_handle();
         let ended = supervisor.run(|connection| {
@@ -300,13 +305,7 @@ fn a_bound_of_no_bytes_lets_one_message_through_at_a_time() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let queue = fixture.queue("bytes");
-        let name = queue.clone();
-        let mut publisher = Supervisor::new(support::url())
-            .publisher(10, move |channel| {
-                channel.queue_declare(durable(&name)).map(drop)
-            })
-            .unwrap()
-            .max_bytes(0);
+        let mut publisher = publisher(&Supervisor::new(support::url()), &queue).max_bytes(0);
         for _ in 0..5 {
             publisher.publish("", &queue, "more than nothing").unwrap();
             assert!(publisher.unconfirmed() <= 1);
