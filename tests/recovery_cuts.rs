@@ -1,4 +1,7 @@
 //! A session of publish, confirm, deliver and ack is cut after each of its bytes, and always gets through.
+//!
+//! RabbitMQ 4 looks up its own host's name for each connection, before `connection.start`, and one lookup after the other. Where that
+//! name is not in the hosts file and a name server drops a query, all connections in the handshake stand for five seconds.
 
 mod support;
 
