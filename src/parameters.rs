@@ -80,6 +80,13 @@ pub struct ConnectionParameters {
 
 impl ConnectionParameters {
     /// This host (a name or an address, IPv6 with or without brackets), and the defaults for everything else.
+    ///
+    /// ```
+    /// use haypile::ConnectionParameters;
+    ///
+    /// assert_eq!(ConnectionParameters::new("::1"), ConnectionParameters::from_url("amqp://[::1]")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn new(host: impl Into<String>) -> Self {
         ConnectionParameters {
             host: without_brackets(host.into()),
@@ -88,6 +95,13 @@ impl ConnectionParameters {
     }
 
     /// The broker's host: a name or an address, IPv6 with or without brackets. Default: `localhost`.
+    ///
+    /// ```
+    /// use haypile::ConnectionParameters;
+    ///
+    /// let parameters = ConnectionParameters::default().host("rabbit.example");
+    /// assert_eq!(parameters, ConnectionParameters::new("rabbit.example"));
+    /// ```
     #[must_use]
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = without_brackets(host.into());
@@ -95,6 +109,14 @@ impl ConnectionParameters {
     }
 
     /// The broker's port. Default: 5672, or 5671 with TLS.
+    ///
+    /// ```
+    /// use haypile::ConnectionParameters;
+    ///
+    /// let parameters = ConnectionParameters::default().port(5673);
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqp://localhost:5673")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
@@ -102,6 +124,14 @@ impl ConnectionParameters {
     }
 
     /// The virtual host, at most 255 bytes, as it is (not percent-encoded). Default: `/`.
+    ///
+    /// ```
+    /// use haypile::ConnectionParameters;
+    ///
+    /// let parameters = ConnectionParameters::default().virtual_host("shop/eu");
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqp://localhost/shop%2Feu")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn virtual_host(mut self, virtual_host: impl Into<String>) -> Self {
         self.virtual_host = virtual_host.into();
@@ -111,6 +141,14 @@ impl ConnectionParameters {
     /// How to log in: [`PlainCredentials`](crate::PlainCredentials),
     /// [`AmqPlainCredentials`](crate::AmqPlainCredentials) or [`ExternalCredentials`](crate::ExternalCredentials).
     /// Default: `guest` with the password `guest`.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, PlainCredentials};
+    ///
+    /// let parameters = ConnectionParameters::default().credentials(PlainCredentials::new("orders", "secret"));
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqp://orders:secret@localhost")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn credentials(mut self, credentials: impl Into<Credentials>) -> Self {
         self.credentials = credentials.into();
@@ -118,6 +156,20 @@ impl ConnectionParameters {
     }
 
     /// The most channels to ask for, 1 to 65535; the server may allow fewer. Default: 65535.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// use haypile::ConnectionParameters;
+    ///
+    /// let connection = broker.connect(ConnectionParameters::default().channel_max(8))?;
+    /// assert_eq!(connection.channel_max(), 8);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn channel_max(mut self, channel_max: u16) -> Self {
         self.channel_max = channel_max;
@@ -125,6 +177,20 @@ impl ConnectionParameters {
     }
 
     /// The largest frame to ask for, 8192 to 131072 bytes; the server may allow less. Default: 131072.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// use haypile::ConnectionParameters;
+    ///
+    /// let connection = broker.connect(ConnectionParameters::default().frame_max(16_384))?;
+    /// assert_eq!(connection.frame_max(), 16_384);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn frame_max(mut self, frame_max: u32) -> Self {
         self.frame_max = frame_max;
@@ -149,6 +215,15 @@ impl ConnectionParameters {
     }
 
     /// How often to go through all addresses before giving up, at least once. Default: 1.
+    ///
+    /// ```
+    /// use haypile::{Connection, ConnectionParameters};
+    /// use std::time::Duration;
+    ///
+    /// let nobody = ConnectionParameters::new("127.0.0.1").port(1);
+    /// let error = Connection::open(nobody.connection_attempts(3).retry_delay(Duration::ZERO)).unwrap_err();
+    /// assert_eq!(error.connect_failure().unwrap().attempts_made, 3);
+    /// ```
     #[must_use]
     pub fn connection_attempts(mut self, connection_attempts: u32) -> Self {
         self.connection_attempts = connection_attempts;
@@ -156,6 +231,16 @@ impl ConnectionParameters {
     }
 
     /// How long to wait between attempts. Default: 2 s.
+    ///
+    /// ```
+    /// use haypile::{Connection, ConnectionParameters};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let nobody = ConnectionParameters::new("127.0.0.1").port(1);
+    /// let begun = Instant::now();
+    /// assert!(Connection::open(nobody.connection_attempts(2).retry_delay(Duration::from_millis(20))).is_err());
+    /// assert!(begun.elapsed() >= Duration::from_millis(20));
+    /// ```
     #[must_use]
     pub fn retry_delay(mut self, retry_delay: Duration) -> Self {
         self.retry_delay = retry_delay;
@@ -164,6 +249,15 @@ impl ConnectionParameters {
 
     /// How long to wait for one address to accept the connection; more than zero, `None` for as long as the operating
     /// system does. Default: 10 s.
+    ///
+    /// ```
+    /// use haypile::ConnectionParameters;
+    /// use std::time::Duration;
+    ///
+    /// let parameters = ConnectionParameters::default().socket_timeout(Duration::from_secs(3));
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqp://localhost?socket_timeout=3")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn socket_timeout(mut self, socket_timeout: impl Into<Option<Duration>>) -> Self {
         self.socket_timeout = socket_timeout.into();
@@ -176,6 +270,22 @@ impl ConnectionParameters {
     /// Looking up the host's name may take as long once more, and so may reading the files of TLS, which may be pipes or lie
     /// on another machine. What the system does not return from by then goes on in a thread that is left behind; when 16
     /// have not come to an end, look-ups and reading fail at once.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// use haypile::{testing::Direction, Connection, ConnectionParameters};
+    /// use std::time::Duration;
+    ///
+    /// broker.next_connection().stall(Direction::ToClient);
+    /// let parameters = ConnectionParameters::from_url(broker.url())?.stack_timeout(Duration::from_millis(50));
+    /// assert!(Connection::open(parameters).unwrap_err().is_connection_error());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn stack_timeout(mut self, stack_timeout: impl Into<Option<Duration>>) -> Self {
         self.stack_timeout = stack_timeout.into();
@@ -184,6 +294,25 @@ impl ConnectionParameters {
 
     /// How long the broker may block the connection (for want of memory or disk) before it is given up with
     /// [`Error::ConnectionBlockedTimeout`]; `None` (the default) is for ever.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// use haypile::{ConnectionParameters, Error};
+    /// use std::time::Duration;
+    ///
+    /// let parameters = ConnectionParameters::default().blocked_connection_timeout(Duration::from_millis(50));
+    /// let channel = broker.connect(parameters)?.channel()?;
+    /// # broker.block("low on memory");
+    /// channel.basic_publish("", "tasks", "dig")?;
+    /// let error = channel.queue_declare("tasks").unwrap_err();
+    /// assert!(matches!(error, Error::ConnectionBlockedTimeout { .. }), "{error}");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn blocked_connection_timeout(
         mut self,
@@ -195,6 +324,24 @@ impl ConnectionParameters {
 
     /// How long a call waits for the broker's reply before it fails with [`Error::Timeout`] and its channel is closed;
     /// more than zero. Default: 60 s. (pika waits for ever.)
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// use haypile::{testing::Direction, ConnectionParameters, Error};
+    /// use std::time::Duration;
+    ///
+    /// let parameters = ConnectionParameters::default().rpc_timeout(Duration::from_millis(500));
+    /// let channel = broker.connect(parameters)?.channel()?;
+    /// # broker.connections()[0].stall(Direction::ToClient);
+    /// assert!(matches!(channel.queue_declare("tasks"), Err(Error::Timeout { .. })));
+    /// # broker.connections()[0].resume();
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn rpc_timeout(mut self, rpc_timeout: Duration) -> Self {
         self.rpc_timeout = rpc_timeout;
@@ -207,6 +354,24 @@ impl ConnectionParameters {
     /// A larger message costs its channel, which is closed with 311 (`CONTENT_TOO_LARGE`; specification 1.2) and
     /// reports [`Error::MessageTooLarge`]. It takes no memory, and the connection stays open. The broker keeps the
     /// message unless it was to be acknowledged automatically. Not in pika, which takes whatever comes.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// use haypile::{ConnectionParameters, Error};
+    ///
+    /// let connection = broker.connect(ConnectionParameters::default().max_message_size(1000))?;
+    /// let channel = connection.channel()?;
+    /// channel.queue_declare("tasks")?;
+    /// channel.basic_publish("", "tasks", [0u8; 1001])?;
+    /// assert!(matches!(channel.basic_get("tasks"), Err(Error::MessageTooLarge { size: 1001, .. })));
+    /// assert!(connection.is_open());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
     pub fn max_message_size(mut self, max_message_size: u64) -> Self {
         self.max_message_size = max_message_size;
@@ -214,6 +379,14 @@ impl ConnectionParameters {
     }
 
     /// The language of the server's texts, at most 255 bytes. Default: `en_US`, the only one there is.
+    ///
+    /// ```
+    /// use haypile::ConnectionParameters;
+    ///
+    /// let parameters = ConnectionParameters::default().locale("de_DE");
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqp://localhost?locale=de_DE")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn locale(mut self, locale: impl Into<String>) -> Self {
         self.locale = locale.into();
@@ -248,6 +421,13 @@ impl ConnectionParameters {
 
     /// Gives all that is sent to the broker beside the defaults, in place of what was given before (see
     /// [`client_property`](Self::client_property)).
+    ///
+    /// ```
+    /// use haypile::ConnectionParameters;
+    ///
+    /// let parameters = ConnectionParameters::default().client_properties([("connection_name", "orders")]);
+    /// assert_eq!(parameters, ConnectionParameters::default().client_property("connection_name", "orders"));
+    /// ```
     #[must_use]
     pub fn client_properties(mut self, client_properties: impl Into<FieldTable>) -> Self {
         self.client_properties = client_properties.into();
@@ -255,6 +435,14 @@ impl ConnectionParameters {
     }
 
     /// Options of the TCP socket. Default: none set.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TcpOptions};
+    ///
+    /// let parameters = ConnectionParameters::default().tcp_options(TcpOptions::new().keepcnt(3));
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqp://localhost?tcp_options={'TCP_KEEPCNT':3}")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn tcp_options(mut self, tcp_options: TcpOptions) -> Self {
         self.tcp_options = tcp_options;

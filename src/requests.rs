@@ -28,8 +28,17 @@ macro_rules! flags {
 
 /// Setters for the table of arguments that brokers extend AMQP with.
 macro_rules! arguments {
-    () => {
-        /// Adds one of the broker's own arguments, or replaces it.
+    ($request:ident, $key:literal, $value:literal) => {
+        /// Adds one of the broker's own arguments, or replaces it (pika: an item of `arguments`). Default: none.
+        ///
+        /// ```
+        #[doc = concat!("use haypile::", stringify!($request), ";")]
+        ///
+        #[doc = concat!("let request = ", stringify!($request), "::from(\"tasks\").argument(", $key, ", ", $value, ");")]
+        #[doc = concat!("let whole = ", stringify!($request), "::from(\"tasks\").arguments([(", $key, ", ", $value, ")]);")]
+        /// assert_eq!(request, whole);
+        #[doc = concat!("assert_ne!(request, ", stringify!($request), "::from(\"tasks\"));")]
+        /// ```
         #[must_use]
         pub fn argument(
             mut self,
@@ -40,7 +49,16 @@ macro_rules! arguments {
             self
         }
 
-        /// Gives the whole table of the broker's own arguments, in place of what was there.
+        /// Gives the whole table of the broker's own arguments, in place of what was there (pika: `arguments`).
+        ///
+        /// ```
+        #[doc = concat!("use haypile::{FieldTable, ", stringify!($request), "};")]
+        ///
+        #[doc = concat!("let usual = FieldTable::from([(", $key, ", ", $value, ")]);")]
+        #[doc = concat!("let request = ", stringify!($request), "::from(\"tasks\").arguments(&usual);")]
+        #[doc = concat!("assert_eq!(request, ", stringify!($request), "::from(\"tasks\").argument(", $key, ", ", $value, "));")]
+        #[doc = concat!("assert_ne!(request, ", stringify!($request), "::from(\"tasks\"));")]
+        /// ```
         #[must_use]
         pub fn arguments(mut self, arguments: impl Into<FieldTable>) -> Self {
             self.arguments = arguments.into();
@@ -113,6 +131,18 @@ static NO_PROPERTIES: BasicProperties = BasicProperties::NONE;
 
 impl<'a> BasicPublish<'a> {
     /// No properties, not mandatory.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicPublish;
+    ///
+    /// channel.queue_declare("tasks")?;
+    /// channel.basic_publish_with("", "tasks", "dig", BasicPublish::new())?; // as basic_publish
+    /// let (_method, properties, _body) = channel.basic_get("tasks")?.unwrap();
+    /// assert_eq!(properties, haypile::BasicProperties::new());
+    /// # Ok(()) }) }
+    /// ```
     pub fn new() -> Self {
         BasicPublish {
             properties: Cow::Borrowed(&NO_PROPERTIES),
@@ -123,10 +153,34 @@ impl<'a> BasicPublish<'a> {
     flags! {
         /// Whether the message comes back if no queue takes it: to the callbacks of `add_on_return_callback`, and, on
         /// a channel with confirms, as `Error::Unroutable`. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::{BasicPublish, Error};
+        ///
+        /// channel.confirm_delivery()?;
+        /// channel.basic_publish("", "nowhere", "lost")?;
+        /// let error = channel.basic_publish_with("", "nowhere", "back", BasicPublish::new().mandatory(true)).unwrap_err();
+        /// assert!(matches!(error, Error::Unroutable(_)), "{error}");
+        /// # Ok(()) }) }
+        /// ```
         mandatory
     }
 
     /// The message's properties: a [`BasicProperties`], or a reference to one.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{BasicProperties, BasicPublish};
+    ///
+    /// channel.queue_declare("tasks")?;
+    /// let urgent = BasicProperties::new().priority(9);
+    /// channel.basic_publish_with("", "tasks", "dig", BasicPublish::new().mandatory(true).properties(&urgent))?;
+    /// assert_eq!(channel.basic_get("tasks")?.unwrap().1, urgent);
+    /// # Ok(()) }) }
+    /// ```
     #[must_use]
     pub fn properties(mut self, properties: impl Into<Cow<'a, BasicProperties>>) -> Self {
         self.properties = properties.into();

@@ -32,11 +32,28 @@ pub struct TcpOptions {
 
 impl TcpOptions {
     /// None set.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TcpOptions};
+    ///
+    /// let parameters = ConnectionParameters::default().tcp_options(TcpOptions::new());
+    /// assert_eq!(parameters, ConnectionParameters::default());
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// After how long without traffic to probe the peer, in whole seconds, 1 to 32767 (`TCP_KEEPIDLE`).
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TcpOptions};
+    /// use std::time::Duration;
+    ///
+    /// let options = TcpOptions::new().keepidle(Duration::from_secs(60));
+    /// let parameters = ConnectionParameters::from_url("amqp://localhost?tcp_options={'TCP_KEEPIDLE':60}")?;
+    /// assert_eq!(ConnectionParameters::default().tcp_options(options), parameters);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn keepidle(mut self, keepidle: Duration) -> Self {
         self.keepidle = Some(keepidle);
@@ -44,6 +61,16 @@ impl TcpOptions {
     }
 
     /// How long to wait between probes, in whole seconds, 1 to 32767 (`TCP_KEEPINTVL`).
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TcpOptions};
+    /// use std::time::Duration;
+    ///
+    /// let options = TcpOptions::new().keepintvl(Duration::from_secs(10));
+    /// let parameters = ConnectionParameters::from_url("amqp://localhost?tcp_options={'TCP_KEEPINTVL':10}")?;
+    /// assert_eq!(ConnectionParameters::default().tcp_options(options), parameters);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn keepintvl(mut self, keepintvl: Duration) -> Self {
         self.keepintvl = Some(keepintvl);
@@ -51,6 +78,14 @@ impl TcpOptions {
     }
 
     /// After how many unanswered probes to give up, 1 to 127 (`TCP_KEEPCNT`).
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, IntoParameters, TcpOptions};
+    ///
+    /// let with = |options| ConnectionParameters::default().tcp_options(options);
+    /// assert!(with(TcpOptions::new().keepcnt(3)).into_parameters().is_ok());
+    /// assert!(with(TcpOptions::new().keepcnt(128)).into_parameters().is_err());
+    /// ```
     #[must_use]
     pub fn keepcnt(mut self, keepcnt: u32) -> Self {
         self.keepcnt = Some(keepcnt);
@@ -59,6 +94,16 @@ impl TcpOptions {
 
     /// How long what was sent may stay unacknowledged, in whole milliseconds, at most 24 days; 0 is the operating
     /// system's default (`TCP_USER_TIMEOUT`).
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TcpOptions};
+    /// use std::time::Duration;
+    ///
+    /// let options = TcpOptions::new().user_timeout(Duration::from_secs(30));
+    /// let parameters = ConnectionParameters::from_url("amqp://localhost?tcp_options={'TCP_USER_TIMEOUT':30000}")?;
+    /// assert_eq!(ConnectionParameters::default().tcp_options(options), parameters);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn user_timeout(mut self, user_timeout: Duration) -> Self {
         self.user_timeout = Some(user_timeout);

@@ -27,6 +27,19 @@ pub struct BasicConsume {
 
 impl BasicConsume {
     /// Consume from this queue, acknowledging by hand, under a tag that the library makes up.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicConsume;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// let tag = channel.basic_consume(BasicConsume::new("tasks"), |channel, method, _properties, _body| {
+    ///     channel.basic_ack(method.delivery_tag)
+    /// })?;
+    /// assert_eq!(channel.consumer_tags(), [tag]);
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
@@ -43,20 +56,60 @@ impl BasicConsume {
 
     flags! {
         /// Whether messages count as acknowledged once they are sent; a crash loses them. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::BasicConsume;
+        /// # use std::time::Duration;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// # channel.basic_publish("", "tasks", "dig")?;
+        /// channel.basic_consume(BasicConsume::new("tasks").auto_ack(true), |_channel, _method, _properties, _body| ())?;
+        /// connection.process_data_events(Duration::from_secs(5))?;
+        /// channel.close()?;
+        /// assert_eq!(connection.queue_exists("tasks")?.unwrap().message_count, 0); // it did not come back
+        /// # Ok(()) }) }
+        /// ```
         auto_ack
         /// Whether no other consumer may consume from the queue. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::BasicConsume;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// channel.basic_consume(BasicConsume::new("tasks").exclusive(true), |_channel, _method, _properties, _body| ())?;
+        /// let error = connection.channel()?.consume("tasks").unwrap_err();
+        /// assert_eq!(error.reply_code(), Some(403));
+        /// # Ok(()) }) }
+        /// ```
         exclusive
     }
 
     /// The consumer's name on this channel, at most 255 bytes. Default (and for an empty one): made up, as
     /// `ctag1.9f0c…`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicConsume;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// let request = BasicConsume::new("tasks").consumer_tag("first");
+    /// channel.basic_consume(request, |_channel, method, _properties, _body| assert_eq!(method.consumer_tag, "first"))?;
+    /// channel.basic_cancel("first")?;
+    /// assert!(channel.consumer_tags().is_empty());
+    /// # Ok(()) }) }
+    /// ```
     #[must_use]
     pub fn consumer_tag(mut self, consumer_tag: impl Into<String>) -> Self {
         self.consumer_tag = Some(consumer_tag.into()).filter(|tag| !tag.is_empty());
         self
     }
 
-    arguments!();
+    arguments!(BasicConsume, r#""x-priority""#, 10);
 }
 
 /// What `consume` asks for (pika: `consume(queue, auto_ack=False, exclusive=False, arguments=None)`; AMQP 0-9-1,
@@ -82,6 +135,22 @@ pub struct Consume {
 
 impl Consume {
     /// Iterate over this queue, acknowledging by hand, waiting for as long as it takes.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::Consume;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// for message in channel.consume(Consume::new("tasks"))? { // or just "tasks"
+    ///     let (method, _properties, body) = message?;
+    ///     assert_eq!(body, b"dig");
+    ///     channel.basic_ack(method.delivery_tag)?;
+    ///     break;
+    /// }
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
@@ -99,8 +168,33 @@ impl Consume {
 
     flags! {
         /// Whether messages count as acknowledged once they are sent; a crash loses them. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::Consume;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// # channel.basic_publish("", "tasks", "dig")?;
+        /// let first = channel.consume(Consume::new("tasks").auto_ack(true))?.next();
+        /// # assert!(first.is_some());
+        /// channel.close()?;
+        /// assert_eq!(connection.queue_exists("tasks")?.unwrap().message_count, 0); // it did not come back
+        /// # Ok(()) }) }
+        /// ```
         auto_ack
         /// Whether no other consumer may consume from the queue. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::Consume;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// channel.consume(Consume::new("tasks").exclusive(true))?;
+        /// assert_eq!(connection.channel()?.consume("tasks").unwrap_err().reply_code(), Some(403));
+        /// # Ok(()) }) }
+        /// ```
         exclusive
     }
 
@@ -108,6 +202,19 @@ impl Consume {
     /// iterator can be asked again. Time that the program itself takes between two messages does not count.
     ///
     /// pika's generator goes on after its `inactivity_timeout`: see [`Messages::inactivity_timeout`](crate::Messages::inactivity_timeout).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::Consume;
+    /// use std::time::Duration;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// let all_there_are = channel.consume(Consume::new("tasks").auto_ack(true).idle_exit(Duration::from_secs(1)))?;
+    /// assert_eq!(all_there_are.count(), 1);
+    /// # Ok(()) }) }
+    /// ```
     #[must_use]
     pub fn idle_exit(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.idle_exit = limit.into();
@@ -117,13 +224,25 @@ impl Consume {
     /// How long the iterator may go on in all, from `consume` on, whatever comes; `None` (the default) is for ever. It has no
     /// counterpart in pika. A message that has come by then and not been yielded stays for the next `consume`, or goes back
     /// by [`cancel`](crate::Channel::cancel).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::Consume;
+    /// use std::time::Duration;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// let mut messages = channel.consume(Consume::new("tasks").time_limit(Duration::from_millis(50)))?;
+    /// assert!(messages.next().is_none());
+    /// # Ok(()) }) }
+    /// ```
     #[must_use]
     pub fn time_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.time_limit = limit.into();
         self
     }
 
-    arguments!();
+    arguments!(Consume, r#""x-priority""#, 10);
 }
 
 /// What `basic_get` asks for (pika: `basic_get(queue, auto_ack=False)`; AMQP 0-9-1, `basic.get`).
@@ -141,6 +260,19 @@ pub struct BasicGet {
 
 impl BasicGet {
     /// Fetch from this queue, acknowledging by hand.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicGet;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// let (method, _properties, body) = channel.basic_get(BasicGet::new("tasks"))?.unwrap(); // or just "tasks"
+    /// assert_eq!(body, b"dig");
+    /// channel.basic_ack(method.delivery_tag)?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
@@ -154,6 +286,19 @@ impl BasicGet {
 
     flags! {
         /// Whether the message counts as acknowledged once it is sent. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::BasicGet;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// # channel.basic_publish("", "tasks", "dig")?;
+        /// assert!(channel.basic_get(BasicGet::new("tasks").auto_ack(true))?.is_some());
+        /// channel.close()?;
+        /// assert_eq!(connection.queue_exists("tasks")?.unwrap().message_count, 0); // it did not come back
+        /// # Ok(()) }) }
+        /// ```
         auto_ack
     }
 }
@@ -173,6 +318,20 @@ pub struct BasicAck {
 
 impl BasicAck {
     /// This message is done. With `multiple`, 0 stands for all that are unacknowledged on the channel.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use haypile::BasicAck;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// let (method, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+    /// channel.basic_ack(BasicAck::new(method.delivery_tag))?; // or just the tag
+    /// channel.close()?;
+    /// assert_eq!(connection.queue_exists("tasks")?.unwrap().message_count, 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(delivery_tag: u64) -> Self {
         BasicAck {
             delivery_tag,
@@ -182,6 +341,22 @@ impl BasicAck {
 
     flags! {
         /// Whether all messages up to this one are meant. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::BasicAck;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// # channel.basic_publish("", "tasks", "dig")?;
+        /// # channel.basic_publish("", "tasks", "sow")?;
+        /// let (_first, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+        /// let (second, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+        /// channel.basic_ack(BasicAck::new(second.delivery_tag).multiple(true))?;
+        /// channel.close()?;
+        /// assert_eq!(connection.queue_exists("tasks")?.unwrap().message_count, 0); // both are done
+        /// # Ok(()) }) }
+        /// ```
         multiple
     }
 }
@@ -216,6 +391,19 @@ pub struct BasicNack {
 
 impl BasicNack {
     /// This message goes back to its queue. With `multiple`, 0 stands for all that are unacknowledged on the channel.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicNack;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// let (method, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+    /// channel.basic_nack(BasicNack::new(method.delivery_tag))?; // or just the tag
+    /// assert!(channel.basic_get("tasks")?.unwrap().0.redelivered);
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(delivery_tag: u64) -> Self {
         BasicNack {
             delivery_tag,
@@ -226,8 +414,36 @@ impl BasicNack {
 
     flags! {
         /// Whether all messages up to this one are meant. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::BasicNack;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// # channel.basic_publish("", "tasks", "dig")?;
+        /// # channel.basic_publish("", "tasks", "sow")?;
+        /// let (_first, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+        /// let (second, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+        /// channel.basic_nack(BasicNack::new(second.delivery_tag).multiple(true))?;
+        /// assert_eq!(connection.queue_exists("tasks")?.unwrap().message_count, 2); // both are back
+        /// # Ok(()) }) }
+        /// ```
         multiple
         /// Whether it goes back to its queue (yes, the default) or is dropped or dead-lettered (no).
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::BasicNack;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// # channel.basic_publish("", "tasks", "dig")?;
+        /// let (method, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+        /// channel.basic_nack(BasicNack::new(method.delivery_tag).requeue(false))?;
+        /// assert!(channel.basic_get("tasks")?.is_none());
+        /// # Ok(()) }) }
+        /// ```
         requeue
     }
 }
@@ -260,6 +476,19 @@ pub struct BasicReject {
 
 impl BasicReject {
     /// This message goes back to its queue.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicReject;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// let (method, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+    /// channel.basic_reject(BasicReject::new(method.delivery_tag))?; // or just the tag
+    /// assert!(channel.basic_get("tasks")?.unwrap().0.redelivered);
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(delivery_tag: u64) -> Self {
         BasicReject {
             delivery_tag,
@@ -269,6 +498,19 @@ impl BasicReject {
 
     flags! {
         /// Whether it goes back to its queue (yes, the default) or is dropped or dead-lettered (no).
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::BasicReject;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// # channel.basic_publish("", "tasks", "dig")?;
+        /// let (method, _properties, _body) = channel.basic_get("tasks")?.unwrap();
+        /// channel.basic_reject(BasicReject::new(method.delivery_tag).requeue(false))?;
+        /// assert!(channel.basic_get("tasks")?.is_none());
+        /// # Ok(()) }) }
+        /// ```
         requeue
     }
 }
@@ -303,6 +545,21 @@ pub struct BasicQos {
 
 impl BasicQos {
     /// At most so many messages unacknowledged at a time; 0 is no limit.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{BasicQos, QueueDeclare};
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// channel.basic_qos(BasicQos::new(1))?; // or just 1
+    /// channel.consume("tasks")?;
+    /// channel.basic_publish("", "tasks", "dig")?;
+    /// channel.basic_publish("", "tasks", "sow")?;
+    /// let tasks = channel.queue_declare(QueueDeclare::new("tasks").passive(true))?;
+    /// assert_eq!(tasks.message_count, 1); // the second one waits in the queue
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(prefetch_count: u16) -> Self {
         BasicQos {
             prefetch_size: 0,
@@ -312,6 +569,16 @@ impl BasicQos {
     }
 
     /// At most so many bytes unacknowledged at a time; 0 (the default) is no limit, and all that RabbitMQ accepts.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicQos;
+    ///
+    /// let error = channel.basic_qos(BasicQos::new(1).prefetch_size(4096)).unwrap_err();
+    /// assert_eq!(error.reply_code(), Some(540)); // NOT_IMPLEMENTED
+    /// # Ok(()) }) }
+    /// ```
     #[must_use]
     pub fn prefetch_size(mut self, prefetch_size: u32) -> Self {
         self.prefetch_size = prefetch_size;
@@ -321,6 +588,27 @@ impl BasicQos {
     flags! {
         /// Whether the limit is shared by all consumers of the channel (RabbitMQ's reading) rather than given to each
         /// new one (pika: `global_qos`). Default: no.
+        ///
+        /// ```
+        /// # #[cfg(feature = "testing")]
+        /// # fn main() -> haypile::Result<()> {
+        /// # let broker = haypile::testing::Broker::builder().global_qos(true).start()?;
+        /// # let channel = broker.connect(haypile::ConnectionParameters::default())?.channel()?;
+        /// use haypile::{BasicQos, QueueDeclare};
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// channel.basic_qos(BasicQos::new(1).global(true))?;
+        /// channel.basic_consume("tasks", |_channel, _method, _properties, _body| ())?;
+        /// channel.basic_consume("tasks", |_channel, _method, _properties, _body| ())?;
+        /// channel.basic_publish("", "tasks", "dig")?;
+        /// channel.basic_publish("", "tasks", "sow")?;
+        /// let tasks = channel.queue_declare(QueueDeclare::new("tasks").passive(true))?;
+        /// assert_eq!(tasks.message_count, 1); // one for both consumers
+        /// # Ok(())
+        /// # }
+        /// # #[cfg(not(feature = "testing"))]
+        /// # fn main() {}
+        /// ```
         #[doc(alias = "global_qos")]
         global
     }

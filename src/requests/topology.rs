@@ -27,6 +27,16 @@ pub struct QueueDeclare {
 
 impl QueueDeclare {
     /// A queue of this name (at most 255 bytes), none of the flags set. With an empty name the server invents one.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::QueueDeclare;
+    ///
+    /// assert_eq!(channel.queue_declare(QueueDeclare::new("tasks"))?.queue, "tasks");
+    /// assert!(channel.queue_declare(QueueDeclare::new(""))?.queue.starts_with("amq.gen-"));
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
@@ -44,15 +54,66 @@ impl QueueDeclare {
 
     flags! {
         /// Whether only to ask if the queue exists; if it does not, the broker closes the channel (404). Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::QueueDeclare;
+        ///
+        /// let error = channel.queue_declare(QueueDeclare::new("nowhere").passive(true)).unwrap_err();
+        /// assert_eq!(error.reply_code(), Some(404));
+        /// # Ok(()) }) }
+        /// ```
         passive
         /// Whether the queue survives a restart of the broker. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::QueueDeclare;
+        ///
+        /// channel.queue_declare(QueueDeclare::new("tasks").durable(true))?;
+        /// // Declaring it again takes the same flags.
+        /// assert_eq!(channel.queue_declare("tasks").unwrap_err().reply_code(), Some(406));
+        /// # Ok(()) }) }
+        /// ```
         durable
         /// Whether it belongs to this connection alone and goes with it. Default: no.
+        ///
+        /// ```
+        /// # #[cfg(feature = "testing")]
+        /// # fn main() -> haypile::Result<()> {
+        /// # let broker = haypile::testing::Broker::start()?;
+        /// use haypile::{ConnectionParameters, QueueDeclare};
+        ///
+        /// let connection = broker.connect(ConnectionParameters::default())?;
+        /// connection.channel()?.queue_declare(QueueDeclare::new("mine").exclusive(true))?;
+        /// let another = broker.connect(ConnectionParameters::default())?;
+        /// assert_eq!(another.channel()?.queue_declare("mine").unwrap_err().reply_code(), Some(405));
+        /// connection.close()?;
+        /// assert!(another.queue_exists("mine")?.is_none());
+        /// # Ok(())
+        /// # }
+        /// # #[cfg(not(feature = "testing"))]
+        /// # fn main() {}
+        /// ```
         exclusive
         /// Whether it is deleted when its last consumer is gone. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::QueueDeclare;
+        ///
+        /// channel.queue_declare(QueueDeclare::new("news").auto_delete(true))?;
+        /// channel.consume("news")?;
+        /// channel.cancel()?;
+        /// assert!(connection.queue_exists("news")?.is_none());
+        /// # Ok(()) }) }
+        /// ```
         auto_delete
     }
-    arguments!();
+    arguments!(QueueDeclare, r#""x-max-length""#, 1000);
 }
 
 /// What `queue_delete` asks for (pika: `queue_delete(queue, if_unused=False, if_empty=False)`; AMQP 0-9-1,
@@ -73,6 +134,18 @@ pub struct QueueDelete {
 
 impl QueueDelete {
     /// This queue, whatever is in it.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use haypile::QueueDelete;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// # channel.basic_publish("", "tasks", "dig")?;
+    /// assert_eq!(channel.queue_delete(QueueDelete::new("tasks"))?, 1); // a message went with it
+    /// assert!(connection.queue_exists("tasks")?.is_none());
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(queue: impl Into<ShortString>) -> Self {
         Self::named(queue.into())
     }
@@ -87,8 +160,32 @@ impl QueueDelete {
 
     flags! {
         /// Whether to delete it only if it has no consumers. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::QueueDelete;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// channel.consume("tasks")?;
+        /// let error = channel.queue_delete(QueueDelete::new("tasks").if_unused(true)).unwrap_err();
+        /// assert_eq!(error.reply_code(), Some(406));
+        /// # Ok(()) }) }
+        /// ```
         if_unused
         /// Whether to delete it only if it has no messages. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::QueueDelete;
+        ///
+        /// # channel.queue_declare("tasks")?;
+        /// channel.basic_publish("", "tasks", "dig")?;
+        /// let error = channel.queue_delete(QueueDelete::new("tasks").if_empty(true)).unwrap_err();
+        /// assert_eq!(error.reply_code(), Some(406));
+        /// # Ok(()) }) }
+        /// ```
         if_empty
     }
 }
@@ -121,6 +218,12 @@ pub enum ExchangeType {
 
 impl ExchangeType {
     /// The name on the wire.
+    ///
+    /// ```
+    /// use haypile::ExchangeType;
+    ///
+    /// assert_eq!(ExchangeType::Topic.as_str(), "topic");
+    /// ```
     pub fn as_str(&self) -> &str {
         match self {
             ExchangeType::Direct => "direct",
@@ -192,6 +295,18 @@ pub struct ExchangeDeclare {
 
 impl ExchangeDeclare {
     /// An exchange of this name (at most 255 bytes) and type, none of the flags set.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::{ExchangeDeclare, ExchangeType};
+    ///
+    /// channel.exchange_declare(ExchangeDeclare::new("logs", ExchangeType::Fanout))?;
+    /// // A text is enough; it must be the same type.
+    /// channel.exchange_declare(ExchangeDeclare::new("logs", "fanout"))?;
+    /// assert_eq!(channel.exchange_declare("logs").unwrap_err().reply_code(), Some(406));
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(exchange: impl Into<ShortString>, exchange_type: impl Into<ExchangeType>) -> Self {
         ExchangeDeclare {
             exchange_type: exchange_type.into(),
@@ -213,15 +328,61 @@ impl ExchangeDeclare {
 
     flags! {
         /// Whether only to ask if the exchange exists; if it does not, the broker closes the channel (404). Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::ExchangeDeclare;
+        ///
+        /// let error = channel.exchange_declare(ExchangeDeclare::from("nowhere").passive(true)).unwrap_err();
+        /// assert_eq!(error.reply_code(), Some(404));
+        /// # Ok(()) }) }
+        /// ```
         passive
         /// Whether the exchange survives a restart of the broker. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::ExchangeDeclare;
+        ///
+        /// channel.exchange_declare(ExchangeDeclare::new("logs", "fanout").durable(true))?;
+        /// // Declaring it again takes the same flags.
+        /// let error = channel.exchange_declare(ExchangeDeclare::new("logs", "fanout")).unwrap_err();
+        /// assert_eq!(error.reply_code(), Some(406));
+        /// # Ok(()) }) }
+        /// ```
         durable
         /// Whether it is deleted when the last queue or exchange bound to it is gone. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|connection, channel| {
+        /// use haypile::ExchangeDeclare;
+        ///
+        /// # channel.queue_declare("lines")?;
+        /// channel.exchange_declare(ExchangeDeclare::new("logs", "fanout").auto_delete(true))?;
+        /// channel.queue_bind("lines", "logs", "")?;
+        /// channel.queue_unbind("lines", "logs", "")?;
+        /// assert!(!connection.exchange_exists("logs")?);
+        /// # Ok(()) }) }
+        /// ```
         auto_delete
         /// Whether only other exchanges may publish to it. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::ExchangeDeclare;
+        ///
+        /// channel.exchange_declare(ExchangeDeclare::new("inner", "fanout").internal(true))?;
+        /// channel.confirm_delivery()?;
+        /// assert_eq!(channel.basic_publish("inner", "", "no").unwrap_err().reply_code(), Some(403));
+        /// # Ok(()) }) }
+        /// ```
         internal
     }
-    arguments!();
+    arguments!(ExchangeDeclare, r#""alternate-exchange""#, r#""unrouted""#);
 }
 
 /// What `exchange_delete` asks for (pika: `exchange_delete(exchange, if_unused=False)`; AMQP 0-9-1, `exchange.delete`).
@@ -240,6 +401,17 @@ pub struct ExchangeDelete {
 
 impl ExchangeDelete {
     /// This exchange, whatever is bound to it.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use haypile::ExchangeDelete;
+    ///
+    /// # channel.exchange_declare("logs")?;
+    /// channel.exchange_delete(ExchangeDelete::new("logs"))?; // or just "logs"
+    /// assert!(!connection.exchange_exists("logs")?);
+    /// # Ok(()) }) }
+    /// ```
     pub fn new(exchange: impl Into<ShortString>) -> Self {
         Self::named(exchange.into())
     }
@@ -253,6 +425,19 @@ impl ExchangeDelete {
 
     flags! {
         /// Whether to delete it only if nothing is bound to it. Default: no.
+        ///
+        /// ```
+        /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+        /// # fn main() { example(|_connection, channel| {
+        /// use haypile::ExchangeDelete;
+        ///
+        /// # channel.queue_declare("lines")?;
+        /// # channel.exchange_declare("logs")?;
+        /// channel.queue_bind("lines", "logs", "")?;
+        /// let error = channel.exchange_delete(ExchangeDelete::new("logs").if_unused(true)).unwrap_err();
+        /// assert_eq!(error.reply_code(), Some(406));
+        /// # Ok(()) }) }
+        /// ```
         if_unused
     }
 }
