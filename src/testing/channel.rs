@@ -53,8 +53,8 @@ pub(super) struct Channel {
 /// A message that a client has not acknowledged.
 pub(super) struct Unacknowledged {
     pub(super) queue: u64,
-    /// The consumer it was delivered to, and its tag; `None` if it was fetched.
-    pub(super) consumer: Option<(u64, Text)>,
+    /// The tag of the consumer that it was delivered to; `None` if it was fetched.
+    pub(super) consumer: Option<Text>,
     pub(super) stored: Stored,
 }
 

@@ -164,7 +164,7 @@ impl State {
             if !no_ack {
                 let unacknowledged = Unacknowledged {
                     queue: id,
-                    consumer: Some((consumer_id, tag.clone())),
+                    consumer: Some(tag.clone()),
                     stored,
                 };
                 channel.unacknowledged.insert(delivery_tag, unacknowledged);
@@ -505,13 +505,13 @@ impl State {
         });
         let mut parts: BTreeMap<(u64, Option<Text>, u64), Vec<Unacknowledged>> = BTreeMap::new();
         for (tag, message) in messages {
-            let consumer = message.consumer.as_ref().map(|(_, tag)| tag.clone());
+            let consumer = message.consumer.clone();
             let fetched = if consumer.is_none() { tag } else { 0 };
             let part = parts.entry((message.queue, consumer, fetched));
             part.or_default().push(message);
         }
         for ((queue, ..), messages) in parts {
-            self.settle_part(queue, how, messages);
+            self.settle_part(at, queue, how, messages);
         }
         if was_limited {
             self.unblock_channel(at);
@@ -519,12 +519,13 @@ impl State {
     }
 
     /// All of one queue and one consumer.
-    fn settle_part(&mut self, id: u64, how: Settle, mut messages: Vec<Unacknowledged>) {
+    fn settle_part(&mut self, at: At, id: u64, how: Settle, mut messages: Vec<Unacknowledged>) {
+        let mut consumer = None;
         for message in &messages {
-            self.forget_delivery(message);
+            consumer = self.forget_delivery(at, message);
         }
-        if let Some((consumer, _)) = messages.first().and_then(|first| first.consumer.as_ref()) {
-            self.unblock_consumer(id, *consumer);
+        if let Some(consumer) = consumer {
+            self.unblock_consumer(id, consumer);
         }
         match how {
             Settle::Ack => {}
@@ -541,14 +542,16 @@ impl State {
         self.dispatch(id);
     }
 
-    fn forget_delivery(&mut self, message: &Unacknowledged) {
-        let consumer = message.consumer.as_ref().and_then(|(consumer, _)| {
-            let queue = self.queues.get_mut(&message.queue)?;
-            queue.consumers.get_mut(consumer)
-        });
-        if let Some(consumer) = consumer {
-            consumer.unacknowledged = consumer.unacknowledged.saturating_sub(1);
+    /// RabbitMQ goes by the consumer's tag, even if it is that of another consumer by now, which may have more for it.
+    fn forget_delivery(&mut self, at: At, message: &Unacknowledged) -> Option<u64> {
+        let tag = message.consumer.as_ref()?;
+        let (queue, id) = *self.channel_mut(at)?.consumers.get(tag)?;
+        if queue != message.queue {
+            return None;
         }
+        let consumer = self.queues.get_mut(&queue)?.consumers.get_mut(&id)?;
+        consumer.unacknowledged -= 1;
+        Some(id)
     }
 
     /// Puts messages of one queue back where they stood.

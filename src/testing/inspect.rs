@@ -223,7 +223,7 @@ impl State {
             auto_ack: consumer.no_ack,
             exclusive: consumer.exclusive,
             prefetch_count: consumer.prefetch,
-            unacknowledged: consumer.unacknowledged,
+            unacknowledged: consumer.unacknowledged.try_into().unwrap_or(0),
             priority: consumer.priority,
             arguments: consumer.arguments.clone(),
             active: queue.is_active(*id),

@@ -86,7 +86,8 @@ pub(super) struct Consumer {
     pub(super) exclusive: bool,
     /// How many unacknowledged messages it may have; 0 is any number.
     pub(super) prefetch: u16,
-    pub(super) unacknowledged: u32,
+    /// How many it has. Fewer than none, if it got the tag of one that had some.
+    pub(super) unacknowledged: i64,
     pub(super) priority: i64,
     pub(super) arguments: FieldTable,
     /// It could not take a message, and is asked again when that may have changed.
@@ -100,7 +101,7 @@ pub(super) type Turn = (Reverse<i64>, u64);
 
 impl Consumer {
     pub(super) fn has_room(&self) -> bool {
-        self.no_ack || self.prefetch == 0 || self.unacknowledged < u32::from(self.prefetch)
+        self.no_ack || self.prefetch == 0 || self.unacknowledged < i64::from(self.prefetch)
     }
 }
 

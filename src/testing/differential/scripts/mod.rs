@@ -2,11 +2,14 @@
 
 mod closing;
 mod consuming;
+mod contents;
 mod dead_letters;
 mod handshake;
 mod limits;
+mod lives;
 mod publishing;
 mod redelivery;
 mod replies;
 mod routing;
 mod times;
+mod turns;

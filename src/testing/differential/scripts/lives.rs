@@ -1,0 +1,392 @@
+//! How messages leave a queue that has limits, times and priorities at once, and what is written down of it.
+
+use super::super::transcript::{compare, table, Client};
+use crate::protocol::method::Method;
+use crate::{BasicProperties, FieldTable, FieldValue};
+
+/// Arguments that send dead letters to a queue, through the default exchange.
+fn to(client: &Client, queue: &str) -> FieldTable {
+    table([
+        ("x-dead-letter-exchange", "".into()),
+        (
+            "x-dead-letter-routing-key",
+            client.name(queue).as_str().into(),
+        ),
+    ])
+}
+
+fn with<const N: usize>(mut arguments: FieldTable, more: [(&str, FieldValue); N]) -> FieldTable {
+    for (key, value) in more {
+        arguments.insert(key, value);
+    }
+    arguments
+}
+
+fn publish_ranked(client: &mut Client, queue: &str, messages: &[(&str, u8)]) {
+    let key = client.name(queue);
+    for (body, priority) in messages {
+        let properties = BasicProperties::new().priority(*priority);
+        client.publish_with(1, "", &key, &properties, body, false);
+        client.take(1);
+    }
+}
+
+#[test]
+fn priorities_and_a_length() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.confirms(1);
+        client.declare(1, "dead", &FieldTable::new());
+        for overflow in ["drop-head", "reject-publish", "reject-publish-dlx"] {
+            for dead in [false, true] {
+                let queue = format!("{overflow}-{dead}");
+                script.note(&queue);
+                let arguments = table([
+                    ("x-max-length", 3.into()),
+                    ("x-max-priority", 5.into()),
+                    ("x-overflow", overflow.into()),
+                ]);
+                let arguments = match dead {
+                    true => arguments
+                        .iter()
+                        .fold(to(&client, "dead"), |mut all, (key, value)| {
+                            all.insert(key, value.clone());
+                            all
+                        }),
+                    false => arguments,
+                };
+                client.declare(1, &queue, &arguments);
+                let messages = [("a", 1), ("b", 5), ("c", 3), ("d", 0), ("e", 4), ("f", 9)];
+                publish_ranked(&mut client, &queue, &messages);
+                client.count(1, &queue);
+                script.note("given back when it is full");
+                client.get(1, &queue, false);
+                let tag = client.last_tag;
+                publish_ranked(&mut client, &queue, &[("g", 2)]);
+                client.reject(1, tag, true);
+                client.sync(1);
+                let left = if overflow == "drop-head" { 3 } else { 4 };
+                client.await_count(1, &queue, left);
+                for _ in 0..left {
+                    client.get(1, &queue, true);
+                }
+                let died = match (dead, overflow) {
+                    (false, _) | (_, "reject-publish") => 0,
+                    (_, "drop-head") => 4,
+                    _ => 3,
+                };
+                client.await_count(1, "dead", died);
+                for _ in 0..died {
+                    client.get(1, "dead", true);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn priorities_and_bytes() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.confirms(1);
+        let arguments = table([
+            ("x-max-length-bytes", 10.into()),
+            ("x-max-priority", 3.into()),
+        ]);
+        client.declare(1, "q", &arguments);
+        publish_ranked(
+            &mut client,
+            "q",
+            &[
+                ("aaaaa", 0),
+                ("bbb", 2),
+                ("cc", 1),
+                ("d", 3),
+                ("eeeeeeeeeeeee", 3),
+                ("ff", 0),
+            ],
+        );
+        client.count(1, "q");
+        for _ in 0..4 {
+            client.get(1, "q", true);
+        }
+    });
+}
+
+/// Only the head is looked at, and each priority has one of its own that is the queue's when nothing higher is left.
+#[test]
+fn priorities_and_times() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.confirms(1);
+        let dead = with(to(&client, "dead"), [("x-max-priority", 3.into())]);
+        client.declare(1, "dead", &FieldTable::new());
+        client.declare(1, "q", &dead);
+        let key = client.name("q");
+        for (body, priority, expiration) in [
+            ("keep high", 3, "3600000"),
+            ("brief high", 3, "1"),
+            ("brief low", 1, "1"),
+            ("keep low", 1, ""),
+        ] {
+            let mut properties = BasicProperties::new().priority(priority);
+            if !expiration.is_empty() {
+                properties = properties.expiration(expiration);
+            }
+            client.publish_with(1, "", &key, &properties, body, false);
+            client.until("BasicAck");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        client.await_count(1, "q", 4);
+        client.get(1, "q", true);
+        client.await_count(1, "dead", 2);
+        client.count(1, "q");
+        client.get(1, "q", true);
+        client.get(1, "dead", true);
+        client.get(1, "dead", true);
+    });
+}
+
+/// A count for each queue and reason, the last one first.
+#[test]
+fn deaths_of_several_reasons_are_counted() {
+    compare(|script| {
+        if script.version < (4, 0) {
+            return script.note("RabbitMQ 3 counts by other rules");
+        }
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        let one = with(to(&client, "two"), [("x-max-length", 1.into())]);
+        let two = with(to(&client, "one"), [("x-max-length", 2.into())]);
+        client.declare(1, "one", &one);
+        client.declare(1, "two", &two);
+        client.publish(1, "one", "m");
+        client.await_count(1, "one", 1);
+        script.note("length");
+        client.publish(1, "one", "n");
+        client.await_count(1, "two", 1);
+        client.get(1, "two", false);
+        script.note("rejected");
+        client.reject(1, client.last_tag, false);
+        // Pushes out the other one.
+        client.await_count(1, "two", 1);
+        client.get(1, "one", false);
+        script.note("rejected again");
+        client.nack(1, client.last_tag, false, false);
+        client.await_count(1, "two", 2);
+        client.get(1, "two", true);
+        client.get(1, "two", false);
+        script.note("and again");
+        client.nack(1, client.last_tag, false, false);
+        client.await_count(1, "one", 1);
+        client.get(1, "one", false);
+        client.reject(1, client.last_tag, false);
+        client.await_count(1, "two", 1);
+        client.get(1, "two", true);
+        script.note("to itself, by the routing key that it came with");
+        let own = table([
+            ("x-dead-letter-exchange", "".into()),
+            ("x-max-length", 1.into()),
+        ]);
+        client.declare(1, "own", &own);
+        client.publish(1, "own", "a");
+        client.publish(1, "own", "b");
+        client.sync(1);
+        client.await_count(1, "own", 1);
+        client.get(1, "own", false);
+        client.reject(1, client.last_tag, false);
+        client.await_count(1, "own", 1);
+        client.publish(1, "own", "c");
+        client.sync(1);
+        client.get(1, "own", true);
+        client.get(1, "own", true);
+        client.declare(1, "none", &none);
+    });
+}
+
+/// Through exchanges of each type, with keys that were copied, and by an alternate exchange.
+#[test]
+fn dead_letters_are_routed_as_messages_are() {
+    compare(|script| {
+        if script.version < (4, 0) {
+            return script.note("RabbitMQ 3 has fewer headers, and another order");
+        }
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        for queue in ["by-key", "by-header", "by-both", "rest"] {
+            client.declare(1, queue, &none);
+        }
+        client.exchange(1, "rest-x", "fanout", "", &none);
+        client.bind(1, "rest", "rest-x", "", &none);
+        let alternate = table([("alternate-exchange", script.name("rest-x").as_str().into())]);
+        client.exchange(1, "direct", "direct", "", &alternate);
+        client.exchange(1, "headers", "headers", "", &alternate);
+        client.exchange(1, "inner", "headers", "internal", &none);
+        client.bind(1, "by-key", "direct", "cc", &none);
+        client.bind(1, "by-both", "direct", "cc", &none);
+        client.bind(1, "by-both", "direct", "other", &none);
+        // The headers of the death are there when it is routed.
+        let reason = table([
+            ("x-match", "all-with-x".into()),
+            ("x-first-death-reason", "rejected".into()),
+        ]);
+        client.bind(1, "by-header", "headers", "", &reason);
+        client.bind(1, "by-header", "inner", "", &table([("h", 1.into())]));
+        let properties = BasicProperties::new()
+            .header("h", 1)
+            .header("CC", FieldValue::array(["cc", "other"]))
+            .header("BCC", FieldValue::array(["blind"]));
+        for (queue, exchange) in [
+            ("a", "direct"),
+            ("b", "headers"),
+            ("c", "inner"),
+            ("d", "gone"),
+        ] {
+            script.note(exchange);
+            let dead = table([(
+                "x-dead-letter-exchange",
+                script.name(exchange).as_str().into(),
+            )]);
+            client.declare(1, queue, &dead);
+            let key = client.name(queue);
+            for how in ["reject", "key"] {
+                let properties = match how {
+                    "reject" => properties.clone(),
+                    _ => BasicProperties::new().header("h", 2),
+                };
+                client.publish_with(1, "", &key, &properties, how, false);
+                client.await_count(1, queue, 1);
+                client.get(1, queue, false);
+                client.reject(1, client.last_tag, false);
+            }
+            client.sync(1);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            for queue in ["by-key", "by-header", "by-both", "rest"] {
+                client.count(1, queue);
+                client.get(1, queue, true);
+                client.get(1, queue, true);
+            }
+        }
+    });
+}
+
+/// Neither deleting nor expiring a queue, nor purging it, is a death of its messages.
+#[test]
+fn queues_that_go_take_their_messages_along() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let dead = to(&client, "dead");
+        client.declare(1, "dead", &FieldTable::new());
+        client.declare(1, "brief", &with(dead.clone(), [("x-expires", 100.into())]));
+        client.publish(1, "brief", "m");
+        client.await_gone(1, "brief");
+        client.queue(1, "auto", "auto_delete", &dead);
+        client.until("QueueDeclareOk");
+        client.qos(1, 1, false);
+        client.consume(1, "auto", "c", "", &FieldTable::new());
+        client.publish(1, "auto", "1");
+        client.publish(1, "auto", "2");
+        client.until("BasicDeliver");
+        client.cancel(1, "c");
+        client.await_gone(1, "auto");
+        client.ack(1, 1, false);
+        client.sync(1);
+        client.count(1, "dead");
+    });
+}
+
+/// What was fetched or delivered, and what deleting a queue counts.
+#[test]
+fn what_is_unacknowledged_is_not_counted() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        for body in ["1", "2", "3", "4"] {
+            client.publish(1, "q", body);
+        }
+        client.await_count(1, "q", 4);
+        client.get(1, "q", false);
+        client.qos(1, 1, false);
+        client.consume(1, "q", "c", "", &none);
+        client.until("BasicDeliver");
+        client.count(1, "q");
+        let full = client.name("q");
+        let delete = |if_unused, if_empty| Method::QueueDelete {
+            queue: full.as_str().into(),
+            if_unused,
+            if_empty,
+            no_wait: false,
+        };
+        client.open_channel(2);
+        for (if_unused, if_empty) in [(true, true), (true, false), (false, true)] {
+            client.send(2, &delete(if_unused, if_empty));
+            client.sync(2);
+        }
+        client.purge(2, "q");
+        client.until("QueuePurgeOk");
+        script.note("empty, but not unused, and with messages that may come back");
+        client.send(2, &delete(true, true));
+        client.sync(2);
+        client.cancel(1, "c");
+        client.send(2, &delete(true, true));
+        client.until("QueueDeleteOk");
+        client.nack(1, 0, true, true);
+        client.sync(1);
+        client.queue(2, "q", "passive", &none);
+        client.sync(2);
+    });
+}
+
+#[test]
+fn exchanges_in_use_are_kept_if_asked() {
+    compare(|script| {
+        let mut client = script.open("a");
+        let none = FieldTable::new();
+        client.declare(1, "q", &none);
+        client.exchange(1, "source", "fanout", "", &none);
+        client.exchange(1, "target", "fanout", "", &none);
+        let names = ["source", "target"].map(|name| client.name(name));
+        let [source, target] = names.each_ref().map(|name| name.as_str().into());
+        let delete = |exchange| Method::ExchangeDelete {
+            exchange,
+            if_unused: true,
+            no_wait: false,
+        };
+        client.send(
+            1,
+            &Method::ExchangeBind {
+                destination: target,
+                source,
+                routing_key: "".into(),
+                no_wait: false,
+                arguments: (&none).into(),
+            },
+        );
+        client.until("ExchangeBindOk");
+        script.note("one with a binding, and one that is only bound to");
+        client.send(1, &delete(source));
+        client.sync(1);
+        client.send(1, &delete(target));
+        client.sync(1);
+        client.send(1, &delete(source));
+        client.sync(1);
+        client.send(1, &delete(source));
+        client.sync(1);
+        script.note("with a queue");
+        client.exchange(1, "source", "direct", "", &none);
+        client.bind(1, "q", "source", "k", &none);
+        client.send(1, &delete(source));
+        client.sync(1);
+        client.delete_queue(1, "q");
+        client.until("QueueDeleteOk");
+        client.send(1, &delete(source));
+        client.sync(1);
+        client.send(1, &delete("amq.fanout".into()));
+        client.sync(1);
+        client.send(1, &delete("amq.fan".into()));
+        client.sync(1);
+        client.send(1, &delete("".into()));
+        client.sync(1);
+    });
+}
