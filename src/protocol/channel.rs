@@ -9,6 +9,7 @@ use super::confirms::Confirms;
 use super::properties::Arrived;
 use super::publish::Mandatory;
 use super::replies::Replies;
+use super::wire::Name;
 use crate::error::Error;
 use crate::{
     BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage, ShortString,
@@ -158,7 +159,7 @@ pub(crate) enum Carrier {
 pub(crate) struct Received {
     pub(crate) carrier: Carrier,
     /// The consumer's tag, or the reason why it was returned.
-    pub(crate) label: String,
+    pub(crate) label: Arc<str>,
     pub(crate) delivery_tag: u64,
     pub(crate) exchange: ShortString,
     pub(crate) routing_key: ShortString,
@@ -196,7 +197,7 @@ impl Received {
     #[inline]
     pub(crate) fn parts(self) -> (Deliver, Arrived, Vec<u8>) {
         let method = Deliver {
-            consumer_tag: self.label,
+            consumer_tag: String::from(&*self.label),
             delivery_tag: self.delivery_tag,
             redelivered: matches!(self.carrier, Carrier::Deliver { redelivered: true }),
             exchange: self.exchange,
@@ -324,6 +325,8 @@ pub(crate) struct ChannelState {
     /// What of that are returned messages.
     pub(crate) held_returns: usize,
     pub(crate) consumers: Vec<Consumer>,
+    /// The consumer tag that came with the last message.
+    last_tag: Arc<str>,
     /// Which consumer was given which messages, the latest.
     runs: VecDeque<Run>,
     lost: VecDeque<Lost>,
@@ -365,6 +368,7 @@ impl ChannelState {
             held: 0,
             held_returns: 0,
             consumers: Vec::new(),
+            last_tag: Arc::default(),
             runs: VecDeque::new(),
             lost: VecDeque::new(),
             iterator: None,
@@ -503,6 +507,15 @@ impl ChannelState {
             .find(|consumer| consumer.consumer_tag == consumer_tag)
     }
 
+    /// The consumer tag of a message that came. Most messages are for the consumer of the one before, and share its tag.
+    #[inline]
+    pub(crate) fn shared_tag(&mut self, consumer_tag: Name<'_>) -> Arc<str> {
+        if *consumer_tag != *self.last_tag.as_bytes() {
+            self.last_tag = consumer_tag.to_text().into();
+        }
+        Arc::clone(&self.last_tag)
+    }
+
     /// Whether a delivery is for the channel that had this number before. RabbitMQ ends a channel that it has closed behind
     /// the back of the next one, and may deliver for both at once. It numbers each channel's messages from 1 without a gap,
     /// and delivers to no consumer before it has confirmed it. So what is late goes on where the former channel ended, and
@@ -517,7 +530,7 @@ impl ChannelState {
             return true;
         }
         let iterator = self.iterator.as_ref();
-        let of_iterator = iterator.is_some_and(|iterator| iterator.consumer_tag == *consumer_tag);
+        let of_iterator = iterator.is_some_and(|iterator| iterator.consumer_tag == **consumer_tag);
         let active = |consumer: &Consumer| consumer.state == ConsumerState::Active;
         let late = !of_iterator && !self.consumer(consumer_tag).is_some_and(active);
         if late && is_due {

@@ -34,7 +34,7 @@ impl Session {
                 routing_key,
             } => (
                 Carrier::Deliver { redelivered },
-                consumer_tag,
+                self.at(slot)?.shared_tag(consumer_tag),
                 delivery_tag,
                 exchange,
                 routing_key,
@@ -50,7 +50,7 @@ impl Session {
                     redelivered,
                     message_count,
                 },
-                Name::default(),
+                Arc::default(),
                 delivery_tag,
                 exchange,
                 routing_key,
@@ -62,7 +62,7 @@ impl Session {
                 routing_key,
             } => (
                 Carrier::Return { reply_code },
-                reply_text,
+                reply_text.to_text().into(),
                 0,
                 exchange,
                 routing_key,
@@ -75,7 +75,7 @@ impl Session {
         }
         let mut message = Received {
             carrier,
-            label: label.to_text(),
+            label,
             delivery_tag,
             exchange: exchange.to_short_string(),
             routing_key: routing_key.to_short_string(),
@@ -268,7 +268,7 @@ impl Session {
             Carrier::Return { reply_code } => {
                 let method = Return {
                     reply_code,
-                    reply_text: message.label,
+                    reply_text: String::from(&*message.label),
                     exchange: message.exchange,
                     routing_key: message.routing_key,
                     content_omitted: false,

@@ -58,7 +58,7 @@ impl Session {
         }
         match (&mut channel.iterator, incoming) {
             (Some(iterator), Incoming::Message(message))
-                if message.label == iterator.consumer_tag =>
+                if *message.label == *iterator.consumer_tag =>
             {
                 iterator.buffered.push_back(message);
             }
@@ -175,7 +175,7 @@ impl Session {
         for incoming in channel.inbox.drain(..) {
             let size = incoming.size();
             match incoming {
-                Incoming::Message(message) if message.label == consumer_tag => {
+                Incoming::Message(message) if *message.label == *consumer_tag => {
                     held += size;
                     taken.push(message.delivered());
                 }

@@ -70,6 +70,17 @@ fn end() -> Error {
 }
 
 #[test]
+fn messages_in_a_row_share_their_consumers_tag() {
+    let mut channel = channel();
+    let mut tag = |bytes: &'static [u8]| channel.shared_tag(bytes.into());
+    let (first, second, other, back) = (tag(b"a"), tag(b"a"), tag(b"b"), tag(b"a"));
+    assert!(Arc::ptr_eq(&first, &second));
+    assert_eq!((&*first, &*other, &*back), ("a", "b", "a"));
+    // What is not UTF-8 is shown, and is no tag of ours.
+    assert_eq!((&*tag(b"\xff"), &*tag(b"")), ("\u{fffd}", ""));
+}
+
+#[test]
 fn a_channel_is_over_once_it_is_being_closed() {
     for (phase, is_open, is_over) in [
         (Phase::Opening, false, false),
