@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::methods;
-use super::operations::{Operation, What};
+use super::operations::{Operation, What, ALL, UNKNOWN};
 use crate::protocol::frame::{self, Frame, PROTOCOL_HEADER};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
@@ -534,10 +534,10 @@ impl Side {
 }
 
 impl Pair {
-    pub(super) fn new(rabbitmq: Side, own: Side) -> Pair {
+    pub(super) fn new(sides: [Side; 2]) -> Pair {
         let prefix = format!("hpd-{}-", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         Pair {
-            sides: [rabbitmq, own],
+            sides,
             prefix,
             bodies: 0,
         }
@@ -559,17 +559,26 @@ impl Pair {
             > 1
     }
 
-    pub(super) fn apply(&mut self, operation: &Operation) {
-        let mut operation = operation.clone();
+    /// Applies an operation to the first one, and `other` to the second one: the same, or one of the same kind.
+    pub(super) fn apply(&mut self, operation: &Operation, other: &Operation) {
+        let (mut operation, mut other) = (operation.clone(), other.clone());
         if matches!(operation.what, What::CloseConnection)
             && self.several_consume(operation.connection)
         {
             operation.what = What::CloseChannel;
+            other.what = What::CloseChannel;
         }
+        let whats = [&operation.what, &other.what];
         let operation = &operation;
         let number = operation.channel;
         self.bodies += 1;
         let target = self.target(operation);
+        if matches!(operation.what, What::Settle { which, .. } if which < ALL)
+            && target.is_some_and(|(tags, _)| tags == [999, 999])
+        {
+            // The channel has nothing to be acknowledged.
+            return;
+        }
         for (which, side) in self.sides.iter_mut().enumerate() {
             let wire = side.wire(operation.connection);
             if matches!(operation.what, What::CloseConnection) {
@@ -593,7 +602,7 @@ impl Pair {
                 number,
                 &self.prefix,
                 self.bodies,
-                &operation.what,
+                whats[which],
                 target,
             );
             wire.sync(number);
@@ -620,9 +629,14 @@ impl Pair {
                 channel.map_or_else(Vec::new, |channel| channel.unacknowledged.clone())
             })
             .collect();
-        let Some(first) = left[0].get(which) else {
+        if which == ALL {
+            return Some(([0, 0], true));
+        }
+        let count = left[0].len();
+        if which == UNKNOWN || count == 0 {
             return Some(([999, 999], multiple));
-        };
+        }
+        let first = &left[0][which % count];
         let other = left[1]
             .iter()
             .find(|other| other.identity == first.identity);

@@ -310,6 +310,9 @@ pub(super) fn send(
                 },
             };
             if let Some(channel) = wire.channels.get_mut(&number) {
+                if multiple && delivery_tag == 0 {
+                    channel.unacknowledged.clear();
+                }
                 if channel
                     .unacknowledged
                     .iter()
