@@ -27,8 +27,8 @@ pub(super) struct Entry {
     pub(super) number: u64,
     pub(super) envelope: Arc<Envelope>,
     pub(super) body: Vec<u8>,
-    /// How often the broker refused it.
-    pub(super) refusals: u32,
+    /// How often the broker refused it. As wide as a register, since copying an entry with a narrower field stalls.
+    pub(super) refusals: u64,
 }
 
 impl Entry {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::in_flight::{self, Entry, Envelope, InFlight, NotSent};
 use super::mending::{self, Signal};
+use super::retry::random;
 use super::Supervisor;
 use crate::channel::Channel;
 use crate::dispatch::in_callback;
@@ -168,7 +169,7 @@ impl Core {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Core {
             state: Mutex::new(State::default()),
-            id: format!("{}-", uuid::Uuid::new_v4().simple()),
+            id: format!("{:016x}-", random()),
             signal: Arc::new(Signal::default()),
             given_up: AtomicU64::new(0),
             closing: AtomicBool::new(false),
