@@ -123,10 +123,19 @@ fn a_long_callback_does_not_exhaust_the_brokers_patience() {
     });
 }
 
-/// Here reading does not pause, but what was read is handled slowly.
+/// Reading pauses again and again, and each time for less than the peer's patience: what was read is handled slowly.
 #[test]
 fn many_short_callbacks_do_not_exhaust_the_brokers_patience() {
-    bounded_by(limit(), || {
+    many_callbacks_of(Duration::from_millis(15));
+}
+
+#[test]
+fn many_shorter_callbacks_do_not_exhaust_the_brokers_patience() {
+    many_callbacks_of(Duration::from_millis(4));
+}
+
+fn many_callbacks_of(work: Duration) {
+    bounded_by(limit(), move || {
         const COUNT: u64 = 200_000;
         let peer = Peer::start(move |session| {
             let tag = welcome(session);
@@ -158,7 +167,7 @@ fn many_short_callbacks_do_not_exhaust_the_brokers_patience() {
         channel
             .basic_consume("queue", move |channel, method, _, _| {
                 // The work that a message takes: together far more than the peer's patience.
-                thread::sleep(Duration::from_millis(15));
+                thread::sleep(work);
                 channel.basic_ack(method.delivery_tag)?;
                 match began.elapsed() > PATIENCE * 8 / 5 {
                     true => channel.stop_consuming(),

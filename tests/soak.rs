@@ -107,12 +107,14 @@ fn many_callbacks_that_each_take_a_little() {
         let connection = Connection::open(url().as_str()).unwrap();
         let channel = connection.channel().unwrap();
         let queue = exclusive_queue(&channel);
+        let mut publisher = channel.publisher(1000).unwrap();
         for n in 0..150_000_u32 {
             let mut body = [b'x'; 100];
             body[..4].copy_from_slice(&n.to_be_bytes());
-            channel.basic_publish("", &queue, body).unwrap();
+            publisher.publish("", &queue, body).unwrap();
         }
-        assert_message_count(&channel, &queue, 150_000);
+        publisher.wait_for_confirms(PATIENCE).unwrap();
+        drop(publisher);
         let began = Instant::now();
         let mut next = 0_u32;
         channel

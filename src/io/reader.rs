@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use super::backlog::{Backlog, PERIOD};
+use super::backlog::{Backlog, MUCH, PERIOD};
 use super::stream::{closed, is_timeout, Haste, Transport};
 use super::sync::Instant;
 use crate::protocol::connection::Session;
@@ -20,6 +20,9 @@ pub(crate) const SLICE: Duration = Duration::from_millis(10);
 
 /// While reading pauses, the stream counts as dry when nothing came for so long.
 const DRY: Duration = Duration::from_millis(200);
+
+/// A read that took so long had to wait: there was nothing that the peer could not send.
+const WAITED: Duration = Duration::from_millis(10);
 
 /// What one read brought.
 pub(crate) enum Outcome {
@@ -75,16 +78,25 @@ impl Source {
             }
             self.timeout = timeout;
         }
+        let began = Instant::now();
         let outcome = match self.stream.read(buffer) {
             Ok(0) => Outcome::End(closed()),
             Ok(count) => {
                 self.last_bytes = Instant::now();
+                if self.last_bytes.saturating_duration_since(began) >= WAITED {
+                    self.begin_period(self.last_bytes);
+                }
                 self.period_bytes = self.period_bytes.saturating_add(count);
                 self.haste.clear();
                 return (Outcome::Bytes, count);
             }
             Err(error) if is_timeout(&error) => match self.haste.note(timeout) {
-                Ok(()) => Outcome::Nothing,
+                Ok(()) => {
+                    if timeout >= WAITED {
+                        self.begin_period(Instant::now());
+                    }
+                    Outcome::Nothing
+                }
                 Err(error) => Outcome::End(error),
             },
             // A signal: the caller looks at its deadline, which must not begin anew with each signal.
@@ -92,6 +104,11 @@ impl Source {
             Err(error) => Outcome::End(error),
         };
         (outcome, 0)
+    }
+
+    /// The peer's patience begins now.
+    fn begin_period(&mut self, now: Instant) {
+        (self.period_began, self.period_bytes) = (now, 0);
     }
 }
 
@@ -161,13 +178,13 @@ impl Reader {
 
     // ---- pausing: the program has enough, but the peer would lose patience
 
-    /// What has been read shows that the peer lives. Its patience begins now, unless what is handled comes
-    /// from the backlog: then the stream has not been read for longer.
+    /// What has been read shows that the peer lives. Its patience begins now if much has come since it began last. Else it goes
+    /// on: short pauses with little read in between are like a long one.
     pub(super) fn begin_pause(&mut self) {
         let source = &mut self.source;
         source.looked_at = Instant::now();
-        if self.backlog.is_empty() {
-            (source.period_began, source.period_bytes) = (source.looked_at, 0);
+        if self.backlog.is_empty() && source.period_bytes >= MUCH {
+            source.begin_period(source.looked_at);
         }
     }
 
@@ -198,7 +215,7 @@ impl Reader {
         let source = &mut self.source;
         source.looked_at = Instant::now();
         if period_is_over {
-            (source.period_began, source.period_bytes) = (source.looked_at, 0);
+            source.begin_period(source.looked_at);
         }
     }
 
