@@ -39,7 +39,8 @@ use crate::Error;
 /// When the broker closes a channel (over a missing queue, say), the connection stays open. The call that caused it fails
 /// with [`Error::ChannelClosedByBroker`], and so does every later call on the channel. What is only sent
 /// ([`basic_publish`](Channel::basic_publish) without confirms, [`basic_ack`](Channel::basic_ack)) cannot fail that way
-/// itself: the closure shows at the next call.
+/// itself: the closure shows at the next call. A program that only asks [`is_open`](Channel::is_open) and drops the channel finds
+/// the reason in the log, as a warning.
 ///
 /// # Errors of every call
 ///
@@ -112,9 +113,14 @@ impl Drop for ChannelHandle {
             channel: self.number,
         };
         link.end_channel(&mut shared, self.slot, 0, "", why);
+        let unreported = shared.session.reported(self.slot);
         shared.session.abandon(self.slot);
         link.resume_if_paused(&mut shared);
         drop(shared);
+        if let (true, Some(end)) = (unreported, self.gate.end()) {
+            // As by a program that asks `is_open` and takes another channel: it would never learn what became of its messages.
+            log::warn!("{end}; no call reported this before the last handle was dropped");
+        }
         if consumers > 0 {
             log::warn!(
                 "channel {}: the last handle was dropped while {consumers} consumers were registered; the channel is closed",
@@ -479,6 +485,8 @@ impl Channel {
     }
 
     /// Whether the channel is open (pika: `is_open`).
+    ///
+    /// It turns false when the broker's close has come, and says nothing of why: the next call on the channel returns that.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

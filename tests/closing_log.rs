@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use haypile::{Connection, ConnectionParameters, Error};
+use haypile::{Channel, Connection, ConnectionParameters, Error};
 use support::peer::Peer;
 use support::proxy::Proxy;
 use support::{bounded, wait_until, SOON};
@@ -95,5 +95,53 @@ fn a_drop_waits_five_seconds_for_the_broker() {
         });
         assert!(waited, "{logged}");
         peer.finish();
+    });
+}
+
+/// A channel that the broker has closed while no call waited, because of a message for an exchange that does not exist.
+fn closed_by_a_publish(connection: &Connection, exchange: &str) -> Channel {
+    let channel = connection.channel().unwrap();
+    channel.basic_publish(exchange, "key", "lost").unwrap();
+    wait_until(SOON, || channel.is_closed());
+    channel
+}
+
+fn warnings_about(exchange: &str) -> usize {
+    let logged = capture::logged();
+    let about = logged.lines().filter(|line| line.contains(exchange));
+    about
+        .filter(|line| line.starts_with("WARN haypile"))
+        .count()
+}
+
+/// A program that asks `is_open` and takes another channel would never learn what became of its messages.
+#[test]
+fn a_closure_that_no_call_reported_is_logged_when_the_channel_is_dropped() {
+    bounded(|| {
+        capture::capture();
+        let connection = support::open();
+        let exchange = support::unique("unreported");
+        drop(closed_by_a_publish(&connection, &exchange));
+        assert_eq!(warnings_about(&exchange), 1, "{}", capture::logged());
+    });
+}
+
+#[test]
+fn a_closure_that_a_call_reported_is_not_logged() {
+    bounded(|| {
+        capture::capture();
+        let connection = support::open();
+        let exchange = support::unique("reported");
+        let channel = closed_by_a_publish(&connection, &exchange);
+        let error = channel.basic_publish("", "key", "next").unwrap_err();
+        assert_eq!(error.reply_code(), Some(404));
+        drop(channel);
+        // In a call that waits, too.
+        let channel = connection.channel().unwrap();
+        let error = channel.basic_get(&exchange).unwrap_err();
+        assert_eq!(error.reply_code(), Some(404));
+        drop(channel);
+        assert_eq!(connection.queue_exists(&exchange).unwrap(), None);
+        assert_eq!(warnings_about(&exchange), 0, "{}", capture::logged());
     });
 }
