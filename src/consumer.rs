@@ -242,7 +242,9 @@ impl Messages {
 
     /// Why nothing more can come, once that is so: [`Cancelled`](ConsumingEnded::Cancelled) by this program,
     /// [`CancelledByBroker`](ConsumingEnded::CancelledByBroker), or [`Closed`](ConsumingEnded::Closed) with its channel or
-    /// connection, by whichever side. If it was not this program, the iterator also yields the error that says why.
+    /// connection, by whichever side. If it was the broker that closed these, or they were lost, the iterator has yielded the error
+    /// that says why; after a cancellation by the broker it ends without one. The iterator must outlive the loop for this:
+    /// `for message in &mut messages`.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

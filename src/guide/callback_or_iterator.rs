@@ -50,8 +50,10 @@
 //! * [`Messages::inactivity_timeout`](crate::Messages::inactivity_timeout) yields `Ok(None)` and **goes on**, as pika's does with its
 //!   three `None`s.
 //!
-//! After the loop, [`Messages::ended`](crate::Messages::ended) says why nothing more can come, if nothing can. Dropping the iterator leaves
-//! the consumer registered; [`cancel`](crate::Channel::cancel) ends it.
+//! A loss of the connection or of the channel is an `Err` in the loop. **If the broker cancels the consumer, because its queue was
+//! deleted, the loop ends without an error**, as pika's does. To know it, keep the iterator (`for message in &mut messages`) and ask
+//! [`Messages::ended`](crate::Messages::ended) afterwards; a [`Supervisor`](crate::Supervisor) knows it by itself. Dropping the
+//! iterator leaves the consumer registered; [`cancel`](crate::Channel::cancel) ends it.
 //!
 //! # The callback
 //!

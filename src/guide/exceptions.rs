@@ -63,7 +63,7 @@
 //! | `ChannelClosedByClient` | [`Error::ChannelClosedByClient`](crate::Error::ChannelClosedByClient) | |
 //! | `ChannelWrongStateError` | [`Error::ChannelWrongState`](crate::Error::ChannelWrongState) | see below |
 //! | `DuplicateConsumerTag` | [`Error::DuplicateConsumerTag`](crate::Error::DuplicateConsumerTag) | |
-//! | `ConsumerCancelled` | [`ConsumingEnded::CancelledByBroker`](crate::ConsumingEnded::CancelledByBroker) | what `start_consuming` returns, and no error |
+//! | `ConsumerCancelled` | [`ConsumingEnded::CancelledByBroker`](crate::ConsumingEnded::CancelledByBroker) | what `start_consuming` returns, and no error; the loop over `consume` ends without one, too. But [`Error::ConsumerCancelled`](crate::Error::ConsumerCancelled) is what an acknowledgement returns that comes after it, where pika says nothing |
 //! | `UnroutableError` | [`Error::Unroutable`](crate::Error::Unroutable) | |
 //! | `NackError` | [`Error::Nack`](crate::Error::Nack) | |
 //! | `UnexpectedFrameError` | [`Error::UnexpectedFrame`](crate::Error::UnexpectedFrame) | |
@@ -87,6 +87,40 @@
 //! connection. Calls on the connection fail with [`Error::ConnectionWrongState`](crate::Error::ConnectionWrongState), whose text
 //! and `cause` are that error. `ChannelWrongState` is left for a channel that this program closed. So code that tells the first
 //! failure from later ones by the type should ask [`Connection::is_open`](crate::Connection::is_open) or the predicates above.
+//!
+//! `is_open` turns false as soon as the broker's close has come, while pika finds out in its next call. So the habit of pika's programs,
+//! to ask `channel.is_open` before each publish and to take another channel if it is not, **passes over the error** here: what
+//! closed the channel, such as a missing exchange, would have come out of the call that is not made. It is in the log then, as a
+//! warning. To have it, make the call, and take another channel when it fails:
+//!
+//! ```
+//! # #[cfg(feature = "testing")]
+//! # fn main() -> haypile::Result<()> {
+//! # let broker = haypile::testing::Broker::start()?;
+//! # let url = broker.url();
+//! use haypile::Connection;
+//!
+//! let connection = Connection::open(url)?;
+//! let mut channel = connection.channel()?;
+//! channel.basic_publish("no such exchange", "key", "one")?; // handed over; the broker closes the channel
+//! # while channel.is_open() { std::thread::yield_now(); }
+//!
+//! if let Err(error) = channel.basic_publish("", "tasks", "two") {
+//!     eprintln!("{error}"); // ... 404 NOT_FOUND - no exchange 'no such exchange' ...
+//! #   assert_eq!(error.reply_code(), Some(404));
+//!     if !error.is_channel_error() {
+//!         return Err(error);
+//!     }
+//!     channel = connection.channel()?;
+//!     channel.basic_publish("", "tasks", "two")?;
+//! }
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "testing"))]
+//! # fn main() {}
+//! ```
+//!
+//! Whether "one" has arrived only a confirm tells: see [publishing](super::publishing).
 //!
 //! ```
 //! # #[cfg(feature = "testing")]
@@ -113,5 +147,6 @@
 //! # In callbacks
 //!
 //! A callback returns nothing or a [`Result`](crate::Result). Its error comes out of `start_consuming` or `process_data_events`, as an
-//! exception does in pika: consumers, channel and connection stay as they are, and the next call goes on. Standard errors convert by
-//! `?`; others by [`Error::other`](crate::Error::other).
+//! exception does in pika: consumers, channel and connection stay as they are, and the next call goes on. The common errors of
+//! the standard library (of input and output, UTF-8, parsing) and boxed ones convert by `?`; others, such as `serde_json`'s, by
+//! `.map_err(haypile::Error::other)?` ([`Error::other`](crate::Error::other)).

@@ -38,6 +38,44 @@
 //! # fn main() {}
 //! ```
 //!
+//! With the iterator it may borrow the program's own state, which lives on from one connection to the next. `Cancelled` stands for the
+//! end of the loop: `run` itself knows whether that was a stop, or a consumer that the broker cancelled.
+//!
+//! ```
+//! # #[cfg(feature = "testing")]
+//! # fn main() -> haypile::Result<()> {
+//! # let broker = haypile::testing::Broker::start()?;
+//! # let url = broker.url();
+//! use std::collections::HashMap;
+//! use haypile::{ConsumingEnded, Supervisor};
+//! # haypile::Connection::open(&url)?.channel()?.queue_declare("words")?;
+//! # let publish = |word| haypile::Connection::open(broker.url())?.channel()?.basic_publish("", "words", word);
+//! # publish("hay")?;
+//! # let mut runs = 0;
+//!
+//! let mut counts: HashMap<String, u32> = HashMap::new();
+//! let supervisor = Supervisor::new(url);
+//! # let stop = supervisor.stop_handle();
+//! let ended = supervisor.run(|connection| {
+//! #   runs += 1;
+//!     let channel = connection.channel()?;
+//!     channel.queue_declare("words")?;
+//!     channel.basic_qos(10)?;
+//!     for message in channel.consume("words")? {
+//!         let (method, _properties, body) = message?;
+//!         *counts.entry(String::from_utf8(body)?).or_default() += 1;
+//!         channel.basic_ack(method.delivery_tag)?;
+//! #       if runs == 1 { channel.queue_delete("words")?; channel.queue_declare("words")?; publish("hay")?; } else { stop.stop(); }
+//!     }
+//!     Ok(ConsumingEnded::Cancelled)
+//! })?;
+//! # assert_eq!((runs, counts["hay"], ended), (2, 2, ConsumingEnded::Cancelled));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "testing"))]
+//! # fn main() {}
+//! ```
+//!
 //! What is mended: a lost connection, a broker that shuts down, a timeout, a consumer that the broker cancelled because its queue
 //! was deleted or its node went. What comes out at once, since it will be the same next time: a refused login, 403, 406, a wrong
 //! argument, an error of your own. [`Error::is_retryable`](crate::Error::is_retryable) is the rule.
