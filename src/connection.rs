@@ -119,6 +119,24 @@ impl Connection {
     /// Takes [`ConnectionParameters`], an AMQP URL, or several of either as an array, a slice or a `Vec`: they are tried in
     /// order, every address of each, as often as the last one's `connection_attempts` says.
     ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> haypile::Result<()> {
+    /// # let broker = haypile::testing::Broker::start()?;
+    /// use haypile::{Connection, ConnectionParameters};
+    ///
+    /// # let (url, address) = (broker.url(), broker.address());
+    /// let connection = Connection::open(&url)?;
+    /// // The first one that takes us.
+    /// let several = [ConnectionParameters::new("127.0.0.1").port(1), ConnectionParameters::from_url(&url)?];
+    /// let second = Connection::open(several)?;
+    /// assert!(connection.is_open() && second.is_open());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    ///
     /// # Errors
     /// A parameter out of range ([`Error::InvalidParameter`]); otherwise the kind of the attempt that got furthest
     /// ([`Error::Connection`], [`Error::Dns`], [`Error::Tls`], [`Error::IncompatibleProtocol`],

@@ -438,11 +438,39 @@ pub struct MessagesOrIdle {
 
 impl MessagesOrIdle {
     /// As [`Messages::is_cancelled`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use std::time::Duration;
+    /// # channel.queue_declare("tasks")?;
+    /// let events = channel.consume("tasks")?.inactivity_timeout(Duration::from_secs(1));
+    /// assert!(!events.is_cancelled());
+    /// channel.cancel()?;
+    /// assert!(events.is_cancelled());
+    /// # Ok(()) }) }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.messages.is_cancelled()
     }
 
     /// As [`Messages::ended`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// # use std::time::Duration;
+    /// use haypile::ConsumingEnded;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// let mut events = channel.consume("tasks")?.inactivity_timeout(Duration::from_millis(10));
+    /// while let Some(event) = events.next() {
+    ///     assert!(event?.is_none()); // nothing came in time
+    ///     channel.cancel()?;
+    /// }
+    /// assert_eq!(events.ended(), Some(ConsumingEnded::Cancelled));
+    /// # Ok(()) }) }
+    /// ```
     pub fn ended(&self) -> Option<ConsumingEnded> {
         self.messages.ended()
     }

@@ -38,6 +38,13 @@ macro_rules! login {
         $(
             impl $credentials {
                 /// This user with this password. Neither may contain a zero byte.
+                ///
+                /// ```
+                #[doc = concat!("use haypile::", stringify!($credentials), ";")]
+                ///
+                #[doc = concat!("let shown = format!(\"{:?}\", ", stringify!($credentials), "::new(\"orders\", \"secret\"));")]
+                /// assert!(shown.contains("orders") && !shown.contains("secret"));
+                /// ```
                 pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
                     $credentials(Login {
                         username: username.into(),
@@ -55,6 +62,13 @@ macro_rules! login {
                 /// copied, into the buffers of a socket or the swap file, is out of reach, and so is what a
                 /// [`Stream`](crate::Stream) of the program's own keeps. A connection that has forgotten its
                 /// credentials cannot be opened again from its own copy.
+                ///
+                /// ```
+                #[doc = concat!("use haypile::", stringify!($credentials), ";")]
+                ///
+                #[doc = concat!("let forgotten = ", stringify!($credentials), "::new(\"orders\", \"secret\").erase_on_connect(true);")]
+                #[doc = concat!("assert_ne!(forgotten, ", stringify!($credentials), "::new(\"orders\", \"secret\"));")]
+                /// ```
                 #[must_use]
                 pub fn erase_on_connect(mut self, erase_on_connect: bool) -> Self {
                     self.0.erase_on_connect = erase_on_connect;

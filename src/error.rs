@@ -23,6 +23,19 @@ use crate::protocol::WireError;
 use crate::{ReturnedMessage, UnconfirmedReport};
 
 /// What every fallible call of this crate returns, where pika's raises.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// use haypile::Channel;
+///
+/// fn backlog(channel: &Channel, queue: &str) -> haypile::Result<u32> {
+///     Ok(channel.queue_declare(queue)?.message_count)
+/// }
+///
+/// assert_eq!(backlog(channel, "tasks")?, 0);
+/// # Ok(()) }) }
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, one variant for each pika exception that can happen here.
@@ -624,6 +637,16 @@ fn owned(messages: Vec<(u64, Arc<ReturnedMessage>)>) -> Vec<ReturnedMessage> {
 }
 
 /// Which rule of framing or of AMQP's types the peer broke (the specification's 4.2). `Display` says it.
+///
+/// ```
+/// use haypile::Error;
+///
+/// /// Whether what came was no AMQP, so that a proxy or the network is to be looked at.
+/// fn is_garbled(error: &Error) -> bool {
+///     matches!(error, Error::InvalidFrame(rule) if !rule.to_string().is_empty())
+/// }
+/// assert!(!is_garbled(&haypile::Connection::open("amqp://127.0.0.1:1").unwrap_err()));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct SyntaxError(WireError);

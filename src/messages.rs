@@ -9,6 +9,22 @@ use crate::protocol::size::{size_of_properties, ALLOCATION};
 use crate::{BasicProperties, Error, ShortString};
 
 /// A delivered message: what `consume` yields and `basic_cancel` gives back (pika: the tuple of `method, properties, body`).
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// use haypile::Message;
+///
+/// fn text((_method, _properties, body): &Message) -> String {
+///     String::from_utf8_lossy(body).into_owned()
+/// }
+///
+/// # channel.queue_declare("tasks")?;
+/// # channel.basic_publish("", "tasks", "dig")?;
+/// let message = channel.consume("tasks")?.next().unwrap()?;
+/// assert_eq!(text(&message), "dig");
+/// # Ok(()) }) }
+/// ```
 pub type Message = (Deliver, BasicProperties, Vec<u8>);
 
 /// How a message came to a consumer: `basic.deliver` (pika: `spec.Basic.Deliver`; AMQP 0-9-1, class `basic`, method 60).

@@ -69,6 +69,14 @@ impl TlsOptions {
     /// Verification against the certificates that the platform trusts, and no client certificate.
     ///
     /// On Unix these are OpenSSL's, or what the environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TlsOptions};
+    ///
+    /// let parameters = ConnectionParameters::new("rabbit.example").tls(TlsOptions::new());
+    /// assert_eq!(parameters, ConnectionParameters::from_url("amqps://rabbit.example")?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
@@ -89,6 +97,14 @@ impl TlsOptions {
     }
 
     /// Trusts the authorities in this PEM text, **in place of** the platform's.
+    ///
+    /// ```
+    /// use haypile::{Connection, ConnectionParameters, Error, TlsOptions};
+    ///
+    /// let tls = TlsOptions::new().ca_certificates_pem("no certificate");
+    /// let error = Connection::open(ConnectionParameters::new("127.0.0.1").tls(tls)).unwrap_err();
+    /// assert!(matches!(error, Error::InvalidParameter { .. }), "{error}");
+    /// ```
     #[must_use]
     pub fn ca_certificates_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_certificates = Some(Pem::Bytes(pem.into().into()));
@@ -102,6 +118,15 @@ impl TlsOptions {
     /// passphrase is refused, with an error that says so: `openssl pkey -in encrypted.key -out client.key` decrypts it.
     ///
     /// Who this is to RabbitMQ is another matter: see [`ExternalCredentials`](crate::ExternalCredentials).
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TlsOptions};
+    ///
+    /// let tls = TlsOptions::new().client_certificate_files("client.pem", "client.key");
+    /// let url = "amqps://rabbit.example?certfile=client.pem&keyfile=client.key";
+    /// assert_eq!(ConnectionParameters::new("rabbit.example").tls(tls), ConnectionParameters::from_url(url)?);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn client_certificate_files(
         mut self,
@@ -113,6 +138,14 @@ impl TlsOptions {
     }
 
     /// The same from PEM texts.
+    ///
+    /// ```
+    /// use haypile::{Connection, ConnectionParameters, Error, TlsOptions};
+    ///
+    /// let tls = TlsOptions::new().client_certificate_pem("no certificate", "no key");
+    /// let error = Connection::open(ConnectionParameters::new("127.0.0.1").tls(tls)).unwrap_err();
+    /// assert!(matches!(error, Error::InvalidParameter { .. }), "{error}");
+    /// ```
     #[must_use]
     pub fn client_certificate_pem(
         mut self,
@@ -173,6 +206,15 @@ impl TlsOptions {
     /// `ssl_options={'verify': False}` and `{'verify': 'verify_none'}`), does so. Each use is logged as a warning. Together
     /// with authorities to trust it is refused with [`Error::InvalidParameter`], since one of the two is a mistake.
     ///
+    ///
+    /// ```
+    /// use haypile::{ConnectionParameters, TlsOptions};
+    ///
+    /// let tls = TlsOptions::new().danger_accept_any_certificate();
+    /// let parameters = ConnectionParameters::from_url("amqps://localhost?verify=verify_none")?;
+    /// assert_eq!(ConnectionParameters::default().tls(tls), parameters);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
         self.accept_any_certificate = true;

@@ -33,6 +33,13 @@ pub struct RpcError {
 
 impl RpcError {
     /// An error of a kind of the program's own. At most 255 bytes of the kind are sent.
+    ///
+    /// ```
+    /// use haypile::RpcError;
+    ///
+    /// let error = RpcError::new("bad-request", "not a number");
+    /// assert_eq!((&*error.kind, &*error.message), ("bad-request", "not a number"));
+    /// ```
     pub fn new(kind: impl Into<String>, message: impl fmt::Display) -> Self {
         RpcError {
             kind: kind.into(),

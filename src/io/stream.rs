@@ -27,13 +27,65 @@ use super::sync::Instant;
 ///
 /// Methods that are added later will have a default, so that streams written today go on to compile.
 ///
+/// TCP and Unix sockets are streams already. Of something else, here of a stream that counts what is sent:
+///
 /// ```
-/// # #[cfg(unix)]
-/// fn over_socket(path: &str) -> Result<haypile::Connection, Box<dyn std::error::Error>> {
-///     let socket = std::os::unix::net::UnixStream::connect(path)?;
-///     let parameters = haypile::ConnectionParameters::new("localhost");
-///     Ok(haypile::Connection::open_stream(parameters, socket)?)
+/// use haypile::Stream;
+/// use std::io::{self, Read, Write};
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// struct Counted(Box<dyn Stream>, Arc<AtomicUsize>);
+///
+/// impl Read for Counted {
+///     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+///         self.0.read(buffer)
+///     }
 /// }
+///
+/// impl Write for Counted {
+///     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+///         let written = self.0.write(bytes)?;
+///         self.1.fetch_add(written, Ordering::Relaxed);
+///         Ok(written)
+///     }
+///
+///     fn flush(&mut self) -> io::Result<()> {
+///         self.0.flush()
+///     }
+/// }
+///
+/// impl Stream for Counted {
+///     fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+///         Ok(Box::new(Counted(self.0.try_clone()?, Arc::clone(&self.1))))
+///     }
+///
+///     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+///         self.0.set_read_timeout(timeout)
+///     }
+///
+///     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+///         self.0.set_write_timeout(timeout)
+///     }
+///
+///     fn shutdown(&self) -> io::Result<()> {
+///         self.0.shutdown()
+///     }
+/// }
+///
+/// # #[cfg(feature = "testing")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = haypile::testing::Broker::start()?;
+/// # let address = broker.address();
+/// let (sent, socket) = (Arc::default(), std::net::TcpStream::connect(address)?);
+/// let stream = Counted(Box::new(socket), Arc::clone(&sent));
+/// haypile::Connection::open_stream(haypile::ConnectionParameters::default(), stream)?.close()?;
+/// assert!(sent.load(Ordering::Relaxed) > 0);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
 /// ```
 pub trait Stream: Read + Write + Send {
     /// A second handle to the same stream, as of [`TcpStream::try_clone`].

@@ -58,6 +58,13 @@ type Field = (ShortString, FieldValue);
 
 impl FieldTable {
     /// An empty table.
+    ///
+    /// ```
+    /// use haypile::FieldTable;
+    ///
+    /// const NO_ARGUMENTS: FieldTable = FieldTable::new();
+    /// assert!(NO_ARGUMENTS.is_empty());
+    /// ```
     pub const fn new() -> Self {
         FieldTable(None)
     }
@@ -93,6 +100,14 @@ impl FieldTable {
     }
 
     /// Sets `key` to `value`, and returns the value that it replaces, if any.
+    ///
+    /// ```
+    /// use haypile::{FieldTable, FieldValue};
+    ///
+    /// let mut headers = FieldTable::new();
+    /// assert_eq!(headers.insert("attempt", 1), None);
+    /// assert_eq!(headers.insert("attempt", 2), Some(FieldValue::from(1)));
+    /// ```
     pub fn insert(
         &mut self,
         key: impl Into<ShortString>,
@@ -112,6 +127,14 @@ impl FieldTable {
     }
 
     /// The value of `key`.
+    ///
+    /// ```
+    /// use haypile::{FieldTable, FieldValue};
+    ///
+    /// let headers = FieldTable::from([("attempt", 2)]);
+    /// assert_eq!(headers.get("attempt").and_then(FieldValue::as_i64), Some(2));
+    /// assert_eq!(headers.get("x-death"), None);
+    /// ```
     pub fn get(&self, key: impl AsShortString) -> Option<&FieldValue> {
         self.find(key.as_short_string())
             .ok()
@@ -119,6 +142,16 @@ impl FieldTable {
     }
 
     /// The value of `key`, to be changed where it is.
+    ///
+    /// ```
+    /// use haypile::{FieldTable, FieldValue};
+    ///
+    /// let mut headers = FieldTable::from([("attempt", 2)]);
+    /// if let Some(value) = headers.get_mut("attempt") {
+    ///     *value = FieldValue::from(3);
+    /// }
+    /// assert_eq!(headers, FieldTable::from([("attempt", 3)]));
+    /// ```
     pub fn get_mut(&mut self, key: impl AsShortString) -> Option<&mut FieldValue> {
         self.find(key.as_short_string())
             .ok()
@@ -126,11 +159,26 @@ impl FieldTable {
     }
 
     /// Whether there is a value for `key`.
+    ///
+    /// ```
+    /// use haypile::FieldTable;
+    ///
+    /// let headers = FieldTable::from([("attempt", 2)]);
+    /// assert!(headers.contains_key("attempt") && !headers.contains_key("Attempt"));
+    /// ```
     pub fn contains_key(&self, key: impl AsShortString) -> bool {
         self.find(key.as_short_string()).is_ok()
     }
 
     /// Takes `key` out of the table, and returns its value.
+    ///
+    /// ```
+    /// use haypile::{FieldTable, FieldValue};
+    ///
+    /// let mut headers = FieldTable::from([("attempt", 2)]);
+    /// assert_eq!(headers.remove("attempt"), Some(FieldValue::from(2)));
+    /// assert!(headers.is_empty());
+    /// ```
     pub fn remove(&mut self, key: impl AsShortString) -> Option<FieldValue> {
         self.find(key.as_short_string())
             .ok()
@@ -138,21 +186,49 @@ impl FieldTable {
     }
 
     /// How many values there are.
+    ///
+    /// ```
+    /// use haypile::FieldTable;
+    ///
+    /// assert_eq!(FieldTable::from([("a", 1), ("b", 2), ("a", 3)]).len(), 2);
+    /// ```
     pub fn len(&self) -> usize {
         self.fields().len()
     }
 
     /// Whether there are no values.
+    ///
+    /// ```
+    /// use haypile::FieldTable;
+    ///
+    /// assert!(FieldTable::new().is_empty());
+    /// assert!(!FieldTable::from([("attempt", 1)]).is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.fields().is_empty()
     }
 
     /// All keys and values, in the order of the keys.
+    ///
+    /// ```
+    /// use haypile::FieldTable;
+    ///
+    /// let headers = FieldTable::from([("b", 2), ("a", 1)]);
+    /// let texts: Vec<_> = headers.iter().map(|(key, value)| format!("{key}={}", value.as_i64().unwrap())).collect();
+    /// assert_eq!(texts, ["a=1", "b=2"]);
+    /// ```
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.fields().iter())
     }
 
     /// All keys, in their order.
+    ///
+    /// ```
+    /// use haypile::FieldTable;
+    ///
+    /// let headers = FieldTable::from([("b", 2), ("a", 1)]);
+    /// assert!(headers.keys().eq(["a", "b"]));
+    /// ```
     pub fn keys(&self) -> Keys<'_> {
         Keys(self.iter())
     }

@@ -78,6 +78,19 @@ pub enum FieldValue {
 ///
 /// It is read through [`FieldValue::as_u64`] and its like, equals a [`FieldValue`] of the same number, and goes on as it came
 /// when it is sent, by itself or within its table.
+///
+/// ```
+/// use haypile::FieldValue;
+///
+/// /// Seconds, from a time that may have come in milliseconds.
+/// fn seconds(time: &FieldValue) -> Option<u64> {
+///     match time {
+///         FieldValue::Received(_) => Some(time.as_u64()? / 1000),
+///         _ => time.as_u64(),
+///     }
+/// }
+/// assert_eq!(seconds(&FieldValue::timestamp(1_700_000_000)), Some(1_700_000_000));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ReceivedNumber(pub(super) Form);
@@ -133,6 +146,13 @@ impl FieldValue {
     ///
     /// A time after the year 9999, such as one in milliseconds, is refused when it is to be sent
     /// ([`Error::InvalidParameter`](crate::Error::InvalidParameter)).
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    /// use std::time::SystemTime;
+    ///
+    /// assert_eq!(FieldValue::timestamp(0), FieldValue::from(SystemTime::UNIX_EPOCH));
+    /// ```
     pub const fn timestamp(seconds: u64) -> Self {
         FieldValue::Timestamp(seconds)
     }
@@ -140,11 +160,26 @@ impl FieldValue {
     /// The number `value` / 10^`scale`: `decimal(2, 1999)` is 19.99 (`Decimal` in pika).
     ///
     /// More than `i32::MAX` is refused when it is to be sent ([`Error::InvalidParameter`](crate::Error::InvalidParameter)).
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// let price = FieldValue::decimal(2, 1999); // 19.99
+    /// assert_eq!(price.as_decimal(), Some((2, 1999)));
+    /// ```
     pub const fn decimal(scale: u8, value: u32) -> Self {
         FieldValue::Decimal { scale, value }
     }
 
     /// A sequence of bytes that is not text (`bytes` in pika).
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// let digest = FieldValue::bytes([0xde, 0xad]);
+    /// assert_eq!(digest.as_bytes(), Some(&[0xde, 0xad][..]));
+    /// assert_ne!(FieldValue::bytes("text"), FieldValue::from("text"));
+    /// ```
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
         FieldValue::Bytes(bytes.into())
     }
@@ -162,11 +197,25 @@ impl FieldValue {
     }
 
     /// No value (`None` in pika).
+    ///
+    /// ```
+    /// use haypile::{FieldTable, FieldValue};
+    ///
+    /// let headers = FieldTable::from([("parent", FieldValue::void())]);
+    /// assert_eq!(headers.get("parent"), Some(&FieldValue::Void));
+    /// ```
     pub const fn void() -> Self {
         FieldValue::Void
     }
 
     /// The text, if this is text and UTF-8.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// assert_eq!(FieldValue::from("text").as_str(), Some("text"));
+    /// assert_eq!(FieldValue::bytes("text").as_str(), None);
+    /// ```
     pub fn as_str(&self) -> Option<&str> {
         match self {
             FieldValue::Text(text) => std::str::from_utf8(text).ok(),
@@ -175,6 +224,13 @@ impl FieldValue {
     }
 
     /// The bytes of a text (of any encoding) or of a sequence of bytes.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// assert_eq!(FieldValue::from("text").as_bytes(), Some(&b"text"[..]));
+    /// assert_eq!(FieldValue::bytes("text").as_bytes(), Some(&b"text"[..]));
+    /// ```
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             FieldValue::Text(bytes) | FieldValue::Bytes(bytes) => Some(bytes),
@@ -183,6 +239,13 @@ impl FieldValue {
     }
 
     /// The boolean.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// assert_eq!(FieldValue::from(true).as_bool(), Some(true));
+    /// assert_eq!(FieldValue::from(1).as_bool(), None);
+    /// ```
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             FieldValue::Bool(value) => Some(*value),
@@ -193,6 +256,13 @@ impl FieldValue {
 
     /// The number, if this is an integer of any width, or a time, that an `i64` can hold. An `L` is read as signed here, as
     /// RabbitMQ does.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// assert_eq!(FieldValue::from(-7i16).as_i64(), Some(-7));
+    /// assert_eq!(FieldValue::from(u64::MAX).as_i64(), None);
+    /// ```
     pub fn as_i64(&self) -> Option<i64> {
         match *self {
             FieldValue::I8(value) => Some(value.into()),
@@ -211,6 +281,13 @@ impl FieldValue {
     }
 
     /// The number, if this is an integer of any width, or a time, and not negative. An `L` is read as unsigned here.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// assert_eq!(FieldValue::timestamp(1_700_000_000).as_u64(), Some(1_700_000_000));
+    /// assert_eq!(FieldValue::from(-7).as_u64(), None);
+    /// ```
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
             FieldValue::U64(value)
@@ -223,6 +300,13 @@ impl FieldValue {
     }
 
     /// The number, if this is a floating-point number of either width.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// assert_eq!(FieldValue::from(0.5f32).as_f64(), Some(0.5));
+    /// assert_eq!(FieldValue::from(1).as_f64(), None);
+    /// ```
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
             FieldValue::F32(value) => Some(value.into()),
@@ -232,6 +316,13 @@ impl FieldValue {
     }
 
     /// The scale and the digits of a decimal: 19.99 is `(2, 1999)`.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// let (scale, value) = FieldValue::decimal(2, 1999).as_decimal().unwrap();
+    /// assert_eq!(f64::from(value) / 10f64.powi(scale.into()), 19.99);
+    /// ```
     pub fn as_decimal(&self) -> Option<(u8, u32)> {
         match *self {
             FieldValue::Decimal { scale, value }
@@ -256,6 +347,13 @@ impl FieldValue {
     }
 
     /// The table.
+    ///
+    /// ```
+    /// use haypile::{FieldTable, FieldValue};
+    ///
+    /// let value = FieldValue::from(FieldTable::from([("count", 3)]));
+    /// assert_eq!(value.as_table().map(FieldTable::len), Some(1));
+    /// ```
     pub fn as_table(&self) -> Option<&FieldTable> {
         match self {
             FieldValue::Table(table) => Some(table),
@@ -264,6 +362,13 @@ impl FieldValue {
     }
 
     /// The values of the array.
+    ///
+    /// ```
+    /// use haypile::FieldValue;
+    ///
+    /// let hosts = FieldValue::array(["a", "b"]);
+    /// assert_eq!(hosts.as_array().unwrap()[1].as_str(), Some("b"));
+    /// ```
     pub fn as_array(&self) -> Option<&[FieldValue]> {
         match self {
             FieldValue::Array(values) => Some(values),

@@ -10,6 +10,13 @@ use super::size::size_of_properties;
 use super::wire::{Name, Reader, WireError, Writer};
 
 /// Whether the broker keeps a message over its own restart (pika: `DeliveryMode`).
+///
+/// ```
+/// use haypile::{BasicProperties, DeliveryMode};
+///
+/// let persistent = BasicProperties::new().delivery_mode(DeliveryMode::Persistent);
+/// assert_eq!(persistent, BasicProperties::new().delivery_mode(2));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "u8", into = "u8"))]
@@ -25,6 +32,12 @@ pub enum DeliveryMode {
 
 impl DeliveryMode {
     /// The number that stands on the wire.
+    ///
+    /// ```
+    /// use haypile::DeliveryMode;
+    ///
+    /// assert_eq!(DeliveryMode::Persistent.value(), 2);
+    /// ```
     pub const fn value(self) -> u8 {
         match self {
             DeliveryMode::Transient => 1,
@@ -52,12 +65,12 @@ impl From<u8> for DeliveryMode {
 
 /// Turns the table of properties into the struct, its setters, and both directions of the wire.
 ///
-/// A property is a bit of the flags, a field, the wire type (a method of `Reader` and `Writer`), the field's type, what the
+/// A property is a bit of the flags, a field, a value for the example, the wire type (a method of `Reader` and `Writer`), the field's type, what the
 /// setter takes and makes of it, and how the wire type becomes the field's and back.
 macro_rules! properties {
     ($(
         $(#[$doc:meta])*
-        $flag:literal $name:ident: $kind:ident $type:ty, $setter:ty, $set:expr, $read:expr, $write:expr;
+        $flag:literal $name:ident($example:literal): $kind:ident $type:ty, $setter:ty, $set:expr, $read:expr, $write:expr;
     )+) => {
         /// The properties of a message, all of them optional (pika: `BasicProperties`, same names; `type` is
         /// [`message_type`](BasicProperties::message_type)).
@@ -109,7 +122,14 @@ macro_rules! properties {
             };
 
             $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), ").")]
+                #[doc = concat!("Sets [`", stringify!($name), "`](#structfield.", stringify!($name), "). Default: not set.")]
+                ///
+                /// ```
+                /// use haypile::BasicProperties;
+                ///
+                #[doc = concat!("let properties = BasicProperties::new().", stringify!($name), "(", $example, ");")]
+                #[doc = concat!("assert_eq!(properties.", stringify!($name), ", Some(", $example, ".into()));")]
+                /// ```
                 #[must_use]
                 pub fn $name(mut self, $name: $setter) -> Self {
                     self.$name = Some($set($name));
@@ -164,46 +184,57 @@ macro_rules! properties {
 
 properties! {
     /// The MIME type of the body, such as `application/json`.
-    15 content_type: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    15 content_type(r#""application/json""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// The MIME encoding of the body, such as `utf-8` or `gzip`. Nothing is encoded or decoded here.
-    14 content_encoding: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    14 content_encoding(r#""gzip""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// Named values of the application's own. Headers exchanges route by them, and RabbitMQ adds some
     /// (`x-death` for dead letters).
-    13 headers: table FieldTable, impl Into<FieldTable>, Into::into, std::convert::identity, std::convert::identity;
+    13 headers(r#"[("attempt", 1)]"#): table FieldTable, impl Into<FieldTable>, Into::into, std::convert::identity, std::convert::identity;
     /// Whether the message outlives a restart of the broker. Not set is transient. The setter takes pika's number too:
     /// `delivery_mode(2)` is persistent.
-    12 delivery_mode: octet DeliveryMode, impl Into<DeliveryMode>, Into::into, DeliveryMode::from, delivery_mode_octet;
+    12 delivery_mode(r#"2"#): octet DeliveryMode, impl Into<DeliveryMode>, Into::into, DeliveryMode::from, delivery_mode_octet;
     /// The priority in a queue declared with `x-max-priority`; higher is delivered first. AMQP has 0 to 9, RabbitMQ
     /// takes up to 255. Not set is 0.
-    11 priority: octet u8, u8, u8::from, u8::from, std::convert::identity;
+    11 priority(r#"9"#): octet u8, u8, u8::from, u8::from, std::convert::identity;
     /// What ties a reply to its request: chosen by the client, repeated by the server.
-    10 correlation_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    10 correlation_id(r#""request 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// Where replies go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
-    9 reply_to: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    9 reply_to(r#""amq.rabbitmq.reply-to""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// After how long the broker drops the message if no consumer takes it: milliseconds, as decimal text (`"60000"` is a
     /// minute). RabbitMQ closes the channel over anything else. The setter takes a
     /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up.
-    8 expiration: shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, Name::to_short_string, ShortString::as_bytes;
+    8 expiration(r#""60000""#): shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, Name::to_short_string, ShortString::as_bytes;
     /// The application's name for this message.
-    7 message_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    7 message_id(r#""order 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// When the message was made, in seconds since 1970-01-01 00:00 UTC. The setter takes a
     /// [`SystemTime`](std::time::SystemTime) too. A time after the year 9999, such as one in milliseconds, is refused when the
     /// message is published ([`Error::InvalidParameter`](crate::Error::InvalidParameter)), since other clients cannot read it;
     /// one that came so goes on as it came.
-    6 timestamp: longlong u64, impl IntoTimestamp, IntoTimestamp::into_timestamp, u64::from, std::convert::identity;
+    6 timestamp(r#"1_700_000_000u64"#): longlong u64, impl IntoTimestamp, IntoTimestamp::into_timestamp, u64::from, std::convert::identity;
     /// The application's name for this kind of message (`type` in the specification and in pika).
     #[doc(alias = "type")]
-    5 message_type: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    5 message_type(r#""order.new""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// The user who publishes. RabbitMQ closes the channel if it is not the user that the connection is logged in as.
-    4 user_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    4 user_id(r#""guest""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// The application that publishes.
-    3 app_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    3 app_id(r#""shop""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
     /// Deprecated in AMQP 0-9-1; RabbitMQ makes no use of it.
-    2 cluster_id: shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    2 cluster_id(r#""""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
 }
 
 impl BasicProperties {
     /// Properties none of which is set.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|_connection, channel| {
+    /// use haypile::BasicProperties;
+    ///
+    /// # channel.queue_declare("tasks")?;
+    /// channel.basic_publish("", "tasks", "dig")?; // without properties
+    /// assert_eq!(channel.basic_get("tasks")?.unwrap().1, BasicProperties::new());
+    /// # Ok(()) }) }
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -222,6 +253,14 @@ impl BasicProperties {
     }
 
     /// Adds one header to [`headers`](#structfield.headers), or replaces the one of that name.
+    ///
+    /// ```
+    /// use haypile::{BasicProperties, FieldValue};
+    ///
+    /// let properties = BasicProperties::new().header("attempt", 1).header("attempt", 2).header("source", "web");
+    /// assert_eq!(properties.get_header("attempt"), Some(&FieldValue::from(2)));
+    /// assert_eq!(properties.headers.unwrap().len(), 2);
+    /// ```
     #[must_use]
     pub fn header(mut self, key: impl Into<ShortString>, value: impl Into<FieldValue>) -> Self {
         self.headers
@@ -245,6 +284,14 @@ impl PartialEq for ReceivedTimestamp {
 /// What [`BasicProperties::timestamp`] takes: seconds since 1970-01-01 00:00 UTC, or a [`SystemTime`].
 ///
 /// The trait is not meant to be implemented elsewhere.
+///
+/// ```
+/// use haypile::BasicProperties;
+/// use std::time::{Duration, SystemTime};
+///
+/// let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+/// assert_eq!(BasicProperties::new().timestamp(time), BasicProperties::new().timestamp(1_700_000_000));
+/// ```
 pub trait IntoTimestamp: sealed::Sealed {
     #[doc(hidden)]
     fn into_timestamp(self) -> u64;
@@ -266,6 +313,14 @@ impl IntoTimestamp for SystemTime {
 /// What [`BasicProperties::expiration`] takes: milliseconds as decimal text, or a [`Duration`].
 ///
 /// The trait is not meant to be implemented elsewhere.
+///
+/// ```
+/// use haypile::BasicProperties;
+/// use std::time::Duration;
+///
+/// let a_minute = BasicProperties::new().expiration(Duration::from_secs(60));
+/// assert_eq!(a_minute, BasicProperties::new().expiration("60000"));
+/// ```
 pub trait IntoExpiration: sealed::Sealed {
     #[doc(hidden)]
     fn into_expiration(self) -> ShortString;

@@ -59,6 +59,13 @@ struct NotUtf8 {
 
 impl ShortString {
     /// The text. What is not UTF-8 in it is replaced by U+FFFD; see [`as_bytes`](ShortString::as_bytes).
+    ///
+    /// ```
+    /// use haypile::ShortString;
+    ///
+    /// assert_eq!(ShortString::from("tasks").as_str(), "tasks");
+    /// assert_eq!(ShortString::from([b'a', 0xff]).as_str(), "a\u{fffd}");
+    /// ```
     pub fn as_str(&self) -> &str {
         match &self.0 {
             Content::Text(text) => text,
@@ -67,6 +74,12 @@ impl ShortString {
     }
 
     /// The bytes, as they came or will be sent.
+    ///
+    /// ```
+    /// use haypile::ShortString;
+    ///
+    /// assert_eq!(ShortString::from([b'a', 0xff]).as_bytes(), [b'a', 0xff]);
+    /// ```
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Content::Text(text) => text.as_bytes(),
@@ -75,6 +88,12 @@ impl ShortString {
     }
 
     /// The bytes, as they came or will be sent.
+    ///
+    /// ```
+    /// use haypile::ShortString;
+    ///
+    /// assert_eq!(ShortString::from("tasks").into_bytes(), b"tasks");
+    /// ```
     pub fn into_bytes(self) -> Vec<u8> {
         match self.0 {
             Content::Text(text) => text.into_bytes(),
@@ -83,6 +102,13 @@ impl ShortString {
     }
 
     /// Whether all of it is text, so that [`as_str`](ShortString::as_str) shows every byte.
+    ///
+    /// ```
+    /// use haypile::ShortString;
+    ///
+    /// assert!(ShortString::from("größe").is_utf8());
+    /// assert!(!ShortString::from([0xff]).is_utf8());
+    /// ```
     pub fn is_utf8(&self) -> bool {
         matches!(self.0, Content::Text(_))
     }
@@ -258,6 +284,18 @@ impl From<ShortString> for Vec<u8> {
 /// What names an exchange, a queue, or a key in a call: any text, a [`ShortString`] that came with a message, or bytes.
 ///
 /// The trait is not meant to be implemented elsewhere.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+/// # fn main() { example(|_connection, channel| {
+/// let name = channel.queue_declare("")?.queue;   // a String
+/// channel.queue_bind(&name, "amq.topic", "orders.#")?;
+/// channel.basic_publish("amq.topic", b"orders.new", "7")?;
+/// let (method, _properties, _body) = channel.basic_get(&name)?.unwrap();
+/// channel.basic_publish("", &name, method.routing_key.as_bytes())?;
+/// assert_eq!(channel.basic_get(name)?.unwrap().2, b"orders.new");
+/// # Ok(()) }) }
+/// ```
 pub trait AsShortString: sealed::Sealed {
     #[doc(hidden)]
     fn as_short_string(&self) -> &[u8];

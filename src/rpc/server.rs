@@ -73,6 +73,13 @@ pub struct RpcServer {
 
 impl RpcServer {
     /// Serves the requests in a queue, which must exist. Prefetch: 1.
+    ///
+    /// ```
+    /// use haypile::RpcServer;
+    ///
+    /// let server = RpcServer::new("echo");
+    /// assert_eq!(server, RpcServer::new("echo").prefetch(1));
+    /// ```
     pub fn new(queue: impl Into<ShortString>) -> Self {
         RpcServer {
             queue: queue.into(),
@@ -83,6 +90,12 @@ impl RpcServer {
     /// How many requests the broker sends ahead. With 1, the default, a request goes to a server that is free, and one whose
     /// caller has given up is dropped by the broker and never worked on. With more, quick handlers need not wait for the next
     /// request to travel. 0 is no limit.
+    ///
+    /// ```
+    /// use haypile::RpcServer;
+    ///
+    /// assert_ne!(RpcServer::new("echo").prefetch(8), RpcServer::new("echo"));
+    /// ```
     pub fn prefetch(mut self, prefetch: u16) -> Self {
         self.prefetch = prefetch;
         self
@@ -94,6 +107,23 @@ impl RpcServer {
     /// It is ended by [`stop_handle`](Channel::stop_handle) from any thread, or by [`cancel`](Channel::cancel), in the handler
     /// too: after the request in hand. What was prefetched goes back then. For a server that survives a loss, call it in
     /// [`Supervisor::run`](crate::Supervisor::run).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
+    /// # fn main() { example(|connection, channel| {
+    /// use haypile::{ConsumingEnded, Error, RpcServer};
+    ///
+    /// # channel.queue_declare("echo")?;
+    /// # let client = haypile::RpcClient::open(connection)?;
+    /// # let call = client.start_call("", "echo", "hello", &haypile::BasicProperties::new(), std::time::Duration::from_secs(5))?;
+    /// let ended = RpcServer::new("echo").run(channel, |(_method, _properties, body)| {
+    ///     channel.cancel()?; // this request is the last one
+    ///     Ok::<_, Error>(body)
+    /// })?;
+    /// assert_eq!(ended, ConsumingEnded::Cancelled);
+    /// # assert_eq!(call.wait()?.body, b"hello");
+    /// # Ok(()) }) }
+    /// ```
     ///
     /// # Errors
     /// What ended the channel or the connection; [`Error::ChannelClosedByBroker`] (404) if there is no such queue;
