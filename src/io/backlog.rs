@@ -7,9 +7,9 @@
 //! messages of up to a megabyte a connection lives if 1 MB is read every 8 seconds, and dies of 1 MB every 10; with messages
 //! of 5 and 10 MB it lives on most of a message every 8 seconds, and dies of less than half a message.
 //!
-//! So while reading pauses, once or again and again, [`QUOTA`] bytes are read in each [`PERIOD`], or the size of the largest message that is on its
-//! way, if that is more. They stay what they are on the wire, because a small message takes several times as much once it
-//! is taken in.
+//! So while reading pauses, once or again and again, [`QUOTA`] bytes are read in each [`PERIOD`], or the size of the largest
+//! message that is on its way, if that is more. They stay what they are on the wire, because a small message takes several
+//! times as much once it is taken in.
 
 use std::collections::VecDeque;
 use std::io::Write;
