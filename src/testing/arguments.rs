@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::refusal::{refuse, Binary, Outcome};
+use super::text::shown;
 use crate::{FieldTable, FieldValue};
 
 /// The highest that `x-max-priority` may be.
@@ -113,11 +114,12 @@ fn check_queue_type(arguments: &FieldTable, queue: &dyn fmt::Display) -> Outcome
             b"quorum" | b"stream" => refuse!(
                 540,
                 "the broker for tests has no queues of type '{}'",
-                String::from_utf8_lossy(kind)
+                shown(kind)
             ),
             _ => refuse!(
                 406,
-                "invalid arg 'x-queue-type' for {queue}: {{error,not_found}}"
+                "invalid arg 'x-queue-type' for {queue}: \"unsupported queue type '{}'\"",
+                shown(kind)
             ),
         },
         Some(other) => refuse!(
@@ -265,7 +267,7 @@ pub(super) fn expiry(milliseconds: i64) -> Result<Duration, String> {
 
 /// A message's property `expiration`, or why RabbitMQ refuses it.
 pub(super) fn expiration(text: &[u8]) -> Result<Duration, String> {
-    let shown = || String::from_utf8_lossy(text);
+    let text_shown = || shown(text);
     let signed = usize::from(matches!(text.first(), Some(b'+' | b'-')));
     let digits = text[signed..]
         .iter()
@@ -276,12 +278,12 @@ pub(super) fn expiration(text: &[u8]) -> Result<Duration, String> {
     }
     let end = signed + digits;
     if end < text.len() {
-        return Err(format!("{{leftover_string,{:?}}}", &shown()[end..]));
+        return Err(format!("{{leftover_string,{:?}}}", &text_shown()[end..]));
     }
-    match shown().parse::<i64>() {
+    match text_shown().parse::<i64>() {
         Ok(number) => expiry(number),
-        Err(_) if text[0] == b'-' => Err(format!("{{value_negative,{}}}", shown())),
-        Err(_) => Err(format!("{{value_too_large,{}}}", shown())),
+        Err(_) if text[0] == b'-' => Err(format!("{{value_negative,{}}}", text_shown())),
+        Err(_) => Err(format!("{{value_too_large,{}}}", text_shown())),
     }
 }
 
@@ -439,9 +441,7 @@ impl fmt::Display for Printed<'_> {
             FieldValue::F32(value) => write!(f, "{value:?}"),
             FieldValue::F64(value) => write!(f, "{value:?}"),
             FieldValue::Decimal { scale, value } => write!(f, "{{{scale},{value}}}"),
-            FieldValue::Text(bytes) | FieldValue::Bytes(bytes) => {
-                f.write_str(&String::from_utf8_lossy(bytes))
-            }
+            FieldValue::Text(bytes) | FieldValue::Bytes(bytes) => f.write_str(&shown(bytes)),
             FieldValue::Timestamp(seconds) => write!(f, "{seconds}"),
             FieldValue::Void => f.write_str("undefined"),
             FieldValue::Received(number) => Printed(&number.plain()).fmt(f),

@@ -7,7 +7,7 @@ use super::publish::{Published, Transaction};
 use super::queue::Stored;
 use super::refusal::{refuse, Binary, Outcome, Refusal};
 use super::state::{At, State};
-use super::text::Text;
+use super::text::{is_utf8, Text};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::Method;
 
@@ -378,7 +378,8 @@ impl State {
 /// `None` for a method that AMQP does not have, at which RabbitMQ ends the connection without a word.
 fn decode(payload: &[u8]) -> Outcome<Option<Method<'_>>> {
     match Method::decode(payload) {
-        Ok(method) => Ok(Some(method)),
+        Ok(method) if is_utf8(&method) => Ok(Some(method)),
+        Ok(_) => Err(Refusal::not_utf8().at((0, 0))),
         Err(crate::protocol::wire::WireError::UnknownMethod { .. }) => Ok(None),
         Err(_) => {
             let arguments = payload.get(4..).unwrap_or_default();

@@ -9,7 +9,7 @@ use super::publish::{is_below_reply_to, is_reply_name, REPLY_TO};
 use super::queue::Queue;
 use super::refusal::{refuse, Outcome, Refusal};
 use super::state::{At, State, Vhost, Work};
-use super::text::Text;
+use super::text::{shown, Text};
 use crate::protocol::method::Method;
 use crate::protocol::wire::Name;
 use crate::FieldTable;
@@ -24,10 +24,7 @@ pub(super) struct Named<'a>(
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Named(kind, name, vhost) = *self;
-        let (name, vhost) = (
-            String::from_utf8_lossy(name),
-            String::from_utf8_lossy(vhost),
-        );
+        let (name, vhost) = (shown(name), shown(vhost));
         write!(f, "{kind} '{name}' in vhost '{vhost}'")
     }
 }

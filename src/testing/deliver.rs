@@ -91,8 +91,9 @@ impl State {
                 stored.redelivered = true;
             }
         }
-        self.drop_surplus(id);
-        if message.time_to_live.is_some() || self.has_message_ttl(id) {
+        let dropped = self.drop_surplus(id);
+        // What has expired behind the head is seen when that has gone.
+        if dropped || message.time_to_live.is_some() || self.has_message_ttl(id) {
             self.now = Instant::now();
             self.drop_expired(id);
             self.note_deadline(id);
@@ -106,14 +107,18 @@ impl State {
             .is_some_and(|queue| queue.settings.message_ttl.is_some())
     }
 
-    fn drop_surplus(&mut self, id: u64) {
+    /// Drops the head for as long as there are too many messages; returns whether there were.
+    fn drop_surplus(&mut self, id: u64) -> bool {
+        let mut dropped = false;
         while let Some(stored) = self
             .queues
             .get_mut(&id)
             .and_then(|queue| queue.take_surplus())
         {
             self.bury(id, stored, Reason::MaxLength);
+            dropped = true;
         }
+        dropped
     }
 
     /// Hands messages to consumers for as long as there are both.

@@ -13,7 +13,7 @@ use super::faults::NextPublish;
 use super::queue::{Death, Message, Reason, Stored};
 use super::refusal::{self, refuse, Outcome, Refusal};
 use super::state::{At, State, Vhost, MADE_LENGTH};
-use super::text::Text;
+use super::text::{shown, Text};
 use crate::protocol::method::Method;
 use crate::protocol::properties::Arrived;
 use crate::protocol::wire::Reader;
@@ -206,6 +206,7 @@ impl State {
             match arguments::expiration(text.as_bytes()) {
                 Ok(time) => message.time_to_live = Some(time),
                 Err(why) => {
+                    let text = shown(text.as_bytes());
                     let before = format!("invalid expiration '{text}': ");
                     refuse!(406, "{before}{}", arguments::wrapped(&before, why))
                 }
@@ -240,6 +241,7 @@ impl State {
                 return Ok(None);
             };
             if user.as_bytes() != &connection.user[..] {
+                let user = shown(user.as_bytes());
                 refuse!(
                     406,
                     "user_id property set to '{user}' but authenticated user was '{}'",

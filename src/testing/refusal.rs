@@ -37,6 +37,11 @@ impl Refusal {
         }
     }
 
+    /// A name that is not UTF-8, whatever the method.
+    pub(super) fn not_utf8() -> Refusal {
+        Refusal::new(501, format_args!("Malformed UTF-8 in shortstr"))
+    }
+
     /// Whether the connection goes with it, and not only the channel.
     pub(super) fn ends_connection(&self) -> bool {
         !matches!(self.code, 311 | 313 | 403..=406)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::link::{Link, Outbox};
 use super::refusal::{refuse, Binary, Outcome, Refusal};
 use super::state::{At, Connection, Phase, State};
-use super::text::Text;
+use super::text::{is_utf8, Text};
 use crate::protocol::frame::{self, Frame, FRAME_END, FRAME_OVERHEAD, PROTOCOL_HEADER};
 use crate::protocol::method::Method;
 use crate::protocol::wire::{Name, WireError};
@@ -107,6 +107,7 @@ impl State {
             } => {
                 self.log_method(on_zero(id), payload);
                 let outcome = match Method::decode(payload) {
+                    Ok(method) if !is_utf8(&method) => Err(Refusal::not_utf8().at(method.id())),
                     Ok(method) => self
                         .connection_method(id, phase, &method)
                         .map_err(|refusal| refusal.at(method.id())),

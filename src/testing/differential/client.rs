@@ -316,6 +316,13 @@ impl Client {
         }
     }
 
+    /// Reads one method, agrees if the connection is closed with it, and reads to the end.
+    pub(super) fn agree_or_end(&mut self) {
+        if self.next().is_some() {
+            self.agree();
+        }
+    }
+
     /// Fetches a request, and returns where its reply goes, which is not written down.
     pub(super) fn reply_to(&mut self, channel: u16, queue: &str) -> String {
         let queue = self.name(queue);

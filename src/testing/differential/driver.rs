@@ -356,14 +356,15 @@ impl Wire {
         };
         self.send(number, &cancel);
         let expected = format!("BasicCancelOk {{ consumer_tag: {tag:?} }}");
-        while self.open
-            && self
-                .channels
-                .get(&number)
-                .is_some_and(|channel| channel.open)
-        {
+        self.wait_for_reply(number, &expected);
+    }
+
+    /// Reads until a method has come whose text begins so, or the channel or connection has ended.
+    pub(super) fn wait_for_reply(&mut self, number: u16, method: &str) {
+        let is_open = |channel: &Channel| channel.open;
+        while self.open && self.channels.get(&number).is_some_and(is_open) {
             match self.read() {
-                Some(text) if text == expected => return,
+                Some(text) if text.starts_with(method) => return,
                 Some(_) => {}
                 None => return,
             }

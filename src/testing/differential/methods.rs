@@ -355,6 +355,10 @@ pub(super) fn send(
                     _ => Method::TxRollback {},
                 },
             );
+            if *which == 1 {
+                // A channel takes nothing else while it commits.
+                wire.wait_for_reply(number, "TxCommitOk");
+            }
             wire.sync(number);
             if let Some(channel) = wire.channels.get_mut(&number) {
                 channel.transaction |= channel.open && *which == 0;

@@ -21,7 +21,7 @@ fn frames_behind_a_channel_error_are_ignored() {
         client.send(1, &Method::ConfirmSelect { no_wait: false });
         client.until("ChannelClose");
         client.open_channel(2);
-        client.count(2, "q");
+        client.await_count(2, "q", 1);
         // Agreeing makes the number free.
         client.send(1, &Method::ChannelCloseOk {});
         client.open_channel(1);

@@ -306,10 +306,13 @@ fn the_user_must_be_the_one_of_the_connection() {
         client.confirms(1);
         for user in ["guest", "Guest", "guest ", "other"] {
             let properties = BasicProperties::new().user_id(user);
-            client.publish_with(1, "", &key, &properties, user, true);
-            client.sync(1);
-            client.publish_with(1, "", "nobody", &properties, user, true);
-            client.sync(1);
+            for key in [key.as_str(), "nobody"] {
+                client.publish_with(1, "", key, &properties, user, true);
+                match user {
+                    "guest" => client.until("BasicAck"),
+                    _ => client.sync(1),
+                }
+            }
         }
         client.count(1, "q");
     });

@@ -113,6 +113,57 @@ fn priorities_and_bytes() {
     });
 }
 
+/// What has expired behind the head goes as soon as the head goes, whichever way.
+#[test]
+fn what_expired_behind_the_head() {
+    compare(|script| {
+        let mut client = script.open("a");
+        client.confirms(1);
+        let none = FieldTable::new();
+        client.declare(1, "dead", &none);
+        let arguments = with(to(&client, "dead"), [("x-max-length", 2.into())]);
+        let brief = BasicProperties::new().expiration("0");
+        for way in ["length", "fetched", "delivered", "purged", "given back"] {
+            script.note(way);
+            client.declare(1, way, &arguments);
+            let key = client.name(way);
+            client.publish(1, way, "head");
+            client.until("BasicAck");
+            client.publish_with(1, "", &key, &brief, "behind", false);
+            client.until("BasicAck");
+            match way {
+                "length" => {
+                    client.publish(1, way, "last");
+                    client.until("BasicAck");
+                }
+                "fetched" => client.get(1, way, false),
+                "delivered" => {
+                    client.open_channel(2);
+                    client.qos(2, 1, false);
+                    client.consume(2, way, "c", "", &none);
+                    client.until("BasicDeliver");
+                }
+                "purged" => client.purge(1, way),
+                _ => {
+                    client.get(1, way, false);
+                    client.publish(1, way, "one");
+                    client.until("BasicAck");
+                    client.publish_with(1, "", &key, &brief, "two", false);
+                    client.until("BasicAck");
+                    client.reject(1, client.last_tag, true);
+                }
+            }
+            client.sync(1);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            client.count(1, way);
+            client.count(1, "dead");
+            client.get(1, "dead", true);
+            client.get(1, "dead", true);
+            client.get(1, "dead", true);
+        }
+    });
+}
+
 /// Only the head is looked at, and each priority has one of its own that is the queue's when nothing higher is left.
 #[test]
 fn priorities_and_times() {

@@ -4,6 +4,7 @@ mod closing;
 mod consuming;
 mod contents;
 mod dead_letters;
+mod edges;
 mod handshake;
 mod limits;
 mod lives;
