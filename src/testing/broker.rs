@@ -77,6 +77,16 @@ struct Serving {
 
 /// A condition did not come true in time: what [`Broker::wait_until`] returns then. It shows how long was waited, and the
 /// broker's log.
+///
+/// ```
+/// use haypile::testing::Broker;
+/// use std::time::Duration;
+///
+/// let broker = Broker::start()?;
+/// let error = broker.wait_until(|| broker.queue("tasks").is_some(), Duration::ZERO).unwrap_err();
+/// assert!(error.to_string().contains("did not come true"));
+/// # Ok::<(), haypile::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct NotMet {
     limit: Duration,
@@ -117,6 +127,15 @@ impl Builder {
     }
 
     /// Adds a user with a password. Without any, there is the user `guest` with the password `guest`.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, Connection};
+    ///
+    /// let broker = Broker::builder().user("worker", "secret").start()?;
+    /// assert!(Connection::open(format!("amqp://worker:secret@{}", broker.address())).is_ok());
+    /// assert!(Connection::open(format!("amqp://guest:guest@{}", broker.address())).is_err());
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         let (name, password) = (name.into(), password.into());
         self.settings.users.retain(|(other, _)| *other != name);
@@ -125,6 +144,15 @@ impl Builder {
     }
 
     /// Adds a virtual host. The one called `/` is always there.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, Connection};
+    ///
+    /// let broker = Broker::builder().virtual_host("orders").start()?;
+    /// assert!(Connection::open(format!("{}/orders", broker.url())).is_ok());
+    /// assert!(Connection::open(format!("{}/other", broker.url())).is_err());
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn virtual_host(mut self, name: impl Into<String>) -> Self {
         self.settings.vhosts.insert(name.into());
         self
@@ -132,18 +160,45 @@ impl Builder {
 
     /// The size of the largest frame, in bytes: from 4096, or 0 for no limit. 131,072 unless set, as in RabbitMQ. A client may
     /// ask for less, but not for less than 8192, unless this is less.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, ConnectionParameters};
+    ///
+    /// let broker = Broker::builder().frame_max(8192).start()?;
+    /// assert_eq!(broker.connect(ConnectionParameters::default())?.frame_max(), 8192);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn frame_max(mut self, bytes: u32) -> Self {
         self.settings.frame_max = bytes;
         self
     }
 
     /// How many channels a connection may have; 0 is no limit. 2047 unless set, as in RabbitMQ.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, ConnectionParameters, Error};
+    ///
+    /// let broker = Broker::builder().channel_max(1).start()?;
+    /// let connection = broker.connect(ConnectionParameters::default())?;
+    /// let _only = connection.channel()?;
+    /// assert!(matches!(connection.channel(), Err(Error::NoFreeChannels { channel_max: 1, .. })));
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn channel_max(mut self, channels: u16) -> Self {
         self.settings.channel_max = channels;
         self
     }
 
     /// The interval of heartbeats that the broker proposes, in seconds; 0 proposes none. 60 unless set, as in RabbitMQ.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, ConnectionParameters};
+    /// use std::time::Duration;
+    ///
+    /// let broker = Broker::builder().heartbeat(7).start()?;
+    /// assert_eq!(broker.connect(ConnectionParameters::default())?.heartbeat(), Duration::from_secs(7));
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn heartbeat(mut self, seconds: u16) -> Self {
         self.settings.heartbeat = seconds;
         self
@@ -152,12 +207,36 @@ impl Builder {
     /// Whether `basic.qos` with `global` limits all consumers of the channel together, as in RabbitMQ before 4.3. From 4.3 on,
     /// and here unless set, it limits each consumer, as without `global`: RabbitMQ permits the deprecated feature `global_qos` only
     /// if it is configured so.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, BasicQos, ConnectionParameters};
+    ///
+    /// let broker = Broker::builder().global_qos(true).start()?;
+    /// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+    /// channel.queue_declare("tasks")?;
+    /// channel.basic_qos(BasicQos::new(1).global(true))?;
+    /// for _ in 0..2 {
+    ///     channel.basic_consume("tasks", |_channel, _method, _properties, _body| ())?;
+    ///     channel.basic_publish("", "tasks", "sweep")?;
+    /// }
+    /// channel.queue_declare("tasks")?; // what came before has been handled
+    /// assert_eq!(broker.queue("tasks").unwrap().unacknowledged.len(), 1); // one for both consumers
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn global_qos(mut self, permitted: bool) -> Self {
         self.settings.global_qos = permitted;
         self
     }
 
     /// Starts the broker.
+    ///
+    /// ```
+    /// use haypile::testing::Broker;
+    ///
+    /// let (one, another) = (Broker::builder().heartbeat(0).start()?, Broker::builder().start()?);
+    /// assert_ne!(one.address(), another.address());
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     ///
     /// # Errors
     /// If the operating system has no port or thread for it.
@@ -237,11 +316,28 @@ impl Broker {
     }
 
     /// Where it listens: a free port of 127.0.0.1.
+    ///
+    /// ```
+    /// use haypile::testing::Broker;
+    ///
+    /// let broker = Broker::start()?;
+    /// assert!(broker.address().ip().is_loopback());
+    /// assert!(broker.url().ends_with(&broker.address().to_string()));
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The URL to connect with, as the first user, to the virtual host `/`: `amqp://guest:guest@127.0.0.1:PORT`.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, Connection};
+    ///
+    /// let broker = Broker::builder().user("me", "p@ss").start()?;
+    /// assert!(Connection::open(broker.url())?.is_open());
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn url(&self) -> String {
         let state = self.shared.lock();
         let (user, password) = match state.settings.users.first() {
@@ -324,6 +420,16 @@ impl Broker {
 
     /// What was said, as text: a line for each method, with the time since the start in seconds, the connection, the channel,
     /// and who spoke. The last 2000 lines are kept. Passwords and the bodies of messages are not in it.
+    ///
+    /// ```
+    /// use haypile::testing::Broker;
+    ///
+    /// let broker = Broker::start()?;
+    /// haypile::Connection::open(broker.url())?.channel()?.queue_declare("tasks")?;
+    /// let log = broker.log();
+    /// assert!(log.contains("queue.declare"), "{log}");
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn log(&self) -> String {
         self.shared.lock().log.to_string()
     }

@@ -47,6 +47,19 @@ pub struct Queue {
 
 impl Queue {
     /// The bodies of the messages that are ready, as text: for comparing them at a glance. What is not UTF-8 is replaced.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, ConnectionParameters};
+    ///
+    /// let broker = Broker::start()?;
+    /// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+    /// channel.confirm_delivery()?;
+    /// channel.queue_declare("tasks")?;
+    /// channel.basic_publish("", "tasks", "sweep")?;
+    /// channel.basic_publish("", "tasks", "dust")?;
+    /// assert_eq!(broker.queue("tasks").unwrap().bodies(), ["sweep", "dust"]);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn bodies(&self) -> Vec<String> {
         let bodies = self.messages.iter().map(|message| &message.body);
         bodies
@@ -56,6 +69,19 @@ impl Queue {
 }
 
 /// A message in a [`Queue`].
+///
+/// ```
+/// use haypile::{testing::Broker, ConnectionParameters};
+///
+/// let broker = Broker::start()?;
+/// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+/// channel.confirm_delivery()?;
+/// channel.queue_declare("tasks")?;
+/// channel.basic_publish("", "tasks", "sweep")?;
+/// let message = broker.queue("tasks").unwrap().messages.remove(0);
+/// assert_eq!((&*message.routing_key, message.redelivered), ("tasks", false));
+/// # Ok::<(), haypile::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Message {
@@ -72,6 +98,19 @@ pub struct Message {
 }
 
 /// A consumer of a [`Queue`].
+///
+/// ```
+/// use haypile::{testing::Broker, ConnectionParameters};
+///
+/// let broker = Broker::start()?;
+/// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+/// channel.queue_declare("tasks")?;
+/// channel.basic_qos(10)?;
+/// channel.consume("tasks")?;
+/// let consumer = broker.queue("tasks").unwrap().consumers.remove(0);
+/// assert_eq!((consumer.prefetch_count, consumer.auto_ack, consumer.active), (10, false, true));
+/// # Ok::<(), haypile::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Consumer {
@@ -98,6 +137,19 @@ pub struct Consumer {
 }
 
 /// A binding, from [`Broker::bindings`].
+///
+/// ```
+/// use haypile::{testing::Broker, ConnectionParameters};
+///
+/// let broker = Broker::start()?;
+/// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+/// channel.queue_declare("tasks")?;
+/// channel.queue_bind("tasks", "amq.topic", "orders.#")?;
+/// let binding = broker.bindings().remove(0);
+/// assert_eq!((&*binding.source, &*binding.destination, &*binding.routing_key), ("amq.topic", "tasks", "orders.#"));
+/// assert!(!binding.to_exchange);
+/// # Ok::<(), haypile::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Binding {
@@ -114,6 +166,17 @@ pub struct Binding {
 }
 
 /// An exchange, from [`Broker::exchange`].
+///
+/// ```
+/// use haypile::{testing::Broker, ConnectionParameters, ExchangeDeclare};
+///
+/// let broker = Broker::start()?;
+/// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+/// channel.exchange_declare(ExchangeDeclare::new("logs", "fanout").durable(true))?;
+/// let exchange = broker.exchange("logs").unwrap();
+/// assert_eq!((exchange.exchange_type, exchange.durable, exchange.internal), ("fanout", true, false));
+/// # Ok::<(), haypile::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exchange {
@@ -153,6 +216,17 @@ impl Broker {
     }
 
     /// A queue of another virtual host.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, ConnectionParameters};
+    ///
+    /// let broker = Broker::builder().virtual_host("orders").start()?;
+    /// let parameters = ConnectionParameters::default().virtual_host("orders");
+    /// broker.connect(parameters)?.channel()?.queue_declare("tasks")?;
+    /// assert!(broker.queue_of("orders", "tasks").is_some());
+    /// assert!(broker.queue("tasks").is_none());
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn queue_of(&self, virtual_host: &str, name: &str) -> Option<Queue> {
         let state = self.shared.lock();
         let id = state.queue_id(virtual_host.as_bytes(), name.as_bytes())?;
@@ -160,6 +234,17 @@ impl Broker {
     }
 
     /// The names of all queues of the virtual host `/`, in alphabetical order.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, ConnectionParameters};
+    ///
+    /// let broker = Broker::start()?;
+    /// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+    /// channel.queue_declare("tasks")?;
+    /// channel.queue_declare("failed")?;
+    /// assert_eq!(broker.queues(), ["failed", "tasks"]);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn queues(&self) -> Vec<ShortString> {
         let state = self.shared.lock();
         let vhost = state.vhosts.get(&b"/"[..]);
@@ -168,6 +253,15 @@ impl Broker {
     }
 
     /// An exchange of the virtual host `/`, if there is one of that name.
+    ///
+    /// ```
+    /// use haypile::testing::Broker;
+    ///
+    /// let broker = Broker::start()?;
+    /// assert_eq!(broker.exchange("amq.topic").unwrap().exchange_type, "topic");
+    /// assert!(broker.exchange("logs").is_none());
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn exchange(&self, name: &str) -> Option<Exchange> {
         let state = self.shared.lock();
         let vhost = state.vhosts.get(&b"/"[..])?;
@@ -183,6 +277,18 @@ impl Broker {
 
     /// All bindings of the virtual host `/`, save those that every queue has to the default exchange: in the order of the
     /// sources' names, and of each source the oldest first.
+    ///
+    /// ```
+    /// use haypile::{testing::Broker, ConnectionParameters};
+    ///
+    /// let broker = Broker::start()?;
+    /// let channel = broker.connect(ConnectionParameters::default())?.channel()?;
+    /// channel.queue_declare("tasks")?;
+    /// assert!(broker.bindings().is_empty()); // the default exchange is left out
+    /// channel.queue_bind("tasks", "amq.fanout", "")?;
+    /// assert_eq!(broker.bindings().len(), 1);
+    /// # Ok::<(), haypile::Error>(())
+    /// ```
     pub fn bindings(&self) -> Vec<Binding> {
         let state = self.shared.lock();
         let vhost = state.vhosts.get(&b"/"[..]);

@@ -229,6 +229,16 @@ pub use faults::ClientConnection;
 pub use inspect::{Binding, Consumer, Exchange, Message, Queue};
 
 /// Which way bytes go.
+///
+/// ```
+/// use haypile::testing::{Broker, Direction};
+/// use haypile::Connection;
+///
+/// let broker = Broker::start()?;
+/// broker.next_connection().cut_after(Direction::ToBroker, 20); // in the middle of the login
+/// assert!(Connection::open(broker.url()).is_err());
+/// # Ok::<(), haypile::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the client to the broker.
