@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use haypile::testing::{Broker, Direction};
 use haypile::{
-    BasicConsume, BasicProperties, BasicPublish, Channel, Connection, ConnectionParameters,
-    DeliveryMode, Error, QueueDeclare,
+    BasicConsume, BasicProperties, BasicPublish, BasicQos, Channel, Connection,
+    ConnectionParameters, DeliveryMode, Error, QueueDeclare,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -252,7 +252,7 @@ fn messages_expire_at_once_on_order() {
     assert_eq!(broker.queue("dead").unwrap().bodies(), ["1"]);
 }
 
-/// RabbitMQ drops what has expired behind a message before it says how many are left.
+/// RabbitMQ drops what has expired behind a message before it counts how many are left.
 #[test]
 fn a_fetch_does_not_count_what_has_expired() {
     let broker = Broker::start().unwrap();
@@ -336,5 +336,27 @@ fn brokers_leave_no_thread_and_no_descriptor() {
             (count("task"), count("fd"))
         );
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// `basic.qos` with `global`: for each consumer, as in RabbitMQ 4.3, or for the channel.
+#[test]
+fn a_global_limit_is_for_each_consumer_unless_the_channel_may_have_one() {
+    for (permitted, delivered) in [(false, 4), (true, 2)] {
+        let broker = Broker::builder().global_qos(permitted).start().unwrap();
+        let connection = broker.connect(ConnectionParameters::default()).unwrap();
+        let channel = connection.channel().unwrap();
+        channel.queue_declare("tasks").unwrap();
+        for body in ["1", "2", "3", "4", "5"] {
+            channel.basic_publish("", "tasks", body).unwrap();
+        }
+        channel.basic_qos(BasicQos::new(2).global(true)).unwrap();
+        for _ in 0..2 {
+            channel
+                .basic_consume("tasks", |_channel, _method, _properties, _body| Ok(()))
+                .unwrap();
+        }
+        let queue = broker.queue("tasks").unwrap();
+        assert_eq!(queue.unacknowledged.len(), delivered, "{permitted}");
     }
 }

@@ -19,7 +19,7 @@ fn channel(broker: &Broker) -> Channel {
     connection.channel().unwrap()
 }
 
-/// A socket that has said which protocol it speaks, and reads to the end.
+/// A socket that has sent the protocol header, and reads to the end.
 fn greet(broker: &Broker) -> TcpStream {
     let mut stream = TcpStream::connect(broker.address()).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
@@ -45,7 +45,7 @@ fn just_so_many_bytes_come_before_a_cut() {
 fn just_so_many_bytes_are_taken_before_a_cut() {
     let broker = Broker::start().unwrap();
     // All of the header, and not all of it.
-    for (bytes, answered) in [(8, true), (7, false)] {
+    for (bytes, welcome) in [(8, true), (7, false)] {
         let fault = broker.next_connection();
         fault.cut_after(Direction::ToBroker, bytes);
         let mut received = Vec::new();
@@ -56,7 +56,7 @@ fn just_so_many_bytes_are_taken_before_a_cut() {
             .lines()
             .filter(|line| line.contains(&format!("connection {} ", fault.id())))
             .any(|line| line.contains("connection.start"));
-        assert_eq!(started, answered, "{log}");
+        assert_eq!(started, welcome, "{log}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the broker for tests does not do is refused with a word: the list is in the documentation of `haypile::testing`.
+//! What the broker for tests does not do is refused with an error: the list is in the documentation of `haypile::testing`.
 #![cfg(feature = "testing")]
 
 use std::io::{Read, Write};
@@ -15,9 +15,9 @@ fn channel(broker: &Broker) -> Channel {
     connection.channel().unwrap()
 }
 
-fn assert_refused(error: Error, code: u16, words: &str) {
+fn assert_refused(error: Error, code: u16, text: &str) {
     assert_eq!(error.reply_code(), Some(code), "{error}");
-    assert!(error.to_string().contains(words), "{error}");
+    assert!(error.to_string().contains(text), "{error}");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn strangers_are_refused() {
 #[test]
 fn other_protocols_get_a_header_and_the_end() {
     let broker = Broker::start().unwrap();
-    for (said, answer) in [
+    for (sent, expected) in [
         (
             &b"GET /api/queues HTTP/1.1\r\n\r\n"[..],
             *b"AMQP\x03\x01\0\0",
@@ -105,11 +105,11 @@ fn other_protocols_get_a_header_and_the_end() {
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
-        stream.write_all(said).unwrap();
+        stream.write_all(sent).unwrap();
         let mut received = Vec::new();
         // What it did not read may make the end a reset.
         let _ = stream.read_to_end(&mut received);
-        assert_eq!(received, answer);
+        assert_eq!(received, expected);
     }
 }
 

@@ -70,7 +70,7 @@ const FOREIGN: &[&str] = &[
     "x-consumer-disconnected-timeout",
 ];
 
-/// Reads the arguments of `queue.declare`; `queue` says which, for the text of a refusal.
+/// Reads the arguments of `queue.declare`; `queue` is its name in the text of a refusal.
 pub(super) fn queue_settings(
     arguments: &FieldTable,
     queue: &dyn fmt::Display,

@@ -418,8 +418,8 @@ impl Broker {
         }
     }
 
-    /// What was said, as text: a line for each method, with the time since the start in seconds, the connection, the channel,
-    /// and who spoke. The last 2000 lines are kept. Passwords and the bodies of messages are not in it.
+    /// The methods that were sent and received, as text: a line for each, with the time since the start in seconds, the
+    /// connection, the channel, and the sender. The last 2000 lines are kept. Passwords and the bodies of messages are not in it.
     ///
     /// ```
     /// use haypile::testing::Broker;

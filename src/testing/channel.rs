@@ -375,7 +375,7 @@ impl State {
     }
 }
 
-/// `None` for a method that AMQP does not have, at which RabbitMQ ends the connection without a word.
+/// `None` for a method that AMQP does not have, at which RabbitMQ ends the stream and sends nothing.
 fn decode(payload: &[u8]) -> Outcome<Option<Method<'_>>> {
     match Method::decode(payload) {
         Ok(method) if is_utf8(&method) => Ok(Some(method)),

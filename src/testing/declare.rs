@@ -226,7 +226,7 @@ impl State {
         };
         let bound = |exchange: &Exchange| exchange.bindings.contains(&binding);
         if !add && !vhost.exchanges.get(&source).is_some_and(bound) {
-            // Whether its queue may be used is not asked then.
+            // Whether its queue may be used is not checked then.
             return Ok(());
         }
         if !vhost.exchanges.contains_key(&source) {
@@ -240,7 +240,7 @@ impl State {
             Destination::Queue(name) => match vhost.queues.get(name) {
                 None => refuse!(404, "no {}", Named("queue", name, &vhost_name)),
                 Some(id) => {
-                    // RabbitMQ looks at the arguments before it asks whose the queue is.
+                    // RabbitMQ checks the arguments before it checks whose the queue is.
                     checked?;
                     if let Some(queue) = self.queues.get(id) {
                         check_owner(queue, at)?;

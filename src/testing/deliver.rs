@@ -15,7 +15,7 @@ use super::text::Text;
 use crate::protocol::frame::{self, FRAME_OVERHEAD};
 use crate::protocol::method::Method;
 
-/// What a client does with a message that it was given.
+/// What a client does with a message that was delivered to it, or that it fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settle {
     Ack,
@@ -365,7 +365,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends a consumer, if there is one of that tag. What it was given stays with the channel.
+    /// Ends a consumer, if there is one of that tag. What was delivered to it stays with the channel.
     pub(super) fn cancel(&mut self, at: At, tag: &Text) {
         let Some(channel) = self.channel_mut(at) else {
             return;
@@ -494,7 +494,7 @@ impl State {
         Ok(())
     }
 
-    /// Does with messages, by their delivery tags, what the client asked for, and lets consumers go on that had no room.
+    /// Does with messages, by their delivery tags, what the client has sent, and lets consumers go on that had no room.
     ///
     /// RabbitMQ sends this to a queue in parts, and the queue is done with one part before the next: first each message that
     /// was fetched, then those of each consumer, in the order of the consumers' tags.

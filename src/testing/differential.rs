@@ -1,5 +1,5 @@
 //! The broker for tests against a real RabbitMQ: random sequences of operations, applied to both, and
-//! everything that comes back compared. Needs `AMQP_URL`. It runs for some seconds, or for as long as `HAYPILE_DIFFERENTIAL_SECONDS` says.
+//! everything that comes back compared. Needs `AMQP_URL`. It runs for some seconds, or for `HAYPILE_DIFFERENTIAL_SECONDS`.
 //!
 //! After each operation everything is waited for, so that what RabbitMQ does on the side has happened. Not compared is what
 //! RabbitMQ does not promise: the order of deliveries from several queues, and how confirms are put together.

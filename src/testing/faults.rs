@@ -23,7 +23,7 @@ pub(super) enum NextPublish {
 /// A client's connection, seen from the broker: [`Broker::connections`] has those that are open, [`Broker::next_connection`]
 /// the one that comes next.
 ///
-/// Each fault takes effect at once, counts bytes from now on, and stays until the connection ends, unless it says otherwise.
+/// Each fault takes effect at once, counts bytes from now on, and stays until the connection ends, unless its description has it otherwise.
 ///
 /// ```
 /// use haypile::testing::Broker;
@@ -358,7 +358,7 @@ impl Broker {
         self.shared.change(|state| state.refused_connections += 1);
     }
 
-    /// Cancels a consumer, as if its queue had gone: the client gets `basic.cancel`. What it was given stays unacknowledged.
+    /// Cancels a consumer, as if its queue had gone: the client gets `basic.cancel`. What was delivered to it stays unacknowledged.
     /// Returns whether there is a consumer of that tag.
     ///
     /// ```
@@ -417,7 +417,7 @@ impl Broker {
 
     /// Returns the next message that is published (`basic.return`, 312 `NO_ROUTE`), as if no queue took it, mandatory or not;
     /// then confirms it, if its channel has confirms. Calls add up. Confirms report only what is mandatory as returned; of
-    /// another message only [`add_on_return_callback`](crate::Channel::add_on_return_callback) hears.
+    /// another message only [`add_on_return_callback`](crate::Channel::add_on_return_callback) reports.
     ///
     /// ```
     /// use haypile::{testing::Broker, ConnectionParameters, Error};

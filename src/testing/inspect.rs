@@ -93,7 +93,7 @@ pub struct Message {
     pub properties: BasicProperties,
     /// Its body.
     pub body: Vec<u8>,
-    /// Whether it was delivered before, so that the next delivery says so.
+    /// Whether it was delivered before, so that the next delivery has the flag.
     pub redelivered: bool,
 }
 

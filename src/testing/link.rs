@@ -23,11 +23,11 @@ pub(super) enum Transport {
 /// A stream, with what a test does to it. A test may do so before there is a stream.
 #[derive(Default)]
 pub(super) struct Link {
-    /// `None` before there is one, and when it has ended: the socket is closed when nobody reads or writes it any more,
+    /// `None` before there is one, and when it has ended: the socket is closed when no thread reads or writes it any more,
     /// even if the link is still held.
     transport: Mutex<Option<Arc<Transport>>>,
     ended: AtomicBool,
-    /// Whether any byte is to be treated specially. Else nobody looks at `rules`.
+    /// Whether any byte is to be treated specially. Else `rules` are not looked at.
     ruled: AtomicBool,
     /// For what comes from the client, and for what goes to it.
     rules: Mutex<[Rule; 2]>,
@@ -77,7 +77,7 @@ impl Link {
 
     /// Ends the stream in both directions.
     pub(super) fn end(&self, ending: Ending) {
-        // Under the lock, so that nobody who waits for a change misses it.
+        // Under the lock, so that no thread that waits for a change misses it.
         let rules = self.rules();
         if !self.ended.swap(true, Ordering::AcqRel) {
             let transport = self.lock_transport().take();
@@ -176,7 +176,7 @@ impl Link {
         }
     }
 
-    /// Ends the stream if a rule says that it has had its bytes.
+    /// Ends the stream if it has had the bytes that a rule allows.
     fn check_end(&self, direction: Direction) {
         if !self.ruled.load(Ordering::Acquire) {
             return;

@@ -1,4 +1,4 @@
-//! What was said, kept for a test that fails.
+//! The methods that were sent and received, kept for a test that fails.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
@@ -20,7 +20,7 @@ pub(super) enum Speaker {
     Broker,
 }
 
-/// The last things that were said, as bytes: they are made text only when somebody asks.
+/// The last of them, as bytes: they are made text only when the log is read.
 pub(super) struct Log {
     begun: Instant,
     entries: VecDeque<Entry>,
@@ -98,7 +98,7 @@ impl Log {
     }
 }
 
-/// A line for each entry: seconds since the start, connection, channel, who spoke, and what.
+/// A line for each entry: seconds since the start, connection, channel, the sender, and the method.
 impl fmt::Display for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.dropped > 0 {
@@ -137,7 +137,7 @@ fn write_method(f: &mut fmt::Formatter<'_>, payload: &[u8], cut: bool) -> fmt::R
         Ok(method) => {
             let mut text = String::new();
             write!(text, "{method:?}")?;
-            // The variant's name says the same as the specification's.
+            // The variant's name is that of the specification.
             let fields = text.find(" {").map_or("", |at| &text[at..]);
             writeln!(f, "{}{fields}", method.name())
         }

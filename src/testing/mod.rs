@@ -95,7 +95,7 @@
 //! channel.basic_publish("", "tasks", "good")?;
 //! channel.basic_publish("", "tasks", "bad")?;
 //!
-//! // The condition is looked at whenever something changes in the broker. Callbacks run in it, since nobody else runs them here.
+//! // The condition is looked at whenever something changes in the broker. Callbacks run in it, since nothing else runs them here.
 //! let holds_the_bad_one = |queue: &str| {
 //!     connection.process_data_events(Duration::ZERO).unwrap();
 //!     broker.queue(queue).unwrap().bodies() == ["bad"]
@@ -112,8 +112,8 @@
 //! # }
 //! ```
 //!
-//! A test that fails says more with [`wait_until`](Broker::wait_until)`(…).unwrap()` than with `assert!`: the error shows what
-//! was said on all connections, as [`Broker::log`] has it.
+//! A test that fails shows more with [`wait_until`](Broker::wait_until)`(…).unwrap()` than with `assert!`: the error shows
+//! the methods on all connections, as [`Broker::log`] has them.
 //!
 //! # A connection that is cut in the middle
 //!
@@ -183,12 +183,16 @@
 //!
 //! Error codes and texts are RabbitMQ 4.3's. Default, direct, fanout, topic and headers exchanges; bindings between exchanges;
 //! alternate exchanges; `CC` and `BCC`; queues that are server-named, exclusive, passive, auto-delete; `mandatory`; confirms,
-//! one and `multiple`; transactions; `basic.get`; consumers with prefetch for each consumer and each channel, fair turns, priorities,
+//! one and `multiple`; transactions; `basic.get`; consumers with prefetch, fair turns, priorities,
 //! exclusive ones and single active ones; acknowledgements of all kinds, and messages that go back to where they stood; time to live
 //! of messages and queues; `x-max-length`, `x-max-length-bytes` and `x-overflow`; dead letters with `x-death`; message
 //! priorities; direct reply-to; `user_id`; heartbeats; and what comes on a channel after its `channel.close`.
 //!
-//! It is deterministic: what a client says is done from beginning to end before anything else is. The names that
+//! As in RabbitMQ 4.3, `basic.qos` with `global` limits each consumer and not the channel, for which
+//! [`Builder::global_qos`] asks; a dead letter is redelivered if a delivery of it had failed before it died; and the socket is left to
+//! the client after `connection.close-ok`.
+//!
+//! It is deterministic: a client's method is applied from beginning to end before anything else is. The names that
 //! it makes (`amq.gen-…`, `amq.ctag-…`) come in the same order in every run.
 //!
 //! # What it does not do
@@ -196,7 +200,7 @@
 //! - Quorum queues and streams: a declaration with such an `x-queue-type` is refused (540 `NOT_IMPLEMENTED`).
 //! - Other exchange types (`x-delayed-message`, `x-consistent-hash`…): refused as unknown (406), as RabbitMQ does without the
 //!   plugin.
-//! - Permissions: every user may do everything. A virtual host or user that was not given to the [`Builder`] is refused.
+//! - Permissions: every user may do everything. A virtual host or user that was not set in the [`Builder`] is refused.
 //! - Persistence: what is durable and persistent outlives [`Broker::restart`], and nothing outlives the broker.
 //! - Clusters, policies, plugins, management, `rabbitmqctl`, TLS, AMQP 1.0.
 //! - `queue.declare` with `x-queue-mode`, `x-queue-version` or a locator is taken, without meaning anything.

@@ -478,7 +478,7 @@ impl State {
 
     // ---- dead letters
 
-    /// Publishes a message that left its queue to where the queue says.
+    /// Publishes a message that left its queue to where the queue's arguments name.
     pub(super) fn dead_letter(
         &mut self,
         stored: &Stored,

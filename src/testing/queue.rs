@@ -90,7 +90,7 @@ pub(super) struct Consumer {
     pub(super) unacknowledged: i64,
     pub(super) priority: i64,
     pub(super) arguments: FieldTable,
-    /// It could not take a message, and is asked again when that may have changed.
+    /// It could not take a message, and is tried again when that may have changed.
     pub(super) blocked: bool,
     /// Where it stands among the turns, if it may take a message.
     pub(super) turn: Option<Turn>,

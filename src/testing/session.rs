@@ -34,7 +34,7 @@ const SNIPPET: usize = 16;
 pub(super) enum Greeting {
     /// It is for AMQP 0-9-1, or 0-9, which is spoken the same way.
     Welcome,
-    /// The connection ends with this header, for what the broker would speak instead.
+    /// The connection ends with this header, for what the broker would take instead.
     Refused([u8; 8]),
 }
 
@@ -50,7 +50,7 @@ pub(super) fn greeting(header: [u8; 8]) -> Greeting {
 }
 
 impl State {
-    /// A client has said that it speaks AMQP 0-9-1.
+    /// The protocol header for AMQP 0-9-1 has come.
     pub(super) fn start_connection(&mut self, id: u64) {
         let properties = server_properties();
         let method = Method::ConnectionStart {
@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    /// Closes the connection over what was said on it; without a word while it is not tuned, as RabbitMQ does.
+    /// Closes the connection over what came on it; while it is not tuned, nothing is sent, as RabbitMQ does.
     fn fail(&mut self, id: u64, phase: Phase, refusal: &Refusal) {
         if phase < Phase::Opening {
             self.end_connection(id);
@@ -418,7 +418,7 @@ fn server_properties() -> FieldTable {
     properties
 }
 
-/// The frame at the front of what was received, and how many bytes it takes; or what RabbitMQ says of what is none. It looks
+/// The frame at the front of what was received, and how many bytes it takes; or what RabbitMQ sends over what is none. It looks
 /// at the size first, then at the end, and only then at what kind of frame it is.
 fn next_frame(received: &[u8], frame_max: u32) -> Outcome<Option<(Frame<'_>, usize)>> {
     let Some((prefix, rest)) = received.split_first_chunk::<FRAME_PREFIX>() else {

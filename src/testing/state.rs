@@ -1,5 +1,5 @@
-//! All that the broker knows. One lock is around it: whatever a client says is done from beginning to end before the next
-//! thing is, which makes the broker deterministic.
+//! All that the broker knows. One lock is around it: a method is applied from beginning to end before the next
+//! one is, which makes the broker deterministic.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl Connection {
         }
     }
 
-    /// Whether the client said that it can do this.
+    /// Whether the client has this capability.
     pub(super) fn can(&self, capability: &str) -> bool {
         crate::protocol::handshake::capability(&self.client_properties, capability)
     }
@@ -110,7 +110,7 @@ pub(super) struct At {
     pub(super) channel: u16,
 }
 
-/// What is done after the method at hand has been answered.
+/// What is done after the reply to the method at hand.
 pub(super) enum Work {
     Dispatch(u64),
     DeadLetter {
@@ -237,7 +237,7 @@ impl State {
         });
     }
 
-    /// Closes a channel, or the connection, over what the client said.
+    /// Closes a channel, or the connection, over what the client sent.
     pub(super) fn refuse(&mut self, at: At, refusal: &Refusal) {
         if refusal.ends_connection() || at.channel == 0 {
             self.close_connection(at.connection, refusal);
@@ -348,7 +348,7 @@ impl State {
                     exchange,
                     key,
                 } => self.dead_letter(&stored, reason, &queue, &vhost, &exchange, key.as_deref()),
-                Work::Cancelled(at, tag) => self.tell_cancelled(at, &tag),
+                Work::Cancelled(at, tag) => self.send_cancel(at, &tag),
             }
         }
         self.version += 1;
@@ -466,8 +466,8 @@ impl State {
         queue.ready.len() as u32
     }
 
-    /// Tells a client that its consumer's queue has gone, if it wants to know.
-    fn tell_cancelled(&mut self, at: At, tag: &Text) {
+    /// Sends `basic.cancel` for a consumer whose queue has gone, if the client has that capability.
+    fn send_cancel(&mut self, at: At, tag: &Text) {
         let Some(connection) = self.connections.get(&at.connection) else {
             return;
         };
@@ -503,7 +503,7 @@ impl State {
         }
     }
 
-    /// Dead-letters a message that left its queue, if the queue says where to.
+    /// Dead-letters a message that left its queue, if the queue's arguments name where to.
     pub(super) fn bury(&mut self, id: u64, stored: Stored, reason: Reason) {
         let Some(queue) = self.queues.get(&id) else {
             return;

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Unacknowledged {
     pub(super) tag: u64,
-    /// Consumer and body: what tells it from others, on either side.
+    /// Consumer and body: what distinguishes it from others, on either side.
     pub(super) identity: String,
 }
 

@@ -40,7 +40,7 @@ pub(super) fn difference(one: &[String], other: &[String]) -> String {
     text
 }
 
-/// A method, without what brokers say of themselves.
+/// A method, without what brokers report of themselves.
 pub(super) fn shown(method: &Method<'_>) -> String {
     match method {
         Method::ConnectionStart {

@@ -38,8 +38,8 @@ pub(super) fn compare(play: impl Fn(&Script)) {
     compare_with(Broker::builder(), play);
 }
 
-/// The same, with a broker for tests that is set up in some way. What it does otherwise than RabbitMQ 4.3 if it is asked to, it
-/// is asked to where that is compared with an earlier release.
+/// The same, with a broker for tests that is set up in some way. Compared with a release before 4.3, it limits
+/// channels as that does.
 pub(super) fn compare_with(builder: Builder, play: impl Fn(&Script)) {
     let url = std::env::var("AMQP_URL").expect("AMQP_URL: run the tests by scripts/with-broker");
     let rabbitmq = url.rsplit('@').next().unwrap();
@@ -133,7 +133,7 @@ impl Script {
         client
     }
 
-    /// A client that has been asked to tune its connection.
+    /// A client that has received `connection.tune`.
     pub(super) fn log_in(&self, name: &'static str) -> Client {
         let mut client = self.greet(name);
         client.until("ConnectionStart");

@@ -1,10 +1,10 @@
-//! Channels and connections at their end, and what is said behind it.
+//! Channels and connections at their end, and what is sent behind it.
 
 use super::super::transcript::compare;
 use crate::protocol::method::Method;
 use crate::FieldTable;
 
-/// What closes a channel, and is said on one that is closed already.
+/// What closes a channel, and is sent on one that is closed already.
 fn mistake(client: &mut super::super::transcript::Client) {
     client.queue(1, "missing", "passive", &FieldTable::new());
 }
@@ -340,7 +340,7 @@ fn a_closed_stream_is_left_to_the_client() {
         script.note(format!("left open: {}", client.is_left_open()));
         client.agree();
 
-        script.note("and nobody ends the stream");
+        script.note("and neither ends the stream");
         let mut client = script.open_with("c", 131_072, 1);
         let mut failed = script.open_with("d", 131_072, 1);
         client.send(0, &close);
@@ -403,7 +403,7 @@ fn flow_and_access_are_answered() {
         let mut client = script.open("a");
         client.raw(1, 1, &[0, 30, 0, 10, 5, b'/', b'd', b'a', b't', b'a', 0]);
         client.sync(1);
-        // What a broker says.
+        // What only a broker sends.
         client.send(1, &Method::BasicGetEmpty {});
         client.next();
         client.agree();

@@ -421,7 +421,7 @@ fn dead_letters_come_in_the_order_of_tags_and_priorities() {
         client.take(5);
         client.reject(1, 4, false);
         client.reject(1, 1, false);
-        // Only 4.3 tells the two apart.
+        // Only in 4.3 do the two differ.
         match script.version < (4, 3) {
             true => client.reject(1, 3, false),
             false => client.nack(1, 3, false, false),

@@ -1,4 +1,4 @@
-//! Dead letters: where they go, and what their headers say.
+//! Dead letters: where they go, and what is in their headers.
 
 use super::super::transcript::{compare, table, Client};
 use crate::{BasicProperties, FieldTable, FieldValue};

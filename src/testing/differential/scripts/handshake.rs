@@ -10,8 +10,7 @@ use crate::{FieldTable, FieldValue};
 fn other_protocols_are_refused_with_the_header() {
     compare(|script| {
         if script.version < (4, 0) {
-            return script
-                .note("RabbitMQ 3 speaks AMQP 0-8 as well, and answers with another header");
+            return script.note("RabbitMQ 3 speaks AMQP 0-8 as well, and sends another header");
         }
         for header in [
             *b"AMQP\0\0\x08\0",
@@ -56,12 +55,12 @@ fn logins_are_refused_with_the_same_words() {
             ("AMQPLAIN", amqplain("guest", "wrong")),
         ];
         script.side_by_side(&cases, |script, (mechanism, response)| {
-            for tells in [true, false] {
+            for capable in [true, false] {
                 let mut client = script.greet("guest");
                 client.until("ConnectionStart");
-                let capabilities = table([("authentication_failure_close", tells.into())]);
+                let capabilities = table([("authentication_failure_close", capable.into())]);
                 client.start_ok_with(mechanism, response, &capabilities);
-                script.note(format!("{mechanism} {tells}"));
+                script.note(format!("{mechanism} {capable}"));
                 let text = client.next().unwrap_or_default();
                 if text.starts_with("ConnectionClose {") {
                     client.agree();
@@ -77,7 +76,7 @@ fn logins_are_refused_with_the_same_words() {
     });
 }
 
-/// What the client says in place of a login that can be read.
+/// What the client sends in place of a login that can be read.
 #[test]
 fn what_is_no_login_ends_the_connection_the_same_way() {
     compare(|script| {
@@ -418,7 +417,7 @@ fn a_secret_is_updated() {
     });
 }
 
-/// What a client says of itself may be anything.
+/// A client's properties may be anything.
 #[test]
 fn client_properties_may_be_odd() {
     compare(|script| {

@@ -155,7 +155,7 @@ fn arguments_of_queues_are_checked_with_the_same_words() {
                 continue;
             }
             for value in &values {
-                // RabbitMQ 3 checks some of them less, or says it otherwise.
+                // RabbitMQ 3 checks some of them less, or in other words.
                 let odd = matches!(
                     value,
                     FieldValue::Void | FieldValue::Bytes(_) | FieldValue::Timestamp(_)

@@ -1,4 +1,4 @@
-//! What is said to RabbitMQ and to the broker for tests in the same words, topic by topic, and must come out the same.
+//! The same methods sent to RabbitMQ and to the broker for tests, topic by topic: the same must come back.
 
 mod closing;
 mod consuming;

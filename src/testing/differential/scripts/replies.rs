@@ -68,7 +68,7 @@ fn direct_replies_go_to_the_channel_that_asked() {
         );
         client.sync(1);
         for queue in [REPLY_TO, "amq.rabbitmq.reply-to.x"] {
-            // Only 4.3 says why it cannot be.
+            // Only 4.3 has a text of its own for it.
             if script.version < (4, 3) && queue != REPLY_TO {
                 continue;
             }

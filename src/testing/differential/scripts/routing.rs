@@ -4,7 +4,7 @@ use super::super::transcript::{compare, table, Client};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
 
-/// Publishes and says, by the count of each queue, where the message went; the queues are emptied.
+/// Publishes and notes, by the count of each queue, where the message went; the queues are emptied.
 fn went(client: &mut Client, queues: &[&str]) {
     client.sync(1);
     for queue in queues {
@@ -236,7 +236,7 @@ fn alternate_exchanges_take_what_nothing_else_does() {
         client.bind(1, "q3", "third", "", &none);
         send(&mut client, "first", "c");
         send(&mut client, "third", "c");
-        // An exchange that is bound, but delivers to nobody.
+        // An exchange that is bound, but delivers to no queue.
         client.bind_exchange(1, "plain", "first", "p");
         send(&mut client, "first", "p");
         // By way of the default exchange.
