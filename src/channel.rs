@@ -337,7 +337,7 @@ impl Channel {
 
     // ---- the handle
 
-    /// Closes the channel (pika: `close()`). What it had not acknowledged goes back; its consumers end.
+    /// Closes the channel (pika: `close()`; specification 1.5.2.5). What it had not acknowledged goes back; its consumers end.
     ///
     /// `Ok` means that the broker has confirmed, and so has handled all that was sent on the channel before.
     ///
@@ -430,7 +430,7 @@ impl Channel {
     }
 
     /// What stops this channel: its [`start_consuming`](Channel::start_consuming), its iterator, and its waits for confirms and
-    /// for room; see [`Stop`]. All calls return the same.
+    /// for room; see [`Stop`]. All calls return the same. It has no counterpart in pika.
     ///
     /// If the channel's connection was opened by a [`Supervisor`](crate::Supervisor), that one's stop stops the channel as
     /// well.

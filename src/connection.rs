@@ -219,7 +219,7 @@ impl Connection {
     }
 
     /// Opens a channel with this number, from 1 to [`channel_max`](Connection::channel_max)
-    /// (pika: `channel(channel_number)`).
+    /// (pika: `channel(channel_number)`; specification 1.5.2.1).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
@@ -296,7 +296,7 @@ impl Connection {
 
     // ---- the end
 
-    /// Closes the connection and all its channels, with reply code 200 (pika: `close()`).
+    /// Closes the connection and all its channels, with reply code 200 (pika: `close()`; specification 1.4.2.9).
     ///
     /// What has been published is sent first, and `Ok` means that the broker has confirmed the close, and so has received all
     /// of it. Threads that wait on this connection are woken:
@@ -320,7 +320,7 @@ impl Connection {
         self.close_with(200, "Normal shutdown")
     }
 
-    /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`).
+    /// Closes with a code and a text of the caller's (pika: `close(reply_code, reply_text)`; specification 1.4.2.9).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

@@ -168,7 +168,7 @@ impl<'a> BasicPublish<'a> {
         mandatory
     }
 
-    /// The message's properties: a [`BasicProperties`], or a reference to one.
+    /// The message's properties: a [`BasicProperties`], or a reference to one. Default: none.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

@@ -206,7 +206,6 @@ impl TlsOptions {
     /// `ssl_options={'verify': False}` and `{'verify': 'verify_none'}`), does so. Each use is logged as a warning. Together
     /// with authorities to trust it is refused with [`Error::InvalidParameter`], since one of the two is a mistake.
     ///
-    ///
     /// ```
     /// use haypile::{ConnectionParameters, TlsOptions};
     ///

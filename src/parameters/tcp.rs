@@ -43,7 +43,7 @@ impl TcpOptions {
         Self::default()
     }
 
-    /// After how long without traffic to probe the peer, in whole seconds, 1 to 32767 (`TCP_KEEPIDLE`).
+    /// After how long without traffic to probe the peer, in whole seconds, 1 to 32767 (`TCP_KEEPIDLE`). Default: as the operating system has it.
     ///
     /// ```
     /// use haypile::{ConnectionParameters, TcpOptions};
@@ -60,7 +60,8 @@ impl TcpOptions {
         self
     }
 
-    /// How long to wait between probes, in whole seconds, 1 to 32767 (`TCP_KEEPINTVL`).
+    /// How long to wait between probes, in whole seconds, 1 to 32767 (`TCP_KEEPINTVL`). Default: as the operating
+    /// system has it.
     ///
     /// ```
     /// use haypile::{ConnectionParameters, TcpOptions};
@@ -77,7 +78,7 @@ impl TcpOptions {
         self
     }
 
-    /// After how many unanswered probes to give up, 1 to 127 (`TCP_KEEPCNT`).
+    /// After how many unanswered probes to give up, 1 to 127 (`TCP_KEEPCNT`). Default: as the operating system has it.
     ///
     /// ```
     /// use haypile::{ConnectionParameters, IntoParameters, TcpOptions};
