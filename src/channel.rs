@@ -381,7 +381,13 @@ impl Channel {
         let mut shared = link.lock();
         if self.is_ended() {
             drop(shared);
-            return Err(self.closure());
+            let error = self.closure();
+            return match error {
+                // A forked child's.
+                Error::ConnectionWrongState { .. } => Err(error),
+                _ if error.is_connection_error() => link.check_confirmed(&error),
+                _ => Err(error),
+            };
         }
         let why = Error::ChannelClosedByClient {
             reply_code,

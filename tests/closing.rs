@@ -111,6 +111,25 @@ fn a_link_cut_under_publishes_makes_close_an_error() {
     });
 }
 
+/// A channel that the connection has taken with it is no better off, and its later calls say what they said before.
+#[test]
+fn closing_a_channel_of_a_lost_connection_says_so() {
+    bounded(|| {
+        let proxy = Proxy::start();
+        let channel = through(&proxy);
+        channel.basic_publish("", "nowhere", "body").unwrap();
+        proxy.cut();
+        support::wait_until(SOON, || channel.is_closed());
+        for _ in 0..2 {
+            let error = channel.close().unwrap_err();
+            assert_unknown(&error);
+            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        }
+        let error = channel.basic_qos(1).unwrap_err();
+        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+    });
+}
+
 /// The first call after a loss is told what happened, also if that is `close`.
 #[test]
 fn closing_what_was_lost_before_says_so() {
