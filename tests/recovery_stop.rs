@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,18 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Runs something that waits, stops it when it does, and says how it ended.
 fn stopped<T: Send + 'static>(stop: &Stop, wait: impl FnOnce() -> T + Send + 'static) -> T {
+    stopped_once(stop, || true, wait)
+}
+
+/// [`stopped`], for something that has much to do before it waits.
+fn stopped_once<T: Send + 'static>(
+    stop: &Stop,
+    is_about_to_wait: impl FnMut() -> bool,
+    wait: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (done, result) = mpsc::channel();
     let waiting = thread::spawn(move || done.send(wait()).unwrap());
+    wait_until(SOON * 2, is_about_to_wait);
     assert!(
         result.recv_timeout(Duration::from_millis(100)).is_err(),
         "it did not wait"
@@ -279,8 +290,20 @@ fn room_to_send_is_waited_for_until_a_stop() {
             let channel = Connection::open(proxy.url()).unwrap().channel().unwrap();
             proxy.hold_client();
             let stop = channel.stop_handle();
-            let result: haypile::Result<()> = stopped(&stop, move || loop {
-                channel.basic_publish("", "nowhere", vec![0; size])?;
+            let sent = Arc::new(AtomicUsize::new(0));
+            let (publishing, counted) = (channel.clone(), Arc::clone(&sent));
+            // Filling the buffers of both sockets takes a busy machine seconds.
+            let (mut seen, mut since) = (0, Instant::now());
+            let is_about_to_wait = move || {
+                let now = sent.load(Ordering::SeqCst);
+                if std::mem::replace(&mut seen, now) != now {
+                    since = Instant::now();
+                }
+                seen > 0 && since.elapsed() > Duration::from_millis(500)
+            };
+            let result: haypile::Result<()> = stopped_once(&stop, is_about_to_wait, move || loop {
+                publishing.basic_publish("", "nowhere", vec![0; size])?;
+                counted.fetch_add(1, Ordering::SeqCst);
             });
             assert_stopped(&result);
         }
@@ -358,11 +381,15 @@ fn a_supervisor_stops_what_it_runs() {
         let supervisor = Supervisor::new(support::url());
         let stop = supervisor.stop_handle();
         let of_events = supervisor.clone();
-        let result = stopped(&stop, move || {
+        let consuming = Log::new();
+        let begins = consuming.clone();
+        let is_about_to_wait = move || !consuming.is_empty();
+        let result = stopped_once(&stop, is_about_to_wait, move || {
             supervisor.run(|connection| {
                 let channel = connection.channel()?;
                 let queue = exclusive_queue(&channel);
                 channel.basic_consume(&queue, |_, _, _, _| ())?;
+                begins.push(());
                 channel.start_consuming()
             })
         });
@@ -376,8 +403,12 @@ fn a_supervised_wait_for_events_is_stopped() {
     bounded(|| {
         let supervisor = Supervisor::new(support::url());
         let stop = supervisor.stop_handle();
-        let result = stopped(&stop, move || {
+        let connected = Log::new();
+        let begins = connected.clone();
+        let is_about_to_wait = move || !connected.is_empty();
+        let result = stopped_once(&stop, is_about_to_wait, move || {
             supervisor.run(|connection| {
+                begins.push(());
                 connection.process_data_events(None)?;
                 Ok(ConsumingEnded::Closed)
             })

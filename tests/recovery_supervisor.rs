@@ -14,8 +14,8 @@ use haypile::{
 use support::peer::{m, Args, Peer};
 use support::proxy::Proxy;
 use support::{
-    assert_message_count, bounded, channel, unique, url, url_through, Fixture, Log, RefusedPort,
-    SOON,
+    assert_message_count, bounded, channel, exclusive_queue, unique, url, url_through, Fixture,
+    Log, RefusedPort, SOON,
 };
 
 /// Quick enough for a test, and slow enough to be told from a loop without a pause.
@@ -60,7 +60,6 @@ fn a_loss_runs_the_set_up_again_whole() {
     bounded(|| {
         let proxy = Proxy::start();
         let (supervisor, events) = supervisor(proxy.url());
-        let queue = unique("again");
         // The set-up borrows, and need not be Send.
         let runs = std::rc::Rc::new(std::cell::Cell::new(0));
         let mut bodies = Vec::new();
@@ -68,7 +67,8 @@ fn a_loss_runs_the_set_up_again_whole() {
             .run(|connection| {
                 runs.set(runs.get() + 1);
                 let channel = connection.channel()?;
-                channel.queue_declare(QueueDeclare::new(&queue).exclusive(true))?;
+                // Another one each time: the broker may not have noticed the end of the one before.
+                let queue = exclusive_queue(&channel);
                 channel.basic_qos(1)?;
                 channel.basic_publish("", &queue, format!("run {}", runs.get()))?;
                 for message in channel.consume(&queue)? {
@@ -474,7 +474,8 @@ fn what_the_former_connection_still_holds_is_waited_for() {
             done()
         });
         assert_eq!(ended.unwrap(), ConsumingEnded::Cancelled);
-        assert!(runs > 3, "{runs}");
+        // The second run failed; the third may meet the very moment of the release.
+        assert!(runs >= 3, "{runs}");
     });
 }
 
@@ -483,18 +484,19 @@ fn the_first_host_is_a_random_one_or_the_first() {
     bounded(|| {
         let proxies = [Proxy::start(), Proxy::start()];
         let urls = || [proxies[0].url(), proxies[1].url()];
-        for _ in 0..30 {
+        for _ in 0..12 {
             Supervisor::new(urls()).in_order().run(|_| done()).unwrap();
         }
-        assert_eq!(
-            (proxies[0].connections(), proxies[1].connections()),
-            (30, 0)
-        );
-        // Chance leaves one out in one of 2^59 runs.
-        for _ in 0..60 {
-            Supervisor::new(urls()).run(|_| done()).unwrap();
+        let count = || [proxies[0].connections(), proxies[1].connections()];
+        assert_eq!(count(), [12, 0]);
+        // Chance leaves one out in one of 2^49 runs.
+        let both = || count()[0] > 12 && count()[1] > 0;
+        for _ in 0..50 {
+            if !both() {
+                Supervisor::new(urls()).run(|_| done()).unwrap();
+            }
         }
-        assert!(proxies[0].connections() > 30 && proxies[1].connections() > 0);
+        assert!(both());
     });
 }
 
