@@ -167,7 +167,9 @@ fn panicked(payload: &(dyn Any + Send)) -> Error {
         (_, Some(text)) => text.as_str(),
         _ => "without a text",
     };
-    Error::other(format!("the publisher's set-up panicked: {text}"))
+    Error::other(format!(
+        "the program's own code panicked on the publisher's thread: {text}"
+    ))
 }
 
 /// One connection after another, until the publisher is dropped.
