@@ -223,6 +223,18 @@ fn what_a_type_of_queue_cannot_be_is_said() {
     });
 }
 
+/// 406 from RabbitMQ 4 on; RabbitMQ 3 closes the connection with 503.
+#[test]
+fn an_unknown_type_of_exchange_may_lack_its_plugin() {
+    bounded(|| {
+        let exchange = unique("never");
+        let request = ExchangeDeclare::new(&exchange, ExchangeType::from("x-no-such-type"));
+        let error = channel().exchange_declare(request).unwrap_err();
+        assert!(matches!(error.reply_code(), Some(406 | 503)), "{error}");
+        assert_says(&error, &["x-no-such-type", "plugin"]);
+    });
+}
+
 #[test]
 fn an_old_policy_for_copies_is_warned_of() {
     bounded(|| {

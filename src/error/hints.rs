@@ -4,7 +4,7 @@
 use crate::QueueDeclare;
 
 /// A reply code, what the reply text must hold, and what to do about it.
-const REFUSALS: [(u16, &[&str], &str); 12] = [
+const REFUSALS: [(u16, &[&str], &str); 14] = [
     (
         541,
         &["transient_nonexcl_queues"],
@@ -69,7 +69,13 @@ const REFUSALS: [(u16, &[&str], &str); 12] = [
         &["invalid arg", "of queue type"],
         "queues of this type do not know this argument: leave it out, or declare another x-queue-type",
     ),
+    (406, &["unknown exchange type"], UNKNOWN_TYPE),
+    // RabbitMQ 3, which closes the connection.
+    (503, &["unknown exchange type"], UNKNOWN_TYPE),
 ];
+
+const UNKNOWN_TYPE: &str = "the type is misspelled, or its plugin is not enabled at this broker (rabbitmq-plugins enable); \
+     messages can be delayed without one, by queues in which they expire";
 
 /// What to do about a closure, where that is known.
 #[cold]
