@@ -20,7 +20,7 @@ use crate::{FieldTable, FieldValue, ShortString};
 const PORT: u16 = 5672;
 /// The port for TLS, unless another is given.
 const TLS_PORT: u16 = 5671;
-/// The smallest `frame_max` that can be asked for; RabbitMQ 4 refuses less.
+/// The smallest `frame_max` that can be asked for; RabbitMQ 4.1 and later refuse less.
 const FRAME_MAX_LEAST: u32 = 8192;
 /// The largest `frame_max` that can be asked for, and the default.
 const FRAME_MAX_MOST: u32 = 131_072;

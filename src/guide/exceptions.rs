@@ -59,7 +59,7 @@
 //! | `ConnectionWrongStateError` | [`Error::ConnectionWrongState`](crate::Error::ConnectionWrongState) | see below |
 //! | `ConnectionBlockedTimeout` | [`Error::ConnectionBlockedTimeout`](crate::Error::ConnectionBlockedTimeout) | |
 //! | `NoFreeChannels` | [`Error::NoFreeChannels`](crate::Error::NoFreeChannels) | no `AMQPConnectionError`: the connection is fine |
-//! | `ChannelClosedByBroker` | [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) | reported once for each call, never on another channel's |
+//! | `ChannelClosedByBroker` | [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) | repeated by each later call on this channel, and by none on another |
 //! | `ChannelClosedByClient` | [`Error::ChannelClosedByClient`](crate::Error::ChannelClosedByClient) | |
 //! | `ChannelWrongStateError` | [`Error::ChannelWrongState`](crate::Error::ChannelWrongState) | see below |
 //! | `DuplicateConsumerTag` | [`Error::DuplicateConsumerTag`](crate::Error::DuplicateConsumerTag) | |
@@ -74,7 +74,7 @@
 //! | `MethodNotImplementedError` | [`Error::MethodNotImplemented`](crate::Error::MethodNotImplemented) | |
 //! | `ReentrancyError` | [`Error::Reentrancy`](crate::Error::Reentrancy) | |
 //!
-//! Errors that pika does not have: [`Timeout`](crate::Error::Timeout) (each wait has a deadline),
+//! Errors that pika does not have: [`Timeout`](crate::Error::Timeout) (each wait for the broker has a deadline),
 //! [`MessageTooLarge`](crate::Error::MessageTooLarge), [`Unconfirmed`](crate::Error::Unconfirmed) (of a
 //! [`Publisher`](crate::Publisher)), [`Stopped`](crate::Error::Stopped) (by a [`Stop`](crate::Stop)),
 //! [`GaveUp`](crate::Error::GaveUp) (of a [`Supervisor`](crate::Supervisor)), [`Rpc`](crate::Error::Rpc) (a server's own error),

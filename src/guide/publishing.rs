@@ -7,8 +7,9 @@
 //! | [`Channel::publisher`](crate::Channel::publisher) | the message is handed over; waits while the window is full | [`Error::Unconfirmed`](crate::Error::Unconfirmed) lists which are confirmed and which are not | with `mandatory`: in the report | close to the first |
 //! | [`Supervisor::publisher`](crate::Supervisor::publisher) | the message is taken | it is sent again on the next connection | with `mandatory`: in the report | close to the first |
 //!
-//! "The broker has it" means: in a durable queue a persistent message is on disk, or on most of the nodes of a quorum queue. Four things
-//! together lose nothing, and each of them is needed:
+//! "The broker has it" means: in a durable queue a persistent message is written to disk, or on most of the nodes of a quorum queue.
+//! (A classic queue of RabbitMQ 4.0 was seen to lose confirmed messages now and then when the broker was killed. Where that matters,
+//! take a quorum queue on three nodes.) Four things together lose nothing else, and each of them is needed:
 //!
 //! 1. a **durable queue**: `QueueDeclare::new("orders").durable(true)`;
 //! 2. a **persistent message**: `.delivery_mode(DeliveryMode::Persistent)`, or 2 as in pika;
@@ -99,7 +100,7 @@
 //! # At the end of the program
 //!
 //! [`Connection::close`](crate::Connection::close) sends what was published and waits, for a bounded time, until the broker has
-//! read it; so does dropping the last handle. `wait_for_confirms` before that is what tells you.
+//! read it; so does dropping the last handle. That is no confirm: call `wait_for_confirms` before it.
 //!
 //! While the broker **blocks** the connection, for want of memory or disk, it reads nothing from publishers. Then publishing
 //! waits for room and fails with [`Error::Timeout`](crate::Error::Timeout), which names the broker's reason.

@@ -9,7 +9,7 @@
 //! | copies on other nodes | none, from RabbitMQ 4.0 on | yes | yes |
 //! | durable | as you say | must be | must be |
 //! | exclusive, auto-delete | yes | no (406) | no (406) |
-//! | `x-max-priority` | yes | no (406); from 4.0 on two priorities without it | no |
+//! | `x-max-priority` | yes | no (406). Without it: up to 4 and above 4 from 4.0 on, each number up to 31 on 4.3 | no (406) |
 //! | `x-message-ttl`, dead letters | yes | yes | no (406) |
 //! | `basic_get`, `auto_ack`, `queue_purge` | yes | yes | no (540, which closes the connection) |
 //!
@@ -112,13 +112,13 @@
 //!
 //! | what | what happens | instead |
 //! | --- | --- | --- |
-//! | a queue neither durable nor exclusive, such as pika's `queue_declare("q")` | deprecated. Still made by 4.0 and by 4.3, of which one warning for each connection is logged; where the operator denies it (`deprecated_features.permit.transient_nonexcl_queues = false`) 541 closes the connection | `.durable(true)`, or `.exclusive(true)` for a queue of the program's own |
+//! | a queue neither durable nor exclusive, such as pika's `queue_declare("q")` | deprecated. 4.0 and 4.3 still make it, and haypile logs one warning for each connection; where the operator denies it (`deprecated_features.permit.transient_nonexcl_queues = false`) 541 closes the connection | `.durable(true)`, or `.exclusive(true)` for a queue of the program's own |
 //! | `basic_qos` with `global` | on quorum queues 540 closes the connection (3.10, 4.0); on 4.3 each consumer has the limit for itself, on classic queues as well | `basic_qos(n)` |
 //! | a message above 16 MiB | 406 from 4.0 on; before, the limit was 128 MiB | parts, or a reference; `max_message_size` in the broker's configuration |
 //! | `frame_max` below 8192 | refused from 4.1 on; haypile refuses to ask for it | leave it out |
 //! | mirrored classic queues (`ha-mode` policies) | gone in 4.0 | quorum queues |
 //! | `x-ha-policy` | taken, and means nothing since 3.0 | quorum queues |
 //! | `x-queue-mode: lazy` | taken; means nothing to the queues of RabbitMQ 4 | leave it out |
-//! | exchange type `x-delayed-message` without its plugin | 406 on 4.3, 503 on 3.10 | [delays by expiry](super::recipes#delays) |
+//! | exchange type `x-delayed-message` without its plugin | 406 from 4.0 on; 503 on 3.10, which closes the connection | [delays by expiry](super::recipes#delays) |
 //!
-//! Each of these errors says what to do, in its text.
+//! Each error of this table says what to do, in its text.

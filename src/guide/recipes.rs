@@ -88,7 +88,7 @@
 //! # fn main() -> haypile::Result<()> {
 //! # let broker = haypile::testing::Broker::start()?;
 //! # let url = broker.url();
-//! use haypile::{BasicProperties, BasicReject, Connection, QueueDeclare};
+//! use haypile::{BasicProperties, BasicPublish, BasicReject, Connection, QueueDeclare};
 //!
 //! let channel = Connection::open(url)?.channel()?;
 //! channel.queue_declare(QueueDeclare::new("tasks.failed").durable(true))?;
@@ -125,7 +125,8 @@
 //!     } else if tries(&properties) < 2 {
 //!         channel.basic_reject(BasicReject::new(method.delivery_tag).requeue(false))?;
 //!     } else {
-//!         channel.basic_publish_with("", "tasks.failed", body, &properties)?;
+//!         let kept = BasicPublish::new().mandatory(true).properties(&properties);
+//!         channel.basic_publish_with("", "tasks.failed", body, kept)?;
 //!         channel.basic_ack(method.delivery_tag)?;
 //!         break;
 //!     }
@@ -273,7 +274,7 @@
 //! # Health check
 //!
 //! A passive declaration of something missing closes its channel; [`queue_exists`](crate::Connection::queue_exists) asks on a
-//! channel of its own, so that it costs nothing else.
+//! channel of its own, so that no other channel is closed.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]

@@ -77,8 +77,9 @@
 //! ```
 //!
 //! What is mended: a lost connection, a broker that shuts down, a timeout, a consumer that the broker cancelled because its queue
-//! was deleted or its node went. What comes out at once, since it will be the same next time: a refused login, 403, 406, a wrong
-//! argument, an error of your own. [`Error::is_retryable`](crate::Error::is_retryable) is the rule.
+//! was deleted or its node went. What comes out at once, since it will be the same next time: a refused login, 403 (unless another
+//! consumer has the queue for itself, which may pass), 404 (unless the queue's node is down), 406, a wrong argument, an error of your own.
+//! [`Error::is_retryable`](crate::Error::is_retryable) is the rule.
 //!
 //! **After a loss the broker delivers again what was not acknowledged**, also what you had finished: make the work such that
 //! doing it twice does no harm. A handle or a delivery tag of a former connection stays dead: each call fails and sends nothing.

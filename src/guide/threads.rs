@@ -112,6 +112,7 @@
 //!
 //! * The order in which one thread publishes on one channel is kept. Between threads there is none but what you make.
 //! * After a `fork` the child has no connection: each call there says so, and the parent's is left alone.
-//! * [`Connection::update_secret`](crate::Connection::update_secret), [`Channel::close`](crate::Channel::close) and the like may be
-//!   called beside a running `start_consuming`, which then ends and says why.
+//! * [`Channel::close`](crate::Channel::close) and [`Connection::close`](crate::Connection::close) may be called beside a running
+//!   `start_consuming`, which then ends and says why. [`Connection::update_secret`](crate::Connection::update_secret), too, may be
+//!   called beside it, and does not disturb it.
 //! * Calls from many threads may wait for the broker at the same time, also on one channel.
