@@ -294,6 +294,7 @@ pub(super) struct Runner<'a, C> {
 
 impl<C> Runner<'_, C> {
     /// Takes the callback of this consumer. Returns that of another one which is gone, to be dropped without a lock.
+    #[inline]
     pub(super) fn choose(&mut self, consumer_tag: &str) -> Option<MessageCallback<C>> {
         let version = self.callbacks.version.load(Ordering::Acquire);
         let is_current =
@@ -324,6 +325,7 @@ impl<C> Runner<'_, C> {
         self.taken.as_ref().map(|taken| taken.id)
     }
 
+    #[inline]
     pub(super) fn run(&mut self, channel: &C, message: Received) -> Result<()> {
         let (method, properties, body) = message.parts();
         match &mut self.taken {
