@@ -727,7 +727,7 @@ impl Channel {
     /// * What stands before the reply that a call waits for: as much as both systems keep in their buffers for the
     ///   connection (on Linux up to the last values of `tcp_wmem` and `tcp_rmem`, 4 and 6 MiB by default, and what the broker
     ///   itself has on its way), for each call that is made while more than 4 MiB wait. Measured beside a flood of 300 MB:
-    ///   14 to 19 MB a call.
+    ///   14 to 19 MB a call; 50 MB where the machine was so busy that the broker sent on for long before it came to the call.
     /// * What comes for a channel that nobody serves, while every thread that runs callbacks or asks an iterator waits for
     ///   messages of other channels. These can only come behind it, so **it is taken in without a bound**: a queue of 300 MB
     ///   takes 300 MB. A channel is not served when no thread is inside a call that runs its callbacks, or asks its iterator
