@@ -420,6 +420,8 @@ fn each_queue_gets_a_message_once() {
             );
             client.until("ExchangeBindOk");
         }
+        // What is confirmed is in its queues.
+        client.confirms(1);
         let (q, p) = (client.name("q"), client.name("p"));
         for (exchange, key, copies) in [
             ("x", "a", vec!["a", "b", "a"]),
@@ -434,7 +436,7 @@ fn each_queue_gets_a_message_once() {
                     .header("BCC", FieldValue::array(copies));
             }
             client.publish_with(1, exchange, key, &properties, "m", true);
-            client.sync(1);
+            client.until("BasicAck");
             for queue in ["q", "p"] {
                 client.count(1, queue);
                 client.purge(1, queue);
