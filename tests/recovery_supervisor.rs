@@ -317,6 +317,62 @@ fn a_broker_that_is_away_is_given_up_with_all_kinds_of_errors() {
     });
 }
 
+/// Each pause that a supervisor says, and when.
+fn pauses(supervisor: Supervisor) -> (Supervisor, Log<(Instant, Option<Duration>)>) {
+    let events = Log::new();
+    let seen = events.clone();
+    let supervisor = supervisor.on_event(move |event| {
+        let delay = match event {
+            SupervisorEvent::Waiting { delay, .. } => Some(*delay),
+            _ => None,
+        };
+        seen.push((Instant::now(), delay));
+    });
+    (supervisor, events)
+}
+
+#[test]
+fn each_pause_lasts_as_long_as_it_says() {
+    bounded(|| {
+        let refused = RefusedPort::new();
+        let retry = quick().give_up_after(Duration::from_millis(500));
+        let supervisor = Supervisor::new(format!("amqp://{}", refused.address())).retry(retry);
+        let (supervisor, events) = pauses(supervisor);
+        supervisor.run(|_| panic!("it connected")).unwrap_err();
+        let all = events.all();
+        assert!(all.len() > 2, "{all:?}");
+        for pair in all.windows(2) {
+            let delay = pair[0].1.expect("a pause, and the end");
+            assert!(pair[1].0 - pair[0].0 >= delay, "{all:?}");
+        }
+    });
+}
+
+#[test]
+fn the_delay_starts_anew_after_a_connection_that_lasted() {
+    bounded(|| {
+        let first = Duration::from_millis(10);
+        let retry = Retry::new().first(first).factor(100.0).jitter(0.0);
+        for (lasting, expected) in [(Duration::ZERO, first), (Duration::MAX, first * 100)] {
+            let supervisor = Supervisor::new(url()).retry(retry.clone().lasting(lasting));
+            let (supervisor, events) = pauses(supervisor);
+            let mut runs = 0;
+            let ended = supervisor.run(|_| {
+                runs += 1;
+                if runs == 3 {
+                    done()
+                } else {
+                    Err(passing())
+                }
+            });
+            assert_eq!(ended.unwrap(), ConsumingEnded::Cancelled);
+            let all = events.all();
+            let delays: Vec<_> = all.iter().filter_map(|(_, delay)| *delay).collect();
+            assert_eq!(delays, [first, expected]);
+        }
+    });
+}
+
 #[test]
 fn a_silent_broker_costs_its_timeout_and_no_more() {
     bounded(|| {

@@ -410,6 +410,18 @@ mod tests {
     }
 
     #[test]
+    fn what_finds_no_room_stays_in_front() {
+        let mut flight = of(1..=3);
+        flight.lost();
+        for _ in 0..2 {
+            let first = flight.next_to_send().unwrap();
+            assert_eq!(first.number, 1);
+            flight.not_sent(first);
+        }
+        assert_eq!(flight.undecided_numbers(), [1, 2, 3]);
+    }
+
+    #[test]
     fn a_refused_message_is_tried_again_and_counts_when_it_is_mended() {
         let mut flight = of(1..=2);
         assert_eq!(flight.take_in(nacked(1, &[1])).refused_again, 0);
