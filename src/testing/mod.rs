@@ -205,6 +205,9 @@
 //! - Clusters, policies, plugins, management, `rabbitmqctl`, TLS, AMQP 1.0.
 //! - `queue.declare` with `x-queue-mode`, `x-queue-version` or a locator is taken, without meaning anything.
 //! - A refused login ends the connection at once, where RabbitMQ waits for a moment.
+//! - Some things that no program should do with direct reply-to differ: a channel that consumes its own former reply name as a
+//!   queue after the cancellation, and reply names of another virtual host. So do bytes that are not UTF-8 in fields that the
+//!   specification reserves.
 
 mod arguments;
 mod broker;
