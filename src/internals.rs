@@ -154,18 +154,22 @@ impl Deliveries {
             channel: None,
         };
         let (mut messages, mut size) = (0, 0);
-        self.0.feed(bytes)?;
-        while let Some((slot, _)) = self.0.begin_turn(&dispatcher) {
-            while let Some(incoming) = self.0.next_event(slot) {
-                if let Incoming::Message(message) = incoming {
-                    let (_, _, body) = message.delivered();
-                    messages += 1;
-                    size += body.len();
+        let (mut rest, mut more) = (bytes, true);
+        while more {
+            let fed = self.0.feed(rest)?;
+            (rest, more) = (&rest[fed.used..], fed.more);
+            while let Some((slot, _)) = self.0.begin_turn(&dispatcher) {
+                while let Some(incoming) = self.0.next_event(slot) {
+                    if let Incoming::Message(message) = incoming {
+                        let (_, _, body) = message.delivered();
+                        messages += 1;
+                        size += body.len();
+                    }
                 }
+                self.0.end_turn(slot);
             }
-            self.0.end_turn(slot);
+            self.0.changed.clear();
         }
-        self.0.changed.clear();
         Ok((messages, size))
     }
 }

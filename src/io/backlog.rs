@@ -12,7 +12,6 @@
 //! times as much once it is taken in.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::time::Duration;
 
 use crate::protocol::skim::Skim;
@@ -81,15 +80,6 @@ impl Backlog {
         match self.chunks.back_mut() {
             Some(last) => &mut last.bytes[last.end..],
             None => &mut [],
-        }
-    }
-
-    /// Bytes that were read elsewhere.
-    pub(super) fn put(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let count = self.room().write(bytes).unwrap_or(0);
-            self.add(count);
-            bytes = &bytes[count..];
         }
     }
 

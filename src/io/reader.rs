@@ -50,6 +50,8 @@ pub(crate) struct Reader {
     /// What of the buffer has been read and not handled.
     start: usize,
     filled: usize,
+    /// What has been read holds more that can be handled without reading.
+    pub(crate) more: bool,
     /// What was read while the program had enough; it comes behind what is in the buffer.
     backlog: Backlog,
     /// How the stream ended behind the backlog.
@@ -116,8 +118,8 @@ impl Reader {
     /// `leftover` is what was read beyond the handshake.
     pub(crate) fn new(stream: Transport, leftover: &[u8]) -> io::Result<Self> {
         stream.set_read_timeout(SLICE)?;
-        let mut backlog = Backlog::new();
-        backlog.put(leftover);
+        let mut buffer = vec![0; BUFFER.max(leftover.len())];
+        buffer[..leftover.len()].copy_from_slice(leftover);
         let now = Instant::now();
         Ok(Reader {
             source: Source {
@@ -129,10 +131,11 @@ impl Reader {
                 period_bytes: 0,
                 looked_at: now,
             },
-            buffer: vec![0; BUFFER],
+            buffer,
             start: 0,
-            filled: 0,
-            backlog,
+            filled: leftover.len(),
+            more: !leftover.is_empty(),
+            backlog: Backlog::new(),
             end: None,
         })
     }
@@ -190,7 +193,7 @@ impl Reader {
 
     /// Whether what was read is not handled yet.
     pub(super) fn has_unhandled(&self) -> bool {
-        !self.backlog.is_empty()
+        self.more || !self.backlog.is_empty()
     }
 
     /// When the stream must be read next although what was read before is not handled: at the end of the period, or to look
@@ -246,7 +249,9 @@ impl Reader {
 
     /// Lets the session handle what has been read.
     pub(crate) fn handle(&mut self, session: &mut Session) -> Result<(), Error> {
-        self.start += session.feed(&self.buffer[self.start..self.filled])?;
+        let fed = session.feed(&self.buffer[self.start..self.filled])?;
+        self.start += fed.used;
+        self.more = fed.more;
         Ok(())
     }
 }

@@ -110,11 +110,16 @@ fn read_until_end(link: &Link) {
         };
         shared.hand_over = false;
         loop {
-            let timeout = link.next_limit(&shared, reader.last_bytes());
-            drop(shared);
-            let outcome = reader.read(timeout);
-            link.wait_for_write_error(&outcome);
-            shared = link.lock();
+            let outcome = if reader.more {
+                Outcome::Bytes
+            } else {
+                let timeout = link.next_limit(&shared, reader.last_bytes());
+                drop(shared);
+                let outcome = reader.read(timeout);
+                link.wait_for_write_error(&outcome);
+                shared = link.lock();
+                outcome
+            };
             link.receive(&mut shared, &mut reader, outcome);
             let is_over = shared.session.end().is_some();
             if is_over || shared.is_reader_wanted() || shared.has_enough(None) {

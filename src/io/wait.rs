@@ -36,6 +36,9 @@ impl Link {
             if check(&mut shared) {
                 return shared.wake_next_reader();
             }
+            if self.receive_more(&mut shared) {
+                continue;
+            }
             if self.notice_fork() {
                 // Nobody would ever wake this thread, and what it read would be the parent's.
                 return;

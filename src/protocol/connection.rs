@@ -43,6 +43,19 @@ struct PartialBody {
     left: usize,
 }
 
+/// After this many messages `feed` leaves the rest for later. An allocator gives out again at once what was freed last; of
+/// what one message needs it keeps few.
+const BATCH: u64 = 4;
+
+/// What `feed` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fed {
+    /// Bytes used.
+    pub(crate) used: usize,
+    /// It stopped with bytes left that may be whole frames.
+    pub(crate) more: bool,
+}
+
 /// Where events are asked for: a thread, and the channel that it consumes on, if any.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dispatcher {
@@ -92,6 +105,8 @@ pub(crate) struct Session {
     pub(crate) max_message_size: u64,
     /// The size of the largest body of several frames, since this was asked for last.
     largest_body: u64,
+    /// How many messages have come for the program, ever.
+    arrived: u64,
     /// What the protocol itself has to send.
     pub(crate) to_send: Vec<u8>,
     /// Channels that the broker closed, until a call reports it.
@@ -153,6 +168,7 @@ impl Session {
             is_draining: false,
             max_message_size: u64::MAX,
             largest_body: 0,
+            arrived: 0,
             to_send: Vec::new(),
             closures: Vec::new(),
             changed: Vec::new(),
@@ -280,10 +296,18 @@ impl Session {
         self.partial.as_ref().map_or(0, |partial| partial.left + 1)
     }
 
-    /// Handles what has come, and returns how many bytes it used. The rest is to be offered again with more behind it.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+    /// Handles what has come; what it did not use is to be offered again with more behind it. It stops after a few messages for
+    /// the program, because a message that is delivered soon is still in the processor's cache and its memory is used again.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Error> {
         let mut at = 0;
+        let enough = self.arrived + BATCH;
         while self.end().is_none() {
+            if self.arrived >= enough {
+                return Ok(Fed {
+                    used: at,
+                    more: at < bytes.len(),
+                });
+            }
             if let Some(PartialBody { channel, left }) = self.partial {
                 let chunk = &bytes[at..bytes.len().min(at + left)];
                 if !chunk.is_empty() {
@@ -336,7 +360,10 @@ impl Session {
                 },
             }
         }
-        Ok(at)
+        Ok(Fed {
+            used: at,
+            more: false,
+        })
     }
 
     /// The slot of the channel that a frame is for. `None` if the frame means nothing any more, and is to be skipped.

@@ -126,17 +126,22 @@ pub(crate) fn feed_all<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Seen {
     let mut buffer = Vec::new();
     for piece in pieces {
         buffer.extend_from_slice(piece);
-        match session.feed(&buffer) {
-            Ok(used) => {
-                assert!(used <= buffer.len());
-                buffer.drain(..used);
+        let mut more = true;
+        while std::mem::take(&mut more) {
+            match session.feed(&buffer) {
+                Ok(fed) => {
+                    assert!(fed.used <= buffer.len());
+                    assert!(fed.used > 0 || !fed.more, "no progress");
+                    buffer.drain(..fed.used);
+                    more = fed.more;
+                }
+                Err(error) => {
+                    seen.error = Some(error.to_string());
+                    session.end_all(error);
+                }
             }
-            Err(error) => {
-                seen.error = Some(error.to_string());
-                session.end_all(error);
-            }
+            take_all(&mut session, &mut seen);
         }
-        take_all(&mut session, &mut seen);
         if seen.error.is_some() {
             break;
         }

@@ -56,6 +56,7 @@ impl Session {
         if let Incoming::Returned(_) = incoming {
             channel.held_returns += held;
         }
+        self.arrived += 1;
         match (&mut channel.iterator, incoming) {
             (Some(iterator), Incoming::Message(message))
                 if *message.label == *iterator.consumer_tag =>
