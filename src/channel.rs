@@ -1,5 +1,6 @@
 //! The public handle of a channel.
 
+mod acknowledging;
 mod consuming;
 mod publishing;
 mod topology;

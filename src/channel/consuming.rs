@@ -1,7 +1,5 @@
 //! Consumers and their callbacks; fetching; acknowledging.
 
-use std::sync::atomic::Ordering;
-
 use super::{done, Channel};
 use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
 use crate::error::{hints, Result};
@@ -9,10 +7,9 @@ use crate::io::close::STOP_GRACE;
 use crate::io::link::Shared;
 use crate::protocol::channel::{Consumer, ConsumerState, Reply};
 use crate::protocol::method::Method;
-use crate::protocol::publish::Outbox;
 use crate::{
-    BasicAck, BasicConsume, BasicGet, BasicNack, BasicProperties, BasicQos, BasicReject,
-    ConsumingEnded, Deliver, Error, FieldTable, GetOk, Message, ShortString,
+    BasicConsume, BasicGet, BasicProperties, BasicQos, ConsumingEnded, Deliver, Error, FieldTable,
+    GetOk, Message, ShortString,
 };
 
 /// Whether a consumer with these arguments reads a stream: other queues know no offset.
@@ -587,129 +584,6 @@ impl Channel {
         }
     }
 
-    /// Acknowledges a message, or all up to it with [`multiple`](BasicAck::multiple) (pika: `basic_ack`; specification
-    /// 1.8.3.13).
-    ///
-    /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. As long as all messages of
-    /// the channel are acknowledged in the order in which they came, acknowledgements that go out together go out as one with
-    /// `multiple`, which says the same and costs the broker much less. A tag that the broker does not know makes it close the
-    /// channel, which shows at a later call.
-    ///
-    /// ```
-    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
-    /// # fn main() { example(|_connection, channel| {
-    /// use haypile::BasicAck;
-    ///
-    /// # channel.queue_declare("tasks")?;
-    /// # for task in ["dig", "plant", "water"] {
-    /// #     channel.basic_publish("", "tasks", task)?;
-    /// # }
-    /// # let mut next = || channel.basic_get("tasks").map(|got| got.unwrap().0.delivery_tag);
-    /// # let (first, _, third) = (next()?, next()?, next()?);
-    /// channel.basic_ack(first)?;
-    /// channel.basic_ack(BasicAck::new(third).multiple(true))?; // and all before it
-    /// # Ok(()) }) }
-    /// ```
-    ///
-    /// # Errors
-    /// What closed the channel or the connection; [`Error::Timeout`] if there was no room to send within `rpc_timeout`;
-    /// [`Error::ConsumerCancelled`] if the broker has cancelled the consumer that the message came to, as RabbitMQ does from
-    /// 4.3 on when a message is held for too long: the acknowledgement is sent, but most often the message has gone to
-    /// another consumer by then, or its queue is gone.
-    pub fn basic_ack(&self, request: impl Into<BasicAck>) -> Result<()> {
-        let BasicAck {
-            delivery_tag,
-            multiple,
-        } = request.into();
-        self.acknowledge(&Method::BasicAck {
-            delivery_tag,
-            multiple,
-        })
-    }
-
-    /// Refuses a message, or all up to it, which goes back to the queue unless [`requeue`](BasicNack::requeue) is turned
-    /// off (pika: `basic_nack`; RabbitMQ's `basic.nack`).
-    ///
-    /// ```
-    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
-    /// # fn main() { example(|_connection, channel| {
-    /// use haypile::BasicNack;
-    ///
-    /// # channel.queue_declare("tasks")?;
-    /// # channel.basic_publish("", "tasks", "dig")?;
-    /// # let mut next = || channel.basic_get("tasks").map(|got| got.unwrap().0.delivery_tag);
-    /// channel.basic_nack(next()?)?; // goes back to the queue
-    /// channel.basic_nack(BasicNack::new(next()?).requeue(false))?; // is dropped, or becomes a dead letter
-    /// # assert!(channel.basic_get("tasks")?.is_none());
-    /// # Ok(()) }) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`basic_ack`](Channel::basic_ack).
-    pub fn basic_nack(&self, request: impl Into<BasicNack>) -> Result<()> {
-        let BasicNack {
-            delivery_tag,
-            multiple,
-            requeue,
-        } = request.into();
-        self.acknowledge(&Method::BasicNack {
-            delivery_tag,
-            multiple,
-            requeue,
-        })
-    }
-
-    /// Refuses one message, which goes back to the queue unless [`requeue`](BasicReject::requeue) is turned off
-    /// (pika: `basic_reject`; specification 1.8.3.14).
-    ///
-    /// ```
-    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
-    /// # fn main() { example(|_connection, channel| {
-    /// use haypile::BasicReject;
-    ///
-    /// # channel.queue_declare("tasks")?;
-    /// # channel.basic_publish("", "tasks", "dig")?;
-    /// # let delivery_tag = channel.basic_get("tasks")?.unwrap().0.delivery_tag;
-    /// channel.basic_reject(BasicReject::new(delivery_tag).requeue(false))?;
-    /// # assert!(channel.basic_get("tasks")?.is_none());
-    /// # Ok(()) }) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`basic_ack`](Channel::basic_ack).
-    pub fn basic_reject(&self, request: impl Into<BasicReject>) -> Result<()> {
-        let BasicReject {
-            delivery_tag,
-            requeue,
-        } = request.into();
-        self.acknowledge(&Method::BasicReject {
-            delivery_tag,
-            requeue,
-        })
-    }
-
-    /// Makes the broker deliver again what this channel has not acknowledged, to any consumer if `requeue`
-    /// (pika: `basic_recover`; specification 1.8.3.16). RabbitMQ knows only `true`.
-    ///
-    /// ```
-    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
-    /// # fn main() { example(|_connection, channel| {
-    /// # channel.queue_declare("tasks")?;
-    /// # channel.basic_publish("", "tasks", "dig")?;
-    /// let taken = channel.basic_get("tasks")?;
-    /// channel.basic_recover(true)?;
-    /// let again = channel.basic_get("tasks")?;
-    /// # assert!(taken.is_some());
-    /// assert!(again.unwrap().0.redelivered);
-    /// # Ok(()) }) }
-    /// ```
-    ///
-    /// # Errors
-    /// As every call.
-    pub fn basic_recover(&self, requeue: bool) -> Result<()> {
-        done(self.call(&Method::BasicRecover { requeue }, (60, 111)))
-    }
-
     /// Limits how many unacknowledged messages the broker sends ahead (pika: `basic_qos`; specification 1.8.3.1).
     ///
     /// `channel.basic_qos(1)` is fair dispatch: a consumer gets the next message when it has acknowledged the last.
@@ -762,62 +636,6 @@ impl Channel {
             },
             (60, 11),
         ))
-    }
-
-    /// Gathers an acknowledgement or a refusal, to be sent soon.
-    fn acknowledge(&self, method: &Method<'_>) -> Result<()> {
-        let link = self.link();
-        let handle = &*self.handle;
-        if !handle.gate.is_open() {
-            return Err(self.closure());
-        }
-        let mut closed = false;
-        let write = |out: &mut Outbox, appended| {
-            closed = !handle.gate.is_open();
-            if !closed {
-                let acks = &handle.gate.acks;
-                acks.write(&mut out.bytes, appended, handle.number, method)
-                    .map_err(Error::unsendable)?;
-            }
-            Ok(())
-        };
-        let sent = self.send_with_limit(|patience| link.gather(handle.number, patience, write));
-        if closed {
-            return Err(self.closure());
-        }
-        sent?;
-        if handle.gate.consumer_lost.load(Ordering::Acquire) {
-            return self.check_not_late(method);
-        }
-        Ok(())
-    }
-
-    /// What acknowledges a message of a consumer that the broker has cancelled is sent, since it may count still, and reported:
-    /// most often the broker has given the message to another consumer. One that gives it back says what is so anyway.
-    #[cold]
-    fn check_not_late(&self, method: &Method<'_>) -> Result<()> {
-        let delivery_tag = match *method {
-            Method::BasicAck { delivery_tag, .. }
-            | Method::BasicNack {
-                delivery_tag,
-                requeue: false,
-                ..
-            }
-            | Method::BasicReject {
-                delivery_tag,
-                requeue: false,
-            } => delivery_tag,
-            _ => return Ok(()),
-        };
-        let mut shared = self.link().lock();
-        let channel = shared.session.channel(self.handle.slot);
-        match channel.and_then(|channel| channel.lost_consumer_of(delivery_tag)) {
-            Some(lost) => Err(Error::ConsumerCancelled {
-                consumer_tag: lost.consumer_tag.clone(),
-                delivery_tag: Some(delivery_tag),
-            }),
-            None => Ok(()),
-        }
     }
 }
 
