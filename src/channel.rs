@@ -165,7 +165,7 @@ impl Channel {
         connection.callbacks().set_owner(slot, owner);
         let channel = Channel { handle };
         let method = Method::ChannelOpen;
-        let call = channel.begin_call(&mut shared, &method, (20, 11));
+        let call = channel.begin_call(&mut shared, &method);
         drop(shared);
         channel.finish_call(call?, &method, link.rpc_timeout)?;
         Ok(channel)
@@ -257,12 +257,7 @@ impl Channel {
 
     // ---- calls that wait for the broker
 
-    fn begin_call(
-        &self,
-        shared: &mut Shared,
-        method: &Method<'_>,
-        expects: (u16, u16),
-    ) -> Result<u64, Error> {
+    fn begin_call(&self, shared: &mut Shared, method: &Method<'_>) -> Result<u64, Error> {
         let number = self.handle.number;
         let link = self.link();
         let frame_max = link.negotiated.frame_max as usize;
@@ -283,7 +278,7 @@ impl Channel {
             }
             Ok(())
         })?;
-        Ok(shared.session.add_call(self.handle.slot, expects))
+        Ok(shared.session.add_call(self.handle.slot, method.reply_id()))
     }
 
     fn finish_call(&self, call: u64, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
@@ -315,23 +310,18 @@ impl Channel {
         error
     }
 
-    fn call(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<Reply, Error> {
-        self.call_within(method, expects, self.link().rpc_timeout)
+    fn call(&self, method: &Method<'_>) -> Result<Reply, Error> {
+        self.call_within(method, self.link().rpc_timeout)
     }
 
-    fn call_within(
-        &self,
-        method: &Method<'_>,
-        expects: (u16, u16),
-        limit: Duration,
-    ) -> Result<Reply, Error> {
+    fn call_within(&self, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
         self.notice_fork();
         let mut shared = self.link().lock();
         if self.is_ended() {
             drop(shared);
             return Err(self.closure());
         }
-        let call = self.begin_call(&mut shared, method, expects);
+        let call = self.begin_call(&mut shared, method);
         drop(shared);
         self.finish_call(call?, method, limit)
     }

@@ -482,7 +482,7 @@ impl Connection {
                 out.bytes.extend_from_slice(&bytes);
                 Ok(())
             })?;
-            shared.session.add_call(0, (10, 71))
+            shared.session.add_call(0, method.reply_id())
         };
         let deadline = after(link.rpc_timeout);
         let reply = link.wait(Interest::channel(0), Some(deadline), |shared| {

@@ -129,7 +129,7 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn basic_recover(&self, requeue: bool) -> Result<()> {
-        done(self.call(&Method::BasicRecover { requeue }, (60, 111)))
+        done(self.call(&Method::BasicRecover { requeue }))
     }
 
     /// Gathers an acknowledgement or a refusal, to be sent soon.

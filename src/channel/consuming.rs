@@ -130,7 +130,7 @@ impl Channel {
             no_wait: false,
             arguments: arguments.into(),
         };
-        done(self.call(&method, (60, 21)))
+        done(self.call(&method))
     }
 
     /// Cancels a consumer (pika: `basic_cancel`; specification 1.8.3.5).
@@ -241,7 +241,7 @@ impl Channel {
         } else {
             usual
         };
-        done(self.call_within(&method, (60, 31), limit))
+        done(self.call_within(&method, limit))
     }
 
     /// Runs callbacks until no consumer is left on this channel, and says why it ended (pika: `start_consuming`).
@@ -572,13 +572,10 @@ impl Channel {
         request: impl Into<BasicGet>,
     ) -> Result<Option<(GetOk, BasicProperties, Vec<u8>)>> {
         let BasicGet { queue, auto_ack } = request.into();
-        match self.call(
-            &Method::BasicGet {
-                queue: (&queue).into(),
-                no_ack: auto_ack,
-            },
-            (60, 71),
-        )? {
+        match self.call(&Method::BasicGet {
+            queue: (&queue).into(),
+            no_ack: auto_ack,
+        })? {
             Reply::Got(got) => Ok(got.map(|message| message.fetched())),
             _ => Ok(None),
         }
@@ -628,14 +625,11 @@ impl Channel {
                 log::warn!("channel {}: {hint}", self.channel_number());
             }
         }
-        done(self.call(
-            &Method::BasicQos {
-                prefetch_size,
-                prefetch_count,
-                global,
-            },
-            (60, 11),
-        ))
+        done(self.call(&Method::BasicQos {
+            prefetch_size,
+            prefetch_count,
+            global,
+        }))
     }
 }
 

@@ -232,7 +232,7 @@ impl Channel {
                 capability: "publisher confirms",
             });
         }
-        done(self.call(&Method::ConfirmSelect { no_wait: false }, (85, 11)))
+        done(self.call(&Method::ConfirmSelect { no_wait: false }))
     }
 
     // ---- for a publisher that has the channel to itself

@@ -61,7 +61,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        match self.call(&method, (50, 11))? {
+        match self.call(&method)? {
             Reply::Declared(declared) => Ok(declared),
             _ => Ok(QueueDeclareOk {
                 queue: String::new(),
@@ -133,7 +133,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        done(self.call(&method, (50, 21)))
+        done(self.call(&method))
     }
 
     /// Unbinds a queue from an exchange (pika: `queue_unbind`; specification 1.7.2.5).
@@ -188,7 +188,7 @@ impl Channel {
             routing_key: routing_key.as_short_string().into(),
             arguments: (&arguments).into(),
         };
-        done(self.call(&method, (50, 51)))
+        done(self.call(&method))
     }
 
     /// Removes all messages that wait in a queue; returns how many (pika: `queue_purge`; specification 1.7.2.7).
@@ -206,13 +206,10 @@ impl Channel {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (404) if it is missing, and as every call.
     pub fn queue_purge(&self, queue: impl AsShortString) -> Result<u32> {
-        self.counted(
-            &Method::QueuePurge {
-                queue: queue.as_short_string().into(),
-                no_wait: false,
-            },
-            (50, 31),
-        )
+        self.counted(&Method::QueuePurge {
+            queue: queue.as_short_string().into(),
+            no_wait: false,
+        })
     }
 
     /// Deletes a queue; returns how many messages went with it (pika: `queue_delete`; specification 1.7.2.9).
@@ -240,19 +237,16 @@ impl Channel {
             if_unused,
             if_empty,
         } = request.into();
-        self.counted(
-            &Method::QueueDelete {
-                queue: (&queue).into(),
-                if_unused,
-                if_empty,
-                no_wait: false,
-            },
-            (50, 41),
-        )
+        self.counted(&Method::QueueDelete {
+            queue: (&queue).into(),
+            if_unused,
+            if_empty,
+            no_wait: false,
+        })
     }
 
-    fn counted(&self, method: &Method<'_>, expects: (u16, u16)) -> Result<u32> {
-        match self.call(method, expects)? {
+    fn counted(&self, method: &Method<'_>) -> Result<u32> {
+        match self.call(method)? {
             Reply::Count(count) => Ok(count),
             _ => Ok(0),
         }
@@ -294,7 +288,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        done(self.call(&method, (40, 11)))
+        done(self.call(&method))
     }
 
     /// Deletes an exchange (pika: `exchange_delete`; specification 1.6.2.3).
@@ -316,14 +310,11 @@ impl Channel {
             exchange,
             if_unused,
         } = request.into();
-        done(self.call(
-            &Method::ExchangeDelete {
-                exchange: (&exchange).into(),
-                if_unused,
-                no_wait: false,
-            },
-            (40, 21),
-        ))
+        done(self.call(&Method::ExchangeDelete {
+            exchange: (&exchange).into(),
+            if_unused,
+            no_wait: false,
+        }))
     }
 
     /// Binds an exchange to another, from which it receives (pika: `exchange_bind`; RabbitMQ's `exchange.bind`).
@@ -380,7 +371,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        done(self.call(&method, (40, 31)))
+        done(self.call(&method))
     }
 
     /// Unbinds an exchange from another (pika: `exchange_unbind`; RabbitMQ's `exchange.unbind`).
@@ -437,7 +428,7 @@ impl Channel {
             no_wait: false,
             arguments: (&arguments).into(),
         };
-        done(self.call(&method, (40, 51)))
+        done(self.call(&method))
     }
 
     // ---- transactions, flow
@@ -460,7 +451,7 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn tx_select(&self) -> Result<()> {
-        done(self.call(&Method::TxSelect, (90, 11)))
+        done(self.call(&Method::TxSelect))
     }
 
     /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
@@ -479,7 +470,7 @@ impl Channel {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if the channel has no transaction, and as every call.
     pub fn tx_commit(&self) -> Result<()> {
-        done(self.call(&Method::TxCommit, (90, 21)))
+        done(self.call(&Method::TxCommit))
     }
 
     /// Drops them (pika: `tx_rollback`; specification 1.9.2.5).
@@ -498,7 +489,7 @@ impl Channel {
     /// # Errors
     /// As [`tx_commit`](Channel::tx_commit).
     pub fn tx_rollback(&self) -> Result<()> {
-        done(self.call(&Method::TxRollback, (90, 31)))
+        done(self.call(&Method::TxRollback))
     }
 
     /// Asks the broker to pause or resume deliveries; returns whether they are active (pika: `flow`; specification
@@ -514,7 +505,7 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn flow(&self, active: bool) -> Result<bool> {
-        match self.call(&Method::ChannelFlow { active }, (20, 21))? {
+        match self.call(&Method::ChannelFlow { active })? {
             Reply::Active(active) => Ok(active),
             _ => Ok(active),
         }

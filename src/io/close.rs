@@ -199,15 +199,15 @@ impl Link {
     fn ask_on_channels(&self, shared: &mut Shared) -> Vec<Asked> {
         let mut asked = Vec::new();
         for (slot, number) in shared.session.open_channels() {
+            let method = Method::ChannelFlow { active: true };
             let position = self.outgoing.append_if_unhandled(number, |out| {
-                let method = Method::ChannelFlow { active: true };
                 frame::write_method(&mut out.bytes, number, &method).map_err(Error::unsendable)
             });
             if let Some(position) = position {
                 asked.push(Asked {
                     slot,
                     number,
-                    call: shared.session.add_call(slot, (20, 21)),
+                    call: shared.session.add_call(slot, method.reply_id()),
                     position,
                 });
             }

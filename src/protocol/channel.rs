@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::acks::Acks;
 use super::confirms::Confirms;
+use super::method::MethodId;
 use super::properties::Arrived;
 use super::publish::Mandatory;
 use super::replies::Replies;
@@ -135,8 +136,8 @@ pub(crate) const FORGOTTEN: u64 = 0;
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) id: u64,
-    /// Class and method of the reply.
-    pub(crate) expects: (u16, u16),
+    /// The method of the reply.
+    pub(crate) expects: MethodId,
 }
 
 /// How a message came.
@@ -447,6 +448,14 @@ impl ChannelState {
         });
         self.gate.consumer_lost.store(true, Ordering::Release);
         true
+    }
+
+    /// The broker has confirmed a consumer.
+    pub(crate) fn consumer_confirmed(&mut self, consumer_tag: &[u8]) {
+        let mut consumers = self.consumers.iter_mut();
+        if let Some(consumer) = consumers.find(|it| it.consumer_tag.as_bytes() == consumer_tag) {
+            consumer.state = ConsumerState::Active;
+        }
     }
 
     /// Whether a `basic.cancel-ok` confirms what this end said of a consumer that the broker had cancelled.

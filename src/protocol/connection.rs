@@ -3,19 +3,18 @@
 mod channels;
 mod content;
 mod inbox;
+mod methods;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use self::channels::Number;
 pub(crate) use self::inbox::{HELD_BOUND, RESUME_BELOW};
-use super::channel::{
-    ChannelState, Consumer, ConsumerState, Content, Gate, Phase, Reply, FORGOTTEN,
-};
+use super::channel::{Call, ChannelState, Content, Gate, Phase};
 use super::frame::{self, Frame};
-use super::method::Method;
+use super::method::{Method, MethodId};
 use crate::error::Result;
-use crate::{Error, QueueDeclareOk};
+use crate::Error;
 
 /// What concerns the connection as a whole, to be delivered to the program.
 #[derive(Debug, PartialEq)]
@@ -267,13 +266,11 @@ impl Session {
     }
 
     /// Notes a call; its reply is to be taken with the id.
-    pub(crate) fn add_call(&mut self, slot: usize, expects: (u16, u16)) -> u64 {
+    pub(crate) fn add_call(&mut self, slot: usize, expects: MethodId) -> u64 {
         self.next_call += 1;
         let id = self.next_call;
         if let Some(channel) = self.channel(slot) {
-            channel
-                .calls
-                .push_back(super::channel::Call { id, expects });
+            channel.calls.push_back(Call { id, expects });
         }
         id
     }
@@ -421,233 +418,6 @@ impl Session {
             .ok_or_else(|| Error::unexpected(format_args!("a frame on a channel that is not open")))
     }
 
-    /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and returns how many
-    /// bytes of `rest` it was.
-    fn method(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Error> {
-        let slot = match self.number(number) {
-            Number::Taken(slot) if self.phase_at(slot) == Phase::Open => slot,
-            _ => {
-                self.method_while_not_open(number, payload)?;
-                return Ok(0);
-            }
-        };
-        let method = Method::decode(payload).map_err(Error::syntax)?;
-        let channel = self.at(slot)?;
-        if !matches!(channel.content, Content::None)
-            && !matches!(method, Method::ChannelClose { .. })
-        {
-            if channel.former.is_none() {
-                return Err(Error::unexpected(format_args!(
-                    "{} in the middle of a message on channel {number}",
-                    method.name()
-                )));
-            }
-            // What has begun is late, and so is the rest of it, see `skip_if_late`.
-            channel.content = Content::None;
-        }
-        match method {
-            Method::BasicDeliver { .. }
-            | Method::BasicGetOk { .. }
-            | Method::BasicReturn { .. } => self.message(slot, number, &method, rest),
-            _ => {
-                self.plain_method(slot, number, method)?;
-                Ok(0)
-            }
-        }
-    }
-
-    /// A method on a channel that is not open: only what opens or closes it counts (specification 1.5.2.5), the rest is
-    /// not even read. The same holds for the connection, on channel 0 (1.4.2.9).
-    #[cold]
-    fn method_while_not_open(&mut self, number: u16, payload: &[u8]) -> Result<(), Error> {
-        let id = match payload {
-            [c0, c1, m0, m1, ..] => (
-                u16::from_be_bytes([*c0, *c1]),
-                u16::from_be_bytes([*m0, *m1]),
-            ),
-            _ => (0, 0),
-        };
-        if id == (60, 60) {
-            self.note_skipped(number, payload);
-        }
-        let Number::Taken(slot) = self.number(number) else {
-            return self.check_skipped(number);
-        };
-        let counts = match self.phase_at(slot) {
-            Phase::Opening | Phase::Reopening => matches!(id, (20, 11 | 40)),
-            Phase::Closing if number == 0 => matches!(id, (10, 50 | 51)),
-            Phase::Closing => matches!(id, (20, 40 | 41)),
-            Phase::Open | Phase::Closed => false,
-        };
-        if counts {
-            self.plain_method(
-                slot,
-                number,
-                Method::decode(payload).map_err(Error::syntax)?,
-            )
-        } else {
-            self.check_skipped(number)
-        }
-    }
-
-    /// A delivery for a channel that is closed: its tag distinguishes those that follow from the next channel's.
-    fn note_skipped(&mut self, number: u16, payload: &[u8]) {
-        let Ok(Method::BasicDeliver { delivery_tag, .. }) = Method::decode(payload) else {
-            return;
-        };
-        match self.numbers.get_mut(number as usize) {
-            Some(Number::Closed { last }) => *last = delivery_tag,
-            Some(Number::Taken(slot)) => {
-                let channel = self.channels[*slot].as_deref_mut();
-                if let Some(former) = channel.and_then(|channel| channel.former.as_mut()) {
-                    *former = delivery_tag;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A method that no message follows.
-    fn plain_method(&mut self, slot: usize, number: u16, method: Method<'_>) -> Result<(), Error> {
-        let channel = self.at(slot)?;
-        match method {
-            Method::BasicAck {
-                delivery_tag,
-                multiple,
-            } => self.confirm(slot, delivery_tag, multiple, false),
-            Method::BasicNack {
-                delivery_tag,
-                multiple,
-                ..
-            } => self.confirm(slot, delivery_tag, multiple, true),
-            Method::BasicCancel {
-                consumer_tag,
-                no_wait,
-            } => self.cancelled(slot, consumer_tag, no_wait),
-            Method::BasicGetEmpty { .. } => self.reply(slot, (60, 71), Reply::Got(None)),
-            Method::ChannelFlow { active } => {
-                frame::write_method(&mut self.to_send, number, &Method::ChannelFlowOk { active })
-                    .map_err(Error::syntax)?;
-                Ok(())
-            }
-            Method::ChannelClose {
-                reply_code,
-                reply_text,
-                class_id,
-                method_id,
-            } if number != 0 => {
-                frame::write_method(&mut self.to_send, number, &Method::ChannelCloseOk {})
-                    .map_err(Error::syntax)?;
-                let why = Error::ChannelClosedByBroker {
-                    reply_code,
-                    reply_text: reply_text.to_text(),
-                    channel: number,
-                    method: Method::name_of(class_id, method_id),
-                };
-                let channel = self.at(slot)?;
-                if channel.phase() == Phase::Closing {
-                    // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
-                    channel.broker_close = Some(why);
-                    self.touch(slot);
-                    return Ok(());
-                }
-                self.closures.push(slot);
-                self.end_channel(slot, why);
-                Ok(())
-            }
-            Method::ChannelCloseOk {} => {
-                // On an open channel it is that of an earlier one; see `give_up_close_ok`.
-                if channel.phase() == Phase::Closing {
-                    self.release(slot);
-                }
-                Ok(())
-            }
-            Method::BasicCancelOk { consumer_tag } => {
-                // A peer may reply where no reply is asked for, see `cancelled`.
-                let waited_for = channel
-                    .calls
-                    .front()
-                    .is_some_and(|call| call.expects == (60, 31));
-                if !waited_for && channel.take_extra_cancel_ok(&consumer_tag.to_text()) {
-                    return Ok(());
-                }
-                self.reply(slot, (60, 31), Reply::Done)
-            }
-            Method::BasicConsumeOk { consumer_tag } => {
-                let mut consumers = channel.consumers.iter_mut();
-                let is_this =
-                    |consumer: &&mut Consumer| consumer.consumer_tag.as_bytes() == &*consumer_tag;
-                if let Some(consumer) = consumers.find(is_this) {
-                    consumer.state = ConsumerState::Active;
-                }
-                self.reply(slot, (60, 21), Reply::Done)
-            }
-            Method::QueueDeclareOk {
-                queue,
-                message_count,
-                consumer_count,
-            } => {
-                let declared = QueueDeclareOk {
-                    queue: queue.to_text(),
-                    message_count,
-                    consumer_count,
-                };
-                self.reply(slot, (50, 11), Reply::Declared(declared))
-            }
-            Method::QueuePurgeOk { message_count } => {
-                self.reply(slot, (50, 31), Reply::Count(message_count))
-            }
-            Method::QueueDeleteOk { message_count } => {
-                self.reply(slot, (50, 41), Reply::Count(message_count))
-            }
-            Method::ChannelFlowOk { active } => self.reply(slot, (20, 21), Reply::Active(active)),
-            Method::ChannelOpenOk { .. } => {
-                channel.gate.set_phase(Phase::Open);
-                self.reply(slot, (20, 11), Reply::Done)
-            }
-            Method::ConnectionClose {
-                reply_code,
-                reply_text,
-                class_id,
-                method_id,
-            } if number == 0 => {
-                frame::write_method(&mut self.to_send, 0, &Method::ConnectionCloseOk {})
-                    .map_err(Error::syntax)?;
-                let address = Arc::clone(&self.address);
-                let why = Error::ConnectionClosedByBroker {
-                    reply_code,
-                    reply_text: reply_text.to_text(),
-                    method: Method::name_of(class_id, method_id),
-                    address,
-                    while_closing: self.is_closing(),
-                };
-                self.end_all(why);
-                Ok(())
-            }
-            Method::ConnectionCloseOk {} if self.is_closing() => {
-                self.end_by_client();
-                Ok(())
-            }
-            Method::ConnectionBlocked { reason } if number == 0 => {
-                let reason = reason.to_text();
-                self.blocked = Some(reason.as_str().into());
-                self.push_connection_event(ConnectionEvent::Blocked(reason));
-                self.connection_changed = true;
-                Ok(())
-            }
-            Method::ConnectionUnblocked {} if number == 0 => {
-                self.blocked = None;
-                self.push_connection_event(ConnectionEvent::Unblocked);
-                self.connection_changed = true;
-                Ok(())
-            }
-            other => {
-                let id = other.id();
-                self.reply(slot, id, Reply::Done)
-            }
-        }
-    }
-
     /// This program closes the connection: its channels are closed first, as pika does, and nothing more is delivered.
     ///
     /// # Errors
@@ -693,36 +463,5 @@ impl Session {
             reply_code,
             reply_text,
         });
-    }
-
-    /// Hands a reply to the oldest call of a channel, which must be the one that it is for. Only `channel.flow-ok` may overtake
-    /// other replies: RabbitMQ's channel sends it, while `cancel-ok` and `consume-ok` come from the queue.
-    fn reply(&mut self, slot: usize, id: (u16, u16), reply: Reply) -> Result<(), Error> {
-        const FLOW_OK: (u16, u16) = (20, 21);
-        let channel = self.at(slot)?;
-        let calls = &mut channel.calls;
-        let call = match id {
-            FLOW_OK => calls.iter().position(|call| call.expects == FLOW_OK),
-            _ => calls
-                .front()
-                .is_some_and(|call| call.expects == id)
-                .then_some(0),
-        };
-        match call.and_then(|at| calls.remove(at)) {
-            Some(call) => {
-                if call.id != FORGOTTEN {
-                    channel.call_replies.push((call.id, reply));
-                }
-                self.touch(slot);
-                Ok(())
-            }
-            None => {
-                let name = Method::name_of(id.0, id.1).unwrap_or("an unknown method");
-                let number = channel.number;
-                Err(Error::unexpected(format_args!(
-                    "{name} on channel {number}, which did not ask for it"
-                )))
-            }
-        }
     }
 }

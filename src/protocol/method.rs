@@ -149,7 +149,7 @@ macro_rules! methods {
             }
 
             /// Class id and method id.
-            pub(crate) fn id(&self) -> (u16, u16) {
+            pub(crate) fn id(&self) -> MethodId {
                 match self {
                     $( Method::$variant { .. } => ($class, $method), )+
                 }
@@ -260,7 +260,33 @@ methods! {
     server 85 11 ConfirmSelectOk "confirm.select-ok";
 }
 
+/// The class id and the method id.
+pub(crate) type MethodId = (u16, u16);
+
+/// The methods that are known by their ids alone, without their arguments.
+pub(crate) mod id {
+    use super::MethodId;
+
+    pub(crate) const CONNECTION_CLOSE: MethodId = (10, 50);
+    pub(crate) const CONNECTION_CLOSE_OK: MethodId = (10, 51);
+    pub(crate) const CHANNEL_OPEN_OK: MethodId = (20, 11);
+    pub(crate) const CHANNEL_FLOW_OK: MethodId = (20, 21);
+    pub(crate) const CHANNEL_CLOSE: MethodId = (20, 40);
+    pub(crate) const CHANNEL_CLOSE_OK: MethodId = (20, 41);
+    pub(crate) const EXCHANGE_UNBIND_OK: MethodId = (40, 51);
+    pub(crate) const BASIC_DELIVER: MethodId = (60, 60);
+    pub(crate) const BASIC_GET_OK: MethodId = (60, 71);
+}
+
 impl Method<'_> {
+    /// The method that replies to this one, if any does. It has the next number, but for one.
+    pub(crate) fn reply_id(&self) -> MethodId {
+        match (self, self.id()) {
+            (Method::ExchangeUnbind { .. }, _) => id::EXCHANGE_UNBIND_OK,
+            (_, (class, method)) => (class, method + 1),
+        }
+    }
+
     /// Whether a content header, and the body if there is one, follow this method.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn has_content(&self) -> bool {
@@ -278,7 +304,8 @@ impl Method<'_> {
 /// each message that is consumed.
 #[inline]
 fn deliver(payload: &[u8]) -> Option<Method<'_>> {
-    let rest = payload.strip_prefix(&ids(60, 60))?;
+    let (class, method) = id::BASIC_DELIVER;
+    let rest = payload.strip_prefix(&ids(class, method))?;
     let (consumer_tag, rest) = Name::first(rest)?;
     let (numbers, rest) = rest.split_first_chunk::<9>()?;
     let (exchange, rest) = Name::first(rest)?;

@@ -172,6 +172,27 @@ impl Session {
         Ok(())
     }
 
+    /// The broker closes a channel, and gets the `close-ok` that it waits for.
+    pub(super) fn closed_by_broker(
+        &mut self,
+        slot: usize,
+        number: u16,
+        why: Error,
+    ) -> Result<(), Error> {
+        frame::write_method(&mut self.to_send, number, &Method::ChannelCloseOk {})
+            .map_err(Error::syntax)?;
+        let channel = self.at(slot)?;
+        if channel.phase() == Phase::Closing {
+            // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
+            channel.broker_close = Some(why);
+            self.touch(slot);
+        } else {
+            self.closures.push(slot);
+            self.end_channel(slot, why);
+        }
+        Ok(())
+    }
+
     /// The slots and numbers of the channels that can be used.
     pub(crate) fn open_channels(&self) -> Vec<(usize, u16)> {
         let channels = self.channels.iter().enumerate().skip(1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Session, HELD_BOUND};
 use crate::protocol::channel::{Carrier, Content, Gate, Incoming, Received, Reply};
 use crate::protocol::frame::{self, Frame};
-use crate::protocol::method::Method;
+use crate::protocol::method::{id, Method};
 use crate::protocol::properties::Arrived;
 use crate::protocol::publish::{find_returned, Fingerprint, Mandatory};
 use crate::protocol::replies::CallOutcome;
@@ -263,7 +263,7 @@ impl Session {
             }
             Carrier::Get { .. } => {
                 channel.gate.acks.came(message.delivery_tag);
-                self.reply(slot, (60, 71), Reply::Got(Some(Box::new(message))))
+                self.reply(slot, id::BASIC_GET_OK, Reply::Got(Some(Box::new(message))))
             }
             Carrier::Return { reply_code } => {
                 let method = Return {

@@ -1,6 +1,6 @@
 //! The tables in the code against the machine-readable specification.
 
-use crate::protocol::method::{Method, TABLE};
+use crate::protocol::method::{id, Method, TABLE};
 use crate::protocol::properties;
 
 const SPECIFICATION: &str = include_str!("../../../tests/data/amqp-methods.txt");
@@ -93,6 +93,37 @@ fn variants_are_named_after_the_methods() {
         let name: String = method.name().split(['.', '-']).map(capitalized).collect();
         let debug = format!("{method:?}");
         assert_eq!(debug.split([' ', '{']).next(), Some(name.as_str()));
+    }
+}
+
+#[test]
+fn each_request_has_the_reply_that_is_named_after_it() {
+    let mut found = 0;
+    for request in super::golden::methods() {
+        let reply = format!("{}-ok", request.name());
+        if TABLE.iter().any(|(_, _, _, name, _)| *name == reply) {
+            let (class, method) = request.reply_id();
+            assert_eq!(Method::name_of(class, method), Some(reply.as_str()));
+            found += 1;
+        }
+    }
+    assert_eq!(found, 28);
+}
+
+#[test]
+fn ids_are_those_of_the_table() {
+    for ((class, method), name) in [
+        (id::CONNECTION_CLOSE, "connection.close"),
+        (id::CONNECTION_CLOSE_OK, "connection.close-ok"),
+        (id::CHANNEL_OPEN_OK, "channel.open-ok"),
+        (id::CHANNEL_FLOW_OK, "channel.flow-ok"),
+        (id::CHANNEL_CLOSE, "channel.close"),
+        (id::CHANNEL_CLOSE_OK, "channel.close-ok"),
+        (id::EXCHANGE_UNBIND_OK, "exchange.unbind-ok"),
+        (id::BASIC_DELIVER, "basic.deliver"),
+        (id::BASIC_GET_OK, "basic.get-ok"),
+    ] {
+        assert_eq!(Method::name_of(class, method), Some(name));
     }
 }
 
