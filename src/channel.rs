@@ -14,9 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::connection::Connection;
-use crate::dispatch::{
-    in_callback, ChannelCallbacks, Consuming, Owner, Round, Turn, CLOSE_OK_LIMIT,
-};
+use crate::dispatch::{in_callback, ChannelCallbacks, Consuming, Owner, Round, CLOSE_OK_LIMIT};
 use crate::error::Result;
 use crate::io::close::STOP_GRACE;
 use crate::io::link::{Interest, Link, Shared};
@@ -74,7 +72,7 @@ pub struct Channel {
     handle: Arc<ChannelHandle>,
 }
 
-struct ChannelHandle {
+pub(crate) struct ChannelHandle {
     connection: Connection,
     slot: usize,
     number: u16,
@@ -84,13 +82,16 @@ struct ChannelHandle {
 }
 
 impl Owner for ChannelHandle {
-    fn take_turn(self: Arc<Self>, turn: &mut Turn<'_>) -> Result<()> {
-        let channel = Channel { handle: self };
-        turn.run(&channel, &channel.handle.callbacks)
+    type Channel = Channel;
+
+    fn channel(self: &Arc<Self>) -> Channel {
+        Channel {
+            handle: Arc::clone(self),
+        }
     }
 
-    fn drop_callbacks(&self) {
-        self.callbacks.clear();
+    fn callbacks(&self) -> &ChannelCallbacks<Channel> {
+        &self.callbacks
     }
 }
 
@@ -176,7 +177,7 @@ impl Channel {
     }
 
     /// Begins to run callbacks, as a call that consumes on this channel.
-    pub(crate) fn enter_round(&self) -> Round<'_> {
+    pub(crate) fn enter_round(&self) -> Round<'_, ChannelHandle> {
         let consuming = Consuming {
             slot: self.handle.slot,
             stop: &self.handle.stop,

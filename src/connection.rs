@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, ChannelHandle};
 use crate::dispatch::ConnectionCallbacks;
 use crate::error::Result;
 use crate::io::connect;
@@ -95,7 +95,7 @@ pub struct Connection {
 
 struct ConnectionHandle {
     link: Arc<Link>,
-    callbacks: ConnectionCallbacks,
+    callbacks: ConnectionCallbacks<ChannelHandle>,
     warned_of_transient: AtomicBool,
 }
 
@@ -194,7 +194,7 @@ impl Connection {
         })
     }
 
-    pub(crate) fn callbacks(&self) -> &ConnectionCallbacks {
+    pub(crate) fn callbacks(&self) -> &ConnectionCallbacks<ChannelHandle> {
         &self.handle.callbacks
     }
 

@@ -51,17 +51,17 @@ impl<F> CallbackList<F> {
 }
 
 /// What a connection keeps for dispatch: its own callbacks, its timers, and the way to the handles of its channels.
-pub(crate) struct ConnectionCallbacks {
+pub(crate) struct ConnectionCallbacks<O> {
     pub(crate) timers: Timers,
     blocked: CallbackList<BlockedCallback>,
     unblocked: CallbackList<UnblockedCallback>,
     /// The handles of the channels, by their slot in the session.
-    owners: Mutex<Vec<Option<Weak<dyn Owner>>>>,
+    owners: Mutex<Vec<Option<Weak<O>>>>,
     /// What stops the whole connection: that of the supervisor that opened it.
     pub(crate) stop: OnceLock<Stop>,
 }
 
-impl ConnectionCallbacks {
+impl<O: Owner> ConnectionCallbacks<O> {
     pub(crate) fn new() -> Self {
         ConnectionCallbacks {
             timers: Timers::default(),
@@ -89,7 +89,7 @@ impl ConnectionCallbacks {
     }
 
     /// This handle owns the channel in this slot, in place of the one that had the slot before.
-    pub(crate) fn set_owner(&self, slot: usize, owner: Weak<dyn Owner>) {
+    pub(crate) fn set_owner(&self, slot: usize, owner: Weak<O>) {
         let mut owners = lock(&self.owners);
         if owners.len() <= slot {
             owners.resize(slot + 1, None);
@@ -98,7 +98,7 @@ impl ConnectionCallbacks {
     }
 
     /// The handle of the channel in this slot, if there still is one.
-    pub(super) fn owner(&self, slot: usize) -> Option<Arc<dyn Owner>> {
+    pub(super) fn owner(&self, slot: usize) -> Option<Arc<O>> {
         lock(&self.owners).get(slot)?.as_ref()?.upgrade()
     }
 
@@ -116,7 +116,7 @@ impl ConnectionCallbacks {
             .filter_map(|slot| self.owner(slot))
             .collect();
         for owner in owners {
-            owner.drop_callbacks();
+            owner.callbacks().clear();
         }
         self.timers.clear();
         self.blocked.clear();

@@ -102,12 +102,13 @@ pub(crate) fn in_callback() -> bool {
 }
 
 /// What dispatch asks of a channel's handle.
-pub(crate) trait Owner: Send + Sync {
-    /// Runs callbacks with this handle: [`Turn::run`] with the channel and its callbacks.
-    fn take_turn(self: Arc<Self>, turn: &mut Turn<'_>) -> Result<()>;
+pub(crate) trait Owner {
+    /// What the channel's callbacks are given.
+    type Channel;
 
-    /// Drops the channel's callbacks. They often hold clones of the handle.
-    fn drop_callbacks(&self);
+    fn channel(self: &Arc<Self>) -> Self::Channel;
+
+    fn callbacks(&self) -> &ChannelCallbacks<Self::Channel>;
 }
 
 /// How long the report of a closure waits for its `close-ok` to be on the wire.
@@ -121,9 +122,9 @@ pub(crate) struct Consuming<'a> {
 }
 
 /// A thread that is inside `process_data_events`, `start_consuming` or the like.
-pub(crate) struct Round<'a> {
+pub(crate) struct Round<'a, O: Owner> {
     link: &'a Link,
-    callbacks: &'a ConnectionCallbacks,
+    callbacks: &'a ConnectionCallbacks<O>,
     consuming: Option<Consuming<'a>>,
     dispatcher: Dispatcher,
     /// The call was made in a callback: then there is only input and output, and what comes is delivered later.
@@ -139,10 +140,10 @@ struct Work {
     channel_events: usize,
 }
 
-impl<'a> Round<'a> {
+impl<'a, O: Owner> Round<'a, O> {
     pub(crate) fn enter(
         link: &'a Link,
-        callbacks: &'a ConnectionCallbacks,
+        callbacks: &'a ConnectionCallbacks<O>,
         consuming: Option<Consuming<'a>>,
     ) -> Self {
         let thread = thread_number();
@@ -276,7 +277,7 @@ impl<'a> Round<'a> {
             let Some(mut turn) = Turn::begin(self, waiting - delivered) else {
                 break;
             };
-            turn.take()?;
+            turn.run()?;
             delivered += turn.delivered;
         }
         Ok(delivered)
@@ -325,7 +326,7 @@ impl<'a> Round<'a> {
 }
 
 /// Also when a callback panics.
-impl Drop for Round<'_> {
+impl<O: Owner> Drop for Round<'_, O> {
     fn drop(&mut self) {
         if !self.nested {
             exit::end_callbacks();
@@ -340,8 +341,8 @@ impl Drop for Round<'_> {
 const UNHANDLED: usize = 256;
 
 /// One channel's events are being delivered, and no other thread delivers any of that channel meanwhile.
-pub(crate) struct Turn<'a> {
-    round: &'a Round<'a>,
+struct Turn<'a, O: Owner> {
+    round: &'a Round<'a, O>,
     slot: usize,
     /// How many events waited when the turn began, as far as this turn may deliver them.
     waiting: usize,
@@ -349,12 +350,12 @@ pub(crate) struct Turn<'a> {
     unhandled: usize,
     delivered: usize,
     /// `None` if the last handle is gone.
-    owner: Option<Arc<dyn Owner>>,
+    owner: Option<Arc<O>>,
 }
 
-impl<'a> Turn<'a> {
+impl<'a, O: Owner> Turn<'a, O> {
     /// `left` is how many events may be delivered of those that waited on all channels.
-    fn begin(round: &'a Round<'a>, left: usize) -> Option<Self> {
+    fn begin(round: &'a Round<'a, O>, left: usize) -> Option<Self> {
         let begun = round.link.lock().session.begin_turn(&round.dispatcher);
         let (slot, waiting) = begun?;
         let waiting = waiting.min(left);
@@ -368,19 +369,15 @@ impl<'a> Turn<'a> {
         })
     }
 
-    fn take(&mut self) -> Result<()> {
-        match &self.owner {
-            Some(owner) => Arc::clone(owner).take_turn(self),
-            None => {
-                // What waited is dropped with the channel.
-                self.delivered = self.waiting;
-                Ok(())
-            }
-        }
-    }
-
-    /// Delivers the events to the callbacks of `channel`.
-    pub(crate) fn run<C>(&mut self, channel: &C, callbacks: &ChannelCallbacks<C>) -> Result<()> {
+    /// Delivers the events to the channel's callbacks.
+    fn run(&mut self) -> Result<()> {
+        let Some(owner) = self.owner.clone() else {
+            // What waited is dropped with the channel.
+            self.delivered = self.waiting;
+            return Ok(());
+        };
+        let channel = owner.channel();
+        let callbacks = owner.callbacks();
         let link = self.round.link;
         let mut runner = callbacks.runner();
         while self.delivered < self.waiting + self.unhandled && !self.round.is_stopped() {
@@ -411,10 +408,10 @@ impl<'a> Turn<'a> {
             };
             self.delivered += 1;
             match incoming {
-                Incoming::Message(message) => runner.run(channel, message)?,
-                Incoming::Returned(returned) => callbacks.run_returned(channel, &returned)?,
+                Incoming::Message(message) => runner.run(&channel, message)?,
+                Incoming::Returned(returned) => callbacks.run_returned(&channel, &returned)?,
                 Incoming::Cancelled(consumer_tag) => {
-                    callbacks.run_cancelled(link, self.slot, channel, &consumer_tag)?;
+                    callbacks.run_cancelled(link, self.slot, &channel, &consumer_tag)?;
                 }
             }
         }
@@ -423,7 +420,7 @@ impl<'a> Turn<'a> {
 }
 
 /// Also when a callback panics.
-impl Drop for Turn<'_> {
+impl<O: Owner> Drop for Turn<'_, O> {
     fn drop(&mut self) {
         let link = self.round.link;
         let mut shared = link.lock();
@@ -437,7 +434,7 @@ impl Drop for Turn<'_> {
         drop(shared);
         if let Some(owner) = self.owner.take() {
             if is_over {
-                owner.drop_callbacks();
+                owner.callbacks().clear();
             }
             // This may be the last handle, and close the channel as it goes: after the turn, and without a lock.
         }
