@@ -6,6 +6,7 @@ mod publishing;
 mod topology;
 
 pub(crate) use self::consuming::is_of_stream;
+pub(crate) use self::publishing::Then;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

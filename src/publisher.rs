@@ -5,11 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Then};
 use crate::error::Result;
 use crate::io::link::Interest;
 use crate::io::sync::after;
 use crate::protocol::confirms::Losses;
+use crate::protocol::publish::OutgoingMessage;
 use crate::{AsShortString, BasicPublish, Error, UnconfirmedReport};
 
 /// Publishes with confirms, many at a time; made by [`Channel::publisher`]. Has no counterpart in pika, which waits for
@@ -135,12 +136,15 @@ impl Publisher {
         if self.channel.gate().unconfirmed() >= self.window {
             self.wait_for_room()?;
         }
-        let (exchange, routing_key) = (exchange.as_short_string(), routing_key.as_short_string());
-        let (body, publish) = (body.as_ref(), publish.into());
-        let sequence = self.channel.send_with_limit(|patience| {
-            self.channel
-                .send_message(exchange, routing_key, body, &publish, patience, false)
-        })?;
+        let message = OutgoingMessage {
+            exchange: exchange.as_short_string(),
+            routing_key: routing_key.as_short_string(),
+            body: body.as_ref(),
+            publish: &publish.into(),
+        };
+        let channel = &self.channel;
+        let sequence = channel
+            .send_with_limit(|patience| channel.send_message(message, patience, Then::Return))?;
         match self.own.back_mut() {
             Some((_, last)) if *last + 1 == sequence => *last = sequence,
             _ => self.own.push_back((sequence, sequence)),

@@ -140,10 +140,10 @@ impl Channel {
             return Err(self.closure());
         }
         let mut closed = false;
-        let write = |out: &mut Outbox, appended| {
+        let write = |out: &mut Outbox| {
             closed = !handle.gate.is_open();
             if !closed {
-                let acks = &handle.gate.acks;
+                let (acks, appended) = (&handle.gate.acks, out.appended());
                 acks.write(&mut out.bytes, appended, handle.number, method)
                     .map_err(Error::unsendable)?;
             }

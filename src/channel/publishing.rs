@@ -13,55 +13,60 @@ use crate::io::writer::{Patience, DIRECT_BODY};
 use crate::protocol::channel::{Wake, Watcher};
 use crate::protocol::confirms::{Losses, Outcomes};
 use crate::protocol::method::Method;
-use crate::protocol::publish::{Outbox, Publishing};
+use crate::protocol::publish::{Outbox, OutgoingMessage, Publishing};
 use crate::{AsShortString, BasicProperties, BasicPublish, Error, Return};
 
 /// What a publish waits for in confirm mode. The message was sent, so the broker may have it.
 const CONFIRM: &str = "the broker's confirmation; whether the broker has the message is unknown";
 
+/// What the caller does when its message is appended.
+#[derive(Clone, Copy)]
+pub(crate) enum Then {
+    /// It waits for the broker's confirmation, and writes what has gathered before that.
+    Wait,
+    /// Nothing: the writer thread writes the message.
+    Return,
+}
+
 impl Channel {
     /// Sends a message; returns its number in confirm mode, else 0. Waits for room as long as the patience lasts, unless the
-    /// caller is about to wait for the broker (`waits`).
+    /// caller is about to wait for the broker.
     pub(crate) fn send_message(
         &self,
-        exchange: &[u8],
-        routing_key: &[u8],
-        body: &[u8],
-        publish: &BasicPublish<'_>,
+        message: OutgoingMessage<'_>,
         patience: Patience<'_>,
-        waits: bool,
+        then: Then,
     ) -> Result<u64, Error> {
         let link = self.link();
         let handle = &*self.handle;
+        let waits = matches!(then, Then::Wait);
         if waits || link.is_inherited() {
             self.notice_fork();
         }
         if !handle.gate.is_open() {
             return Err(self.closure());
         }
-        let direct = body.len() >= DIRECT_BODY;
+        let direct = message.body.len() >= DIRECT_BODY;
         let publishing = Publishing::new(
             &handle.gate,
             handle.slot,
             handle.number,
             link.negotiated.frame_max,
-            (exchange, routing_key),
-            publish,
-            body,
+            message,
             direct,
         );
         let mut number = None;
-        let mut write = |out: &mut Outbox| {
+        let write = |out: &mut Outbox| {
             number = publishing.write(out)?;
             Ok(())
         };
         if direct {
             let chunk = publishing.chunk();
-            link.write_message(handle.number, patience, body, chunk, write)?;
+            link.write_message(handle.number, patience, message.body, chunk, write)?;
         } else if waits {
             link.append_call(write)?;
         } else {
-            link.gather(handle.number, patience, |out, _| write(out))?;
+            link.gather(handle.number, patience, write)?;
         }
         number.ok_or_else(|| self.closure())
     }
@@ -124,26 +129,22 @@ impl Channel {
         body: impl AsRef<[u8]>,
         publish: impl Into<BasicPublish<'p>>,
     ) -> Result<()> {
-        self.publish(
-            exchange.as_short_string(),
-            routing_key.as_short_string(),
-            body.as_ref(),
-            publish.into(),
-        )
+        self.publish(OutgoingMessage {
+            exchange: exchange.as_short_string(),
+            routing_key: routing_key.as_short_string(),
+            body: body.as_ref(),
+            publish: &publish.into(),
+        })
     }
 
     /// The same, made once for all types of messages.
-    fn publish(
-        &self,
-        exchange: &[u8],
-        routing_key: &[u8],
-        body: &[u8],
-        publish: BasicPublish<'_>,
-    ) -> Result<()> {
-        let waits = self.is_confirming();
-        let sequence = self.send_with_limit(|patience| {
-            self.send_message(exchange, routing_key, body, &publish, patience, waits)
-        })?;
+    fn publish(&self, message: OutgoingMessage<'_>) -> Result<()> {
+        let then = match self.is_confirming() {
+            true => Then::Wait,
+            false => Then::Return,
+        };
+        let sequence =
+            self.send_with_limit(|patience| self.send_message(message, patience, then))?;
         match sequence {
             0 => Ok(()),
             sequence => self.wait_for_confirm(sequence),
@@ -261,9 +262,13 @@ impl Channel {
         body: &[u8],
         publish: &BasicPublish<'_>,
     ) -> Result<u64> {
-        let (exchange, routing_key) = (exchange.as_bytes(), routing_key.as_bytes());
-        let at_once = Duration::ZERO.into();
-        self.send_message(exchange, routing_key, body, publish, at_once, false)
+        let message = OutgoingMessage {
+            exchange: exchange.as_bytes(),
+            routing_key: routing_key.as_bytes(),
+            body,
+            publish,
+        };
+        self.send_message(message, Duration::ZERO.into(), Then::Return)
     }
 
     /// What has become of the channel's messages, also after its end.

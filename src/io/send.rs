@@ -1,13 +1,11 @@
 //! What is sent: gathering, writing, and what follows when it cannot be sent.
 
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit;
 use super::link::Link;
 use super::sync::after;
-use super::writer::{Patience, Refused};
+use super::writer::{Gathered, Patience, Refused, WriteResult};
 use crate::error::Error;
 use crate::protocol::publish::Outbox;
 
@@ -15,19 +13,18 @@ use crate::protocol::publish::Outbox;
 const ROOM: &str = "room in the output buffer; nothing was sent";
 
 impl Link {
-    /// Gathers what nobody waits for. Waits for room if there is none. `write` is also given how many bytes were ever
-    /// appended, and so can tell whether what it wrote last is still the last thing.
+    /// Gathers what nobody waits for. Waits for room if there is none.
     #[inline]
     pub(crate) fn gather(
         &self,
         channel: u16,
         patience: Patience<'_>,
-        write: impl FnOnce(&mut Outbox, u64) -> Result<(), Error>,
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let is_guarded = exit::guard_thread();
         match self.outgoing.gather(channel, patience, write) {
-            Ok(false) => {}
-            Ok(true) => self.write_gathered(),
+            Ok(Gathered::Little) => {}
+            Ok(Gathered::Much) => self.write_gathered(),
             Err(refused) => return Err(self.not_appended(refused, patience, channel)),
         }
         if !is_guarded {
@@ -103,7 +100,7 @@ impl Link {
         self.outgoing.wait_until_written(target, after(timeout))
     }
 
-    pub(super) fn check_write(&self, written: Result<(), Arc<io::Error>>) {
+    pub(super) fn check_write(&self, written: WriteResult) {
         if let Err(error) = written {
             self.write_failed(error);
         }

@@ -13,9 +13,8 @@ use super::pacing::{Next, Pacing};
 use super::stream::{is_timeout, Transport};
 use super::sync::{after, Condvar, Instant, Mutex, MutexGuard};
 use crate::error::Error;
-use crate::protocol::channel::Gate;
 use crate::protocol::frame;
-use crate::protocol::publish::{Mandatory, Outbox};
+use crate::protocol::publish::{Outbox, SentMandatory};
 
 /// One system call is given no more than this. A call that does not fit into one segment of 64 KiB, as loopback has them,
 /// makes a small one after it, and what the peer has not read yet outgrows the processor's cache: half as many bytes get
@@ -185,8 +184,7 @@ struct State {
     outbox: Outbox,
     /// The write half, when nobody is writing.
     half: Option<Box<WriteHalf>>,
-    /// How many bytes were ever appended, and how many of them are written.
-    appended: u64,
+    /// How many of all bytes that were ever appended are written.
     written: u64,
     last_write: Instant,
     /// How many times something was gathered that nobody waits for, since the writer thread last looked.
@@ -219,7 +217,7 @@ impl State {
         if number >= self.sent.len() {
             self.sent.resize(number + 1, 0);
         }
-        self.sent[number] = self.appended;
+        self.sent[number] = self.outbox.appended();
     }
 
     /// Whether the write half is there and has nothing left of an earlier write.
@@ -259,6 +257,17 @@ pub(super) enum Refused {
     Invalid(Error),
 }
 
+/// How much has gathered.
+pub(super) enum Gathered {
+    /// The writer thread writes it in a moment.
+    Little,
+    /// The caller must write it.
+    Much,
+}
+
+/// What became of a write. The error is the stream's.
+pub(super) type WriteResult = Result<(), Arc<io::Error>>;
+
 /// What the writer thread has to do.
 pub(super) enum Work {
     Write,
@@ -295,7 +304,6 @@ impl Outgoing {
             state: Mutex::new(State {
                 outbox: Outbox::default(),
                 half,
-                appended: 0,
                 written: 0,
                 last_write: Instant::now(),
                 gathered: 0,
@@ -322,17 +330,14 @@ impl Outgoing {
 
     // ---- appending
 
-    /// Gathers what nobody waits for. Waits for room if there is none. `write` is also given how many bytes were ever
-    /// appended, and so can tell whether what it wrote last is still the last thing.
-    ///
-    /// Returns whether so much has gathered that the caller must write it.
+    /// Gathers what nobody waits for. Waits for room if there is none.
     #[inline]
     pub(super) fn gather(
         &self,
         channel: u16,
         patience: Patience<'_>,
-        write: impl FnOnce(&mut Outbox, u64) -> Result<(), Error>,
-    ) -> Result<bool, Refused> {
+        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
+    ) -> Result<Gathered, Refused> {
         let mut state = self.lock_to_gather()?;
         if state.outbox.bytes.len() >= HIGH_WATER {
             let has_room = |state: &State| state.outbox.bytes.len() < HIGH_WATER;
@@ -341,21 +346,19 @@ impl Outgoing {
         if state.dead {
             return Err(Refused::Ended);
         }
-        let (before, appended) = (state.outbox.bytes.len(), state.appended);
-        write(&mut state.outbox, appended).map_err(Refused::Invalid)?;
+        write(&mut state.outbox).map_err(Refused::Invalid)?;
         self.note_mandatory(&state);
         state.gathered = state.gathered.wrapping_add(1);
-        state.appended += (state.outbox.bytes.len() - before) as u64;
         state.note_sent(channel);
         if Pacing::is_much(state.outbox.bytes.len()) && state.can_write() {
             drop(state);
             return match self.process.is_current() {
-                true => Ok(true),
+                true => Ok(Gathered::Much),
                 false => Err(Refused::Forked),
             };
         }
         self.wake_writer(state);
-        Ok(false)
+        Ok(Gathered::Little)
     }
 
     /// The lock, for what is only gathered. In a forked child nobody would ever write it, and this is where that is noticed.
@@ -383,10 +386,8 @@ impl Outgoing {
         write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut state = self.lock();
-        let before = state.outbox.bytes.len();
         let result = write(&mut state.outbox);
         self.note_mandatory(&state);
-        state.appended += (state.outbox.bytes.len() - before) as u64;
         result
     }
 
@@ -399,13 +400,12 @@ impl Outgoing {
             return replies.is_empty();
         }
         state.outbox.bytes.extend_from_slice(replies);
-        state.appended += replies.len() as u64;
         self.wake_writer(state);
         true
     }
 
     /// Writes one large message: `write` appends what comes before the body; the body is written from where it lies. Waits
-    /// for the write half. The error inside is the stream's.
+    /// for the write half.
     pub(super) fn write_message(
         &self,
         patience: Patience<'_>,
@@ -413,7 +413,7 @@ impl Outgoing {
         body: &[u8],
         chunk: usize,
         write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<Result<(), Arc<io::Error>>, Refused> {
+    ) -> Result<WriteResult, Refused> {
         let mut state = self.lock();
         if !state.can_write() {
             state = self.wait_patiently(state, patience, State::can_write)?;
@@ -431,10 +431,9 @@ impl Outgoing {
         let Some(mut half) = state.half.take() else {
             return Ok(Ok(()));
         };
-        state.appended +=
-            (state.outbox.bytes.len() - before + framed_size(body.len(), chunk)) as u64;
+        state.outbox.take_bytes(&mut half.batch);
+        state.outbox.count_direct(framed_size(body.len(), chunk));
         state.note_sent(channel);
-        std::mem::swap(&mut half.batch, &mut state.outbox.bytes);
         state.urgent = false;
         drop(state);
         let written = half.write_body(channel, body, chunk);
@@ -448,7 +447,7 @@ impl Outgoing {
     }
 
     /// The mandatory messages that were published since the last call. Costs no lock while there are none.
-    pub(super) fn take_mandatory(&self) -> Vec<(usize, Arc<Gate>, Mandatory)> {
+    pub(super) fn take_mandatory(&self) -> Vec<SentMandatory> {
         if !self.has_mandatory.load(Ordering::Acquire) {
             return Vec::new();
         }
@@ -521,9 +520,8 @@ impl Outgoing {
 
     // ---- writing
 
-    /// Writes what has gathered, if nobody else is writing; if somebody is, the writer thread writes it right afterwards. The
-    /// error is the stream's.
-    pub(super) fn write_gathered(&self) -> Result<(), Arc<io::Error>> {
+    /// Writes what has gathered, unless another thread is writing: then the writer thread writes it right afterwards.
+    pub(super) fn write_gathered(&self) -> WriteResult {
         let mut state = self.lock();
         if state.outbox.bytes.is_empty() {
             return Ok(());
@@ -536,11 +534,11 @@ impl Outgoing {
     }
 
     /// The same for the writer thread, which also goes on with a write that the peer did not take as a whole.
-    pub(super) fn write_rest(&self) -> Result<(), Arc<io::Error>> {
+    pub(super) fn write_rest(&self) -> WriteResult {
         self.write_out(self.lock())
     }
 
-    fn write_out(&self, mut state: MutexGuard<'_, State>) -> Result<(), Arc<io::Error>> {
+    fn write_out(&self, mut state: MutexGuard<'_, State>) -> WriteResult {
         if !self.process.is_current() {
             // The stream is the parent's.
             return Ok(());
@@ -549,7 +547,7 @@ impl Outgoing {
             return Ok(());
         };
         if half.is_clear() {
-            std::mem::swap(&mut half.batch, &mut state.outbox.bytes);
+            state.outbox.take_bytes(&mut half.batch);
             state.urgent = false;
         }
         drop(state);
@@ -557,7 +555,7 @@ impl Outgoing {
         self.give_back(half, written)
     }
 
-    fn give_back(&self, half: Box<WriteHalf>, written: Written) -> Result<(), Arc<io::Error>> {
+    fn give_back(&self, half: Box<WriteHalf>, written: Written) -> WriteResult {
         let mut state = self.lock();
         state.last_write = Instant::now();
         if let Written::Failed(error) = written {
@@ -569,8 +567,7 @@ impl Outgoing {
             return Err(error);
         }
         if !state.dead {
-            let left = half.left() + state.outbox.bytes.len();
-            state.written = state.appended.saturating_sub(left as u64);
+            state.written = state.outbox.taken().saturating_sub(half.left() as u64);
         }
         let is_stuck = !half.is_clear();
         state.half = Some(half);
@@ -612,7 +609,7 @@ impl Outgoing {
 
     /// Where the appended bytes end now: what `wait_until_written` is given.
     pub(super) fn appended(&self) -> u64 {
-        self.lock().appended
+        self.lock().outbox.appended()
     }
 
     /// Waits until everything up to `target` is written. Returns whether it was, in time.
@@ -633,7 +630,7 @@ impl Outgoing {
     /// nothing and a thread has waited for it in vain: not every thread that ends must do so again.
     pub(super) fn hurry(&self) -> Option<u64> {
         let mut state = self.lock();
-        let target = state.appended;
+        let target = state.outbox.appended();
         if state.written >= target || state.dead || state.waited_at == Some(state.written) {
             return None;
         }
@@ -649,7 +646,8 @@ impl Outgoing {
     /// Whether anything is not written, or not known to be handled by the broker.
     pub(super) fn may_have_unhandled(&self) -> bool {
         let state = self.lock();
-        !state.dead && (state.written < state.appended || state.sent.iter().any(|at| *at > 0))
+        !state.dead
+            && (state.written < state.outbox.appended() || state.sent.iter().any(|at| *at > 0))
     }
 
     /// Appends something on a channel where the broker may not have handled all. Returns how much had been appended before.
@@ -663,9 +661,8 @@ impl Outgoing {
         if state.dead || sent.unwrap_or(0) == 0 {
             return None;
         }
-        let (before, position) = (state.outbox.bytes.len(), state.appended);
+        let position = state.outbox.appended();
         write(&mut state.outbox).ok()?;
-        state.appended += (state.outbox.bytes.len() - before) as u64;
         Some(position)
     }
 
@@ -718,7 +715,6 @@ impl Outgoing {
         let since_write = state.last_write.elapsed();
         if is_idle && heartbeat_after.is_some_and(|limit| since_write >= limit) {
             state.outbox.bytes.extend_from_slice(&frame::HEARTBEAT);
-            state.appended += frame::HEARTBEAT.len() as u64;
             return Work::Look;
         }
         state.gathered = 0;
@@ -765,8 +761,7 @@ impl Outgoing {
     pub(super) fn kill(&self) {
         let mut state = self.lock();
         state.dead = true;
-        state.lost += state.outbox.bytes.len();
-        state.outbox.bytes.clear();
+        state.lost += state.outbox.discard();
         self.wake_both(state);
     }
 

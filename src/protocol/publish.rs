@@ -14,9 +14,52 @@ use crate::{BasicProperties, BasicPublish, ReturnedMessage};
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pub(crate) bytes: Vec<u8>,
-    /// The mandatory messages among them, and their channels, until the session is given them: before anything is read
-    /// that the broker says of them.
-    pub(crate) mandatory: Vec<(usize, Arc<Gate>, Mandatory)>,
+    /// How many bytes were taken to be written before these came.
+    taken: u64,
+    /// The mandatory messages that were appended, until the session is given them: before anything is read that the broker
+    /// says of them.
+    pub(crate) mandatory: Vec<SentMandatory>,
+}
+
+impl Outbox {
+    /// How many bytes were ever appended.
+    #[inline]
+    pub(crate) fn appended(&self) -> u64 {
+        self.taken + self.bytes.len() as u64
+    }
+
+    /// How many of them were taken to be written.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Gives the bytes away to be written, in exchange for an empty buffer.
+    pub(crate) fn take_bytes(&mut self, empty: &mut Vec<u8>) {
+        debug_assert!(empty.is_empty());
+        self.taken += self.bytes.len() as u64;
+        std::mem::swap(&mut self.bytes, empty);
+    }
+
+    /// Counts bytes that are written from where they lie, behind those that were taken last.
+    pub(crate) fn count_direct(&mut self, count: usize) {
+        debug_assert!(self.bytes.is_empty());
+        self.taken += count as u64;
+    }
+
+    /// Throws away what will never be written; returns how many bytes that is.
+    pub(crate) fn discard(&mut self) -> usize {
+        let mut discarded = Vec::new();
+        self.take_bytes(&mut discarded);
+        discarded.len()
+    }
+}
+
+/// A mandatory message that was appended, and the channel that it was published on.
+#[derive(Debug)]
+pub(crate) struct SentMandatory {
+    pub(crate) slot: usize,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) message: Mandatory,
 }
 
 /// What is remembered of a mandatory message until the broker has confirmed or refused it. `basic.return` carries no number.
@@ -86,49 +129,55 @@ pub(crate) fn find_returned<'a>(
     })
 }
 
-/// A message to be published on a channel.
-pub(crate) struct Publishing<'a> {
-    pub(crate) gate: &'a Arc<Gate>,
-    pub(crate) slot: usize,
-    pub(crate) number: u16,
-    pub(crate) frame_max: usize,
+/// A message of the program's, and where it is to go.
+#[derive(Clone, Copy)]
+pub(crate) struct OutgoingMessage<'a> {
     pub(crate) exchange: &'a [u8],
     pub(crate) routing_key: &'a [u8],
-    pub(crate) message: &'a BasicPublish<'a>,
     pub(crate) body: &'a [u8],
+    /// Its properties, and whether it is mandatory.
+    pub(crate) publish: &'a BasicPublish<'a>,
+}
+
+impl OutgoingMessage<'_> {
+    fn content(&self) -> u64 {
+        Fingerprint::of_content(self.exchange, self.routing_key, self.body)
+    }
+}
+
+/// A message that is about to be published on a channel.
+pub(crate) struct Publishing<'a> {
+    gate: &'a Arc<Gate>,
+    slot: usize,
+    number: u16,
+    frame_max: usize,
+    message: OutgoingMessage<'a>,
     /// Whether the frames of the body are left to the caller, who sends them from where they lie.
-    pub(crate) body_follows: bool,
+    body_follows: bool,
     /// Hash of the content, for a message that the broker may return.
     content: Option<u64>,
 }
 
 impl<'a> Publishing<'a> {
     /// Large bodies are hashed here, so that no lock is held meanwhile.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         gate: &'a Arc<Gate>,
         slot: usize,
         number: u16,
         frame_max: u32,
-        (exchange, routing_key): (&'a [u8], &'a [u8]),
-        message: &'a BasicPublish<'a>,
-        body: &'a [u8],
+        message: OutgoingMessage<'a>,
         body_follows: bool,
     ) -> Self {
         // Or later, if confirms are turned on just now.
-        let expected = message.mandatory && gate.confirming.load(Ordering::Acquire);
-        let content = expected.then(|| Fingerprint::of_content(exchange, routing_key, body));
+        let expected = message.publish.mandatory && gate.confirming.load(Ordering::Acquire);
         Publishing {
             gate,
             slot,
             number,
             frame_max: frame_max as usize,
-            exchange,
-            routing_key,
             message,
-            body,
             body_follows,
-            content,
+            content: expected.then(|| message.content()),
         }
     }
 
@@ -154,10 +203,11 @@ impl<'a> Publishing<'a> {
         }
         let sequence = self.gate.published.load(Ordering::Relaxed) + 1;
         self.gate.published.store(sequence, Ordering::Release);
-        if self.message.mandatory {
+        let publish = self.message.publish;
+        if publish.mandatory {
             let encoded = frame::properties_of(&outbox.bytes[header..]);
-            let properties = Fingerprint::of_properties(&self.message.properties, encoded);
-            self.remember(&mut outbox.mandatory, sequence, properties);
+            let properties = Fingerprint::of_properties(&publish.properties, encoded);
+            outbox.mandatory.push(self.mandatory(sequence, properties));
         }
         Ok(Some(sequence))
     }
@@ -165,45 +215,47 @@ impl<'a> Publishing<'a> {
     /// Returns where the header frame begins.
     #[inline]
     fn write_frames(&self, out: &mut Vec<u8>) -> Result<usize, Error> {
+        let OutgoingMessage {
+            exchange,
+            routing_key,
+            body,
+            publish,
+        } = self.message;
         let method = Method::BasicPublish {
-            exchange: self.exchange.into(),
-            routing_key: self.routing_key.into(),
-            mandatory: self.message.mandatory,
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            mandatory: publish.mandatory,
             immediate: false,
         };
         frame::write_method(out, self.number, &method).map_err(Error::unsendable)?;
         let header = out.len();
-        let properties = &self.message.properties;
-        frame::write_header(out, self.number, self.body.len() as u64, properties)
+        frame::write_header(out, self.number, body.len() as u64, &publish.properties)
             .map_err(Error::unsendable)?;
         let size = out.len() - header;
         if size > self.frame_max {
             let all = "all properties and headers";
             return Err(Error::too_large("properties", size, all, self.frame_max));
         }
-        if !self.body_follows && !self.body.is_empty() {
-            for part in self.body.chunks(self.chunk()) {
+        if !self.body_follows && !body.is_empty() {
+            for part in body.chunks(self.chunk()) {
                 frame::write_body(out, self.number, part);
             }
         }
         Ok(header)
     }
 
-    fn remember(
-        &self,
-        mandatory: &mut Vec<(usize, Arc<Gate>, Mandatory)>,
-        sequence: u64,
-        properties: u64,
-    ) {
-        let content = self
-            .content
-            .unwrap_or_else(|| Fingerprint::of_content(self.exchange, self.routing_key, self.body));
+    /// What ties this message to the broker's return of it.
+    fn mandatory(&self, sequence: u64, properties: u64) -> SentMandatory {
+        let content = self.content.unwrap_or_else(|| self.message.content());
         let print = Fingerprint {
             content,
             properties,
         };
-        let message = Mandatory { sequence, print };
-        mandatory.push((self.slot, Arc::clone(self.gate), message));
+        SentMandatory {
+            slot: self.slot,
+            gate: Arc::clone(self.gate),
+            message: Mandatory { sequence, print },
+        }
     }
 }
 
@@ -214,8 +266,21 @@ mod tests {
 
     fn publish(gate: &Arc<Gate>, outbox: &mut Outbox, id: &str) -> Result<Option<u64>, Error> {
         let properties = BasicProperties::new().message_id(id);
-        let message = BasicPublish::new().mandatory(true).properties(&properties);
-        Publishing::new(gate, 3, 1, 4096, (b"x", b"k"), &message, b"body", false).write(outbox)
+        publish_with(gate, outbox, &properties)
+    }
+
+    fn publish_with(
+        gate: &Arc<Gate>,
+        outbox: &mut Outbox,
+        properties: &BasicProperties,
+    ) -> Result<Option<u64>, Error> {
+        let message = OutgoingMessage {
+            exchange: b"x",
+            routing_key: b"k",
+            body: b"body",
+            publish: &BasicPublish::new().mandatory(true).properties(properties),
+        };
+        Publishing::new(gate, 3, 1, 4096, message, false).write(outbox)
     }
 
     #[test]
@@ -228,9 +293,7 @@ mod tests {
         // Longer than a short string; and larger than a frame.
         publish(&gate, &mut outbox, &"2".repeat(256)).unwrap_err();
         let properties = BasicProperties::new().header("much", "m".repeat(5000));
-        let message = BasicPublish::new().mandatory(true).properties(&properties);
-        let large = Publishing::new(&gate, 3, 1, 4096, (b"x", b"k"), &message, b"", false);
-        large.write(&mut outbox).unwrap_err();
+        publish_with(&gate, &mut outbox, &properties).unwrap_err();
         assert_eq!(outbox.bytes.len(), before);
         assert_eq!(outbox.mandatory.len(), 1);
         assert_eq!(publish(&gate, &mut outbox, "2").unwrap(), Some(2));
@@ -248,7 +311,7 @@ mod tests {
         for id in ["a", "b", "c", "b"] {
             publish(&gate, &mut outbox, id).unwrap();
         }
-        let sent: Vec<Mandatory> = outbox.mandatory.iter().map(|sent| sent.2).collect();
+        let sent: Vec<Mandatory> = outbox.mandatory.iter().map(|sent| sent.message).collect();
         let found = |id: &str, body: &[u8]| {
             let method = crate::Return {
                 exchange: "x".into(),

@@ -5,12 +5,13 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{RpcReply, ERROR_HEADER};
-use crate::channel::Channel;
+use crate::channel::{Channel, Then};
 use crate::connection::Connection;
 use crate::error::Result;
 use crate::io::link::Interest;
 use crate::io::sync::{after, Instant};
 use crate::io::writer::Patience;
+use crate::protocol::publish::OutgoingMessage;
 use crate::protocol::replies::{CallOutcome, Replies};
 use crate::stop::Stop;
 use crate::{
@@ -302,7 +303,13 @@ impl RpcClient {
             limit: timeout,
             is_stopped: &|| channel.is_interrupted(),
         };
-        channel.send_message(exchange, routing_key, body, &publish, patience, false)?;
+        let message = OutgoingMessage {
+            exchange,
+            routing_key,
+            body,
+            publish: &publish,
+        };
+        channel.send_message(message, patience, Then::Return)?;
         Ok(call)
     }
 

@@ -110,7 +110,7 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
             let connection = connection.clone();
             move || {
                 let link = connection.link();
-                link.gather(1, TIMEOUT.into(), |out, _| {
+                link.gather(1, TIMEOUT.into(), |out| {
                     out.bytes.resize(out.bytes.len() + size, 0);
                     Ok(())
                 })
@@ -194,7 +194,7 @@ fn a_connection_lost_early_leaves_no_thread_behind() {
         }
         let publisher = spawn(move || {
             let link = connection.link();
-            let sent = link.gather(1, SETTLED.into(), |out, _| {
+            let sent = link.gather(1, SETTLED.into(), |out| {
                 out.bytes.extend_from_slice(b"anything");
                 Ok(())
             });

@@ -23,7 +23,7 @@ fn body(number: u8, size: usize) -> Vec<u8> {
 
 fn append(connection: &Connection, publisher: u16, number: u8, size: usize) {
     let link = connection.link();
-    let sent = link.gather(1, TIMEOUT.into(), |out, _| {
+    let sent = link.gather(1, TIMEOUT.into(), |out| {
         assert!(out.bytes.len() < HIGH_WATER);
         frame::write_body(&mut out.bytes, publisher, &body(number, size));
         Ok(())

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::{Session, HELD_BOUND};
-use crate::protocol::channel::{Carrier, Content, Gate, Incoming, Received, Reply};
+use crate::protocol::channel::{Carrier, Content, Incoming, Received, Reply};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::{id, Method};
 use crate::protocol::properties::Arrived;
-use crate::protocol::publish::{find_returned, Fingerprint, Mandatory};
+use crate::protocol::publish::{find_returned, Fingerprint, Mandatory, SentMandatory};
 use crate::protocol::replies::CallOutcome;
 use crate::protocol::wire::Name;
 use crate::{BasicProperties, Error, Return, ReturnedMessage, ShortString};
@@ -284,11 +284,11 @@ impl Session {
     }
 
     /// These mandatory messages were published, and may come back.
-    pub(crate) fn expect_returns(&mut self, published: Vec<(usize, Arc<Gate>, Mandatory)>) {
-        for (slot, gate, message) in published {
-            match self.channel(slot) {
-                Some(channel) if Arc::ptr_eq(&channel.gate, &gate) => {
-                    channel.mandatory.push_back(message);
+    pub(crate) fn expect_returns(&mut self, published: Vec<SentMandatory>) {
+        for sent in published {
+            match self.channel(sent.slot) {
+                Some(channel) if Arc::ptr_eq(&channel.gate, &sent.gate) => {
+                    channel.mandatory.push_back(sent.message);
                 }
                 // The channel is gone, and its slot may be another's.
                 _ => {}
