@@ -37,8 +37,10 @@ enum ConnectionPhase {
 }
 
 /// A body frame of which only a part has come.
+#[derive(Clone, Copy)]
 struct PartialBody {
     channel: u16,
+    /// How much of its payload is still to come.
     left: usize,
 }
 
@@ -114,18 +116,6 @@ pub(crate) struct Session {
     /// What changed since waiting threads were last woken.
     pub(crate) changed: Vec<usize>,
     pub(crate) connection_changed: bool,
-}
-
-/// The channel and payload size of a body frame of which not all has come.
-fn partial_body(bytes: &[u8]) -> Option<(u16, usize)> {
-    const BODY: u8 = 3;
-    match bytes {
-        [BODY, c0, c1, s0, s1, s2, s3, ..] => Some((
-            u16::from_be_bytes([*c0, *c1]),
-            u32::from_be_bytes([*s0, *s1, *s2, *s3]) as usize,
-        )),
-        _ => None,
-    }
 }
 
 /// Takes a channel out of a list; returns whether it was there.
@@ -305,62 +295,67 @@ impl Session {
                     more: at < bytes.len(),
                 });
             }
-            if let Some(PartialBody { channel, left }) = self.partial {
-                let chunk = &bytes[at..bytes.len().min(at + left)];
-                if !chunk.is_empty() {
-                    if let Err(error) = self.body(channel, chunk) {
-                        self.skip_if_late(channel, error)?;
-                    }
-                    at += chunk.len();
-                }
-                self.partial = Some(PartialBody {
-                    channel,
-                    left: left - chunk.len(),
-                });
-                match bytes.get(at) {
-                    None => break,
-                    Some(&frame::FRAME_END) => {
-                        at += 1;
-                        self.partial = None;
-                    }
-                    Some(&other) => {
-                        return Err(Error::syntax(super::WireError::BadFrameEnd(other)))
-                    }
+            if let Some(partial) = self.partial {
+                at += self.feed_partial(partial, &bytes[at..])?;
+                if self.partial.is_some() {
+                    break;
                 }
                 continue;
             }
-            match frame::parse(&bytes[at..], self.frame_max).map_err(Error::syntax)? {
-                Some((frame, length)) => {
-                    at += length;
-                    let (channel, handled) = match frame {
-                        Frame::Method { channel, payload } => {
-                            let used = self.method(channel, payload, &bytes[at..]);
-                            (channel, used.map(|used| at += used))
-                        }
-                        Frame::Header { channel, payload } => {
-                            (channel, self.header(channel, payload))
-                        }
-                        Frame::Body { channel, payload } => (channel, self.body(channel, payload)),
-                        Frame::Heartbeat => continue,
-                    };
-                    if let Err(error) = handled {
-                        self.skip_if_late(channel, error)?;
-                    }
-                }
-                None => match partial_body(&bytes[at..]) {
+            let Some((frame, length)) =
+                frame::parse(&bytes[at..], self.frame_max).map_err(Error::syntax)?
+            else {
+                match frame::begun_body(&bytes[at..]) {
                     Some((channel, left)) if left > 0 => {
                         self.partial = Some(PartialBody { channel, left });
-                        at += frame::FRAME_OVERHEAD - 1;
+                        at += frame::PREFIX;
                     }
                     // A body frame of size 0 goes the whole way, once it is whole.
                     _ => break,
-                },
+                }
+                continue;
+            };
+            at += length;
+            let (channel, handled) = match frame {
+                Frame::Method { channel, payload } => {
+                    let used = self.method(channel, payload, &bytes[at..]);
+                    (channel, used.map(|used| at += used))
+                }
+                Frame::Header { channel, payload } => (channel, self.header(channel, payload)),
+                Frame::Body { channel, payload } => (channel, self.body(channel, payload)),
+                Frame::Heartbeat => continue,
+            };
+            if let Err(error) = handled {
+                self.skip_if_late(channel, error)?;
             }
         }
         Ok(Fed {
             used: at,
             more: false,
         })
+    }
+
+    /// Goes on with a body frame that has begun; returns how many of these bytes belong to it.
+    fn feed_partial(&mut self, partial: PartialBody, bytes: &[u8]) -> Result<usize, Error> {
+        let PartialBody { channel, left } = partial;
+        let chunk = &bytes[..bytes.len().min(left)];
+        if !chunk.is_empty() {
+            if let Err(error) = self.body(channel, chunk) {
+                self.skip_if_late(channel, error)?;
+            }
+        }
+        match bytes.get(chunk.len()) {
+            None => {
+                let left = left - chunk.len();
+                self.partial = Some(PartialBody { channel, left });
+                Ok(chunk.len())
+            }
+            Some(&frame::FRAME_END) => {
+                self.partial = None;
+                Ok(chunk.len() + 1)
+            }
+            Some(&other) => Err(Error::syntax(super::WireError::BadFrameEnd(other))),
+        }
     }
 
     /// The slot of the channel that a frame is for. `None` if the frame means nothing any more, and is to be skipped.
@@ -413,6 +408,7 @@ impl Session {
         Ok(())
     }
 
+    /// The channel in a slot that a frame has led to.
     fn at(&mut self, slot: usize) -> Result<&mut ChannelState, Error> {
         self.channel(slot)
             .ok_or_else(|| Error::unexpected(format_args!("a frame on a channel that is not open")))

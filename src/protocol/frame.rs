@@ -16,7 +16,7 @@ pub(crate) const FRAME_OVERHEAD: usize = PREFIX + 1;
 pub(crate) const FRAME_END: u8 = 0xCE;
 
 /// How many bytes stand before the payload.
-pub(super) const PREFIX: usize = 7;
+pub(crate) const PREFIX: usize = 7;
 
 pub(super) const METHOD_TYPE: u8 = 1;
 pub(super) const HEADER_TYPE: u8 = 2;
@@ -82,6 +82,15 @@ pub(crate) fn parse(
         _ => Frame::Heartbeat,
     };
     Ok(Some((frame, total)))
+}
+
+/// The channel and the payload size of the body frame at the front of `buffer`, of which not all has come.
+pub(crate) fn begun_body(buffer: &[u8]) -> Option<(u16, usize)> {
+    let prefix = buffer.first_chunk::<PREFIX>()?;
+    (prefix[0] == BODY_TYPE).then(|| {
+        let length = BigEndian::read_u32(&prefix[3..7]);
+        (BigEndian::read_u16(&prefix[1..3]), length as usize)
+    })
 }
 
 /// Appends a method frame. After an error `out` is as it was.

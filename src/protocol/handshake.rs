@@ -86,28 +86,11 @@ impl<'a> Handshake<'a> {
                     ..
                 },
             ) => {
-                if (version_major, version_minor) != (0, 9) {
-                    return Err(Failure::new(
-                        Error::IncompatibleProtocol,
-                        self.stage,
-                        format_args!(
-                            "the server speaks AMQP {version_major}-{version_minor}, not 0-9"
-                        ),
-                        None,
-                    ));
-                }
+                self.check_version(version_major, version_minor)?;
                 let properties = server_properties.values();
                 self.negotiated.server_properties =
                     properties.map_err(|error| self.violated(Error::syntax(error)))?;
-                let offered = String::from_utf8_lossy(mechanisms);
-                let names: Vec<&str> = offered.split_ascii_whitespace().collect();
-                let Some((mechanism, mut response)) = self.parameters.credentials.respond(&names)
-                else {
-                    return Err(no_mechanism(&offered));
-                };
-                let written = self.start_ok(out, mechanism, &response);
-                overwrite(&mut response);
-                written?;
+                self.log_in(mechanisms, out)?;
                 self.stage = Stage::Authentication;
                 Ok(false)
             }
@@ -119,20 +102,11 @@ impl<'a> Handshake<'a> {
                     heartbeat,
                 },
             ) => {
-                if frame_max != 0 && frame_max < FRAME_MIN {
-                    return Err(self.violated(Error::unexpected(format_args!(
-                        "connection.tune with a frame_max of {frame_max}, below {FRAME_MIN}"
-                    ))));
-                }
-                let agreed = &mut *self.negotiated;
-                agreed.channel_max =
-                    agree(self.parameters.channel_max.into(), channel_max.into()) as u16;
-                agreed.frame_max = agree(self.parameters.frame_max, frame_max);
-                agreed.heartbeat = self.parameters.heartbeat.choose(heartbeat);
+                self.agree(channel_max, frame_max, heartbeat)?;
                 let tune_ok = Method::ConnectionTuneOk {
-                    channel_max: agreed.channel_max,
-                    frame_max: agreed.frame_max,
-                    heartbeat: agreed.heartbeat,
+                    channel_max: self.negotiated.channel_max,
+                    frame_max: self.negotiated.frame_max,
+                    heartbeat: self.negotiated.heartbeat,
                 };
                 self.respond(out, &tune_ok)?;
                 let open = Method::ConnectionOpen {
@@ -151,6 +125,50 @@ impl<'a> Handshake<'a> {
                 other.name()
             )))),
         }
+    }
+
+    fn check_version(&self, major: u8, minor: u8) -> Result<(), Box<Failure>> {
+        if (major, minor) == (0, 9) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Error::IncompatibleProtocol,
+            self.stage,
+            format_args!("the server speaks AMQP {major}-{minor}, not 0-9"),
+            None,
+        ))
+    }
+
+    /// Appends `connection.start-ok`, for one of the mechanisms that the server offers.
+    fn log_in(&self, mechanisms: &[u8], out: &mut Vec<u8>) -> Result<(), Box<Failure>> {
+        let offered = String::from_utf8_lossy(mechanisms);
+        let names: Vec<&str> = offered.split_ascii_whitespace().collect();
+        let Some((mechanism, mut response)) = self.parameters.credentials.respond(&names) else {
+            return Err(no_mechanism(&offered));
+        };
+        let written = self.start_ok(out, mechanism, &response);
+        overwrite(&mut response);
+        written
+    }
+
+    /// Chooses limits that both ends keep, from what the server proposes in `connection.tune`.
+    fn agree(
+        &mut self,
+        channel_max: u16,
+        frame_max: u32,
+        heartbeat: u16,
+    ) -> Result<(), Box<Failure>> {
+        if frame_max != 0 && frame_max < FRAME_MIN {
+            return Err(self.violated(Error::unexpected(format_args!(
+                "connection.tune with a frame_max of {frame_max}, below {FRAME_MIN}"
+            ))));
+        }
+        let ours = self.parameters;
+        let agreed = &mut *self.negotiated;
+        agreed.channel_max = lower_limit(ours.channel_max.into(), channel_max.into()) as u16;
+        agreed.frame_max = lower_limit(ours.frame_max, frame_max);
+        agreed.heartbeat = ours.heartbeat.choose(heartbeat);
+        Ok(())
     }
 
     fn start_ok(
@@ -238,11 +256,11 @@ fn no_mechanism(offered: &str) -> Box<Failure> {
 }
 
 /// The lower of two limits, where 0 means none (specification, `connection.tune-ok`).
-fn agree(mine: u32, theirs: u32) -> u32 {
-    if mine == 0 || theirs == 0 {
-        mine.max(theirs)
+fn lower_limit(ours: u32, theirs: u32) -> u32 {
+    if ours == 0 || theirs == 0 {
+        ours.max(theirs)
     } else {
-        mine.min(theirs)
+        ours.min(theirs)
     }
 }
 
