@@ -236,7 +236,7 @@ impl Channel {
         let link = self.link();
         let (first, idle) = {
             let mut shared = link.lock();
-            shared.session.end_told |= shared.session.end().is_some();
+            shared.session.end_reported |= shared.session.end().is_some();
             let first = shared.session.reported(self.handle.slot);
             (first, shared.session.is_idle(self.handle.slot))
         };
@@ -418,7 +418,7 @@ impl Channel {
             Some(None) => Ok(()),
             // The connection has taken the channel with it.
             Some(Some(end)) => {
-                link.lock().session.end_told = true;
+                link.lock().session.end_reported = true;
                 link.check_confirmed(&end)
             }
             None => {

@@ -34,7 +34,7 @@ impl Link {
     ) -> Result<(), Error> {
         let mut shared = self.lock();
         if let Some(end) = shared.session.end().cloned() {
-            let is_reported = std::mem::replace(&mut shared.session.end_told, true);
+            let is_reported = std::mem::replace(&mut shared.session.end_reported, true);
             drop(shared);
             if self.is_inherited() {
                 return Err(end);
@@ -57,7 +57,7 @@ impl Link {
         let deadline = after(timeout);
         let ended = self.wait(Interest::connection(), Some(deadline), |shared| {
             let end = shared.session.end().cloned();
-            shared.session.end_told |= end.is_some();
+            shared.session.end_reported |= end.is_some();
             end
         });
         match ended {
@@ -173,13 +173,13 @@ impl Link {
     pub(crate) fn end_channel(
         &self,
         shared: &mut Shared,
-        place: usize,
+        slot: usize,
         code: u16,
         text: &str,
         why: Error,
     ) {
         // Its text was measured before, so it can be encoded.
-        let _ = shared.session.close_channel(place, code, text, why);
+        let _ = shared.session.close_channel(slot, code, text, why);
         self.act_on_changes(shared);
     }
 

@@ -34,9 +34,9 @@ pub(crate) struct Interest {
 
 impl Interest {
     /// A call on one channel.
-    pub(crate) fn channel(place: usize) -> Self {
+    pub(crate) fn channel(slot: usize) -> Self {
         Interest {
-            channel: Some(place),
+            channel: Some(slot),
             thread: 0,
             for_reply: true,
         }
@@ -171,15 +171,15 @@ impl Shared {
     fn wake_concerned(&mut self) {
         let changed = std::mem::take(&mut self.session.changed);
         let everything = std::mem::take(&mut self.session.connection_changed);
-        for place in &changed {
-            if let Some(channel) = self.session.channel(*place) {
+        for slot in &changed {
+            if let Some(channel) = self.session.channel(*slot) {
                 channel.alert();
             }
         }
         if !self.waiters.is_empty() {
             let mut homes = Vec::new();
-            for place in &changed {
-                match self.session.channel(*place) {
+            for slot in &changed {
+                match self.session.channel(*slot) {
                     Some(channel) if channel.home != 0 => homes.push(channel.home),
                     _ => {}
                 }
@@ -188,8 +188,8 @@ impl Shared {
                 let interest = &waiter.interest;
                 let is_concerned = match interest.channel {
                     None => everything || !changed.is_empty(),
-                    Some(place) => {
-                        everything || changed.contains(&place) || homes.contains(&interest.thread)
+                    Some(slot) => {
+                        everything || changed.contains(&slot) || homes.contains(&interest.thread)
                     }
                 };
                 if is_concerned {

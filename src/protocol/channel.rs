@@ -10,7 +10,7 @@ use super::method::MethodId;
 use super::properties::Arrived;
 use super::publish::Mandatory;
 use super::replies::Replies;
-use super::wire::Name;
+use super::wire::ShortStr;
 use crate::error::Error;
 use crate::{
     BasicProperties, Deliver, GetOk, Message, QueueDeclareOk, ReturnedMessage, ShortString,
@@ -51,10 +51,10 @@ impl Phase {
     }
 }
 
-/// What is known of a channel without looking at the session: where it stands, and what senders need.
+/// What is known of a channel without the session's lock: where it stands, and what a thread that sends needs.
 ///
-/// The phase changes under the session's lock. Who sends looks at it under the lock of the outgoing bytes, and what closes
-/// the channel is appended there only after the change, so nothing can follow a `close` or `close-ok`.
+/// The phase changes under the session's lock. A thread that sends looks at it under the lock of the outgoing bytes, and what
+/// closes the channel is appended there only after the change, so nothing can follow a `close` or `close-ok`.
 #[derive(Debug)]
 pub(crate) struct Gate {
     phase: AtomicU8,
@@ -253,7 +253,7 @@ pub(crate) struct IteratorConsumer {
 /// What is woken by changes of a channel without a thread that waits on the channel itself.
 pub(crate) struct Watcher {
     pub(crate) wake: Arc<dyn Wake>,
-    /// It is woken by confirms as well.
+    /// It is woken by every confirm as well.
     pub(crate) eager: bool,
 }
 
@@ -288,7 +288,7 @@ const RUNS: usize = 1024;
 
 /// A consumer that the broker cancelled.
 #[derive(Debug, Clone)]
-pub(crate) struct Lost {
+pub(crate) struct LostConsumer {
     id: u64,
     pub(crate) consumer_tag: String,
     /// The oldest message that it had not acknowledged, if that is known.
@@ -317,41 +317,50 @@ pub(crate) struct ChannelState {
     /// An earlier channel had its number: the last delivery tag that was seen of that.
     pub(crate) former: Option<u64>,
     pub(crate) gate: Arc<Gate>,
+    /// The calls that wait for replies, oldest first.
     pub(crate) calls: VecDeque<Call>,
+    /// Replies that have not been taken, by the ids of their calls.
     pub(crate) call_replies: Vec<(u64, Reply)>,
+    /// The message that is coming in.
     pub(crate) content: Content,
+    /// What has come and waits for callbacks.
     pub(crate) inbox: VecDeque<Incoming>,
     /// Bytes in `inbox` and `iterator`, as the session counts them.
     pub(crate) held: usize,
     /// What of that are returned messages.
     pub(crate) held_returns: usize,
+    /// Those whose messages go to callbacks.
     pub(crate) consumers: Vec<Consumer>,
     /// The consumer tag that came with the last message.
     last_tag: Arc<str>,
     /// Which consumer was given which messages, the latest.
     runs: VecDeque<Run>,
-    lost: VecDeque<Lost>,
+    /// The consumers that the broker cancelled, the latest.
+    lost: VecDeque<LostConsumer>,
     pub(crate) iterator: Option<IteratorConsumer>,
+    /// What became of published messages, in confirm mode.
     pub(crate) confirms: Confirms,
-    /// The calls of an RPC client, if the channel is one's.
+    /// The calls of an RPC client, if the channel belongs to one.
     pub(crate) replies: Option<Box<Replies>>,
     /// Mandatory messages on their way, oldest first, to tie a return to its publish.
     pub(crate) mandatory: VecDeque<Mandatory>,
     /// There is a callback for returned messages.
     pub(crate) wants_returns: bool,
-    /// The last consumer was cancelled by the broker.
+    /// The tag of the last consumer, if the broker cancelled it: why `start_consuming` returns.
     pub(crate) cancelled_by_broker: Option<String>,
-    /// The thread that registered the callbacks; threads inside `start_consuming` on this channel; whether a callback runs now.
+    /// The thread that registered callbacks last, which also runs them if no thread consumes here. 0 if none did.
     pub(crate) home: u64,
+    /// The threads inside `start_consuming` on this channel: only they run its callbacks.
     pub(crate) claims: Vec<u64>,
+    /// A thread delivers this channel's events now; no other does meanwhile.
     pub(crate) running: bool,
-    /// Woken when this channel ends, or the broker refuses or returns a message, or blocks the connection.
+    /// Woken when this channel ends, when the broker refuses or returns a message, and when it blocks the connection.
     pub(crate) watcher: Option<Watcher>,
     /// It stands in the session's list of channels that have events.
     pub(crate) ready: bool,
     /// The broker closed it as well, after this end had, and why.
     pub(crate) broker_close: Option<Error>,
-    /// No handle is left: forget it when it is closed.
+    /// No handle is left: it is forgotten when it is closed.
     pub(crate) abandoned: bool,
 }
 
@@ -440,7 +449,7 @@ impl ChannelState {
         if self.lost.len() == LOST {
             self.lost.pop_front();
         }
-        self.lost.push_back(Lost {
+        self.lost.push_back(LostConsumer {
             id,
             consumer_tag: consumer_tag.to_owned(),
             held,
@@ -471,14 +480,14 @@ impl ChannelState {
     }
 
     /// The cancelled consumer that a message was handed to.
-    pub(crate) fn lost_consumer_of(&self, delivery_tag: u64) -> Option<&Lost> {
+    pub(crate) fn lost_consumer_of(&self, delivery_tag: u64) -> Option<&LostConsumer> {
         let mut runs = self.runs.iter().rev();
         let run = runs.find(|run| (run.first..=run.last).contains(&delivery_tag))?;
         self.lost.iter().find(|lost| lost.id == run.consumer)
     }
 
     /// The consumer with this tag that was cancelled last.
-    pub(crate) fn last_lost(&self, consumer_tag: &str) -> Option<&Lost> {
+    pub(crate) fn last_lost(&self, consumer_tag: &str) -> Option<&LostConsumer> {
         let mut lost = self.lost.iter().rev();
         lost.find(|lost| lost.consumer_tag == consumer_tag)
     }
@@ -518,7 +527,7 @@ impl ChannelState {
 
     /// The consumer tag of a message that came. Most messages are for the consumer of the one before, and share its tag.
     #[inline]
-    pub(crate) fn shared_tag(&mut self, consumer_tag: Name<'_>) -> Arc<str> {
+    pub(crate) fn shared_tag(&mut self, consumer_tag: ShortStr<'_>) -> Arc<str> {
         if *consumer_tag != *self.last_tag.as_bytes() {
             self.last_tag = consumer_tag.to_text().into();
         }

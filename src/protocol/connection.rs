@@ -32,7 +32,6 @@ enum ConnectionPhase {
         reply_code: u16,
         reply_text: String,
     },
-    /// And why.
     Ended(Error),
 }
 
@@ -87,8 +86,8 @@ pub(crate) struct Session {
     next_call: u64,
     partial: Option<PartialBody>,
     phase: ConnectionPhase,
-    /// Some call failed with it.
-    pub(crate) end_told: bool,
+    /// A call has failed with the end of the connection.
+    pub(crate) end_reported: bool,
     /// The consumer of an iterator that ended because the broker cancelled it.
     pub(crate) iterator_cancelled: Option<String>,
     events: VecDeque<ConnectionEvent>,
@@ -147,7 +146,7 @@ impl Session {
             next_call: 0,
             partial: None,
             phase: ConnectionPhase::Open,
-            end_told: false,
+            end_reported: false,
             iterator_cancelled: None,
             events: VecDeque::new(),
             wants_blocked: false,
@@ -212,7 +211,7 @@ impl Session {
     /// first call afterwards; later ones get that the connection is not open, and why.
     pub(crate) fn report_end(&mut self, waited: bool) -> Option<Error> {
         let end = self.end()?.clone();
-        let reported = std::mem::replace(&mut self.end_told, true);
+        let reported = std::mem::replace(&mut self.end_reported, true);
         if matches!(end, Error::ConnectionWrongState { .. }) {
             // In a forked child: it says what there is to say.
             return Some(end);

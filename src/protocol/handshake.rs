@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::frame;
 use super::method::Method;
-use super::wire::Name;
+use super::wire::ShortStr;
 use crate::credentials::overwrite;
 use crate::error::{Failure, Stage};
 use crate::{ConnectionParameters, Error, FieldTable, FieldValue};
@@ -216,7 +216,7 @@ impl<'a> Handshake<'a> {
 
     /// The server said no.
     #[cold]
-    fn closed(&self, reply_code: u16, reply_text: Name<'_>) -> Box<Failure> {
+    fn closed(&self, reply_code: u16, reply_text: ShortStr<'_>) -> Box<Failure> {
         let (kind, hint): (fn(_) -> _, _) = match self.stage {
             Stage::Authentication if self.is_guest_from_afar() => (
                 Error::ProbableAuthentication,

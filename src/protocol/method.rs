@@ -4,7 +4,7 @@
 use byteorder::{BigEndian, ByteOrder};
 
 use super::field_table::Table;
-use super::wire::{Name, Reader, WireError, Writer};
+use super::wire::{Reader, ShortStr, WireError, Writer};
 
 /// The Rust type of a wire type.
 macro_rules! type_of {
@@ -13,7 +13,7 @@ macro_rules! type_of {
     (long $a:lifetime) => { u32 };
     (longlong $a:lifetime) => { u64 };
     (bit $a:lifetime) => { bool };
-    (shortstr $a:lifetime) => { Name<$a> };
+    (shortstr $a:lifetime) => { ShortStr<$a> };
     (longstr $a:lifetime) => { &$a [u8] };
     (table $a:lifetime) => { Table<$a> };
 }
@@ -306,10 +306,10 @@ impl Method<'_> {
 fn deliver(payload: &[u8]) -> Option<Method<'_>> {
     let (class, method) = id::BASIC_DELIVER;
     let rest = payload.strip_prefix(&ids(class, method))?;
-    let (consumer_tag, rest) = Name::first(rest)?;
+    let (consumer_tag, rest) = ShortStr::first(rest)?;
     let (numbers, rest) = rest.split_first_chunk::<9>()?;
-    let (exchange, rest) = Name::first(rest)?;
-    let (routing_key, rest) = Name::first(rest)?;
+    let (exchange, rest) = ShortStr::first(rest)?;
+    let (routing_key, rest) = ShortStr::first(rest)?;
     rest.is_empty().then(|| Method::BasicDeliver {
         consumer_tag,
         delivery_tag: BigEndian::read_u64(&numbers[..8]),
@@ -322,8 +322,8 @@ fn deliver(payload: &[u8]) -> Option<Method<'_>> {
 /// `basic.publish`, written as the table says, but faster.
 fn publish(
     out: &mut Vec<u8>,
-    exchange: Name<'_>,
-    routing_key: Name<'_>,
+    exchange: ShortStr<'_>,
+    routing_key: ShortStr<'_>,
     mandatory: bool,
     immediate: bool,
 ) -> Result<(), WireError> {

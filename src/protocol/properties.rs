@@ -7,7 +7,7 @@ use super::field_table::{sendable_timestamp, FieldTable};
 use super::field_value::{seconds_since_1970, FieldValue};
 use super::short_string::{AsShortString, ShortString};
 use super::size::size_of_properties;
-use super::wire::{Name, Reader, WireError, Writer};
+use super::wire::{Reader, ShortStr, WireError, Writer};
 
 /// Whether the broker keeps a message over its own restart (pika: `DeliveryMode`).
 ///
@@ -145,7 +145,7 @@ macro_rules! properties {
                 let start = out.len();
                 let mut flags = 0u16;
                 let mut writer = Writer::new(out);
-                // Their place, until all are known.
+                // Zero until all are known.
                 writer.short("property flags", &flags);
                 $(
                     if let Some(value) = &self.$name {
@@ -184,9 +184,9 @@ macro_rules! properties {
 
 properties! {
     /// The MIME type of the body, such as `application/json`.
-    15 content_type(r#""application/json""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    15 content_type(r#""application/json""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// The MIME encoding of the body, such as `utf-8` or `gzip`. Nothing is encoded or decoded here.
-    14 content_encoding(r#""gzip""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    14 content_encoding(r#""gzip""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// Named values of the application's own. Headers exchanges route by them, and RabbitMQ adds some
     /// (`x-death` for dead letters).
     13 headers(r#"[("attempt", 1)]"#): table FieldTable, impl Into<FieldTable>, Into::into, std::convert::identity, std::convert::identity;
@@ -197,15 +197,15 @@ properties! {
     /// takes up to 255. Not set is 0.
     11 priority(r#"9"#): octet u8, u8, u8::from, u8::from, std::convert::identity;
     /// What ties a reply to its request: chosen by the client, repeated by the server.
-    10 correlation_id(r#""request 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    10 correlation_id(r#""request 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// Where replies go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
-    9 reply_to(r#""amq.rabbitmq.reply-to""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    9 reply_to(r#""amq.rabbitmq.reply-to""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// After how long the broker drops the message if no consumer takes it: milliseconds, as decimal text (`"60000"` is a
     /// minute). RabbitMQ closes the channel over anything else. The setter takes a
     /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up.
-    8 expiration(r#""60000""#): shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, Name::to_short_string, ShortString::as_bytes;
+    8 expiration(r#""60000""#): shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, ShortStr::to_short_string, ShortString::as_bytes;
     /// The application's name for this message.
-    7 message_id(r#""order 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    7 message_id(r#""order 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// When the message was made, in seconds since 1970-01-01 00:00 UTC. The setter takes a
     /// [`SystemTime`](std::time::SystemTime) too. A time after the year 9999, such as one in milliseconds, is refused when the
     /// message is published ([`Error::InvalidParameter`](crate::Error::InvalidParameter)), since other clients cannot read it;
@@ -213,13 +213,13 @@ properties! {
     6 timestamp(r#"1_700_000_000u64"#): longlong u64, impl IntoTimestamp, IntoTimestamp::into_timestamp, u64::from, std::convert::identity;
     /// The application's name for this kind of message (`type` in the specification and in pika).
     #[doc(alias = "type")]
-    5 message_type(r#""order.new""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    5 message_type(r#""order.new""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// The user who publishes. RabbitMQ closes the channel if it is not the user that the connection is logged in as.
-    4 user_id(r#""guest""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    4 user_id(r#""guest""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// The application that publishes.
-    3 app_id(r#""shop""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    3 app_id(r#""shop""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// Deprecated in AMQP 0-9-1; RabbitMQ makes no use of it.
-    2 cluster_id(r#""""#): shortstr ShortString, impl Into<ShortString>, Into::into, Name::to_short_string, ShortString::as_bytes;
+    2 cluster_id(r#""""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
 }
 
 impl BasicProperties {

@@ -109,43 +109,43 @@ impl WireError {
     }
 }
 
-/// A short string where it lies. It is borrowed whatever it holds, so that methods own nothing but tables and are dropped
-/// with little code.
+/// A short string (specification 4.2.5.3) where it lies: to a [`ShortString`] what `str` is to `String`. It may hold any
+/// bytes.
 #[derive(Clone, Copy, Default, PartialEq)]
-pub(crate) struct Name<'a>(&'a [u8]);
+pub(crate) struct ShortStr<'a>(&'a [u8]);
 
 /// A text like any text, and anything else as a byte string.
-impl fmt::Debug for Name<'_> {
+impl fmt::Debug for ShortStr<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.to_short_string(), f)
     }
 }
 
-impl<'a> From<&'a str> for Name<'a> {
+impl<'a> From<&'a str> for ShortStr<'a> {
     fn from(text: &'a str) -> Self {
-        Name(text.as_bytes())
+        ShortStr(text.as_bytes())
     }
 }
 
-impl<'a> From<&'a String> for Name<'a> {
+impl<'a> From<&'a String> for ShortStr<'a> {
     fn from(text: &'a String) -> Self {
-        Name(text.as_bytes())
+        ShortStr(text.as_bytes())
     }
 }
 
-impl<'a> From<&'a ShortString> for Name<'a> {
+impl<'a> From<&'a ShortString> for ShortStr<'a> {
     fn from(text: &'a ShortString) -> Self {
-        Name(text.as_bytes())
+        ShortStr(text.as_bytes())
     }
 }
 
-impl<'a> From<&'a [u8]> for Name<'a> {
+impl<'a> From<&'a [u8]> for ShortStr<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Name(bytes)
+        ShortStr(bytes)
     }
 }
 
-impl Deref for Name<'_> {
+impl Deref for ShortStr<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -153,18 +153,18 @@ impl Deref for Name<'_> {
     }
 }
 
-impl Name<'_> {
-    /// The name at the front of some bytes, and what stands behind it.
+impl ShortStr<'_> {
+    /// The short string at the front of some bytes, and what follows it.
     #[inline]
-    pub(crate) fn first(bytes: &[u8]) -> Option<(Name<'_>, &[u8])> {
+    pub(crate) fn first(bytes: &[u8]) -> Option<(ShortStr<'_>, &[u8])> {
         let (length, rest) = bytes.split_first()?;
         let (text, rest) = rest.split_at_checked(usize::from(*length))?;
-        Some((Name(text), rest))
+        Some((ShortStr(text), rest))
     }
 
-    /// For what goes on: every byte is kept.
+    /// For what the program may pass on: every byte is kept.
     pub(crate) fn to_short_string(self) -> ShortString {
-        // The name of the default exchange, as often as not.
+        // Often it is the name of the default exchange.
         if self.0.is_empty() {
             return ShortString::default();
         }
@@ -182,16 +182,14 @@ impl Name<'_> {
 
 /// Reads wire types off the front of a byte slice.
 ///
-/// The first error is kept for `finish`; whatever is read after it is zero or empty, so that the caller need not look in between.
-///
-/// The methods are not inlined: together the fields of all AMQP methods would be much code. What must be fast is read without
-/// a `Reader` where nothing is wrong with it.
+/// The first error is kept for `finish`; whatever is read after it is zero or empty, so that the caller need not look in
+/// between. `basic.deliver`, which must be read fast, does without a `Reader` where nothing is wrong with it.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     /// The octet that the next bit is in, if consecutive bits have begun one.
     bits: u8,
-    /// The next bit's place in that octet; 0 when a new octet must be read.
+    /// The next bit's value in that octet; 0 when a new octet must be read.
     next_bit: u8,
     /// The data ended too early.
     ended: bool,
@@ -302,16 +300,16 @@ impl<'a> Reader<'a> {
         bit
     }
 
-    pub(crate) fn shortstr(&mut self) -> Name<'a> {
+    pub(crate) fn shortstr(&mut self) -> ShortStr<'a> {
         self.next_bit = 0;
-        match Name::first(self.rest) {
+        match ShortStr::first(self.rest) {
             Some((name, rest)) => {
                 self.rest = rest;
                 name
             }
             None => {
                 self.end();
-                Name(&[])
+                ShortStr(&[])
             }
         }
     }
@@ -331,12 +329,11 @@ impl<'a> Reader<'a> {
 
 /// Appends wire types to a buffer.
 ///
-/// Every method takes the name of what is written, for the error. The first error is kept for `finish`. As with `Reader`,
-/// little is inlined.
+/// Every method takes the name of what is written, for the error. The first error is kept for `finish`.
 #[derive(Debug)]
 pub(crate) struct Writer<'b> {
     out: &'b mut Vec<u8>,
-    /// The next bit's place in the last octet; 0 when a new octet must be begun.
+    /// The next bit's value in the last octet; 0 when a new octet must be begun.
     next_bit: u8,
     error: Option<WireError>,
 }

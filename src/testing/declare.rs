@@ -11,7 +11,7 @@ use super::refusal::{refuse, Outcome, Refusal};
 use super::state::{At, State, Vhost, Work};
 use super::text::{shown, Text};
 use crate::protocol::method::Method;
-use crate::protocol::wire::Name;
+use crate::protocol::wire::ShortStr;
 use crate::FieldTable;
 
 /// A queue or an exchange, as the texts name it.
@@ -131,7 +131,7 @@ impl State {
     fn declare_exchange(
         &mut self,
         at: At,
-        kind: Option<Name<'_>>,
+        kind: Option<ShortStr<'_>>,
         mut declared: Exchange,
     ) -> Outcome {
         let vhost_name = self.vhost_of(at);
@@ -456,7 +456,7 @@ impl State {
     }
 
     /// An empty name is the queue that was declared last on the channel.
-    pub(super) fn name_or_last_queue(&mut self, at: At, name: Name<'_>) -> Outcome<Text> {
+    pub(super) fn name_or_last_queue(&mut self, at: At, name: ShortStr<'_>) -> Outcome<Text> {
         if !name.is_empty() {
             return Ok(name.into());
         }
@@ -470,13 +470,18 @@ impl State {
     }
 
     /// The same for methods that take line breaks out of names. In the others, a queue of such a name is not found.
-    fn name_without_line_breaks(&mut self, at: At, name: Name<'_>) -> Outcome<Text> {
+    fn name_without_line_breaks(&mut self, at: At, name: ShortStr<'_>) -> Outcome<Text> {
         let name = self.name_or_last_queue(at, name)?;
         Ok(Text::without_line_breaks(name.name()))
     }
 
     /// If both names are empty, the routing key is the name of that queue as well.
-    fn key_or_last_queue(&mut self, at: At, queue: Name<'_>, key: Name<'_>) -> Outcome<Text> {
+    fn key_or_last_queue(
+        &mut self,
+        at: At,
+        queue: ShortStr<'_>,
+        key: ShortStr<'_>,
+    ) -> Outcome<Text> {
         if queue.is_empty() && key.is_empty() {
             return self.name_or_last_queue(at, queue);
         }

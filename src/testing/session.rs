@@ -8,7 +8,7 @@ use super::state::{At, Connection, Phase, State};
 use super::text::{is_utf8, Text};
 use crate::protocol::frame::{self, Frame, FRAME_END, FRAME_OVERHEAD, PROTOCOL_HEADER};
 use crate::protocol::method::Method;
-use crate::protocol::wire::{Name, WireError};
+use crate::protocol::wire::{ShortStr, WireError};
 use crate::{FieldTable, FieldValue};
 
 /// The least that a client may name as `frame_max`; the specification (4.2.3) would have 4096. A test may set less.
@@ -244,7 +244,7 @@ impl State {
         }
     }
 
-    fn log_in(&mut self, id: u64, mechanism: Name<'_>, response: &[u8]) -> Outcome {
+    fn log_in(&mut self, id: u64, mechanism: ShortStr<'_>, response: &[u8]) -> Outcome {
         let login = match &*mechanism {
             b"PLAIN" => plain(response),
             b"AMQPLAIN" => amqplain(response),

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::protocol::method::Method;
-use crate::protocol::wire::Name;
+use crate::protocol::wire::ShortStr;
 
 /// The name of an exchange, a queue, a consumer, a user …, or a routing key. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,7 +14,7 @@ pub(super) struct Text(Arc<[u8]>);
 
 impl Text {
     /// Without the line breaks, which RabbitMQ takes out of names.
-    pub(super) fn without_line_breaks(name: Name<'_>) -> Text {
+    pub(super) fn without_line_breaks(name: ShortStr<'_>) -> Text {
         if name.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
             let kept: Vec<u8> = name
                 .iter()
@@ -27,7 +27,7 @@ impl Text {
     }
 
     /// As it stands in a method.
-    pub(super) fn name(&self) -> Name<'_> {
+    pub(super) fn name(&self) -> ShortStr<'_> {
         (&*self.0).into()
     }
 }
@@ -44,8 +44,8 @@ impl From<&str> for Text {
     }
 }
 
-impl From<Name<'_>> for Text {
-    fn from(name: Name<'_>) -> Self {
+impl From<ShortStr<'_>> for Text {
+    fn from(name: ShortStr<'_>) -> Self {
         (&*name).into()
     }
 }
@@ -86,7 +86,7 @@ pub(super) fn shown(bytes: &[u8]) -> Cow<'_, str> {
 
 /// Whether all short strings of a client's method are UTF-8. RabbitMQ asks for that, save in methods with content.
 pub(super) fn is_utf8(method: &Method<'_>) -> bool {
-    let none = Name::default();
+    let none = ShortStr::default();
     let names = match *method {
         Method::ConnectionStartOk {
             mechanism, locale, ..

@@ -10,7 +10,7 @@ use crate::protocol::method::{id, Method};
 use crate::protocol::properties::Arrived;
 use crate::protocol::publish::{find_returned, Fingerprint, Mandatory, SentMandatory};
 use crate::protocol::replies::CallOutcome;
-use crate::protocol::wire::Name;
+use crate::protocol::wire::ShortStr;
 use crate::{BasicProperties, Error, Return, ReturnedMessage, ShortString};
 
 /// How much room is made for a body before any of it has come: what the header claims is not believed beyond this.
@@ -132,7 +132,7 @@ impl Session {
     pub(super) fn cancelled(
         &mut self,
         slot: usize,
-        consumer_tag: Name<'_>,
+        consumer_tag: ShortStr<'_>,
         no_wait: bool,
     ) -> Result<(), Error> {
         let tag = consumer_tag.to_text();
@@ -297,7 +297,7 @@ impl Session {
     }
 
     fn returned(&mut self, slot: usize, message: ReturnedMessage) -> Result<(), Error> {
-        let (to_report, to_tell) = self.held_returns();
+        let (to_report, to_deliver) = self.held_returns();
         let channel = self.at(slot)?;
         if channel.replies.is_some() {
             let id = message.properties.correlation_id.clone();
@@ -329,7 +329,7 @@ impl Session {
             channel.confirms.add_returned(sequence, kept(to_report));
         }
         if channel.wants_returns {
-            self.push(slot, Incoming::Returned(kept(to_tell)));
+            self.push(slot, Incoming::Returned(kept(to_deliver)));
         }
         Ok(())
     }
@@ -358,10 +358,10 @@ impl Session {
     /// How many bytes of returned messages wait to be reported, and how many for callbacks.
     fn held_returns(&self) -> (usize, usize) {
         let channels = self.channels.iter().flatten();
-        channels.fold((0, 0), |(to_report, to_tell), channel| {
+        channels.fold((0, 0), |(to_report, to_deliver), channel| {
             (
                 to_report + channel.confirms.held_returns,
-                to_tell + channel.held_returns,
+                to_deliver + channel.held_returns,
             )
         })
     }

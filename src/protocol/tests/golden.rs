@@ -4,7 +4,7 @@ use super::{golden_lines, hex};
 use crate::protocol::field_table::Table;
 use crate::protocol::frame::{parse, write_method, Frame};
 use crate::protocol::method::Method;
-use crate::protocol::wire::Name;
+use crate::protocol::wire::ShortStr;
 use crate::protocol::{FieldTable, WireError};
 
 const GOLDEN: &str = include_str!("../../../tests/data/golden-methods.txt");
@@ -22,7 +22,7 @@ fn limit() -> Table<'static> {
     table("x-max-length", 10_000)
 }
 
-fn text(text: &str) -> Name<'_> {
+fn text(text: &str) -> ShortStr<'_> {
     text.into()
 }
 
