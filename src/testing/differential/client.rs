@@ -429,6 +429,12 @@ impl Client {
     }
 
     pub(super) fn close_channel(&mut self, channel: u16) {
+        self.send_channel_close(channel);
+        self.until("ChannelCloseOk");
+    }
+
+    /// Closes a channel without waiting for the reply.
+    pub(super) fn send_channel_close(&mut self, channel: u16) {
         self.send(
             channel,
             &Method::ChannelClose {
@@ -463,15 +469,37 @@ impl Client {
         );
     }
 
+    /// Declares a queue, and waits until that is done or refused. If it is refused, the channel is opened again.
+    pub(super) fn try_declare(
+        &mut self,
+        channel: u16,
+        name: &str,
+        flags: &str,
+        arguments: &FieldTable,
+    ) {
+        self.queue(channel, name, flags, arguments);
+        self.sync(channel);
+    }
+
     /// Deletes a queue, whatever is in it.
     pub(super) fn delete_queue(&mut self, channel: u16, name: &str) {
+        self.delete_queue_if(channel, name, false, false);
+    }
+
+    pub(super) fn delete_queue_if(
+        &mut self,
+        channel: u16,
+        name: &str,
+        if_unused: bool,
+        if_empty: bool,
+    ) {
         let full = self.name(name);
         self.send(
             channel,
             &Method::QueueDelete {
                 queue: full.as_str().into(),
-                if_unused: false,
-                if_empty: false,
+                if_unused,
+                if_empty,
                 no_wait: false,
             },
         );
@@ -484,15 +512,38 @@ impl Client {
         self.send(channel, &Method::QueuePurge { queue, no_wait });
     }
 
-    pub(super) fn declare(&mut self, channel: u16, name: &str, arguments: &FieldTable) {
-        self.queue(channel, name, "", arguments);
+    pub(super) fn declare(&mut self, channel: u16, name: &str) {
+        self.declare_as(channel, name, "", &FieldTable::new());
+    }
+
+    pub(super) fn declare_with(&mut self, channel: u16, name: &str, arguments: &FieldTable) {
+        self.declare_as(channel, name, "", arguments);
+    }
+
+    /// Declares a queue with flags: see [`queue`](Client::queue).
+    pub(super) fn declare_as(
+        &mut self,
+        channel: u16,
+        name: &str,
+        flags: &str,
+        arguments: &FieldTable,
+    ) {
+        self.queue(channel, name, flags, arguments);
         self.until("QueueDeclareOk");
+    }
+
+    /// Arguments of a queue whose dead letters go to this one, through the default exchange.
+    pub(super) fn dead_letters_to(&self, queue: &str) -> FieldTable {
+        let queue = self.name(queue);
+        FieldTable::from([
+            ("x-dead-letter-exchange", ""),
+            ("x-dead-letter-routing-key", &queue),
+        ])
     }
 
     /// Asks how many messages and consumers a queue has.
     pub(super) fn count(&mut self, channel: u16, name: &str) {
-        self.queue(channel, name, "passive", &FieldTable::new());
-        self.until("QueueDeclareOk");
+        self.declare_as(channel, name, "passive", &FieldTable::new());
     }
 
     /// Waits until a queue has so many messages, without writing that down.
@@ -532,8 +583,12 @@ impl Client {
         }
     }
 
+    pub(super) fn exchange(&mut self, channel: u16, name: &str, kind: &str) {
+        self.exchange_with(channel, name, kind, "", &FieldTable::new());
+    }
+
     /// Declares an exchange with the flags that are named: `passive durable auto_delete internal`.
-    pub(super) fn exchange(
+    pub(super) fn exchange_with(
         &mut self,
         channel: u16,
         name: &str,
@@ -566,7 +621,23 @@ impl Client {
         self.until("ExchangeDeclareOk");
     }
 
-    pub(super) fn bind(
+    pub(super) fn delete_exchange(&mut self, channel: u16, name: &str, if_unused: bool) {
+        let full = self.name(name);
+        self.send(
+            channel,
+            &Method::ExchangeDelete {
+                exchange: full.as_str().into(),
+                if_unused,
+                no_wait: false,
+            },
+        );
+    }
+
+    pub(super) fn bind(&mut self, channel: u16, queue: &str, exchange: &str, key: &str) {
+        self.bind_with(channel, queue, exchange, key, &FieldTable::new());
+    }
+
+    pub(super) fn bind_with(
         &mut self,
         channel: u16,
         queue: &str,
@@ -618,11 +689,42 @@ impl Client {
 
     /// Publishes to the default exchange.
     pub(super) fn publish(&mut self, channel: u16, queue: &str, body: &str) {
-        let key = self.name(queue);
-        self.publish_with(channel, "", &key, &BasicProperties::new(), body, false);
+        self.publish_with(channel, queue, &BasicProperties::new(), body);
     }
 
+    /// Publishes to the default exchange, with properties.
     pub(super) fn publish_with(
+        &mut self,
+        channel: u16,
+        queue: &str,
+        properties: &BasicProperties,
+        body: &str,
+    ) {
+        let key = self.name(queue);
+        self.publish_to(channel, "", &key, properties, body, false);
+    }
+
+    pub(super) fn publish_all(&mut self, channel: u16, queue: &str, bodies: &[&str]) {
+        for body in bodies {
+            self.publish(channel, queue, body);
+        }
+    }
+
+    /// Publishes on a channel in confirm mode, and waits until the broker has confirmed that.
+    pub(super) fn publish_confirmed(&mut self, channel: u16, queue: &str, body: &str) {
+        self.publish(channel, queue, body);
+        self.until("BasicAck");
+    }
+
+    /// Publishes one by one to a queue with a consumer, and waits for each to be delivered.
+    pub(super) fn deliver(&mut self, channel: u16, queue: &str, bodies: &[&str]) {
+        for body in bodies {
+            self.publish(channel, queue, body);
+            self.until("BasicDeliver");
+        }
+    }
+
+    pub(super) fn publish_to(
         &mut self,
         channel: u16,
         exchange: &str,
@@ -652,8 +754,27 @@ impl Client {
         self.until("ConfirmSelectOk");
     }
 
+    pub(super) fn select(&mut self, channel: u16) {
+        self.send(channel, &Method::TxSelect {});
+        self.until("TxSelectOk");
+    }
+
+    pub(super) fn commit(&mut self, channel: u16) {
+        self.send(channel, &Method::TxCommit {});
+        self.until("TxCommitOk");
+    }
+
+    pub(super) fn rollback(&mut self, channel: u16) {
+        self.send(channel, &Method::TxRollback {});
+        self.until("TxRollbackOk");
+    }
+
+    pub(super) fn consume(&mut self, channel: u16, queue: &str, tag: &str) {
+        self.consume_with(channel, queue, tag, "", &FieldTable::new());
+    }
+
     /// Consumes, with the flags that are named: `no_ack exclusive`.
-    pub(super) fn consume(
+    pub(super) fn consume_with(
         &mut self,
         channel: u16,
         queue: &str,
@@ -708,6 +829,44 @@ impl Client {
         let queue = queue.as_str().into();
         self.send(channel, &Method::BasicGet { queue, no_ack });
         self.until("BasicGet");
+    }
+
+    /// Publishes so many messages, whose bodies are their numbers, and waits until they are in their queue.
+    pub(super) fn fill(&mut self, channel: u16, queue: &str, messages: u32) {
+        for number in 0..messages {
+            self.publish(channel, queue, &number.to_string());
+        }
+        self.await_count(channel, queue, messages);
+    }
+
+    /// Waits until a queue has so many messages, and fetches them all.
+    pub(super) fn take_all(&mut self, channel: u16, queue: &str, messages: u32) {
+        self.await_count(channel, queue, messages);
+        for _ in 0..messages {
+            self.get(channel, queue, true);
+        }
+    }
+
+    /// Fetches a message and rejects it, so that it is dropped or becomes a dead letter.
+    pub(super) fn fetch_and_reject(&mut self, channel: u16, queue: &str) {
+        self.get(channel, queue, false);
+        self.reject(channel, self.last_tag, false);
+    }
+
+    /// Fetches a message and gives it back.
+    pub(super) fn fetch_and_requeue(&mut self, channel: u16, queue: &str) {
+        self.get(channel, queue, false);
+        self.requeue_last(channel);
+    }
+
+    /// Gives back the message that came last.
+    pub(super) fn requeue_last(&mut self, channel: u16) {
+        self.reject(channel, self.last_tag, true);
+    }
+
+    pub(super) fn recover(&mut self, channel: u16) {
+        self.send(channel, &Method::BasicRecover { requeue: true });
+        self.until("BasicRecoverOk");
     }
 
     pub(super) fn ack(&mut self, channel: u16, delivery_tag: u64, multiple: bool) {

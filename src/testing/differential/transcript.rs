@@ -212,6 +212,14 @@ impl Script {
     }
 }
 
+/// The header of a content of this size without properties, as a frame's payload.
+pub(super) fn content_header(size: u64) -> Vec<u8> {
+    let mut bytes = vec![0, 60, 0, 0];
+    bytes.extend_from_slice(&size.to_be_bytes());
+    bytes.extend_from_slice(&[0, 0]);
+    bytes
+}
+
 /// Arguments, from an array.
 pub(super) fn table<const N: usize>(fields: [(&str, FieldValue); N]) -> FieldTable {
     fields.into_iter().collect()

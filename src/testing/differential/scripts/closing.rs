@@ -1,11 +1,11 @@
 //! Channels and connections at their end, and what is sent behind it.
 
-use super::super::transcript::compare;
+use super::super::transcript::{compare, content_header, Client};
 use crate::protocol::method::Method;
 use crate::FieldTable;
 
 /// What closes a channel, and is sent on one that is closed already.
-fn mistake(client: &mut super::super::transcript::Client) {
+fn mistake(client: &mut Client) {
     client.queue(1, "missing", "passive", &FieldTable::new());
 }
 
@@ -13,7 +13,7 @@ fn mistake(client: &mut super::super::transcript::Client) {
 fn frames_behind_a_channel_error_are_ignored() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         client.publish(1, "q", "before");
         mistake(&mut client);
         client.publish(1, "q", "behind");
@@ -48,7 +48,6 @@ fn both_ends_may_close_a_channel() {
         client.until("ChannelClose");
         // Not agreed to, but closed from this side as well: it is agreed to, and still not free.
         client.close_channel(1);
-        client.until("ChannelCloseOk");
         client.send(1, &Method::ChannelCloseOk {});
         client.open_channel(1);
         client.sync(1);
@@ -71,7 +70,7 @@ fn half_a_message_behind_a_channel_error_is_content_all_the_same() {
             client.until("ChannelClose");
             client.send(1, &publish);
             if cut > 0 {
-                client.raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0]);
+                client.raw(2, 1, &content_header(4));
             }
             if cut > 1 {
                 client.raw(3, 1, b"ab");
@@ -113,7 +112,7 @@ fn methods_on_a_channel_that_is_not_open_end_the_connection() {
         for kind in [2, 3] {
             script.note(format!("a frame of type {kind}"));
             let mut client = script.open("a");
-            client.raw(kind, 5, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0]);
+            client.raw(kind, 5, &content_header(4));
             client.until("ConnectionClose");
             client.agree();
         }
@@ -129,8 +128,7 @@ fn a_channel_is_opened_once_and_closed_once() {
         client.agree();
         let mut client = script.open("a");
         client.close_channel(1);
-        client.until("ChannelCloseOk");
-        client.close_channel(1);
+        client.send_channel_close(1);
         client.until("ConnectionClose");
         client.agree();
         let mut client = script.open("a");
@@ -143,19 +141,13 @@ fn a_channel_is_opened_once_and_closed_once() {
 #[test]
 fn content_out_of_order_ends_the_connection() {
     compare(|script| {
-        let header = |size: u64| {
-            let mut bytes = vec![0, 60, 0, 0];
-            bytes.extend_from_slice(&size.to_be_bytes());
-            bytes.extend_from_slice(&[0, 0]);
-            bytes
-        };
         type Frames = Vec<(u8, u16, Vec<u8>)>;
         let cases: Vec<(&str, Frames)> = vec![
             ("a body", vec![(3, 1, b"ab".to_vec())]),
             (
                 "another class",
                 vec![(2, 1, {
-                    let mut bytes = header(4);
+                    let mut bytes = content_header(4);
                     bytes[1] = 50;
                     bytes
                 })],
@@ -164,39 +156,42 @@ fn content_out_of_order_ends_the_connection() {
                 "weight",
                 vec![
                     (2, 1, {
-                        let mut bytes = header(2);
+                        let mut bytes = content_header(2);
                         bytes[3] = 1;
                         bytes
                     }),
                     (3, 1, b"ab".to_vec()),
                 ],
             ),
-            ("two headers", vec![(2, 1, header(4)), (2, 1, header(4))]),
+            (
+                "two headers",
+                vec![(2, 1, content_header(4)), (2, 1, content_header(4))],
+            ),
             (
                 "too much",
-                vec![(2, 1, header(3)), (3, 1, b"abcd".to_vec())],
+                vec![(2, 1, content_header(3)), (3, 1, b"abcd".to_vec())],
             ),
             (
                 "more than nothing",
-                vec![(2, 1, header(0)), (3, 1, b"abcd".to_vec())],
+                vec![(2, 1, content_header(0)), (3, 1, b"abcd".to_vec())],
             ),
             (
                 "an empty body first",
                 vec![
-                    (2, 1, header(2)),
+                    (2, 1, content_header(2)),
                     (3, 1, Vec::new()),
                     (3, 1, b"ab".to_vec()),
                 ],
             ),
             (
                 "a method",
-                vec![(2, 1, header(3)), (1, 1, vec![0, 20, 0, 10, 0])],
+                vec![(2, 1, content_header(3)), (1, 1, vec![0, 20, 0, 10, 0])],
             ),
             ("a method at once", vec![(1, 1, vec![0, 20, 0, 10, 0])]),
             (
                 "a heartbeat in between",
                 vec![
-                    (2, 1, header(2)),
+                    (2, 1, content_header(2)),
                     (8, 0, Vec::new()),
                     (3, 1, b"ab".to_vec()),
                 ],
@@ -204,7 +199,7 @@ fn content_out_of_order_ends_the_connection() {
             (
                 "properties that cannot be read",
                 vec![(2, 1, {
-                    let mut bytes = header(0);
+                    let mut bytes = content_header(0);
                     let flags = bytes.len() - 2;
                     bytes[flags] = 0x80;
                     bytes.push(9);
@@ -214,7 +209,7 @@ fn content_out_of_order_ends_the_connection() {
             (
                 "a flag that means nothing",
                 vec![(2, 1, {
-                    let mut bytes = header(0);
+                    let mut bytes = content_header(0);
                     let flags = bytes.len() - 1;
                     bytes[flags] = 2;
                     bytes
@@ -223,7 +218,7 @@ fn content_out_of_order_ends_the_connection() {
             (
                 "more flags",
                 vec![(2, 1, {
-                    let mut bytes = header(0);
+                    let mut bytes = content_header(0);
                     let flags = bytes.len() - 1;
                     bytes[flags] = 1;
                     bytes.extend_from_slice(&[0, 0]);
@@ -233,7 +228,7 @@ fn content_out_of_order_ends_the_connection() {
             (
                 "bytes behind the properties",
                 vec![(2, 1, {
-                    let mut bytes = header(0);
+                    let mut bytes = content_header(0);
                     bytes.extend_from_slice(b"rest");
                     bytes
                 })],
@@ -246,7 +241,7 @@ fn content_out_of_order_ends_the_connection() {
             }
             script.note(*what);
             let mut client = script.open("a");
-            client.declare(1, "q", &FieldTable::new());
+            client.declare(1, "q");
             let key = client.name("q");
             let publish = Method::BasicPublish {
                 exchange: "".into(),
@@ -276,7 +271,7 @@ fn a_connection_is_closed_by_either_end() {
         };
         script.note("by the client, with more behind it");
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         client.send(0, &close);
         client.publish(1, "q", "behind");
         client.until("ConnectionCloseOk");
@@ -315,9 +310,8 @@ fn a_closed_stream_is_left_to_the_client() {
         };
         script.note("closed by the client");
         let mut client = script.open("a");
-        client.queue(1, "own", "exclusive", &FieldTable::new());
-        client.until("QueueDeclareOk");
-        client.consume(1, "own", "c", "", &FieldTable::new());
+        client.declare_as(1, "own", "exclusive", &FieldTable::new());
+        client.consume(1, "own", "c");
         client.send(0, &close);
         client.until("ConnectionCloseOk");
         script.note(format!("left open: {}", client.is_left_open()));
@@ -325,8 +319,7 @@ fn a_closed_stream_is_left_to_the_client() {
         client.publish(1, "own", "m");
         client.send(1, &Method::ConfirmSelect { no_wait: false });
         let mut other = script.open("other");
-        other.queue(1, "own", "passive", &FieldTable::new());
-        other.sync(1);
+        other.try_declare(1, "own", "passive", &FieldTable::new());
         client.send(0, &close);
         client.until("ConnectionCloseOk");
         script.note(format!("left open: {}", client.is_left_open()));
@@ -360,19 +353,16 @@ fn unacknowledged_messages_go_back_at_the_end() {
             script.note(format!("way {way}"));
             let mut watcher = script.open("watcher");
             let queue = format!("q{way}");
-            watcher.declare(1, &queue, &FieldTable::new());
+            watcher.declare(1, &queue);
             let mut client = script.open("a");
-            for body in ["1", "2", "3"] {
-                client.publish(1, &queue, body);
-            }
-            client.consume(1, &queue, "c", "", &FieldTable::new());
+            client.publish_all(1, &queue, &["1", "2", "3"]);
+            client.consume(1, &queue, "c");
             client.take(3);
             client.ack(1, 2, false);
             client.sync(1);
             match way {
                 0 => {
                     client.close_channel(1);
-                    client.until("ChannelCloseOk");
                 }
                 1 => {
                     mistake(&mut client);
@@ -381,9 +371,7 @@ fn unacknowledged_messages_go_back_at_the_end() {
                 2 => client.close(),
                 _ => drop(client),
             }
-            watcher.await_count(1, &queue, 2);
-            watcher.get(1, &queue, true);
-            watcher.get(1, &queue, true);
+            watcher.take_all(1, &queue, 2);
         }
     });
 }

@@ -8,47 +8,39 @@ use crate::{BasicProperties, FieldTable};
 fn consumers_take_turns_and_priorities_go_first() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "fair", &none);
+        client.declare(1, "fair");
         for tag in ["x", "y", "z"] {
-            client.consume(1, "fair", tag, "", &none);
+            client.consume(1, "fair", tag);
         }
-        for body in ["1", "2", "3", "4", "5"] {
-            client.publish(1, "fair", body);
-            client.until("BasicDeliver");
-        }
+        client.deliver(1, "fair", &["1", "2", "3", "4", "5"]);
         script.note("priorities");
-        client.declare(1, "ranked", &none);
+        client.declare(1, "ranked");
         client.open_channel(2);
         client.qos(2, 1, false);
-        client.consume(
+        client.consume_with(
             2,
             "ranked",
             "low",
             "",
             &table([("x-priority", (-5).into())]),
         );
-        client.consume(2, "ranked", "plain", "", &none);
-        client.consume(2, "ranked", "high", "", &table([("x-priority", 7.into())]));
-        for body in ["1", "2", "3"] {
-            client.publish(1, "ranked", body);
-            client.until("BasicDeliver");
-        }
+        client.consume(2, "ranked", "plain");
+        client.consume_with(2, "ranked", "high", "", &table([("x-priority", 7.into())]));
+        client.deliver(1, "ranked", &["1", "2", "3"]);
         client.publish(1, "ranked", "4");
         client.sync(1);
         // The plain one has room first.
         client.ack(2, 2, false);
         client.until("BasicDeliver");
         client.ack(2, 1, true);
-        client.publish(1, "ranked", "5");
-        client.until("BasicDeliver");
+        client.deliver(1, "ranked", &["5"]);
         for value in [
             "high".into(),
             crate::FieldValue::F64(1.0),
             true.into(),
             crate::FieldValue::Void,
         ] {
-            client.consume(1, "ranked", "odd", "", &table([("x-priority", value)]));
+            client.consume_with(1, "ranked", "odd", "", &table([("x-priority", value)]));
             client.sync_or_open(1);
         }
     });
@@ -64,14 +56,12 @@ fn a_single_active_consumer_is_followed_by_the_next() {
         }
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.declare(1, "q", &table([("x-single-active-consumer", true.into())]));
+        client.declare_with(1, "q", &table([("x-single-active-consumer", true.into())]));
         client.qos(1, 1, false);
         for tag in ["first", "second", "third"] {
-            client.consume(1, "q", tag, "", &none);
+            client.consume(1, "q", tag);
         }
-        for body in ["1", "2", "3"] {
-            client.publish(1, "q", body);
-        }
+        client.publish_all(1, "q", &["1", "2", "3"]);
         client.until("BasicDeliver");
         client.sync(1);
         client.cancel(1, "first");
@@ -81,20 +71,16 @@ fn a_single_active_consumer_is_followed_by_the_next() {
         client.ack(1, 2, false);
         client.until("BasicDeliver");
         script.note("exclusive ones are refused");
-        client.consume(1, "q", "own", "exclusive", &none);
+        client.consume_with(1, "q", "own", "exclusive", &none);
         client.sync_or_open(1);
         client.count(1, "q");
         script.note("with priorities");
-        client.declare(1, "p", &table([("x-single-active-consumer", true.into())]));
-        client.consume(1, "p", "low", "", &table([("x-priority", 1.into())]));
-        client.consume(1, "p", "high", "", &table([("x-priority", 9.into())]));
-        client.publish(1, "p", "1");
-        client.until("BasicDeliver");
-        client.publish(1, "p", "2");
-        client.until("BasicDeliver");
+        client.declare_with(1, "p", &table([("x-single-active-consumer", true.into())]));
+        client.consume_with(1, "p", "low", "", &table([("x-priority", 1.into())]));
+        client.consume_with(1, "p", "high", "", &table([("x-priority", 9.into())]));
+        client.deliver(1, "p", &["1", "2"]);
         client.cancel(1, "low");
-        client.publish(1, "p", "3");
-        client.until("BasicDeliver");
+        client.deliver(1, "p", &["3"]);
     });
 }
 
@@ -104,8 +90,7 @@ fn exclusive_consumers_and_queues() {
         let mut owner = script.open("owner");
         let mut other = script.open("other");
         let none = FieldTable::new();
-        owner.queue(1, "mine", "exclusive", &none);
-        owner.until("QueueDeclareOk");
+        owner.declare_as(1, "mine", "exclusive", &none);
         let full = owner.name("mine");
         let queue = full.as_str().into();
         let (no_wait, no_ack) = (false, false);
@@ -130,15 +115,12 @@ fn exclusive_consumers_and_queues() {
             other.sync(1);
         }
         for flags in ["passive", "exclusive", ""] {
-            other.queue(1, "mine", flags, &none);
-            other.sync(1);
+            other.try_declare(1, "mine", flags, &none);
         }
-        other.consume(1, "mine", "c", "", &none);
+        other.consume(1, "mine", "c");
         other.sync_or_open(1);
-        owner.queue(1, "mine", "", &none);
-        owner.sync(1);
-        owner.queue(1, "mine", "exclusive", &none);
-        owner.sync(1);
+        owner.try_declare(1, "mine", "", &none);
+        owner.try_declare(1, "mine", "exclusive", &none);
         // Publishing needs no access.
         other.publish(1, "mine", "m");
         other.sync(1);
@@ -147,15 +129,15 @@ fn exclusive_consumers_and_queues() {
         other.await_gone(1, "mine");
 
         script.note("consumers");
-        other.declare(1, "shared", &none);
-        other.consume(1, "shared", "one", "exclusive", &none);
-        other.consume(1, "shared", "two", "", &none);
+        other.declare(1, "shared");
+        other.consume_with(1, "shared", "one", "exclusive", &none);
+        other.consume(1, "shared", "two");
         other.sync_or_open(1);
-        other.consume(1, "shared", "one", "", &none);
-        other.consume(1, "shared", "two", "exclusive", &none);
+        other.consume(1, "shared", "one");
+        other.consume_with(1, "shared", "two", "exclusive", &none);
         other.sync_or_open(1);
-        other.consume(1, "shared", "one", "", &none);
-        other.consume(1, "shared", "one", "", &none);
+        other.consume(1, "shared", "one");
+        other.consume(1, "shared", "one");
         other.agree();
     });
 }
@@ -164,10 +146,8 @@ fn exclusive_consumers_and_queues() {
 fn messages_go_back_to_where_they_stood() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
-        for body in ["1", "2", "3", "4"] {
-            client.publish(1, "q", body);
-        }
+        client.declare(1, "q");
+        client.publish_all(1, "q", &["1", "2", "3", "4"]);
         for _ in 0..3 {
             client.get(1, "q", false);
         }
@@ -176,8 +156,7 @@ fn messages_go_back_to_where_they_stood() {
         client.nack(1, 3, true, true);
         client.get(1, "q", false);
         client.get(1, "q", false);
-        client.send(1, &Method::BasicRecover { requeue: true });
-        client.until("BasicRecoverOk");
+        client.recover(1);
         for _ in 0..5 {
             client.get(1, "q", true);
         }
@@ -188,25 +167,19 @@ fn messages_go_back_to_where_they_stood() {
 fn recovering_delivers_again() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.consume(1, "q", "c", "", &none);
-        for body in ["1", "2", "3"] {
-            client.publish(1, "q", body);
-            client.until("BasicDeliver");
-        }
+        client.declare(1, "q");
+        client.consume(1, "q", "c");
+        client.deliver(1, "q", &["1", "2", "3"]);
         client.ack(1, 2, false);
         client.send(1, &Method::BasicRecoverAsync { requeue: true });
         client.take(2);
         client.sync(1);
         client.count(1, "q");
         client.cancel(1, "c");
-        client.send(1, &Method::BasicRecover { requeue: true });
-        client.until("BasicRecoverOk");
+        client.recover(1);
         client.await_count(1, "q", 2);
         // With nothing to recover.
-        client.send(1, &Method::BasicRecover { requeue: true });
-        client.until("BasicRecoverOk");
+        client.recover(1);
         client.send(1, &Method::BasicRecover { requeue: false });
         client.next();
         client.agree();
@@ -217,17 +190,13 @@ fn recovering_delivers_again() {
 fn prefetch_is_for_each_consumer_or_for_the_channel() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        for number in 0..12 {
-            client.publish(1, "q", &number.to_string());
-        }
-        client.await_count(1, "q", 12);
+        client.declare(1, "q");
+        client.fill(1, "q", 12);
         client.qos(1, 2, false);
-        client.consume(1, "q", "two", "", &none);
+        client.consume(1, "q", "two");
         client.take(2);
         client.qos(1, 1, false);
-        client.consume(1, "q", "one", "", &none);
+        client.consume(1, "q", "one");
         client.take(1);
         client.sync(1);
         client.count(1, "q");
@@ -246,7 +215,7 @@ fn prefetch_is_for_each_consumer_or_for_the_channel() {
         client.cancel(1, "two");
         client.cancel(1, "one");
         client.qos(2, 2, true);
-        client.consume(2, "q", "x", "", &none);
+        client.consume(2, "q", "x");
         client.take(2);
         client.sync(2);
         client.ack(2, 1, false);
@@ -275,13 +244,10 @@ fn prefetch_is_for_each_consumer_or_for_the_channel() {
 fn the_limit_of_a_channel_may_be_changed() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
-        for number in 0..20 {
-            client.publish(1, "q", &number.to_string());
-        }
-        client.await_count(1, "q", 20);
+        client.declare(1, "q");
+        client.fill(1, "q", 20);
         client.qos(1, 3, true);
-        client.consume(1, "q", "c", "", &FieldTable::new());
+        client.consume(1, "q", "c");
         client.take(3);
         client.qos(1, 1, true);
         for tag in 1..4 {
@@ -293,14 +259,14 @@ fn the_limit_of_a_channel_may_be_changed() {
         }
         client.count(1, "q");
         script.note("another one");
-        client.consume(1, "q", "d", "", &FieldTable::new());
+        client.consume(1, "q", "d");
         if script.version >= (4, 3) {
             client.until("BasicDeliver");
         }
         client.sync(1);
         script.note("no limit");
         client.qos(1, 0, true);
-        client.consume(1, "q", "e", "no_ack", &FieldTable::new());
+        client.consume_with(1, "q", "e", "no_ack", &FieldTable::new());
         client.await_count(1, "q", 0);
     });
 }
@@ -313,16 +279,12 @@ fn fetched_messages_and_the_limit_of_a_channel() {
             return script.note("it has no limit");
         }
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        for number in 0..12 {
-            client.publish(1, "q", &number.to_string());
-        }
-        client.await_count(1, "q", 12);
+        client.declare(1, "q");
+        client.fill(1, "q", 12);
         client.get(1, "q", false);
         client.get(1, "q", false);
         client.qos(1, 3, true);
-        client.consume(1, "q", "c", "", &none);
+        client.consume(1, "q", "c");
         client.until("BasicDeliver");
         client.sync(1);
         client.get(1, "q", false);
@@ -342,25 +304,15 @@ fn fetched_messages_and_the_limit_of_a_channel() {
 fn what_is_settled_together_is_settled_consumer_by_consumer() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        let dead = table([
-            ("x-dead-letter-exchange", "".into()),
-            (
-                "x-dead-letter-routing-key",
-                client.name("dead").as_str().into(),
-            ),
-        ]);
-        client.declare(1, "dead", &none);
-        client.declare(1, "q", &dead);
+        let dead = client.dead_letters_to("dead");
+        client.declare(1, "dead");
+        client.declare_with(1, "q", &dead);
         let deliver = |client: &mut Client| {
             client.qos(1, 2, false);
             for tag in ["z", "a", "m"] {
-                client.consume(1, "q", tag, "", &none);
+                client.consume(1, "q", tag);
             }
-            for body in ["1", "2", "3", "4", "5", "6"] {
-                client.publish(1, "q", body);
-                client.until("BasicDeliver");
-            }
+            client.deliver(1, "q", &["1", "2", "3", "4", "5", "6"]);
             for body in ["7", "8"] {
                 client.publish(1, "q", body);
                 client.await_count(1, "q", 1);
@@ -373,10 +325,7 @@ fn what_is_settled_together_is_settled_consumer_by_consumer() {
             client.cancel(1, tag);
         }
         client.nack(1, 0, true, false);
-        client.await_count(1, "dead", 8);
-        for _ in 0..8 {
-            client.get(1, "dead", true);
-        }
+        client.take_all(1, "dead", 8);
         script.note("requeued");
         deliver(&mut client);
         client.nack(1, 0, true, true);
@@ -399,25 +348,16 @@ fn what_is_settled_together_is_settled_consumer_by_consumer() {
 fn dead_letters_come_in_the_order_of_tags_and_priorities() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        let dead = table([
-            ("x-dead-letter-exchange", "".into()),
-            (
-                "x-dead-letter-routing-key",
-                client.name("dead").as_str().into(),
-            ),
-        ]);
-        client.declare(1, "dead", &none);
-        client.declare(1, "q", &dead);
-        client.send(1, &Method::TxSelect {});
-        client.until("TxSelectOk");
+        let dead = client.dead_letters_to("dead");
+        client.declare(1, "dead");
+        client.declare_with(1, "q", &dead);
+        client.select(1);
         client.open_channel(2);
         client.confirms(2);
         for body in ["1", "2", "3", "4", "5"] {
-            client.publish(2, "q", body);
-            client.until("BasicAck");
+            client.publish_confirmed(2, "q", body);
         }
-        client.consume(1, "q", "c", "", &none);
+        client.consume(1, "q", "c");
         client.take(5);
         client.reject(1, 4, false);
         client.reject(1, 1, false);
@@ -428,30 +368,22 @@ fn dead_letters_come_in_the_order_of_tags_and_priorities() {
         }
         client.reject(1, 2, false);
         client.ack(1, 5, false);
-        client.send(1, &Method::TxCommit {});
-        client.until("TxCommitOk");
-        client.await_count(2, "dead", 4);
-        for _ in 0..4 {
-            client.get(2, "dead", true);
-        }
+        client.commit(1);
+        client.take_all(2, "dead", 4);
         script.note("priorities");
         let mut ranked = dead.clone();
         ranked.insert("x-max-priority", 5);
-        client.declare(2, "ranked", &ranked);
+        client.declare_with(2, "ranked", &ranked);
         client.open_channel(3);
         client.open_channel(4);
-        client.consume(3, "ranked", "c", "", &none);
-        let key = client.name("ranked");
+        client.consume(3, "ranked", "c");
         for (body, priority) in [("a", 1), ("b", 4), ("c", 0), ("d", 4), ("e", 5)] {
             let properties = BasicProperties::new().priority(priority);
-            client.publish_with(4, "", &key, &properties, body, false);
+            client.publish_with(4, "ranked", &properties, body);
             client.until("BasicDeliver");
         }
         client.nack(3, 0, true, false);
-        client.await_count(2, "dead", 5);
-        for _ in 0..5 {
-            client.get(2, "dead", true);
-        }
+        client.take_all(2, "dead", 5);
     });
 }
 
@@ -460,42 +392,22 @@ fn consumers_are_cancelled_when_their_queue_goes() {
     compare(|script| {
         let mut client = script.open("a");
         let mut other = script.open("other");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.consume(1, "q", "c", "", &none);
-        client.publish(1, "q", "1");
-        client.until("BasicDeliver");
-        let full = client.name("q");
-        let delete = Method::QueueDelete {
-            queue: full.as_str().into(),
-            if_unused: false,
-            if_empty: false,
-            no_wait: false,
-        };
-        other.send(1, &delete);
+        client.declare(1, "q");
+        client.consume(1, "q", "c");
+        client.deliver(1, "q", &["1"]);
+        other.delete_queue(1, "q");
         other.until("QueueDeleteOk");
         client.until("BasicCancel {");
         client.ack(1, 1, false);
         client.sync(1);
         client.cancel(1, "c");
         // The tag is free.
-        client.declare(1, "q", &none);
-        client.consume(1, "q", "c", "", &none);
+        client.declare(1, "q");
+        client.consume(1, "q", "c");
         script.note("a consumer is in the way, or a message");
-        client.publish(1, "q", "1");
-        client.until("BasicDeliver");
-        client.publish(1, "q", "2");
-        client.until("BasicDeliver");
+        client.deliver(1, "q", &["1", "2"]);
         for (if_unused, if_empty) in [(true, false), (false, true), (true, true)] {
-            other.send(
-                1,
-                &Method::QueueDelete {
-                    queue: full.as_str().into(),
-                    if_unused,
-                    if_empty,
-                    no_wait: false,
-                },
-            );
+            other.delete_queue_if(1, "q", if_unused, if_empty);
             other.sync(1);
             if if_empty {
                 break;
@@ -509,20 +421,17 @@ fn queues_go_with_their_last_consumer() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.queue(1, "q", "auto_delete", &none);
-        client.until("QueueDeclareOk");
+        client.declare_as(1, "q", "auto_delete", &none);
         client.get(1, "q", true);
-        client.consume(1, "q", "one", "", &none);
-        client.consume(1, "q", "two", "", &none);
+        client.consume(1, "q", "one");
+        client.consume(1, "q", "two");
         client.cancel(1, "one");
         client.count(1, "q");
         client.cancel(1, "two");
         client.await_gone(1, "q");
-        client.queue(1, "q", "auto_delete", &none);
-        client.until("QueueDeclareOk");
-        client.consume(1, "q", "one", "", &none);
+        client.declare_as(1, "q", "auto_delete", &none);
+        client.consume(1, "q", "one");
         client.close_channel(1);
-        client.until("ChannelCloseOk");
         client.open_channel(1);
         client.await_gone(1, "q");
     });
@@ -535,21 +444,17 @@ fn names_that_are_empty_mean_the_last_queue() {
         let none = FieldTable::new();
         client.get(1, "", true);
         client.sync_or_open(1);
-        client.consume(1, "", "c", "", &none);
+        client.consume(1, "", "c");
         client.sync_or_open(1);
-        client.bind(1, "", "amq.topic", "", &none);
+        client.bind(1, "", "amq.topic", "");
         client.sync_or_open(1);
-        client.queue(1, "", "", &none);
-        client.until("QueueDeclareOk");
-        client.bind(1, "", "amq.topic", "", &none);
+        client.declare_as(1, "", "", &none);
+        client.bind(1, "", "amq.topic", "");
         client.get(1, "", true);
-        client.consume(1, "", "", "", &none);
-        client.queue(1, "", "passive", &none);
-        client.sync(1);
-        client.queue(1, "amq.mine", "", &none);
-        client.sync(1);
-        client.queue(1, "amq.mine", "passive", &none);
-        client.sync(1);
+        client.consume(1, "", "");
+        client.try_declare(1, "", "passive", &none);
+        client.try_declare(1, "amq.mine", "", &none);
+        client.try_declare(1, "amq.mine", "passive", &none);
     });
 }
 
@@ -557,15 +462,14 @@ fn names_that_are_empty_mean_the_last_queue() {
 fn queues_with_priorities_deliver_the_highest_first() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &table([("x-max-priority", 5.into())]));
-        let key = client.name("q");
+        client.declare_with(1, "q", &table([("x-max-priority", 5.into())]));
         for (number, priority) in [None, Some(0), Some(3), Some(5), Some(9), Some(3), Some(1)]
             .into_iter()
             .enumerate()
         {
             let mut properties = BasicProperties::new();
             properties.priority = priority;
-            client.publish_with(1, "", &key, &properties, &number.to_string(), false);
+            client.publish_with(1, "q", &properties, &number.to_string());
         }
         client.await_count(1, "q", 7);
         client.get(1, "q", false);
@@ -582,8 +486,7 @@ fn queues_with_priorities_deliver_the_highest_first() {
 fn multiple_acks_and_unknown_tags() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
+        client.declare(1, "q");
         let fill = |client: &mut Client| {
             for body in ["1", "2", "3", "4"] {
                 client.publish(1, "q", body);
@@ -594,10 +497,7 @@ fn multiple_acks_and_unknown_tags() {
         client.ack(1, 2, true);
         client.ack(1, 2, true);
         client.sync(1);
-        client.await_count(1, "q", 2);
-        for _ in 0..2 {
-            client.get(1, "q", true);
-        }
+        client.take_all(1, "q", 2);
         fill(&mut client);
         let last = client.last_tag;
         client.ack(1, last, true);
@@ -618,8 +518,7 @@ fn large_messages_are_cut_as_each_connection_agreed() {
     compare(|script| {
         let mut small = script.open_with("small", 8192, 0);
         let mut large = script.open_with("large", 131_072, 0);
-        let none = FieldTable::new();
-        small.declare(1, "q", &none);
+        small.declare(1, "q");
         let body = "x".repeat(100_000);
         for _ in 0..2 {
             large.publish(1, "q", &body);

@@ -1,6 +1,6 @@
 //! Messages as they come out: their properties byte for byte, their bodies in frames, with and without a death in between.
 
-use super::super::transcript::{compare, table, Client};
+use super::super::transcript::{compare, content_header, table};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
 
@@ -36,36 +36,32 @@ fn many_types() -> FieldTable {
     ])
 }
 
-fn to(client: &Client, queue: &str) -> FieldTable {
-    table([
-        ("x-dead-letter-exchange", "".into()),
-        (
-            "x-dead-letter-routing-key",
-            client.name(queue).as_str().into(),
-        ),
-    ])
+/// Every property but the headers.
+fn all_but_headers() -> BasicProperties {
+    let mut all = BasicProperties::new()
+        .content_type("text/plain")
+        .content_encoding("utf-8")
+        .delivery_mode(2)
+        .priority(3)
+        .correlation_id("c")
+        .reply_to("r")
+        .expiration("3600000")
+        .message_id("m")
+        .timestamp(1_700_000_000)
+        .user_id("guest")
+        .app_id("app");
+    all.message_type = Some("t".into());
+    all.cluster_id = Some("cluster".into());
+    all
 }
 
 #[test]
 fn properties_come_as_they_were_sent() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
-        let mut all = BasicProperties::new()
-            .content_type("text/plain")
-            .content_encoding("utf-8")
-            .delivery_mode(2)
-            .priority(200)
-            .correlation_id("c")
-            .reply_to("r")
-            .expiration("3600000")
-            .message_id("m")
-            .timestamp(1_700_000_000)
-            .user_id("guest")
-            .app_id("app");
+        client.declare(1, "q");
+        let mut all = all_but_headers().priority(200);
         all.headers = Some(many_types());
-        all.message_type = Some("t".into());
-        all.cluster_id = Some("cluster".into());
         let mut empty = BasicProperties::new();
         empty.headers = Some(FieldTable::new());
         let blank = BasicProperties::new().content_type("").message_id("");
@@ -77,12 +73,10 @@ fn properties_come_as_they_were_sent() {
         let modes = modes
             .iter()
             .map(|mode| BasicProperties::new().delivery_mode(*mode));
-        let key = client.name("q");
         for properties in [all, empty, blank].into_iter().chain(modes) {
-            client.publish_with(1, "", &key, &properties, "m", false);
-            client.await_count(1, "q", 1);
-            client.get(1, "q", true);
-            client.publish_with(1, "", "nobody", &properties, "m", true);
+            client.publish_with(1, "q", &properties, "m");
+            client.take_all(1, "q", 1);
+            client.publish_to(1, "", "nobody", &properties, "m", true);
             client.until("BasicReturn");
         }
     });
@@ -96,23 +90,10 @@ fn dead_letters_keep_their_properties() {
             return script.note("RabbitMQ 3 puts the headers in another order");
         }
         let mut client = script.open("a");
-        let dead = to(&client, "dead");
-        client.declare(1, "dead", &FieldTable::new());
-        client.declare(1, "q", &dead);
-        let mut all = BasicProperties::new()
-            .content_type("text/plain")
-            .content_encoding("utf-8")
-            .delivery_mode(2)
-            .priority(3)
-            .correlation_id("c")
-            .reply_to("r")
-            .expiration("3600000")
-            .message_id("m")
-            .timestamp(1_700_000_000)
-            .user_id("guest")
-            .app_id("app");
-        all.message_type = Some("t".into());
-        all.cluster_id = Some("cluster".into());
+        let dead = client.dead_letters_to("dead");
+        client.declare(1, "dead");
+        client.declare_with(1, "q", &dead);
+        let all = all_but_headers();
         let mut with_headers = all.clone();
         with_headers.headers = Some(many_types());
         let mut empty = BasicProperties::new();
@@ -123,17 +104,15 @@ fn dead_letters_keep_their_properties() {
             .header("count", 1);
         let plain = BasicProperties::new();
         let modes = [0, 1, 3].map(|mode| BasicProperties::new().delivery_mode(mode));
-        let key = client.name("q");
         for properties in [all, with_headers, empty, claimed, plain]
             .into_iter()
             .chain(modes)
         {
-            client.publish_with(1, "", &key, &properties, "m", false);
+            client.publish_with(1, "q", &properties, "m");
             client.await_count(1, "q", 1);
             client.get(1, "q", false);
             client.nack(1, client.last_tag, false, false);
-            client.await_count(1, "dead", 1);
-            client.get(1, "dead", true);
+            client.take_all(1, "dead", 1);
         }
     });
 }
@@ -144,7 +123,7 @@ fn bodies_are_cut_into_frames() {
     compare(|script| {
         const FRAME_MAX: usize = 8192;
         let mut client = script.open_with("a", FRAME_MAX as u32, 0);
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         let whole = FRAME_MAX - 8;
         for size in [
             0,
@@ -193,19 +172,13 @@ fn bodies_are_cut_into_frames() {
 fn bodies_may_come_in_any_frames() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         let key = client.name("q");
         let publish = Method::BasicPublish {
             exchange: "".into(),
             routing_key: key.as_str().into(),
             mandatory: true,
             immediate: false,
-        };
-        let header = |size: u64| {
-            let mut bytes = vec![0, 60, 0, 0];
-            bytes.extend_from_slice(&size.to_be_bytes());
-            bytes.extend_from_slice(&[0, 0]);
-            bytes
         };
         for pieces in [
             &["a", "b", "c"][..],
@@ -215,31 +188,28 @@ fn bodies_may_come_in_any_frames() {
         ] {
             client.send(1, &publish);
             let size: usize = pieces.iter().map(|piece| piece.len()).sum();
-            client.raw(2, 1, &header(size as u64));
+            client.raw(2, 1, &content_header(size as u64));
             for piece in pieces {
                 client.raw(3, 1, piece.as_bytes());
             }
-            client.await_count(1, "q", 1);
-            client.get(1, "q", true);
+            client.take_all(1, "q", 1);
         }
         script.note("two channels in turn");
         client.open_channel(2);
         client.send(1, &publish);
         client.send(2, &publish);
-        client.raw(2, 2, &header(2));
-        client.raw(2, 1, &header(2));
+        client.raw(2, 2, &content_header(2));
+        client.raw(2, 1, &content_header(2));
         client.raw(3, 1, b"1");
         client.raw(3, 2, b"2");
         client.raw(3, 2, b"2");
         client.await_count(2, "q", 1);
         client.raw(3, 1, b"1");
-        client.await_count(1, "q", 2);
-        client.get(1, "q", true);
-        client.get(1, "q", true);
+        client.take_all(1, "q", 2);
         script.note("a method in the middle, on another channel and on the same");
         client.send(1, &publish);
         client.count(2, "q");
-        client.raw(2, 1, &header(2));
+        client.raw(2, 1, &content_header(2));
         client.count(2, "q");
         client.raw(3, 1, b"1");
         client.count(2, "q");
@@ -253,10 +223,9 @@ fn bodies_may_come_in_any_frames() {
 fn returns_and_confirms_of_many() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.exchange(1, "e", "direct", "", &none);
-        client.bind(1, "q", "e", "k", &none);
+        client.declare(1, "q");
+        client.exchange(1, "e", "direct");
+        client.bind(1, "q", "e", "k");
         client.confirms(1);
         for (exchange, key, mandatory) in [
             ("e", "k", true),
@@ -265,18 +234,18 @@ fn returns_and_confirms_of_many() {
             ("e", "k", false),
         ] {
             let properties = BasicProperties::new().header("CC", FieldValue::array(["more"]));
-            client.publish_with(1, exchange, key, &properties, "m", mandatory);
+            client.publish_to(1, exchange, key, &properties, "m", mandatory);
             client.until("BasicAck");
         }
         script.note("by way of CC");
         let properties = BasicProperties::new().header("CC", FieldValue::array(["x", "k"]));
-        client.publish_with(1, "e", "other", &properties, "m", true);
+        client.publish_to(1, "e", "other", &properties, "m", true);
         client.until("BasicAck");
         let properties = BasicProperties::new().header("BCC", FieldValue::array(["k"]));
-        client.publish_with(1, "e", "other", &properties, "m", true);
+        client.publish_to(1, "e", "other", &properties, "m", true);
         client.until("BasicAck");
         let properties = BasicProperties::new().header("BCC", FieldValue::array(["none"]));
-        client.publish_with(1, "e", "other", &properties, "m", true);
+        client.publish_to(1, "e", "other", &properties, "m", true);
         client.until("BasicAck");
         client.count(1, "q");
         for _ in 0..4 {
@@ -284,14 +253,12 @@ fn returns_and_confirms_of_many() {
         }
         script.note("returned in a transaction");
         client.open_channel(2);
-        client.send(2, &Method::TxSelect {});
-        client.until("TxSelectOk");
-        client.publish_with(2, "e", "other", &BasicProperties::new(), "1", true);
-        client.publish_with(2, "e", "k", &BasicProperties::new(), "2", true);
-        client.publish_with(2, "e", "other", &BasicProperties::new(), "3", true);
+        client.select(2);
+        client.publish_to(2, "e", "other", &BasicProperties::new(), "1", true);
+        client.publish_to(2, "e", "k", &BasicProperties::new(), "2", true);
+        client.publish_to(2, "e", "other", &BasicProperties::new(), "3", true);
         client.sync(2);
-        client.send(2, &Method::TxCommit {});
-        client.until("TxCommitOk");
+        client.commit(2);
         client.count(1, "q");
     });
 }
@@ -301,13 +268,13 @@ fn returns_and_confirms_of_many() {
 fn the_user_must_be_the_one_of_the_connection() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         let key = client.name("q");
         client.confirms(1);
         for user in ["guest", "Guest", "guest ", "other"] {
             let properties = BasicProperties::new().user_id(user);
             for key in [key.as_str(), "nobody"] {
-                client.publish_with(1, "", key, &properties, user, true);
+                client.publish_to(1, "", key, &properties, user, true);
                 match user {
                     "guest" => client.until("BasicAck"),
                     _ => client.sync(1),

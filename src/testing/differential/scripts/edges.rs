@@ -1,18 +1,8 @@
 //! The edges of names, tags, transactions and arguments.
 
-use super::super::transcript::{compare, table, Client};
+use super::super::transcript::{compare, content_header, table};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
-
-fn to(client: &Client, queue: &str) -> FieldTable {
-    table([
-        ("x-dead-letter-exchange", "".into()),
-        (
-            "x-dead-letter-routing-key",
-            client.name(queue).as_str().into(),
-        ),
-    ])
-}
 
 /// Names as long as can be, and of bytes that are no text.
 #[test]
@@ -123,7 +113,7 @@ fn names_of_any_bytes() {
                 immediate: false,
             };
             client.send(1, &publish);
-            client.raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            client.raw(2, 1, &content_header(0));
             client.sync(1);
             let publish = Method::BasicPublish {
                 exchange: queue,
@@ -132,7 +122,7 @@ fn names_of_any_bytes() {
                 immediate: false,
             };
             client.send(1, &publish);
-            client.raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            client.raw(2, 1, &content_header(0));
             client.sync(1);
         }
     });
@@ -203,7 +193,7 @@ fn properties_of_any_bytes() {
         for (what, bytes) in properties {
             script.note(what);
             let mut client = script.open("a");
-            client.declare(1, "q", &FieldTable::new());
+            client.declare(1, "q");
             let key = client.name("q");
             let publish = Method::BasicPublish {
                 exchange: "".into(),
@@ -258,17 +248,16 @@ fn arguments_of_any_bytes() {
 fn cancelling_what_is_not_there() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
+        client.declare(1, "q");
         client.cancel(1, "nobody");
         client.cancel(1, "");
-        client.consume(1, "q", "c", "", &none);
+        client.consume(1, "q", "c");
         client.cancel(1, "c");
         client.cancel(1, "c");
         script.note("the tag is free, and on another channel it always was");
-        client.consume(1, "q", "c", "", &none);
+        client.consume(1, "q", "c");
         client.open_channel(2);
-        client.consume(2, "q", "c", "", &none);
+        client.consume(2, "q", "c");
         client.cancel(2, "c");
         client.count(1, "q");
         script.note("a reply to nothing cancels as well, which is no method before 4.3");
@@ -283,8 +272,8 @@ fn cancelling_what_is_not_there() {
             client.count(1, "q");
         }
         script.note("by a tag that was made");
-        client.consume(1, "q", "", "", &none);
-        client.consume(1, "q", "", "", &none);
+        client.consume(1, "q", "");
+        client.consume(1, "q", "");
         client.count(1, "q");
     });
 }
@@ -294,60 +283,44 @@ fn transactions_with_deliveries_and_their_ends() {
     compare(|script| {
         let mut client = script.open("a");
         let mut watcher = script.open("watcher");
-        let none = FieldTable::new();
-        client.declare(1, "dead", &none);
-        let dead = to(&client, "dead");
-        client.declare(1, "q", &dead);
-        for body in ["1", "2", "3", "4", "5", "6"] {
-            watcher.publish(1, "q", body);
-        }
+        client.declare(1, "dead");
+        let dead = client.dead_letters_to("dead");
+        client.declare_with(1, "q", &dead);
+        watcher.publish_all(1, "q", &["1", "2", "3", "4", "5", "6"]);
         watcher.await_count(1, "q", 6);
-        let (select, commit, rollback) = (
-            Method::TxSelect {},
-            Method::TxCommit {},
-            Method::TxRollback {},
-        );
-        client.send(1, &select);
-        client.until("TxSelectOk");
-        client.send(1, &select);
-        client.until("TxSelectOk");
+        client.select(1);
+        client.select(1);
         client.qos(1, 2, false);
-        client.consume(1, "q", "c", "", &none);
+        client.consume(1, "q", "c");
         client.take(2);
         script.note("what is acknowledged counts until the end of the transaction");
         client.ack(1, 1, false);
         client.sync(1);
-        client.send(1, &commit);
-        client.until("TxCommitOk");
+        client.commit(1);
         client.until("BasicDeliver");
         script.note("rolled back");
         client.nack(1, 2, false, true);
         client.nack(1, 3, false, false);
         client.sync(1);
-        client.send(1, &rollback);
-        client.until("TxRollbackOk");
+        client.rollback(1);
         client.sync(1);
         watcher.count(1, "q");
         client.ack(1, 3, true);
-        client.send(1, &commit);
-        client.until("TxCommitOk");
+        client.commit(1);
         client.take(2);
         script.note("recovering takes what is not acknowledged in it");
         client.ack(1, 4, false);
-        client.send(1, &Method::BasicRecover { requeue: true });
-        client.until("BasicRecoverOk");
+        client.recover(1);
         client.until("BasicDeliver");
         client.sync(1);
         client.nack(1, 6, false, false);
-        client.send(1, &commit);
-        client.until("TxCommitOk");
+        client.commit(1);
         client.until("BasicDeliver");
         watcher.await_count(1, "dead", 1);
         script.note("the channel closes in the middle");
         client.publish(1, "q", "never");
         client.ack(1, 0, true);
         client.close_channel(1);
-        client.until("ChannelCloseOk");
         watcher.await_count(1, "q", 1);
         watcher.get(1, "q", true);
         watcher.get(1, "q", true);
@@ -358,22 +331,21 @@ fn transactions_with_deliveries_and_their_ends() {
 fn limits_of_nothing() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "dead", &none);
+        client.declare(1, "dead");
         client.confirms(1);
-        for (queue, key, value) in [
-            ("no-length", "x-max-length", 0),
-            ("no-bytes", "x-max-length-bytes", 0),
-            ("no-time", "x-message-ttl", 0),
-            ("no-priority", "x-max-priority", 0),
+        for (queue, key) in [
+            ("no-length", "x-max-length"),
+            ("no-bytes", "x-max-length-bytes"),
+            ("no-time", "x-message-ttl"),
+            ("no-priority", "x-max-priority"),
         ] {
             for overflow in ["drop-head", "reject-publish", "reject-publish-dlx"] {
                 let queue = format!("{queue}-{overflow}");
                 script.note(&queue);
-                let mut arguments = to(&client, "dead");
-                arguments.insert(key, value);
+                let mut arguments = client.dead_letters_to("dead");
+                arguments.insert(key, 0);
                 arguments.insert("x-overflow", overflow);
-                client.declare(1, &queue, &arguments);
+                client.declare_with(1, &queue, &arguments);
                 for body in ["", "m"] {
                     client.publish(1, &queue, body);
                     client.take(1);
@@ -396,16 +368,16 @@ fn each_queue_gets_a_message_once() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.declare(1, "p", &none);
+        client.declare(1, "q");
+        client.declare(1, "p");
         for exchange in ["x", "y"] {
-            client.exchange(1, exchange, "direct", "", &none);
+            client.exchange(1, exchange, "direct");
         }
         for key in ["a", "b"] {
-            client.bind(1, "q", "x", key, &none);
-            client.bind(1, "q", "y", key, &none);
+            client.bind(1, "q", "x", key);
+            client.bind(1, "q", "y", key);
         }
-        client.bind(1, "q", "x", "a", &table([("other", 1.into())]));
+        client.bind_with(1, "q", "x", "a", &table([("other", 1.into())]));
         let names = ["x", "y"].map(|name| client.name(name));
         for key in ["a", "b"] {
             client.send(
@@ -435,7 +407,7 @@ fn each_queue_gets_a_message_once() {
                     .header("CC", FieldValue::array(copies.clone()))
                     .header("BCC", FieldValue::array(copies));
             }
-            client.publish_with(1, exchange, key, &properties, "m", true);
+            client.publish_to(1, exchange, key, &properties, "m", true);
             client.until("BasicAck");
             for queue in ["q", "p"] {
                 client.count(1, queue);
@@ -460,18 +432,14 @@ fn flags_of_queues_together() {
             "durable auto_delete",
         ] {
             script.note(flags);
-            client.queue(1, "q", flags, &none);
-            client.sync(1);
+            client.try_declare(1, "q", flags, &none);
             for second in [flags, "", "exclusive", "durable", "auto_delete", "passive"] {
-                client.queue(1, "q", second, &none);
-                client.sync(1);
-                other.queue(1, "q", second, &none);
-                other.sync(1);
+                client.try_declare(1, "q", second, &none);
+                other.try_declare(1, "q", second, &none);
             }
-            client.consume(1, "q", "c", "", &none);
+            client.consume(1, "q", "c");
             client.cancel(1, "c");
-            client.queue(1, "q", "passive", &none);
-            client.sync(1);
+            client.try_declare(1, "q", "passive", &none);
             client.delete_queue(1, "q");
             client.sync(1);
         }
@@ -486,29 +454,25 @@ fn times_and_deaths_one_after_the_other() {
             return script.note("RabbitMQ 3 has fewer headers, and another order");
         }
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "third", &none);
-        let mut second = to(&client, "third");
+        client.declare(1, "third");
+        let mut second = client.dead_letters_to("third");
         second.insert("x-message-ttl", 1);
-        client.declare(1, "second", &second);
-        let mut first = to(&client, "second");
+        client.declare_with(1, "second", &second);
+        let mut first = client.dead_letters_to("second");
         first.insert("x-message-ttl", 3_600_000);
-        client.declare(1, "first", &first);
-        let key = client.name("first");
+        client.declare_with(1, "first", &first);
         for (expiration, how) in [("1", "expired"), ("50000", "rejected"), ("", "rejected")] {
             script.note(format!("{expiration:?}, {how}"));
             let mut properties = BasicProperties::new();
             if !expiration.is_empty() {
                 properties = properties.expiration(expiration);
             }
-            client.publish_with(1, "", &key, &properties, "m", false);
+            client.publish_with(1, "first", &properties, "m");
             if how == "rejected" {
                 client.await_count(1, "first", 1);
-                client.get(1, "first", false);
-                client.reject(1, client.last_tag, false);
+                client.fetch_and_reject(1, "first");
             }
-            client.await_count(1, "third", 1);
-            client.get(1, "third", true);
+            client.take_all(1, "third", 1);
         }
     });
 }

@@ -316,7 +316,7 @@ fn frames_may_be_as_large_as_agreed() {
         for more in [0, 1, 2, 8, 9, 100] {
             script.note(format!("{more} more"));
             let mut client = script.open_with("large", 8192, 0);
-            client.declare(1, "q", &FieldTable::new());
+            client.declare(1, "q");
             let queue = client.name("q");
             let size = 8192 - 8 + more;
             let publish = Method::BasicPublish {

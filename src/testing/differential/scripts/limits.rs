@@ -26,7 +26,7 @@ fn a_full_queue_drops_its_head_or_refuses() {
             if let Some(overflow) = overflow {
                 arguments.insert("x-overflow", overflow);
             }
-            client.declare(1, queue, &arguments);
+            client.declare_with(1, queue, &arguments);
             fill(&mut client, queue, &["1", "2", "3"]);
             client.count(1, queue);
             client.get(1, queue, false);
@@ -57,7 +57,7 @@ fn a_queue_is_full_by_bytes() {
                 ("x-max-length-bytes", 10.into()),
                 ("x-overflow", overflow.into()),
             ]);
-            client.declare(1, queue, &arguments);
+            client.declare_with(1, queue, &arguments);
             let large = "x".repeat(11);
             fill(
                 &mut client,
@@ -76,15 +76,14 @@ fn a_queue_is_full_by_bytes() {
 fn a_queue_without_room_and_a_consumer() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
         for overflow in ["drop-head", "reject-publish"] {
             let queue = format!("q-{overflow}");
             let arguments = table([("x-max-length", 0.into()), ("x-overflow", overflow.into())]);
-            client.declare(1, &queue, &arguments);
+            client.declare_with(1, &queue, &arguments);
             client.publish(1, &queue, "lost");
             client.sync(1);
             client.get(1, &queue, true);
-            client.consume(1, &queue, overflow, "", &none);
+            client.consume(1, &queue, overflow);
             client.publish(1, &queue, "taken");
             client.sync(1);
             client.cancel(1, overflow);
@@ -97,19 +96,18 @@ fn a_queue_without_room_and_a_consumer() {
 fn several_queues_one_of_them_full() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
         let full = table([
             ("x-max-length", 1.into()),
             ("x-overflow", "reject-publish".into()),
         ]);
-        client.exchange(1, "f", "fanout", "", &none);
-        client.declare(1, "roomy", &none);
-        client.declare(1, "full", &full);
-        client.bind(1, "roomy", "f", "", &none);
-        client.bind(1, "full", "f", "", &none);
+        client.exchange(1, "f", "fanout");
+        client.declare(1, "roomy");
+        client.declare_with(1, "full", &full);
+        client.bind(1, "roomy", "f", "");
+        client.bind(1, "full", "f", "");
         client.confirms(1);
         for body in ["1", "2", "3"] {
-            client.publish_with(1, "f", "", &BasicProperties::new(), body, true);
+            client.publish_to(1, "f", "", &BasicProperties::new(), body, true);
             client.take(1);
         }
         client.await_count(1, "roomy", 3);
@@ -182,7 +180,7 @@ fn a_second_declaration_must_be_the_same() {
             ("x-dead-letter-exchange", "dlx".into()),
             ("x-other", 1.into()),
         ]);
-        client.declare(1, "q", &first);
+        client.declare_with(1, "q", &first);
         for (flags, change) in [
             ("", None),
             ("durable", None),
@@ -209,22 +207,17 @@ fn a_second_declaration_must_be_the_same() {
                 }
                 arguments.insert(key, value);
             }
-            client.queue(1, "q", flags, &arguments);
-            client.sync(1);
+            client.try_declare(1, "q", flags, &arguments);
         }
         for key in ["x-message-ttl", "x-other"] {
             script.note(format!("without {key}"));
             let mut arguments = first.clone();
             arguments.remove(key);
-            client.queue(1, "q", "", &arguments);
-            client.sync(1);
+            client.try_declare(1, "q", "", &arguments);
         }
-        client.queue(1, "q", "passive", &FieldTable::new());
-        client.sync(1);
-        client.queue(1, "q", "passive no_wait", &FieldTable::new());
-        client.sync(1);
-        client.queue(1, "missing", "passive no_wait", &FieldTable::new());
-        client.sync(1);
+        client.try_declare(1, "q", "passive", &FieldTable::new());
+        client.try_declare(1, "q", "passive no_wait", &FieldTable::new());
+        client.try_declare(1, "missing", "passive no_wait", &FieldTable::new());
     });
 }
 
@@ -238,9 +231,9 @@ fn queues_are_deleted_and_purged_with_the_same_words() {
         client.sync(1);
         client.get(1, "missing", true);
         client.sync_or_open(1);
-        client.consume(1, "missing", "c", "", &FieldTable::new());
+        client.consume(1, "missing", "c");
         client.sync_or_open(1);
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         client.publish(1, "q", "1");
         client.publish(1, "q", "2");
         client.get(1, "q", false);
@@ -259,30 +252,27 @@ fn line_breaks_in_names() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.exchange(1, "e", "fanout", "", &none);
+        client.declare(1, "q");
+        client.exchange(1, "e", "fanout");
         let (queue, exchange) = ("q\r\n", "\ne");
-        client.queue(1, queue, "", &none);
-        client.sync(1);
-        client.queue(1, queue, "passive", &none);
-        client.sync(1);
-        client.exchange(1, exchange, "fanout", "", &none);
-        client.exchange(1, exchange, "fanout", "passive", &none);
-        client.bind(1, queue, exchange, "", &none);
-        client.publish_with(1, exchange, "", &BasicProperties::new(), "m", false);
+        client.try_declare(1, queue, "", &none);
+        client.try_declare(1, queue, "passive", &none);
+        client.exchange(1, exchange, "fanout");
+        client.exchange_with(1, exchange, "fanout", "passive", &none);
+        client.bind(1, queue, exchange, "");
+        client.publish_to(1, exchange, "", &BasicProperties::new(), "m", false);
         client.sync(1);
         client.publish(1, queue, "m");
         client.sync(1);
         client.get(1, queue, true);
         client.sync_or_open(1);
-        client.consume(1, queue, "c", "", &none);
+        client.consume(1, queue, "c");
         client.sync_or_open(1);
         client.purge(1, queue);
         client.sync(1);
         client.purge(1, "\n");
         client.sync(1);
-        client.queue(1, "\n", "passive", &none);
-        client.sync(1);
+        client.try_declare(1, "\n", "passive", &none);
         client.delete_queue(1, queue);
         client.sync(1);
         client.count(1, "q");
@@ -303,14 +293,12 @@ fn odd_names() {
             "~s ~p",
             "a/b",
         ] {
-            client.declare(1, name, &none);
-            client.queue(1, name, "durable", &none);
-            client.sync(1);
+            client.declare(1, name);
+            client.try_declare(1, name, "durable", &none);
             client.delete_queue(1, name);
             client.sync(1);
         }
         let long = "l".repeat(200);
-        client.queue(1, &long, "passive", &none);
-        client.sync(1);
+        client.try_declare(1, &long, "passive", &none);
     });
 }

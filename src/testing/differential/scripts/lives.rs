@@ -1,19 +1,7 @@
 //! How messages leave a queue that has limits, times and priorities at once, and what is written down of it.
 
 use super::super::transcript::{compare, table, Client};
-use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
-
-/// Arguments that send dead letters to a queue, through the default exchange.
-fn to(client: &Client, queue: &str) -> FieldTable {
-    table([
-        ("x-dead-letter-exchange", "".into()),
-        (
-            "x-dead-letter-routing-key",
-            client.name(queue).as_str().into(),
-        ),
-    ])
-}
 
 fn with<const N: usize>(mut arguments: FieldTable, more: [(&str, FieldValue); N]) -> FieldTable {
     for (key, value) in more {
@@ -23,10 +11,9 @@ fn with<const N: usize>(mut arguments: FieldTable, more: [(&str, FieldValue); N]
 }
 
 fn publish_ranked(client: &mut Client, queue: &str, messages: &[(&str, u8)]) {
-    let key = client.name(queue);
     for (body, priority) in messages {
         let properties = BasicProperties::new().priority(*priority);
-        client.publish_with(1, "", &key, &properties, body, false);
+        client.publish_with(1, queue, &properties, body);
         client.take(1);
     }
 }
@@ -36,7 +23,7 @@ fn priorities_and_a_length() {
     compare(|script| {
         let mut client = script.open("a");
         client.confirms(1);
-        client.declare(1, "dead", &FieldTable::new());
+        client.declare(1, "dead");
         for overflow in ["drop-head", "reject-publish", "reject-publish-dlx"] {
             for dead in [false, true] {
                 let queue = format!("{overflow}-{dead}");
@@ -47,15 +34,16 @@ fn priorities_and_a_length() {
                     ("x-overflow", overflow.into()),
                 ]);
                 let arguments = match dead {
-                    true => arguments
-                        .iter()
-                        .fold(to(&client, "dead"), |mut all, (key, value)| {
+                    true => arguments.iter().fold(
+                        client.dead_letters_to("dead"),
+                        |mut all, (key, value)| {
                             all.insert(key, value.clone());
                             all
-                        }),
+                        },
+                    ),
                     false => arguments,
                 };
-                client.declare(1, &queue, &arguments);
+                client.declare_with(1, &queue, &arguments);
                 let messages = [("a", 1), ("b", 5), ("c", 3), ("d", 0), ("e", 4), ("f", 9)];
                 publish_ranked(&mut client, &queue, &messages);
                 client.count(1, &queue);
@@ -66,19 +54,13 @@ fn priorities_and_a_length() {
                 client.reject(1, tag, true);
                 client.sync(1);
                 let left = if overflow == "drop-head" { 3 } else { 4 };
-                client.await_count(1, &queue, left);
-                for _ in 0..left {
-                    client.get(1, &queue, true);
-                }
+                client.take_all(1, &queue, left);
                 let died = match (dead, overflow) {
                     (false, _) | (_, "reject-publish") => 0,
                     (_, "drop-head") => 4,
                     _ => 3,
                 };
-                client.await_count(1, "dead", died);
-                for _ in 0..died {
-                    client.get(1, "dead", true);
-                }
+                client.take_all(1, "dead", died);
             }
         }
     });
@@ -93,7 +75,7 @@ fn priorities_and_bytes() {
             ("x-max-length-bytes", 10.into()),
             ("x-max-priority", 3.into()),
         ]);
-        client.declare(1, "q", &arguments);
+        client.declare_with(1, "q", &arguments);
         publish_ranked(
             &mut client,
             "q",
@@ -119,38 +101,33 @@ fn what_expired_behind_the_head() {
     compare(|script| {
         let mut client = script.open("a");
         client.confirms(1);
-        let none = FieldTable::new();
-        client.declare(1, "dead", &none);
-        let arguments = with(to(&client, "dead"), [("x-max-length", 2.into())]);
+        client.declare(1, "dead");
+        let arguments = with(client.dead_letters_to("dead"), [("x-max-length", 2.into())]);
         let brief = BasicProperties::new().expiration("0");
         for way in ["length", "fetched", "delivered", "purged", "given back"] {
             script.note(way);
-            client.declare(1, way, &arguments);
-            let key = client.name(way);
-            client.publish(1, way, "head");
-            client.until("BasicAck");
-            client.publish_with(1, "", &key, &brief, "behind", false);
+            client.declare_with(1, way, &arguments);
+            client.publish_confirmed(1, way, "head");
+            client.publish_with(1, way, &brief, "behind");
             client.until("BasicAck");
             match way {
                 "length" => {
-                    client.publish(1, way, "last");
-                    client.until("BasicAck");
+                    client.publish_confirmed(1, way, "last");
                 }
                 "fetched" => client.get(1, way, false),
                 "delivered" => {
                     client.open_channel(2);
                     client.qos(2, 1, false);
-                    client.consume(2, way, "c", "", &none);
+                    client.consume(2, way, "c");
                     client.until("BasicDeliver");
                 }
                 "purged" => client.purge(1, way),
                 _ => {
                     client.get(1, way, false);
-                    client.publish(1, way, "one");
+                    client.publish_confirmed(1, way, "one");
+                    client.publish_with(1, way, &brief, "two");
                     client.until("BasicAck");
-                    client.publish_with(1, "", &key, &brief, "two", false);
-                    client.until("BasicAck");
-                    client.reject(1, client.last_tag, true);
+                    client.requeue_last(1);
                 }
             }
             client.sync(1);
@@ -170,10 +147,12 @@ fn priorities_and_times() {
     compare(|script| {
         let mut client = script.open("a");
         client.confirms(1);
-        let dead = with(to(&client, "dead"), [("x-max-priority", 3.into())]);
-        client.declare(1, "dead", &FieldTable::new());
-        client.declare(1, "q", &dead);
-        let key = client.name("q");
+        let dead = with(
+            client.dead_letters_to("dead"),
+            [("x-max-priority", 3.into())],
+        );
+        client.declare(1, "dead");
+        client.declare_with(1, "q", &dead);
         for (body, priority, expiration) in [
             ("keep high", 3, "3600000"),
             ("brief high", 3, "1"),
@@ -184,7 +163,7 @@ fn priorities_and_times() {
             if !expiration.is_empty() {
                 properties = properties.expiration(expiration);
             }
-            client.publish_with(1, "", &key, &properties, body, false);
+            client.publish_with(1, "q", &properties, body);
             client.until("BasicAck");
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
@@ -206,11 +185,10 @@ fn deaths_of_several_reasons_are_counted() {
             return script.note("RabbitMQ 3 counts by other rules");
         }
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        let one = with(to(&client, "two"), [("x-max-length", 1.into())]);
-        let two = with(to(&client, "one"), [("x-max-length", 2.into())]);
-        client.declare(1, "one", &one);
-        client.declare(1, "two", &two);
+        let one = with(client.dead_letters_to("two"), [("x-max-length", 1.into())]);
+        let two = with(client.dead_letters_to("one"), [("x-max-length", 2.into())]);
+        client.declare_with(1, "one", &one);
+        client.declare_with(1, "two", &two);
         client.publish(1, "one", "m");
         client.await_count(1, "one", 1);
         script.note("length");
@@ -230,28 +208,25 @@ fn deaths_of_several_reasons_are_counted() {
         script.note("and again");
         client.nack(1, client.last_tag, false, false);
         client.await_count(1, "one", 1);
-        client.get(1, "one", false);
-        client.reject(1, client.last_tag, false);
-        client.await_count(1, "two", 1);
-        client.get(1, "two", true);
+        client.fetch_and_reject(1, "one");
+        client.take_all(1, "two", 1);
         script.note("to itself, by the routing key that it came with");
         let own = table([
             ("x-dead-letter-exchange", "".into()),
             ("x-max-length", 1.into()),
         ]);
-        client.declare(1, "own", &own);
+        client.declare_with(1, "own", &own);
         client.publish(1, "own", "a");
         client.publish(1, "own", "b");
         client.sync(1);
         client.await_count(1, "own", 1);
-        client.get(1, "own", false);
-        client.reject(1, client.last_tag, false);
+        client.fetch_and_reject(1, "own");
         client.await_count(1, "own", 1);
         client.publish(1, "own", "c");
         client.sync(1);
         client.get(1, "own", true);
         client.get(1, "own", true);
-        client.declare(1, "none", &none);
+        client.declare(1, "none");
     });
 }
 
@@ -264,25 +239,26 @@ fn dead_letters_are_routed_as_messages_are() {
         }
         let mut client = script.open("a");
         let none = FieldTable::new();
-        for queue in ["by-key", "by-header", "by-both", "rest"] {
-            client.declare(1, queue, &none);
+        let targets = ["by-key", "by-header", "by-both", "rest"];
+        for queue in targets {
+            client.declare(1, queue);
         }
-        client.exchange(1, "rest-x", "fanout", "", &none);
-        client.bind(1, "rest", "rest-x", "", &none);
+        client.exchange(1, "rest-x", "fanout");
+        client.bind(1, "rest", "rest-x", "");
         let alternate = table([("alternate-exchange", script.name("rest-x").as_str().into())]);
-        client.exchange(1, "direct", "direct", "", &alternate);
-        client.exchange(1, "headers", "headers", "", &alternate);
-        client.exchange(1, "inner", "headers", "internal", &none);
-        client.bind(1, "by-key", "direct", "cc", &none);
-        client.bind(1, "by-both", "direct", "cc", &none);
-        client.bind(1, "by-both", "direct", "other", &none);
+        client.exchange_with(1, "direct", "direct", "", &alternate);
+        client.exchange_with(1, "headers", "headers", "", &alternate);
+        client.exchange_with(1, "inner", "headers", "internal", &none);
+        client.bind(1, "by-key", "direct", "cc");
+        client.bind(1, "by-both", "direct", "cc");
+        client.bind(1, "by-both", "direct", "other");
         // The headers of the death are there when it is routed.
         let reason = table([
             ("x-match", "all-with-x".into()),
             ("x-first-death-reason", "rejected".into()),
         ]);
-        client.bind(1, "by-header", "headers", "", &reason);
-        client.bind(1, "by-header", "inner", "", &table([("h", 1.into())]));
+        client.bind_with(1, "by-header", "headers", "", &reason);
+        client.bind_with(1, "by-header", "inner", "", &table([("h", 1.into())]));
         let properties = BasicProperties::new()
             .header("h", 1)
             .header("CC", FieldValue::array(["cc", "other"]))
@@ -298,24 +274,22 @@ fn dead_letters_are_routed_as_messages_are() {
                 "x-dead-letter-exchange",
                 script.name(exchange).as_str().into(),
             )]);
-            client.declare(1, queue, &dead);
-            let key = client.name(queue);
+            client.declare_with(1, queue, &dead);
             for how in ["reject", "key"] {
                 let properties = match how {
                     "reject" => properties.clone(),
                     _ => BasicProperties::new().header("h", 2),
                 };
-                client.publish_with(1, "", &key, &properties, how, false);
+                client.publish_with(1, queue, &properties, how);
                 client.await_count(1, queue, 1);
-                client.get(1, queue, false);
-                client.reject(1, client.last_tag, false);
+                client.fetch_and_reject(1, queue);
             }
             client.sync(1);
             std::thread::sleep(std::time::Duration::from_millis(100));
-            for queue in ["by-key", "by-header", "by-both", "rest"] {
-                client.count(1, queue);
-                client.get(1, queue, true);
-                client.get(1, queue, true);
+            for target in targets {
+                client.count(1, target);
+                client.get(1, target, true);
+                client.get(1, target, true);
             }
         }
     });
@@ -326,18 +300,16 @@ fn dead_letters_are_routed_as_messages_are() {
 fn queues_that_go_take_their_messages_along() {
     compare(|script| {
         let mut client = script.open("a");
-        let dead = to(&client, "dead");
-        client.declare(1, "dead", &FieldTable::new());
-        client.declare(1, "brief", &with(dead.clone(), [("x-expires", 100.into())]));
+        let dead = client.dead_letters_to("dead");
+        client.declare(1, "dead");
+        client.declare_with(1, "brief", &with(dead.clone(), [("x-expires", 100.into())]));
         client.publish(1, "brief", "m");
         client.await_gone(1, "brief");
-        client.queue(1, "auto", "auto_delete", &dead);
-        client.until("QueueDeclareOk");
+        client.declare_as(1, "auto", "auto_delete", &dead);
         client.qos(1, 1, false);
-        client.consume(1, "auto", "c", "", &FieldTable::new());
+        client.consume(1, "auto", "c");
         client.publish(1, "auto", "1");
-        client.publish(1, "auto", "2");
-        client.until("BasicDeliver");
+        client.deliver(1, "auto", &["2"]);
         client.cancel(1, "c");
         client.await_gone(1, "auto");
         client.ack(1, 1, false);
@@ -352,40 +324,30 @@ fn what_is_unacknowledged_is_not_counted() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        for body in ["1", "2", "3", "4"] {
-            client.publish(1, "q", body);
-        }
+        client.declare(1, "q");
+        client.publish_all(1, "q", &["1", "2", "3", "4"]);
         client.await_count(1, "q", 4);
         client.get(1, "q", false);
         client.qos(1, 1, false);
-        client.consume(1, "q", "c", "", &none);
+        client.consume(1, "q", "c");
         client.until("BasicDeliver");
         client.count(1, "q");
-        let full = client.name("q");
-        let delete = |if_unused, if_empty| Method::QueueDelete {
-            queue: full.as_str().into(),
-            if_unused,
-            if_empty,
-            no_wait: false,
-        };
         client.open_channel(2);
         for (if_unused, if_empty) in [(true, true), (true, false), (false, true)] {
-            client.send(2, &delete(if_unused, if_empty));
+            client.delete_queue_if(2, "q", if_unused, if_empty);
             client.sync(2);
         }
         client.purge(2, "q");
         client.until("QueuePurgeOk");
         script.note("empty, but not unused, and with messages that may come back");
-        client.send(2, &delete(true, true));
+        client.delete_queue_if(2, "q", true, true);
         client.sync(2);
         client.cancel(1, "c");
-        client.send(2, &delete(true, true));
+        client.delete_queue_if(2, "q", true, true);
         client.until("QueueDeleteOk");
         client.nack(1, 0, true, true);
         client.sync(1);
-        client.queue(2, "q", "passive", &none);
-        client.sync(2);
+        client.try_declare(2, "q", "passive", &none);
     });
 }
 
@@ -393,51 +355,33 @@ fn what_is_unacknowledged_is_not_counted() {
 fn exchanges_in_use_are_kept_if_asked() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.exchange(1, "source", "fanout", "", &none);
-        client.exchange(1, "target", "fanout", "", &none);
-        let names = ["source", "target"].map(|name| client.name(name));
-        let [source, target] = names.each_ref().map(|name| name.as_str().into());
-        let delete = |exchange| Method::ExchangeDelete {
-            exchange,
-            if_unused: true,
-            no_wait: false,
-        };
-        client.send(
-            1,
-            &Method::ExchangeBind {
-                destination: target,
-                source,
-                routing_key: "".into(),
-                no_wait: false,
-                arguments: (&none).into(),
-            },
-        );
-        client.until("ExchangeBindOk");
+        client.declare(1, "q");
+        client.exchange(1, "source", "fanout");
+        client.exchange(1, "target", "fanout");
+        client.bind_exchange(1, "target", "source", "");
         script.note("one with a binding, and one that is only bound to");
-        client.send(1, &delete(source));
+        client.delete_exchange(1, "source", true);
         client.sync(1);
-        client.send(1, &delete(target));
+        client.delete_exchange(1, "target", true);
         client.sync(1);
-        client.send(1, &delete(source));
+        client.delete_exchange(1, "source", true);
         client.sync(1);
-        client.send(1, &delete(source));
+        client.delete_exchange(1, "source", true);
         client.sync(1);
         script.note("with a queue");
-        client.exchange(1, "source", "direct", "", &none);
-        client.bind(1, "q", "source", "k", &none);
-        client.send(1, &delete(source));
+        client.exchange(1, "source", "direct");
+        client.bind(1, "q", "source", "k");
+        client.delete_exchange(1, "source", true);
         client.sync(1);
         client.delete_queue(1, "q");
         client.until("QueueDeleteOk");
-        client.send(1, &delete(source));
+        client.delete_exchange(1, "source", true);
         client.sync(1);
-        client.send(1, &delete("amq.fanout".into()));
+        client.delete_exchange(1, "amq.fanout", true);
         client.sync(1);
-        client.send(1, &delete("amq.fan".into()));
+        client.delete_exchange(1, "amq.fan", true);
         client.sync(1);
-        client.send(1, &delete("".into()));
+        client.delete_exchange(1, "", true);
         client.sync(1);
     });
 }

@@ -1,6 +1,6 @@
 //! Publishing: returns, confirms, transactions, and what is refused.
 
-use super::super::transcript::{compare, table};
+use super::super::transcript::{compare, content_header, table, Client};
 use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
 
@@ -8,9 +8,8 @@ use crate::{BasicProperties, FieldTable, FieldValue};
 fn what_is_returned_comes_before_its_confirm() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.exchange(1, "e", "topic", "", &none);
+        client.declare(1, "q");
+        client.exchange(1, "e", "topic");
         client.confirms(1);
         let properties = BasicProperties::new()
             .message_id("7")
@@ -22,15 +21,15 @@ fn what_is_returned_comes_before_its_confirm() {
             ("e", "nobody", false),
             ("", "nobody", false),
         ] {
-            client.publish_with(1, exchange, key, &properties, "body", mandatory);
+            client.publish_to(1, exchange, key, &properties, "body", mandatory);
             client.until("BasicAck");
         }
         let key = client.name("q");
-        client.publish_with(1, "", &key, &properties, "body", true);
+        client.publish_to(1, "", &key, &properties, "body", true);
         client.until("BasicAck");
         // Without confirms.
         client.open_channel(2);
-        client.publish_with(2, "", "nobody", &properties, "", true);
+        client.publish_to(2, "", "nobody", &properties, "", true);
         client.until("BasicReturn");
         client.sync(2);
     });
@@ -41,7 +40,7 @@ fn a_large_message_is_returned_in_frames() {
     compare(|script| {
         let mut client = script.open_with("a", 8192, 0);
         let body = "x".repeat(50_000);
-        client.publish_with(1, "", "nobody", &BasicProperties::new(), &body, true);
+        client.publish_to(1, "", "nobody", &BasicProperties::new(), &body, true);
         client.until("BasicReturn");
     });
 }
@@ -51,14 +50,12 @@ fn messages_that_cannot_be_published_are_refused() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.declare(1, "q", &none);
-        client.exchange(1, "internal", "fanout", "internal", &none);
+        client.declare(1, "q");
+        client.exchange_with(1, "internal", "fanout", "internal", &none);
         let plain = BasicProperties::new();
-        let publish = |client: &mut super::super::transcript::Client,
-                       exchange: &str,
-                       properties: BasicProperties| {
+        let publish = |client: &mut Client, exchange: &str, properties: BasicProperties| {
             let key = client.name("q");
-            client.publish_with(1, exchange, &key, &properties, "body", false);
+            client.publish_to(1, exchange, &key, &properties, "body", false);
             client.sync(1);
         };
         publish(&mut client, "missing", plain.clone());
@@ -116,7 +113,7 @@ fn immediate_is_not_implemented() {
                 immediate: true,
             },
         );
-        client.raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        client.raw(2, 1, &content_header(0));
         client.next();
         client.agree();
     });
@@ -131,17 +128,17 @@ fn several_mistakes_in_one_message() {
         }
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.exchange(1, "internal", "fanout", "internal", &none);
+        client.exchange_with(1, "internal", "fanout", "internal", &none);
         let user = BasicProperties::new().user_id("root");
-        client.publish_with(1, "internal", "", &user, "", false);
+        client.publish_to(1, "internal", "", &user, "", false);
         client.sync(1);
-        client.publish_with(1, "missing", "", &user, "", false);
+        client.publish_to(1, "missing", "", &user, "", false);
         client.sync(1);
         let both = user.clone().expiration("soon");
-        client.publish_with(1, "", "", &both, "", false);
+        client.publish_to(1, "", "", &both, "", false);
         client.sync(1);
         let all = both.header("CC", 1);
-        client.publish_with(1, "", "", &all, "", false);
+        client.publish_to(1, "", "", &all, "", false);
         client.sync(1);
     });
 }
@@ -151,20 +148,17 @@ fn transactions_publish_and_settle_together() {
     compare(|script| {
         let mut client = script.open("a");
         let mut watcher = script.open("watcher");
-        client.declare(1, "q", &FieldTable::new());
-        client.send(1, &Method::TxSelect {});
-        client.until("TxSelectOk");
+        client.declare(1, "q");
+        client.select(1);
         client.publish(1, "q", "1");
-        client.publish_with(1, "", "nobody", &BasicProperties::new(), "lost", true);
+        client.publish_to(1, "", "nobody", &BasicProperties::new(), "lost", true);
         client.publish(1, "q", "2");
         client.sync(1);
         watcher.count(1, "q");
-        client.send(1, &Method::TxCommit {});
-        client.until("TxCommitOk");
+        client.commit(1);
         watcher.count(1, "q");
         client.publish(1, "q", "3");
-        client.send(1, &Method::TxRollback {});
-        client.until("TxRollbackOk");
+        client.rollback(1);
         watcher.count(1, "q");
 
         script.note("acks");
@@ -174,8 +168,7 @@ fn transactions_publish_and_settle_together() {
         client.nack(1, 2, false, true);
         client.sync(1);
         watcher.count(1, "q");
-        client.send(1, &Method::TxRollback {});
-        client.until("TxRollbackOk");
+        client.rollback(1);
         client.ack(1, 1, false);
         // Twice in a transaction.
         client.ack(1, 1, false);
@@ -189,12 +182,9 @@ fn transactions_settle_in_order() {
     compare(|script| {
         let mut client = script.open("a");
         let mut watcher = script.open("watcher");
-        client.declare(1, "q", &FieldTable::new());
-        for body in ["1", "2", "3", "4"] {
-            client.publish(1, "q", body);
-        }
-        client.send(1, &Method::TxSelect {});
-        client.until("TxSelectOk");
+        client.declare(1, "q");
+        client.publish_all(1, "q", &["1", "2", "3", "4"]);
+        client.select(1);
         for _ in 0..4 {
             client.get(1, "q", false);
         }
@@ -202,13 +192,9 @@ fn transactions_settle_in_order() {
         client.ack(1, 3, true);
         client.nack(1, 4, false, false);
         client.publish(1, "q", "5");
-        client.send(1, &Method::TxCommit {});
-        client.until("TxCommitOk");
-        watcher.await_count(1, "q", 2);
-        watcher.get(1, "q", true);
-        watcher.get(1, "q", true);
-        client.send(1, &Method::TxCommit {});
-        client.until("TxCommitOk");
+        client.commit(1);
+        watcher.take_all(1, "q", 2);
+        client.commit(1);
         client.ack(1, 99, false);
         client.sync(1);
         // Not selected on the new channel.
@@ -216,8 +202,7 @@ fn transactions_settle_in_order() {
         client.sync(1);
         client.send(1, &Method::TxRollback {});
         client.sync(1);
-        client.send(1, &Method::TxSelect {});
-        client.until("TxSelectOk");
+        client.select(1);
         client.send(1, &Method::ConfirmSelect { no_wait: false });
         client.sync(1);
         client.send(1, &Method::ConfirmSelect { no_wait: false });
@@ -237,23 +222,19 @@ fn a_transaction_with_a_missing_exchange_and_full_queues() {
             ("x-max-length", 1.into()),
             ("x-overflow", "reject-publish".into()),
         ]);
-        client.declare(1, "q", &full);
-        client.send(1, &Method::TxSelect {});
-        client.until("TxSelectOk");
-        client.publish_with(1, "missing", "", &BasicProperties::new(), "", false);
+        client.declare_with(1, "q", &full);
+        client.select(1);
+        client.publish_to(1, "missing", "", &BasicProperties::new(), "", false);
         client.sync(1);
-        client.send(1, &Method::TxSelect {});
-        client.until("TxSelectOk");
+        client.select(1);
         client.publish(1, "q", "1");
         client.publish(1, "q", "2");
-        client.send(1, &Method::TxCommit {});
-        client.until("TxCommitOk");
+        client.commit(1);
         client.open_again(1);
         client.count(1, "q");
-        client.send(1, &Method::TxSelect {});
-        client.until("TxSelectOk");
-        client.publish_with(1, "", "nobody", &BasicProperties::new(), "a", true);
-        client.publish_with(1, "", "nobody", &BasicProperties::new(), "b", true);
+        client.select(1);
+        client.publish_to(1, "", "nobody", &BasicProperties::new(), "a", true);
+        client.publish_to(1, "", "nobody", &BasicProperties::new(), "b", true);
         client.send(1, &Method::TxCommit {});
         client.sync(1);
     });
@@ -263,19 +244,17 @@ fn a_transaction_with_a_missing_exchange_and_full_queues() {
 fn confirms_count_from_when_they_are_asked_for() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         client.publish(1, "q", "0");
         client.confirms(1);
         for body in ["1", "2"] {
-            client.publish(1, "q", body);
-            client.until("BasicAck");
+            client.publish_confirmed(1, "q", body);
         }
         // An exchange that is missing closes the channel, so there is no confirm.
-        client.publish_with(1, "missing", "", &BasicProperties::new(), "3", false);
+        client.publish_to(1, "missing", "", &BasicProperties::new(), "3", false);
         client.sync(1);
         client.send(1, &Method::ConfirmSelect { no_wait: true });
-        client.publish(1, "q", "1");
-        client.until("BasicAck");
+        client.publish_confirmed(1, "q", "1");
         client.count(1, "q");
     });
 }
@@ -285,7 +264,7 @@ fn confirms_count_from_when_they_are_asked_for() {
 fn acks_of_confirms_and_unknown_tags() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         for multiple in [false, true] {
             client.ack(1, 0, multiple);
             client.sync(1);

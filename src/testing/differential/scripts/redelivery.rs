@@ -1,8 +1,7 @@
 //! What is redelivered: what was delivered before, and in RabbitMQ 4.3 some dead letters.
 
 use super::super::transcript::{compare, table, Client};
-use crate::protocol::method::Method;
-use crate::{BasicProperties, FieldTable};
+use crate::BasicProperties;
 
 /// What happens to a message before it dies.
 const BEFORE: [&str; 6] = [
@@ -23,23 +22,10 @@ const DEATHS: [&str; 5] = [
     "reject in a transaction",
 ];
 
-/// Arguments that send dead letters to a queue, through the default exchange.
-fn to(client: &Client, queue: &str) -> FieldTable {
-    table([
-        ("x-dead-letter-exchange", "".into()),
-        (
-            "x-dead-letter-routing-key",
-            client.name(queue).as_str().into(),
-        ),
-    ])
-}
-
 fn in_transaction(client: &mut Client, tag: u64, requeue: bool) {
-    client.send(2, &Method::TxSelect {});
-    client.until("TxSelectOk");
+    client.select(2);
     client.reject(2, tag, requeue);
-    client.send(2, &Method::TxCommit {});
-    client.until("TxCommitOk");
+    client.commit(2);
 }
 
 /// Takes a message from a queue, and gives it back in some way. Channel 2 is opened for it, and closed.
@@ -51,14 +37,12 @@ fn deliver_before(client: &mut Client, queue: &str, how: &str) {
         "nack" => client.nack(2, tag, false, true),
         "reject" => client.reject(2, tag, true),
         "recover" => {
-            client.send(2, &Method::BasicRecover { requeue: true });
-            client.until("BasicRecoverOk");
+            client.recover(2);
         }
         "reject in a transaction" => in_transaction(client, tag, true),
         _ => {}
     }
     client.close_channel(2);
-    client.until("ChannelCloseOk");
 }
 
 fn die(client: &mut Client, queue: &str, how: &str) {
@@ -75,7 +59,6 @@ fn die(client: &mut Client, queue: &str, how: &str) {
     }
     client.sync(2);
     client.close_channel(2);
-    client.until("ChannelCloseOk");
 }
 
 /// A message that is fetched from the queue of dead letters: whichever way it was delivered before, and died.
@@ -90,10 +73,10 @@ fn dead_letters_are_redelivered_if_a_delivery_had_failed() {
         script.side_by_side(&cases, |script, (before, death)| {
             script.note(format!("{before}, then {death}"));
             let mut client = script.open("a");
-            let mut arguments = to(&client, "dead");
+            let mut arguments = client.dead_letters_to("dead");
             arguments.insert("x-max-length", 1);
-            client.declare(1, "dead", &FieldTable::new());
-            client.declare(1, "work", &arguments);
+            client.declare(1, "dead");
+            client.declare_with(1, "work", &arguments);
             client.publish(1, "work", "m");
             client.await_count(1, "work", 1);
             if *before != "nothing" {
@@ -105,8 +88,7 @@ fn dead_letters_are_redelivered_if_a_delivery_had_failed() {
             client.get(1, "dead", false);
             // From here it is one that was delivered.
             client.nack(1, client.last_tag, false, true);
-            client.await_count(1, "dead", 1);
-            client.get(1, "dead", true);
+            client.take_all(1, "dead", 1);
         });
     });
 }
@@ -118,36 +100,31 @@ fn what_expires_when_it_goes_back_is_redelivered_if_its_delivery_had_failed() {
         for before in BEFORE {
             script.note(before);
             let mut client = script.open("a");
-            let none = FieldTable::new();
-            let mut arguments = to(&client, "dead");
+            let mut arguments = client.dead_letters_to("dead");
             arguments.insert("x-message-ttl", 0);
-            client.declare(1, "dead", &none);
-            client.declare(1, "work", &arguments);
+            client.declare(1, "dead");
+            client.declare_with(1, "work", &arguments);
             if before != "nothing" {
                 client.open_channel(2);
                 client.qos(2, 1, false);
-                client.consume(2, "work", "c", "", &none);
-                client.publish(1, "work", "m");
-                client.until("BasicDeliver");
+                client.consume(2, "work", "c");
+                client.deliver(1, "work", &["m"]);
                 client.cancel(2, "c");
                 match before {
                     "nack" => client.nack(2, 1, false, true),
                     "reject" => client.reject(2, 1, true),
                     "recover" => {
-                        client.send(2, &Method::BasicRecover { requeue: true });
-                        client.until("BasicRecoverOk");
+                        client.recover(2);
                     }
                     "close" => {
                         client.close_channel(2);
-                        client.until("ChannelCloseOk");
                     }
                     _ => in_transaction(&mut client, 1, true),
                 }
             } else {
                 client.publish(1, "work", "m");
             }
-            client.await_count(1, "dead", 1);
-            client.get(1, "dead", true);
+            client.take_all(1, "dead", 1);
             client.close();
         }
     });
@@ -158,18 +135,19 @@ fn what_expires_when_it_goes_back_is_redelivered_if_its_delivery_had_failed() {
 fn dead_letters_that_a_consumer_waits_for_are_not_redelivered() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        let (second, third) = (to(&client, "second"), to(&client, "third"));
-        client.declare(1, "third", &none);
-        client.declare(1, "second", &third);
-        client.declare(1, "first", &second);
+        let (second, third) = (
+            client.dead_letters_to("second"),
+            client.dead_letters_to("third"),
+        );
+        client.declare(1, "third");
+        client.declare_with(1, "second", &third);
+        client.declare_with(1, "first", &second);
         client.open_channel(2);
         client.qos(2, 1, false);
-        client.consume(2, "second", "c", "", &none);
+        client.consume(2, "second", "c");
         for body in ["m", "n"] {
             client.publish(1, "first", body);
-            client.get(1, "first", false);
-            client.reject(1, client.last_tag, false);
+            client.fetch_and_reject(1, "first");
             if body == "m" {
                 client.until("BasicDeliver");
             }
@@ -178,8 +156,7 @@ fn dead_letters_that_a_consumer_waits_for_are_not_redelivered() {
         script.note("the second one waited for the consumer");
         client.nack(2, 1, false, false);
         client.until("BasicDeliver");
-        client.await_count(1, "third", 1);
-        client.get(1, "third", true);
+        client.take_all(1, "third", 1);
         script.note("published anew");
         client.ack(2, 2, false);
         client.publish(1, "third", "m");
@@ -192,38 +169,34 @@ fn dead_letters_that_a_consumer_waits_for_are_not_redelivered() {
 fn a_failed_delivery_is_remembered_from_queue_to_queue() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.exchange(1, "dlx", "fanout", "", &none);
+        client.exchange(1, "dlx", "fanout");
         let dlx = table([("x-dead-letter-exchange", script.name("dlx").as_str().into())]);
-        let mut brief = to(&client, "last");
+        let mut brief = client.dead_letters_to("last");
         brief.insert("x-message-ttl", 1);
-        client.declare(1, "last", &none);
-        client.declare(1, "copy", &none);
-        client.declare(1, "brief", &brief);
-        client.declare(1, "ranked", &{
+        client.declare(1, "last");
+        client.declare(1, "copy");
+        client.declare_with(1, "brief", &brief);
+        client.declare_with(1, "ranked", &{
             let mut ranked = dlx.clone();
             ranked.insert("x-max-priority", 3);
             ranked
         });
-        client.bind(1, "copy", "dlx", "", &none);
-        client.bind(1, "brief", "dlx", "", &none);
+        client.bind(1, "copy", "dlx", "");
+        client.bind(1, "brief", "dlx", "");
         for requeue in [false, true] {
             script.note(format!("requeued before: {requeue}"));
-            let key = client.name("ranked");
             let properties = BasicProperties::new().priority(2);
-            client.publish_with(1, "", &key, &properties, "m", false);
+            client.publish_with(1, "ranked", &properties, "m");
             client.await_count(1, "ranked", 1);
             client.get(1, "ranked", false);
             if requeue {
-                client.reject(1, client.last_tag, true);
+                client.requeue_last(1);
                 client.await_count(1, "ranked", 1);
                 client.get(1, "ranked", false);
             }
             client.nack(1, client.last_tag, false, false);
-            client.await_count(1, "copy", 1);
-            client.get(1, "copy", true);
-            client.await_count(1, "last", 1);
-            client.get(1, "last", true);
+            client.take_all(1, "copy", 1);
+            client.take_all(1, "last", 1);
         }
     });
 }

@@ -12,20 +12,20 @@ fn direct_replies_go_to_the_channel_that_asked() {
         let mut client = script.open("client");
         let mut server = script.open("server");
         let none = FieldTable::new();
-        server.declare(1, "rpc", &none);
+        server.declare(1, "rpc");
         script.note("no consumer");
         let key = client.name("rpc");
         let asks = BasicProperties::new()
             .reply_to(REPLY_TO)
             .correlation_id("1");
-        client.publish_with(1, "", &key, &asks, "request", true);
+        client.publish_to(1, "", &key, &asks, "request", true);
         client.sync(1);
         script.note("with acks");
-        client.consume(1, REPLY_TO, "c", "", &none);
+        client.consume(1, REPLY_TO, "c");
         client.open_again(1);
         script.note("a request");
-        client.consume(1, REPLY_TO, "c", "no_ack", &none);
-        client.publish_with(1, "", &key, &asks, "request", true);
+        client.consume_with(1, REPLY_TO, "c", "no_ack", &none);
+        client.publish_to(1, "", &key, &asks, "request", true);
         client.sync(1);
         server.await_count(1, "rpc", 1);
         let name = server.reply_to(1, "rpc");
@@ -34,45 +34,28 @@ fn direct_replies_go_to_the_channel_that_asked() {
         server.confirms(1);
         // Before 4.3 each mandatory reply was returned, delivered or not.
         let mandatory = script.version >= (4, 3);
-        server.publish_with(1, "", &name, &reply, "reply", mandatory);
+        server.publish_to(1, "", &name, &reply, "reply", mandatory);
         server.until("BasicAck");
         client.until("BasicDeliver");
         script.note("the queue is looked at");
-        server.queue(1, &name, "passive", &none);
-        server.sync(1);
-        server.queue(1, REPLY_TO, "passive", &none);
-        server.sync(1);
-        server.queue(1, REPLY_TO, "", &none);
-        server.sync(1);
+        server.try_declare(1, &name, "passive", &none);
+        server.try_declare(1, REPLY_TO, "passive", &none);
+        server.try_declare(1, REPLY_TO, "", &none);
         script.note("other uses of the name");
-        client.consume(1, REPLY_TO, "d", "no_ack", &none);
+        client.consume_with(1, REPLY_TO, "d", "no_ack", &none);
         client.open_again(1);
         client.get(1, REPLY_TO, true);
         client.open_again(1);
-        client.send(
-            1,
-            &Method::QueuePurge {
-                queue: REPLY_TO.into(),
-                no_wait: false,
-            },
-        );
+        client.purge(1, REPLY_TO);
         client.sync(1);
-        client.send(
-            1,
-            &Method::QueueDelete {
-                queue: REPLY_TO.into(),
-                if_unused: false,
-                if_empty: false,
-                no_wait: false,
-            },
-        );
+        client.delete_queue(1, REPLY_TO);
         client.sync(1);
         for queue in [REPLY_TO, "amq.rabbitmq.reply-to.x"] {
             // Only 4.3 has a text of its own for it.
             if script.version < (4, 3) && queue != REPLY_TO {
                 continue;
             }
-            client.bind(1, queue, "amq.topic", "k", &none);
+            client.bind(1, queue, "amq.topic", "k");
             client.open_again(1);
             let (exchange, routing_key, arguments) =
                 ("amq.topic".into(), "k".into(), (&none).into());
@@ -90,16 +73,15 @@ fn direct_replies_go_to_the_channel_that_asked() {
         }
         script.note("the client has gone");
         server.confirms(1);
-        server.publish_with(1, "", &name, &reply, "reply", mandatory);
+        server.publish_to(1, "", &name, &reply, "reply", mandatory);
         server.until("BasicAck");
-        server.queue(1, &name, "passive", &none);
-        server.sync(1);
+        server.try_declare(1, &name, "passive", &none);
         script.note("cancelled and consumed again");
-        client.consume(1, REPLY_TO, "c", "no_ack", &none);
+        client.consume_with(1, REPLY_TO, "c", "no_ack", &none);
         client.cancel(1, "c");
-        client.publish_with(1, "", &key, &asks, "request", true);
+        client.publish_to(1, "", &key, &asks, "request", true);
         client.sync(1);
-        client.consume(1, REPLY_TO, "", "no_ack exclusive", &none);
+        client.consume_with(1, REPLY_TO, "", "no_ack exclusive", &none);
         client.sync(1);
     });
 }
@@ -107,11 +89,11 @@ fn direct_replies_go_to_the_channel_that_asked() {
 /// The name of a channel's replies; the channel goes on consuming them.
 fn made_name(script: &Script, client: &mut Client) -> String {
     let none = FieldTable::new();
-    client.declare(1, "rpc", &none);
-    client.consume(1, REPLY_TO, "c", "no_ack", &none);
+    client.declare(1, "rpc");
+    client.consume_with(1, REPLY_TO, "c", "no_ack", &none);
     let key = client.name("rpc");
     let asks = BasicProperties::new().reply_to(REPLY_TO);
-    client.publish_with(1, "", &key, &asks, "request", true);
+    client.publish_to(1, "", &key, &asks, "request", true);
     client.await_count(1, "rpc", 1);
     script.note("named");
     client.reply_to(1, "rpc")
@@ -187,7 +169,7 @@ fn use_in_all_ways(script: &Script, what: &str, name: &str) {
     script.note(format!("{what}: publish"));
     let mut client = script.open("user");
     client.confirms(1);
-    client.publish_with(1, "", name, &BasicProperties::new(), "m", true);
+    client.publish_to(1, "", name, &BasicProperties::new(), "m", true);
     client.until("BasicAck");
 }
 
@@ -203,7 +185,7 @@ fn names_of_replies_are_no_queues_for_others() {
         // The last one was published to it.
         owner.until("BasicDeliver");
         for no_ack in ["no_ack", ""] {
-            owner.consume(1, &live, "again", no_ack, &FieldTable::new());
+            owner.consume_with(1, &live, "again", no_ack, &FieldTable::new());
             owner.open_again(1);
         }
         use_in_all_ways(script, "gone", &live);

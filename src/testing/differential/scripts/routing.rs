@@ -1,21 +1,13 @@
 //! Exchanges: where messages go.
 
 use super::super::transcript::{compare, table, Client};
-use crate::protocol::method::Method;
 use crate::{BasicProperties, FieldTable, FieldValue};
 
-/// Publishes and notes, by the count of each queue, where the message went; the queues are emptied.
-fn went(client: &mut Client, queues: &[&str]) {
+/// Empties the queues, which writes down how many messages each had: so where a message went.
+fn purge_all(client: &mut Client, queues: &[&str]) {
     client.sync(1);
     for queue in queues {
-        let full = client.name(queue);
-        client.send(
-            1,
-            &Method::QueuePurge {
-                queue: full.as_str().into(),
-                no_wait: false,
-            },
-        );
+        client.purge(1, queue);
         client.until("QueuePurgeOk");
     }
 }
@@ -24,8 +16,7 @@ fn went(client: &mut Client, queues: &[&str]) {
 fn headers_exchanges_match_in_all_their_ways() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.exchange(1, "h", "headers", "", &none);
+        client.exchange(1, "h", "headers");
         let ways: [Option<&str>; 5] = [
             None,
             Some("all"),
@@ -44,12 +35,12 @@ fn headers_exchanges_match_in_all_their_ways() {
         for (number, fields) in wanted.iter().enumerate() {
             for way in ways {
                 let queue = format!("q-{number}-{}", way.unwrap_or("default"));
-                client.declare(1, &queue, &none);
+                client.declare(1, &queue);
                 let mut arguments: FieldTable = fields.iter().cloned().collect();
                 if let Some(way) = way {
                     arguments.insert("x-match", way);
                 }
-                client.bind(1, &queue, "h", "", &arguments);
+                client.bind_with(1, &queue, "h", "", &arguments);
                 queues.push(queue);
             }
         }
@@ -67,12 +58,12 @@ fn headers_exchanges_match_in_all_their_ways() {
             script.note(format!("{fields:?}"));
             let mut properties = BasicProperties::new();
             properties.headers = Some(fields.into_iter().collect());
-            client.publish_with(1, "h", "", &properties, "m", false);
-            went(&mut client, &names);
+            client.publish_to(1, "h", "", &properties, "m", false);
+            purge_all(&mut client, &names);
         }
         script.note("no headers");
-        client.publish_with(1, "h", "", &BasicProperties::new(), "m", false);
-        went(&mut client, &names);
+        client.publish_to(1, "h", "", &BasicProperties::new(), "m", false);
+        purge_all(&mut client, &names);
     });
 }
 
@@ -104,21 +95,20 @@ fn headers_are_compared_by_value() {
             FieldValue::Void,
         ];
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.exchange(1, "h", "headers", "", &none);
+        client.exchange(1, "h", "headers");
         let mut queues = Vec::new();
         for (number, value) in values.iter().enumerate() {
             let queue = format!("q{number}");
-            client.declare(1, &queue, &none);
-            client.bind(1, &queue, "h", "", &table([("k", value.clone())]));
+            client.declare(1, &queue);
+            client.bind_with(1, &queue, "h", "", &table([("k", value.clone())]));
             queues.push(queue);
         }
         let names: Vec<&str> = queues.iter().map(String::as_str).collect();
         for value in values {
             script.note(format!("{value:?}"));
             let properties = BasicProperties::new().header("k", value);
-            client.publish_with(1, "h", "", &properties, "m", false);
-            went(&mut client, &names);
+            client.publish_to(1, "h", "", &properties, "m", false);
+            purge_all(&mut client, &names);
         }
     });
 }
@@ -127,10 +117,9 @@ fn headers_are_compared_by_value() {
 fn bindings_of_headers_exchanges_are_checked() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.exchange(1, "h", "headers", "", &none);
-        client.exchange(1, "d", "direct", "", &none);
-        client.declare(1, "q", &none);
+        client.exchange(1, "h", "headers");
+        client.exchange(1, "d", "direct");
+        client.declare(1, "q");
         for how in [
             FieldValue::from("All"),
             FieldValue::from(""),
@@ -148,7 +137,7 @@ fn bindings_of_headers_exchanges_are_checked() {
             }
             script.note(format!("{how:?}"));
             for exchange in ["h", "d"] {
-                client.bind(1, "q", exchange, "", &table([("x-match", how.clone())]));
+                client.bind_with(1, "q", exchange, "", &table([("x-match", how.clone())]));
                 client.sync_or_open(1);
             }
         }
@@ -159,21 +148,20 @@ fn bindings_of_headers_exchanges_are_checked() {
 fn messages_go_from_exchange_to_exchange() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.exchange(1, "f", "fanout", "", &none);
-        client.exchange(1, "t", "topic", "", &none);
-        client.exchange(1, "d", "direct", "", &none);
+        client.exchange(1, "f", "fanout");
+        client.exchange(1, "t", "topic");
+        client.exchange(1, "d", "direct");
         for queue in ["q1", "q2", "q3"] {
-            client.declare(1, queue, &none);
+            client.declare(1, queue);
         }
         client.bind_exchange(1, "t", "f", "");
         client.bind_exchange(1, "d", "t", "a.*");
         client.bind_exchange(1, "f", "d", "a.b");
         client.bind_exchange(1, "f", "f", "");
-        client.bind(1, "q1", "f", "", &none);
-        client.bind(1, "q2", "t", "#.b", &none);
-        client.bind(1, "q3", "d", "a.b", &none);
-        client.bind(1, "q3", "d", "a.c", &none);
+        client.bind(1, "q1", "f", "");
+        client.bind(1, "q2", "t", "#.b");
+        client.bind(1, "q3", "d", "a.b");
+        client.bind(1, "q3", "d", "a.c");
         for (exchange, key) in [
             ("f", "a.b"),
             ("f", "x"),
@@ -183,8 +171,8 @@ fn messages_go_from_exchange_to_exchange() {
             ("d", ""),
         ] {
             script.note(format!("{exchange} {key}"));
-            client.publish_with(1, exchange, key, &BasicProperties::new(), "m", true);
-            went(&mut client, &["q1", "q2", "q3"]);
+            client.publish_to(1, exchange, key, &BasicProperties::new(), "m", true);
+            purge_all(&mut client, &["q1", "q2", "q3"]);
         }
         script.note("errors");
         client.bind_exchange(1, "missing", "f", "");
@@ -195,13 +183,13 @@ fn messages_go_from_exchange_to_exchange() {
         client.sync_or_open(1);
         client.bind_exchange(1, "f", "", "");
         client.sync_or_open(1);
-        client.bind(1, "q1", "", "k", &none);
+        client.bind(1, "q1", "", "k");
         client.sync_or_open(1);
-        client.bind(1, "missing", "f", "k", &none);
+        client.bind(1, "missing", "f", "k");
         client.sync_or_open(1);
-        client.bind(1, "q1", "missing", "k", &none);
+        client.bind(1, "q1", "missing", "k");
         client.sync_or_open(1);
-        client.bind(1, "missing", "missing", "k", &none);
+        client.bind(1, "missing", "missing", "k");
         client.sync_or_open(1);
     });
 }
@@ -212,35 +200,35 @@ fn alternate_exchanges_take_what_nothing_else_does() {
         let mut client = script.open("a");
         let none = FieldTable::new();
         let to = |name: String| table([("alternate-exchange", name.as_str().into())]);
-        client.exchange(1, "first", "direct", "", &to(script.name("second")));
-        client.exchange(1, "second", "topic", "", &to(script.name("third")));
-        client.exchange(1, "third", "fanout", "", &to(script.name("first")));
-        client.exchange(1, "lost", "direct", "", &to(script.name("missing")));
-        client.exchange(1, "plain", "fanout", "", &none);
+        client.exchange_with(1, "first", "direct", "", &to(script.name("second")));
+        client.exchange_with(1, "second", "topic", "", &to(script.name("third")));
+        client.exchange_with(1, "third", "fanout", "", &to(script.name("first")));
+        client.exchange_with(1, "lost", "direct", "", &to(script.name("missing")));
+        client.exchange(1, "plain", "fanout");
         for queue in ["q1", "q2", "q3"] {
-            client.declare(1, queue, &none);
+            client.declare(1, queue);
         }
-        client.bind(1, "q1", "first", "a", &none);
-        client.bind(1, "q2", "second", "b.#", &none);
+        client.bind(1, "q1", "first", "a");
+        client.bind(1, "q2", "second", "b.#");
         client.confirms(1);
         let send = |client: &mut Client, exchange: &str, key: &str| {
             script.note(exchange);
-            client.publish_with(1, exchange, key, &BasicProperties::new(), "m", true);
+            client.publish_to(1, exchange, key, &BasicProperties::new(), "m", true);
             client.until("BasicAck");
-            went(client, &["q1", "q2", "q3"]);
+            purge_all(client, &["q1", "q2", "q3"]);
         };
         send(&mut client, "first", "a");
         send(&mut client, "first", "b.x");
         send(&mut client, "first", "c");
         send(&mut client, "lost", "c");
-        client.bind(1, "q3", "third", "", &none);
+        client.bind(1, "q3", "third", "");
         send(&mut client, "first", "c");
         send(&mut client, "third", "c");
         // An exchange that is bound, but delivers to no queue.
         client.bind_exchange(1, "plain", "first", "p");
         send(&mut client, "first", "p");
         // By way of the default exchange.
-        client.exchange(1, "default", "direct", "", &to(String::new()));
+        client.exchange_with(1, "default", "direct", "", &to(String::new()));
         let key = client.name("q1");
         if script.version >= (4, 0) {
             send(&mut client, "default", &key);
@@ -251,10 +239,10 @@ fn alternate_exchanges_take_what_nothing_else_does() {
             table([("alternate-exchange", "x".into())]),
             none.clone(),
         ] {
-            client.exchange(1, "first", "direct", "", &arguments);
+            client.exchange_with(1, "first", "direct", "", &arguments);
             client.sync_or_open(1);
         }
-        client.exchange(
+        client.exchange_with(
             1,
             "odd",
             "direct",
@@ -269,32 +257,31 @@ fn alternate_exchanges_take_what_nothing_else_does() {
 fn carbon_copies_are_routed_and_blind_ones_not_shown() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
         for queue in ["q1", "q2", "q3"] {
-            client.declare(1, queue, &none);
+            client.declare(1, queue);
         }
         let (to, cc, bcc) = (client.name("q1"), client.name("q2"), client.name("q3"));
         let _ = (&cc, &bcc);
-        client.exchange(1, "d", "direct", "", &none);
+        client.exchange(1, "d", "direct");
         for (queue, key) in [("q1", "k1"), ("q2", "k2"), ("q3", "k3")] {
-            client.bind(1, queue, "d", key, &none);
+            client.bind(1, queue, "d", key);
         }
         let properties = BasicProperties::new()
             .header("CC", FieldValue::array(["k2", "nobody"]))
             .header("BCC", FieldValue::array(["k3"]))
             .header("other", 1);
-        client.publish_with(1, "d", "k1", &properties, "m", false);
+        client.publish_to(1, "d", "k1", &properties, "m", false);
         for queue in ["q1", "q2", "q3"] {
             client.get(1, queue, true);
         }
-        client.publish_with(1, "d", "nobody", &properties, "m", true);
+        client.publish_to(1, "d", "nobody", &properties, "m", true);
         client.get(1, "q3", true);
         let only = BasicProperties::new().header("BCC", FieldValue::array(["k3"]));
-        client.publish_with(1, "d", "nobody", &only, "m", true);
+        client.publish_to(1, "d", "nobody", &only, "m", true);
         client.sync(1);
         client.get(1, "q3", true);
         let unroutable = BasicProperties::new().header("BCC", FieldValue::array(["k9"]));
-        client.publish_with(1, "d", "nobody", &unroutable, "m", true);
+        client.publish_to(1, "d", "nobody", &unroutable, "m", true);
         client.sync(1);
         let _ = to;
     });
@@ -304,8 +291,7 @@ fn carbon_copies_are_routed_and_blind_ones_not_shown() {
 fn topics_match_on_rabbitmq_as_here() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.exchange(1, "t", "topic", "", &none);
+        client.exchange(1, "t", "topic");
         let patterns = [
             "", "#", "*", "a", "a.*", "a.#", "#.a", "*.*", "a.#.b", "#.#", "a..b", ".", "*.",
             "a.*.#",
@@ -313,8 +299,8 @@ fn topics_match_on_rabbitmq_as_here() {
         let mut queues = Vec::new();
         for (number, pattern) in patterns.iter().enumerate() {
             let queue = format!("q{number}");
-            client.declare(1, &queue, &none);
-            client.bind(1, &queue, "t", pattern, &none);
+            client.declare(1, &queue);
+            client.bind(1, &queue, "t", pattern);
             queues.push(queue);
         }
         let names: Vec<&str> = queues.iter().map(String::as_str).collect();
@@ -322,8 +308,8 @@ fn topics_match_on_rabbitmq_as_here() {
             "", "a", "b", "a.b", "a.b.b", "a..b", ".", "..", "a.", ".a", "*", "#", "a.*",
         ] {
             script.note(key);
-            client.publish_with(1, "t", key, &BasicProperties::new(), "m", false);
-            went(&mut client, &names);
+            client.publish_to(1, "t", key, &BasicProperties::new(), "m", false);
+            purge_all(&mut client, &names);
         }
     });
 }
@@ -333,7 +319,7 @@ fn exchanges_are_declared_and_deleted_with_the_same_words() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.exchange(1, "e", "direct", "durable", &none);
+        client.exchange_with(1, "e", "direct", "durable", &none);
         for (name, kind, flags) in [
             ("e", "fanout", "durable"),
             ("e", "direct", ""),
@@ -350,17 +336,17 @@ fn exchanges_are_declared_and_deleted_with_the_same_words() {
             ("x\r\ny", "topic", ""),
         ] {
             script.note(format!("{name:?} {kind} {flags}"));
-            client.exchange(1, name, kind, flags, &none);
+            client.exchange_with(1, name, kind, flags, &none);
             client.sync_or_open(1);
         }
         if script.version >= (4, 0) {
-            client.exchange(1, "n", "nonsense", "", &none);
+            client.exchange(1, "n", "nonsense");
             client.sync_or_open(1);
-            client.exchange(1, "n", "", "", &none);
+            client.exchange(1, "n", "");
             client.sync_or_open(1);
         }
-        client.declare(1, "q", &none);
-        client.bind(1, "q", "e", "k", &none);
+        client.declare(1, "q");
+        client.bind(1, "q", "e", "k");
         for (name, if_unused) in [
             ("e", true),
             ("e", false),
@@ -372,15 +358,7 @@ fn exchanges_are_declared_and_deleted_with_the_same_words() {
             ("amq.nothing", false),
         ] {
             script.note(format!("delete {name} {if_unused}"));
-            let full = client.name(name);
-            client.send(
-                1,
-                &Method::ExchangeDelete {
-                    exchange: full.as_str().into(),
-                    if_unused,
-                    no_wait: false,
-                },
-            );
+            client.delete_exchange(1, name, if_unused);
             client.sync_or_open(1);
         }
     });
@@ -391,38 +369,29 @@ fn exchanges_go_with_their_last_binding() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.exchange(1, "top", "fanout", "auto_delete", &none);
-        client.exchange(1, "middle", "fanout", "auto_delete", &none);
-        client.declare(1, "q", &none);
+        client.exchange_with(1, "top", "fanout", "auto_delete", &none);
+        client.exchange_with(1, "middle", "fanout", "auto_delete", &none);
+        client.declare(1, "q");
         client.bind_exchange(1, "middle", "top", "");
-        client.bind(1, "q", "middle", "", &none);
-        let full = client.name("q");
-        client.send(
-            1,
-            &Method::QueueDelete {
-                queue: full.as_str().into(),
-                if_unused: false,
-                if_empty: false,
-                no_wait: false,
-            },
-        );
+        client.bind(1, "q", "middle", "");
+        client.delete_queue(1, "q");
         client.sync(1);
         for exchange in ["middle", "top"] {
-            client.exchange(1, exchange, "fanout", "passive", &none);
+            client.exchange_with(1, exchange, "fanout", "passive", &none);
             client.sync_or_open(1);
         }
         // Not before there was one.
-        client.exchange(1, "top", "fanout", "auto_delete", &none);
-        client.declare(1, "q", &none);
+        client.exchange_with(1, "top", "fanout", "auto_delete", &none);
+        client.declare(1, "q");
         client.unbind(1, "q", "top", "never");
         client.sync_or_open(1);
-        client.exchange(1, "top", "fanout", "passive", &none);
+        client.exchange_with(1, "top", "fanout", "passive", &none);
         client.sync_or_open(1);
-        client.bind(1, "q", "top", "k", &none);
-        client.bind(1, "q", "top", "k", &none);
+        client.bind(1, "q", "top", "k");
+        client.bind(1, "q", "top", "k");
         client.unbind(1, "q", "top", "k");
         client.sync_or_open(1);
-        client.exchange(1, "top", "fanout", "passive", &none);
+        client.exchange_with(1, "top", "fanout", "passive", &none);
         client.sync_or_open(1);
     });
 }

@@ -3,32 +3,28 @@
 use std::time::{Duration, Instant};
 
 use super::super::transcript::{compare, table};
-use crate::{BasicProperties, FieldTable};
+use crate::BasicProperties;
 
 #[test]
 fn messages_expire_in_their_queue() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "brief", &table([("x-message-ttl", 100.into())]));
-        client.declare(1, "plain", &FieldTable::new());
+        client.declare_with(1, "brief", &table([("x-message-ttl", 100.into())]));
+        client.declare(1, "plain");
         // What is confirmed is in the queue.
         client.confirms(1);
-        client.publish(1, "brief", "1");
-        client.until("BasicAck");
+        client.publish_confirmed(1, "brief", "1");
         client.await_count(1, "brief", 0);
         client.get(1, "brief", true);
         script.note("by themselves, the shorter time counts");
-        let key = client.name("brief");
         let long = BasicProperties::new().expiration("3600000");
-        client.publish_with(1, "", &key, &long, "2", false);
+        client.publish_with(1, "brief", &long, "2");
         client.until("BasicAck");
         client.await_count(1, "brief", 0);
         script.note("only at the head");
-        let key = client.name("plain");
         let short = BasicProperties::new().expiration("50");
-        client.publish(1, "plain", "first");
-        client.until("BasicAck");
-        client.publish_with(1, "", &key, &short, "second", false);
+        client.publish_confirmed(1, "plain", "first");
+        client.publish_with(1, "plain", &short, "second");
         client.until("BasicAck");
         std::thread::sleep(Duration::from_millis(150));
         client.count(1, "plain");
@@ -36,11 +32,11 @@ fn messages_expire_in_their_queue() {
         client.get(1, "plain", false);
         script.note("what is unacknowledged does not expire, but when it goes back");
         let short = BasicProperties::new().expiration("1000");
-        client.publish_with(1, "", &key, &short, "third", false);
+        client.publish_with(1, "plain", &short, "third");
         client.until("BasicAck");
         client.get(1, "plain", false);
         std::thread::sleep(Duration::from_millis(1100));
-        client.reject(1, client.last_tag, true);
+        client.requeue_last(1);
         client.await_count(1, "plain", 0);
     });
 }
@@ -49,22 +45,19 @@ fn messages_expire_in_their_queue() {
 fn a_time_of_nothing_delivers_at_once_or_never() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &table([("x-message-ttl", 0.into())]));
+        client.declare_with(1, "q", &table([("x-message-ttl", 0.into())]));
         client.publish(1, "q", "lost");
         client.sync(1);
         client.get(1, "q", true);
         client.qos(1, 1, false);
-        client.consume(1, "q", "c", "", &none);
-        client.publish(1, "q", "taken");
-        client.until("BasicDeliver");
+        client.consume(1, "q", "c");
+        client.deliver(1, "q", &["taken"]);
         client.publish(1, "q", "lost, for the consumer is busy");
         client.sync(1);
         client.ack(1, client.last_tag, false);
         client.sync(1);
-        client.publish(1, "q", "taken as well");
-        client.until("BasicDeliver");
-        client.reject(1, client.last_tag, true);
+        client.deliver(1, "q", &["taken as well"]);
+        client.requeue_last(1);
         client.sync(1);
         client.count(1, "q");
     });
@@ -74,12 +67,11 @@ fn a_time_of_nothing_delivers_at_once_or_never() {
 fn queues_expire_when_they_are_not_used() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &table([("x-expires", 200.into())]));
+        client.declare_with(1, "q", &table([("x-expires", 200.into())]));
         client.publish(1, "q", "m");
         client.await_gone(1, "q");
-        client.declare(1, "used", &table([("x-expires", 200.into())]));
-        client.consume(1, "used", "c", "", &none);
+        client.declare_with(1, "used", &table([("x-expires", 200.into())]));
+        client.consume(1, "used", "c");
         std::thread::sleep(Duration::from_millis(500));
         client.count(1, "used");
         client.cancel(1, "c");

@@ -1,6 +1,6 @@
 //! Whose turn it is among consumers: priorities, those that have no room, and single active ones.
 
-use super::super::transcript::{compare, table, Client};
+use super::super::transcript::{compare, table};
 use crate::protocol::method::Method;
 use crate::{FieldTable, FieldValue};
 
@@ -8,31 +8,23 @@ fn priority(value: i32) -> FieldTable {
     table([("x-priority", value.into())])
 }
 
-/// Publishes, and waits for the delivery.
-fn deliver(client: &mut Client, queue: &str, bodies: &[&str]) {
-    for body in bodies {
-        client.publish(1, queue, body);
-        client.until("BasicDeliver");
-    }
-}
-
 #[test]
 fn ties_take_turns_and_those_without_room_are_passed_over() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         for channel in 2..5 {
             client.open_channel(channel);
         }
         client.qos(2, 1, false);
         client.qos(3, 2, false);
         client.qos(4, 1, false);
-        client.consume(2, "q", "two-a", "", &priority(5));
-        client.consume(3, "q", "three-a", "", &priority(5));
-        client.consume(4, "q", "four-low", "", &priority(1));
-        client.consume(2, "q", "two-b", "", &priority(5));
-        client.consume(4, "q", "four-high", "", &priority(9));
-        deliver(&mut client, "q", &["1", "2", "3", "4", "5", "6"]);
+        client.consume_with(2, "q", "two-a", "", &priority(5));
+        client.consume_with(3, "q", "three-a", "", &priority(5));
+        client.consume_with(4, "q", "four-low", "", &priority(1));
+        client.consume_with(2, "q", "two-b", "", &priority(5));
+        client.consume_with(4, "q", "four-high", "", &priority(9));
+        client.deliver(1, "q", &["1", "2", "3", "4", "5", "6"]);
         client.publish(1, "q", "7");
         client.publish(1, "q", "8");
         client.await_count(1, "q", 2);
@@ -50,14 +42,14 @@ fn ties_take_turns_and_those_without_room_are_passed_over() {
         for channel in 2..5 {
             client.sync(channel);
         }
-        deliver(&mut client, "q", &["a", "b", "c", "d", "e", "f"]);
+        client.deliver(1, "q", &["a", "b", "c", "d", "e", "f"]);
         script.note("one goes, and one comes");
         client.cancel(2, "two-b");
         client.ack(4, 0, true);
         client.sync(4);
-        client.consume(2, "q", "two-c", "", &priority(9));
-        deliver(&mut client, "q", &["g", "h"]);
-        client.reject(2, client.last_tag, true);
+        client.consume_with(2, "q", "two-c", "", &priority(9));
+        client.deliver(1, "q", &["g", "h"]);
+        client.requeue_last(2);
         client.until("BasicDeliver");
     });
 }
@@ -67,13 +59,12 @@ fn ties_take_turns_and_those_without_room_are_passed_over() {
 fn a_requeued_message_goes_to_the_next_in_turn() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        client.declare(1, "q", &none);
+        client.declare(1, "q");
         client.qos(1, 1, false);
         for tag in ["x", "y", "z"] {
-            client.consume(1, "q", tag, "", &none);
+            client.consume(1, "q", tag);
         }
-        deliver(&mut client, "q", &["1", "2"]);
+        client.deliver(1, "q", &["1", "2"]);
         client.nack(1, 1, false, true);
         client.until("BasicDeliver");
         client.nack(1, client.last_tag, false, true);
@@ -82,9 +73,7 @@ fn a_requeued_message_goes_to_the_next_in_turn() {
         client.until("BasicDeliver");
         client.sync(1);
         script.note("with messages behind");
-        for body in ["3", "4", "5"] {
-            client.publish(1, "q", body);
-        }
+        client.publish_all(1, "q", &["3", "4", "5"]);
         client.until("BasicDeliver");
         client.await_count(1, "q", 2);
         client.nack(1, 0, true, true);
@@ -94,10 +83,9 @@ fn a_requeued_message_goes_to_the_next_in_turn() {
         script.note("by the end of its channel");
         let mut other = script.open("b");
         other.qos(1, 5, false);
-        other.consume(1, "q", "other", "", &none);
+        other.consume(1, "q", "other");
         other.take(2);
         client.close_channel(1);
-        client.until("ChannelCloseOk");
         other.take(3);
         other.sync(1);
     });
@@ -112,22 +100,19 @@ fn single_active_consumers_hand_over_in_all_ways() {
         let mut client = script.open("a");
         let [mut one, mut two, mut three] = ["one", "two", "three"].map(|name| script.open(name));
         let single = table([("x-single-active-consumer", true.into())]);
-        client.declare(1, "q", &single);
+        client.declare_with(1, "q", &single);
         let none = FieldTable::new();
         one.qos(1, 2, false);
-        one.consume(1, "q", "first", "", &none);
+        one.consume(1, "q", "first");
         two.qos(1, 2, false);
-        two.consume(1, "q", "second", "", &none);
-        three.consume(1, "q", "third", "", &none);
-        one.consume(1, "q", "fourth", "", &none);
-        for body in ["1", "2", "3", "4", "5"] {
-            client.publish(1, "q", body);
-        }
+        two.consume(1, "q", "second");
+        three.consume(1, "q", "third");
+        one.consume(1, "q", "fourth");
+        client.publish_all(1, "q", &["1", "2", "3", "4", "5"]);
         one.take(2);
         client.await_count(1, "q", 3);
         script.note("the channel of the first one closes");
         one.close_channel(1);
-        one.until("ChannelCloseOk");
         two.take(2);
         two.sync(1);
         client.await_count(1, "q", 3);
@@ -137,7 +122,7 @@ fn single_active_consumers_hand_over_in_all_ways() {
         two.ack(1, 1, false);
         two.sync(1);
         script.note("it comes back, behind");
-        two.consume(1, "q", "second", "", &none);
+        two.consume(1, "q", "second");
         two.nack(1, 2, false, true);
         three.until("BasicDeliver");
         two.sync(1);
@@ -149,22 +134,21 @@ fn single_active_consumers_hand_over_in_all_ways() {
         script.note("fetching is no consuming");
         client.get(1, "q", false);
         two.ack(1, 0, true);
-        client.reject(1, client.last_tag, true);
+        client.requeue_last(1);
         two.until("BasicDeliver");
         two.sync(1);
         script.note("with priorities");
-        client.declare(1, "ranked", &single);
+        client.declare_with(1, "ranked", &single);
         for (tag, value) in [("low", 1), ("mid", 5), ("high", 9), ("high-too", 9)] {
-            client.consume(1, "ranked", tag, "no_ack", &priority(value));
+            client.consume_with(1, "ranked", tag, "no_ack", &priority(value));
         }
         for tag in ["low", "high", "high-too", "mid"] {
-            client.publish(1, "ranked", "m");
-            client.until("BasicDeliver");
+            client.deliver(1, "ranked", &["m"]);
             client.cancel(1, tag);
         }
         client.publish(1, "ranked", "m");
         client.await_count(1, "ranked", 1);
-        client.consume(1, "ranked", "late", "no_ack", &none);
+        client.consume_with(1, "ranked", "late", "no_ack", &none);
         client.until("BasicDeliver");
     });
 }
@@ -173,12 +157,10 @@ fn single_active_consumers_hand_over_in_all_ways() {
 fn queues_of_a_single_active_consumer_delete_and_refuse_as_others() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
         let single = table([("x-single-active-consumer", true.into())]);
-        client.queue(1, "q", "auto_delete", &single);
-        client.until("QueueDeclareOk");
-        client.consume(1, "q", "one", "", &none);
-        client.consume(1, "q", "two", "", &none);
+        client.declare_as(1, "q", "auto_delete", &single);
+        client.consume(1, "q", "one");
+        client.consume(1, "q", "two");
         client.cancel(1, "one");
         client.count(1, "q");
         client.cancel(1, "two");
@@ -191,30 +173,29 @@ fn exclusive_consumers_come_first_or_not_at_all() {
     compare(|script| {
         let mut client = script.open("a");
         let none = FieldTable::new();
-        client.declare(1, "q", &none);
+        client.declare(1, "q");
         client.open_channel(2);
-        client.consume(1, "q", "plain", "", &none);
-        client.consume(2, "q", "own", "exclusive", &none);
+        client.consume(1, "q", "plain");
+        client.consume_with(2, "q", "own", "exclusive", &none);
         client.sync_or_open(2);
-        client.consume(2, "q", "plain", "", &none);
+        client.consume(2, "q", "plain");
         script.note("one of two is left");
         client.cancel(1, "plain");
-        client.consume(1, "q", "own", "exclusive", &none);
+        client.consume_with(1, "q", "own", "exclusive", &none);
         client.sync_or_open(1);
         client.cancel(2, "plain");
-        client.consume(1, "q", "own", "exclusive", &none);
-        client.consume(2, "q", "second", "exclusive", &none);
+        client.consume_with(1, "q", "own", "exclusive", &none);
+        client.consume_with(2, "q", "second", "exclusive", &none);
         client.sync_or_open(2);
         script.note("others may fetch, publish and purge");
-        deliver(&mut client, "q", &["m"]);
+        client.deliver(1, "q", &["m"]);
         client.get(2, "q", true);
         client.purge(2, "q");
         client.sync(2);
-        client.reject(1, client.last_tag, true);
+        client.requeue_last(1);
         client.until("BasicDeliver");
         client.close_channel(1);
-        client.until("ChannelCloseOk");
-        client.consume(2, "q", "second", "exclusive no_ack", &none);
+        client.consume_with(2, "q", "second", "exclusive no_ack", &none);
         client.until("BasicDeliver");
     });
 }
@@ -296,9 +277,9 @@ fn methods_without_a_reply() {
             no_wait,
         };
         // Deleted in the end by name.
-        client.declare(1, "q", &none);
-        client.exchange(1, "e", "direct", "", &none);
-        client.exchange(1, "f", "fanout", "", &none);
+        client.declare(1, "q");
+        client.exchange(1, "e", "direct");
+        client.exchange(1, "f", "fanout");
         let methods = [
             declare(q, false, false),
             declare(q, true, false),
@@ -346,7 +327,7 @@ fn methods_without_a_reply() {
             script.note(method.name());
             client.send(1, &method);
             client.sync(1);
-            client.declare(2, "q", &none);
+            client.declare(2, "q");
         }
     });
 }
@@ -355,25 +336,18 @@ fn methods_without_a_reply() {
 fn what_consumers_hold_when_their_queue_goes() {
     compare(|script| {
         let mut client = script.open("a");
-        let none = FieldTable::new();
-        let dead = table([
-            ("x-dead-letter-exchange", "".into()),
-            (
-                "x-dead-letter-routing-key",
-                client.name("dead").as_str().into(),
-            ),
-        ]);
-        client.declare(1, "dead", &none);
-        client.declare(1, "q", &dead);
+        let dead = client.dead_letters_to("dead");
+        client.declare(1, "dead");
+        client.declare_with(1, "q", &dead);
         client.qos(1, 2, false);
-        client.consume(1, "q", "c", "", &none);
-        deliver(&mut client, "q", &["1", "2"]);
+        client.consume(1, "q", "c");
+        client.deliver(1, "q", &["1", "2"]);
         client.publish(1, "q", "3");
         client.await_count(1, "q", 1);
         client.delete_queue(1, "q");
         client.until("QueueDeleteOk");
         client.sync(1);
-        client.declare(1, "q", &dead);
+        client.declare_with(1, "q", &dead);
         script.note("it is another queue of that name");
         client.nack(1, 1, false, false);
         client.nack(1, 2, false, true);
@@ -392,16 +366,14 @@ fn prefetch_is_counted_for_each_consumer_over_queues() {
         let mut client = script.open("a");
         let none = FieldTable::new();
         for queue in ["p", "q"] {
-            client.declare(1, queue, &none);
-            for body in ["1", "2", "3"] {
-                client.publish(1, queue, body);
-            }
+            client.declare(1, queue);
+            client.publish_all(1, queue, &["1", "2", "3"]);
             client.await_count(1, queue, 3);
         }
         client.qos(1, 1, false);
-        client.consume(1, "p", "p", "", &none);
+        client.consume(1, "p", "p");
         client.until("BasicDeliver");
-        client.consume(1, "q", "q", "", &none);
+        client.consume(1, "q", "q");
         client.until("BasicDeliver");
         client.sync(1);
         client.ack(1, 2, false);
@@ -412,10 +384,10 @@ fn prefetch_is_counted_for_each_consumer_over_queues() {
         client.sync(1);
         client.get(1, "p", false);
         client.sync(1);
-        client.reject(1, client.last_tag, true);
+        client.requeue_last(1);
         client.await_count(1, "p", 1);
         script.note("without acknowledgements there is no limit");
-        client.consume(1, "p", "all", "no_ack", &none);
+        client.consume_with(1, "p", "all", "no_ack", &none);
         client.until("BasicDeliver");
         client.sync(1);
         client.count(1, "p");
@@ -427,7 +399,7 @@ fn prefetch_is_counted_for_each_consumer_over_queues() {
 fn odd_priorities() {
     compare(|script| {
         let mut client = script.open("a");
-        client.declare(1, "q", &FieldTable::new());
+        client.declare(1, "q");
         client.open_channel(2);
         client.qos(2, 1, false);
         for (tag, value) in [
@@ -436,9 +408,9 @@ fn odd_priorities() {
             ("most", FieldValue::from(i64::MAX)),
             ("less", FieldValue::from(-7i16)),
         ] {
-            client.consume(2, "q", tag, "", &table([("x-priority", value)]));
+            client.consume_with(2, "q", tag, "", &table([("x-priority", value)]));
         }
-        deliver(&mut client, "q", &["1", "2", "3", "4"]);
+        client.deliver(1, "q", &["1", "2", "3", "4"]);
         for value in [
             FieldValue::from("5"),
             FieldValue::F32(1.0),
@@ -449,7 +421,7 @@ fn odd_priorities() {
                 continue;
             }
             script.note(format!("{value:?}"));
-            client.consume(2, "q", "c", "", &table([("x-priority", value)]));
+            client.consume_with(2, "q", "c", "", &table([("x-priority", value)]));
             client.sync_or_open(2);
         }
     });
