@@ -564,6 +564,23 @@ impl Client {
         }
     }
 
+    /// Waits until a message that is published now, with this expiration, has expired, without writing that down. What was
+    /// published before with the same has expired by then as well.
+    pub(super) fn await_expiry(&mut self, expiration: &str) {
+        const CHANNEL: u16 = 150;
+        let kept = self.record.lines().len();
+        let properties = BasicProperties::new().expiration(expiration);
+        self.open_channel(CHANNEL);
+        self.declare(CHANNEL, "clock");
+        // What is confirmed is in its queue, or has expired already.
+        self.confirms(CHANNEL);
+        self.publish_with(CHANNEL, "clock", &properties, "");
+        self.until("BasicAck");
+        self.await_count(CHANNEL, "clock", 0);
+        self.close_channel(CHANNEL);
+        self.record.lines().truncate(kept);
+    }
+
     /// Waits until a queue has gone; the channel is closed over it.
     pub(super) fn await_gone(&mut self, channel: u16, name: &str) {
         let begun = Instant::now();

@@ -333,13 +333,14 @@ fn limits_of_nothing() {
         let mut client = script.open("a");
         client.declare(1, "dead");
         client.confirms(1);
-        for (queue, key) in [
-            ("no-length", "x-max-length"),
-            ("no-bytes", "x-max-length-bytes"),
-            ("no-time", "x-message-ttl"),
-            ("no-priority", "x-max-priority"),
+        for (queue, key, died) in [
+            ("no-length", "x-max-length", [2, 0, 2]),
+            ("no-bytes", "x-max-length-bytes", [2, 0, 1]),
+            ("no-time", "x-message-ttl", [2, 2, 2]),
+            ("no-priority", "x-max-priority", [0, 0, 0]),
         ] {
-            for overflow in ["drop-head", "reject-publish", "reject-publish-dlx"] {
+            let overflows = ["drop-head", "reject-publish", "reject-publish-dlx"];
+            for (overflow, died) in overflows.into_iter().zip(died) {
                 let queue = format!("{queue}-{overflow}");
                 script.note(&queue);
                 let mut arguments = client.dead_letters_to("dead");
@@ -351,12 +352,11 @@ fn limits_of_nothing() {
                     client.take(1);
                 }
                 client.sync(1);
-                std::thread::sleep(std::time::Duration::from_millis(30));
+                client.take_all(1, "dead", died);
+                client.get(1, "dead", true);
                 client.count(1, &queue);
                 client.get(1, &queue, true);
                 client.get(1, &queue, true);
-                client.get(1, "dead", true);
-                client.get(1, "dead", true);
             }
         }
     });

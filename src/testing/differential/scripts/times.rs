@@ -26,7 +26,7 @@ fn messages_expire_in_their_queue() {
         client.publish_confirmed(1, "plain", "first");
         client.publish_with(1, "plain", &short, "second");
         client.until("BasicAck");
-        std::thread::sleep(Duration::from_millis(150));
+        client.await_expiry("50");
         client.count(1, "plain");
         client.get(1, "plain", false);
         client.get(1, "plain", false);
@@ -35,7 +35,7 @@ fn messages_expire_in_their_queue() {
         client.publish_with(1, "plain", &short, "third");
         client.until("BasicAck");
         client.get(1, "plain", false);
-        std::thread::sleep(Duration::from_millis(1100));
+        client.await_expiry("1000");
         client.requeue_last(1);
         client.await_count(1, "plain", 0);
     });
@@ -72,7 +72,10 @@ fn queues_expire_when_they_are_not_used() {
         client.await_gone(1, "q");
         client.declare_with(1, "used", &table([("x-expires", 200.into())]));
         client.consume(1, "used", "c");
-        std::thread::sleep(Duration::from_millis(500));
+        // One that is not used has gone meanwhile.
+        client.open_channel(2);
+        client.declare_with(2, "unused", &table([("x-expires", 200.into())]));
+        client.await_gone(2, "unused");
         client.count(1, "used");
         client.cancel(1, "c");
         client.await_gone(1, "used");
