@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use self::callbacks::Runner;
 pub(crate) use self::callbacks::{
     CancelCallback, ChannelCallbacks, ConnectionCallbacks, MessageCallback, ReturnCallback,
 };
@@ -121,7 +122,7 @@ pub(crate) struct Consuming<'a> {
     pub(crate) stop: &'a OnceLock<Stop>,
 }
 
-/// A thread that is inside `process_data_events`, `start_consuming` or the like.
+/// A call of `process_data_events`, `start_consuming` or the like, while it lasts.
 pub(crate) struct Round<'a, O: Owner> {
     link: &'a Link,
     callbacks: &'a ConnectionCallbacks<O>,
@@ -133,11 +134,28 @@ pub(crate) struct Round<'a, O: Owner> {
     was_open: bool,
 }
 
-/// How many events can be delivered.
+/// What there is to deliver.
 #[derive(Default)]
 struct Work {
     connection_events: usize,
     channel_events: usize,
+    /// The broker closed a channel, and no call has reported it.
+    has_closure: bool,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.connection_events + self.channel_events == 0 && !self.has_closure
+    }
+}
+
+/// What ends a wait before its time.
+#[derive(Clone, Copy, PartialEq)]
+enum Found {
+    /// Something that the call was waiting for.
+    Something,
+    /// The next timer is another one now, so there is another time to wait until.
+    OtherTimer,
 }
 
 impl<'a, O: Owner> Round<'a, O> {
@@ -188,67 +206,87 @@ impl<'a, O: Owner> Round<'a, O> {
             return Ok(false);
         }
         if self.is_stopped() {
-            return self.stopped();
+            return match self.consuming {
+                // A call that consumes on a channel sees for itself that the channel was stopped.
+                Some(_) => Ok(false),
+                None => Err(Error::Stopped {
+                    waiting_for: "events",
+                }),
+            };
         }
-        let mut delivered = 0;
-        if !self.callbacks.timers.is_empty() || work.connection_events > 0 {
-            delivered += self.run_connection_events(work.connection_events)?;
-        }
+        let mut delivered = self.run_timers()?;
+        delivered += self.deliver_connection_events(work.connection_events)?;
         // A timer's callback may have waited for the broker, and more may have come.
-        delivered += self.run_channel_events(work.channel_events)?;
+        delivered += self.deliver_channel_events(work.channel_events)?;
         if delivered == 0 {
             self.check_end()?;
         }
         Ok(delivered > 0)
     }
 
+    /// Waits until there is something to deliver or a timer is due, `ready` holds, the connection ends, a stop is asked for, or
+    /// the deadline passes.
     fn wait(&self, deadline: Option<Instant>, ready: impl Fn(&mut Shared) -> bool) -> Work {
-        let timers = &self.callbacks.timers;
         loop {
-            let next_timer = if self.nested { None } else { timers.next() };
-            let until = match (deadline, next_timer) {
-                (Some(deadline), Some(timer)) => Some(deadline.min(timer)),
-                (deadline, timer) => deadline.or(timer),
-            };
+            let timer = self.next_timer();
+            let until = [deadline, timer].into_iter().flatten().min();
             let mut work = Work::default();
             let found = self.link.wait(self.dispatcher.into(), until, |shared| {
-                if !self.nested {
-                    work.channel_events = shared.session.count_events(&self.dispatcher);
-                    work.connection_events = shared.session.count_connection_events();
-                    if work.channel_events + work.connection_events > 0
-                        || shared.session.has_unreported(&self.dispatcher)
-                    {
-                        return Some(true);
-                    }
-                }
+                work = self.work(shared);
                 // A call that consumes on a channel looks at that channel's end, once all that came before it is delivered.
-                let over = shared.session.end().is_some() && self.consuming.is_none();
-                if over || ready(shared) || !self.nested && self.is_stopped() {
-                    return Some(true);
+                let is_over = shared.session.end().is_some() && self.consuming.is_none();
+                if !work.is_empty() || is_over || ready(shared) || !self.nested && self.is_stopped()
+                {
+                    return Some(Found::Something);
                 }
-                // A timer that was set meanwhile changes how long to wait.
-                (!self.nested && timers.next() != next_timer).then_some(false)
+                (self.next_timer() != timer).then_some(Found::OtherTimer)
             });
-            if found == Some(true) {
+            if found == Some(Found::Something) {
                 return work;
             }
             let now = Instant::now();
             let is_due = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
-            if is_due(deadline) || (!self.nested && is_due(timers.next())) {
+            if is_due(deadline) || is_due(self.next_timer()) {
                 return work;
             }
         }
     }
 
-    /// Runs the timers that are due now, then delivers what the broker has said about the connection.
-    fn run_connection_events(&self, waiting: usize) -> Result<usize> {
-        let mut delivered = 0;
+    /// What there is to deliver for this call; a nested one delivers nothing.
+    fn work(&self, shared: &Shared) -> Work {
+        if self.nested {
+            return Work::default();
+        }
+        Work {
+            connection_events: shared.session.count_connection_events(),
+            channel_events: shared.session.count_events(&self.dispatcher),
+            has_closure: shared.session.has_unreported(&self.dispatcher),
+        }
+    }
+
+    /// When the next timer is due that this call runs; a nested one runs none.
+    fn next_timer(&self) -> Option<Instant> {
+        match self.nested {
+            true => None,
+            false => self.callbacks.timers.next(),
+        }
+    }
+
+    /// Runs the timers that are due now; returns how many.
+    fn run_timers(&self) -> Result<usize> {
+        let mut run = 0;
         for due in self.callbacks.timers.due() {
             if let Some(callback) = self.callbacks.timers.take(due) {
-                delivered += 1;
+                run += 1;
                 callback()?;
             }
         }
+        Ok(run)
+    }
+
+    /// Delivers what the broker has said of the connection, as far as it waits now; returns how much that was.
+    fn deliver_connection_events(&self, waiting: usize) -> Result<usize> {
+        let mut delivered = 0;
         for _ in 0..waiting {
             let event = {
                 let mut shared = self.link.lock();
@@ -271,7 +309,7 @@ impl<'a, O: Owner> Round<'a, O> {
     /// Delivers what waits on the channels now, in order; what comes meanwhile is left for the next time, so that this ends
     /// and no channel starves another. The last channel goes on with what has been read: each message is then handled just
     /// before its callback runs, while it is in the processor's cache, and the next one gets its memory.
-    fn run_channel_events(&self, waiting: usize) -> Result<usize> {
+    fn deliver_channel_events(&self, waiting: usize) -> Result<usize> {
         let mut delivered = 0;
         while delivered < waiting && !self.is_stopped() {
             let Some(mut turn) = Turn::begin(self, waiting - delivered) else {
@@ -289,17 +327,7 @@ impl<'a, O: Owner> Round<'a, O> {
         self.consuming.is_some_and(|channel| is_set(channel.stop)) || is_set(&self.callbacks.stop)
     }
 
-    /// A call that consumes on a channel sees for itself that the channel was stopped.
-    fn stopped(&self) -> Result<bool> {
-        match self.consuming {
-            Some(_) => Ok(false),
-            None => Err(Error::Stopped {
-                waiting_for: "events",
-            }),
-        }
-    }
-
-    /// A closure that no call has reported, or the end of the connection.
+    /// Reports a closure that no call has reported, or the end of the connection.
     fn check_end(&self) -> Result<()> {
         let mut shared = self.link.lock();
         if !self.nested {
@@ -381,29 +409,7 @@ impl<'a, O: Owner> Turn<'a, O> {
         let link = self.round.link;
         let mut runner = callbacks.runner();
         while self.delivered < self.waiting + self.unhandled && !self.round.is_stopped() {
-            let mut shared = link.lock();
-            let mut incoming = shared.session.next_event(self.slot);
-            let unhandled = self.delivered >= self.waiting;
-            if incoming.is_none() && unhandled && link.receive_more(&mut shared) {
-                incoming = shared.session.next_event(self.slot);
-            }
-            link.resume_if_paused(&mut shared);
-            // The callback is taken under the same lock: when another thread cancels the consumer, it either finds the message
-            // here to give back, or the message finds its callback.
-            let spent = match &incoming {
-                Some(Incoming::Message(message)) => {
-                    let spent = runner.choose(&message.label);
-                    let state = shared.session.channel(self.slot);
-                    if let (Some(consumer), Some(state)) = (runner.consumer(), state) {
-                        state.handed_over(message.delivery_tag, consumer);
-                    }
-                    spent
-                }
-                _ => None,
-            };
-            drop(shared);
-            drop(spent);
-            let Some(incoming) = incoming else {
+            let Some(incoming) = self.next(&mut runner) else {
                 break;
             };
             self.delivered += 1;
@@ -416,6 +422,31 @@ impl<'a, O: Owner> Turn<'a, O> {
             }
         }
         Ok(())
+    }
+
+    /// Takes the channel's next event, and the callback that it is for if it is a message.
+    #[inline]
+    fn next(&self, runner: &mut Runner<'_, O::Channel>) -> Option<Incoming> {
+        let link = self.round.link;
+        let mut shared = link.lock();
+        let mut incoming = shared.session.next_event(self.slot);
+        if incoming.is_none() && self.delivered >= self.waiting && link.receive_more(&mut shared) {
+            incoming = shared.session.next_event(self.slot);
+        }
+        link.resume_if_paused(&mut shared);
+        // The callback is taken under the same lock: when another thread cancels the consumer, it either finds the message
+        // here to give back, or the message finds its callback.
+        let mut replaced = None;
+        if let Some(Incoming::Message(message)) = &incoming {
+            replaced = runner.choose(message.consumer_tag());
+            let state = shared.session.channel(self.slot);
+            if let (Some(consumer), Some(state)) = (runner.consumer(), state) {
+                state.handed_over(message.delivery_tag, consumer);
+            }
+        }
+        drop(shared);
+        drop(replaced);
+        incoming
     }
 }
 

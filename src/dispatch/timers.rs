@@ -36,7 +36,7 @@ impl fmt::Debug for TimerId {
 /// The timers of a connection.
 #[derive(Default)]
 pub(crate) struct Timers {
-    /// How many there are, so that none of the waits needs the lock to see that there are none.
+    /// How many there are, so that a wait needs no lock to see that there are none.
     count: AtomicUsize,
     queue: Mutex<Queue>,
 }
@@ -89,6 +89,9 @@ impl Timers {
 
     /// Those that are due now.
     pub(super) fn due(&self) -> Vec<TimerId> {
+        if self.is_empty() {
+            return Vec::new();
+        }
         let now = Instant::now();
         let queue = self.queue();
         let timers = queue.waiting.iter().map(|(timer, _)| *timer);

@@ -159,7 +159,7 @@ pub(crate) enum Carrier {
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) carrier: Carrier,
-    /// The consumer's tag, or the reason why it was returned.
+    /// The consumer's tag; of a returned message the broker's reason.
     pub(crate) label: Arc<str>,
     pub(crate) delivery_tag: u64,
     pub(crate) exchange: ShortString,
@@ -169,6 +169,12 @@ pub(crate) struct Received {
 }
 
 impl Received {
+    /// Which consumer a delivered message is for.
+    #[inline]
+    pub(crate) fn consumer_tag(&self) -> &str {
+        &self.label
+    }
+
     /// A fetched message, as the program gets it.
     pub(crate) fn fetched(self) -> (GetOk, BasicProperties, Vec<u8>) {
         let (redelivered, message_count) = match self.carrier {
@@ -540,7 +546,7 @@ impl ChannelState {
     /// only a tag that is due here as well can be this channel's then.
     #[cold]
     pub(crate) fn is_late(&mut self, message: &Received) -> bool {
-        let (tag, consumer_tag) = (message.delivery_tag, &message.label);
+        let (tag, consumer_tag) = (message.delivery_tag, message.consumer_tag());
         let former = self.former.unwrap_or_default();
         let is_due = tag == self.gate.acks.last_came() + 1;
         if tag > former && !is_due {
@@ -548,7 +554,7 @@ impl ChannelState {
             return true;
         }
         let iterator = self.iterator.as_ref();
-        let of_iterator = iterator.is_some_and(|iterator| iterator.consumer_tag == **consumer_tag);
+        let of_iterator = iterator.is_some_and(|iterator| iterator.consumer_tag == consumer_tag);
         let active = |consumer: &Consumer| consumer.state == ConsumerState::Active;
         let late = !of_iterator && !self.consumer(consumer_tag).is_some_and(active);
         if late && is_due {
@@ -562,7 +568,7 @@ impl ChannelState {
     pub(crate) fn goes_back(&self, incoming: &Incoming) -> bool {
         match incoming {
             Incoming::Message(message) => self
-                .consumer(&message.label)
+                .consumer(message.consumer_tag())
                 .is_some_and(|consumer| !consumer.auto_ack),
             _ => false,
         }

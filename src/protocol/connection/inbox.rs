@@ -59,7 +59,7 @@ impl Session {
         self.arrived += 1;
         match (&mut channel.iterator, incoming) {
             (Some(iterator), Incoming::Message(message))
-                if *message.label == *iterator.consumer_tag =>
+                if message.consumer_tag() == iterator.consumer_tag =>
             {
                 iterator.buffered.push_back(message);
             }
@@ -176,7 +176,7 @@ impl Session {
         for incoming in channel.inbox.drain(..) {
             let size = incoming.size();
             match incoming {
-                Incoming::Message(message) if *message.label == *consumer_tag => {
+                Incoming::Message(message) if message.consumer_tag() == consumer_tag => {
                     held += size;
                     taken.push(message.delivered());
                 }
