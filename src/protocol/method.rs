@@ -71,8 +71,9 @@ macro_rules! goes_from {
     };
 }
 
-/// A method is a line: who sends it (`client`, `server` or `either`), class id, method id, the variant's name, the specification's name, and the fields. Reserved fields
-/// stand in square brackets, before the others or (`then`) behind them; they are sent as zero and skipped when read.
+/// A method is a line: who sends it (`client`, `server` or `either`), class id, method id, the variant's name, the
+/// specification's name, and the fields. Reserved fields stand in square brackets, before the others or (`then`) behind them;
+/// they are sent as zero and skipped when read.
 macro_rules! methods {
     ($(
         $sender:ident $class:literal $method:literal $variant:ident $name:literal
@@ -157,20 +158,19 @@ macro_rules! methods {
 
             /// The specification's name, such as `queue.declare-ok`.
             pub(crate) fn name(&self) -> &'static str {
-                let (class, method) = self.id();
-                Method::name_of(class, method).unwrap_or_default()
+                match self {
+                    $( Method::$variant { .. } => $name, )+
+                }
             }
 
             /// The specification's name of the method with these ids.
             pub(crate) fn name_of(class: u16, method: u16) -> Option<&'static str> {
-                let ids = format!("{class} {method} ");
-                NAMES.split('\n').find_map(|line| line.strip_prefix(&*ids))
+                match (class, method) {
+                    $( ($class, $method) => Some($name), )+
+                    _ => None,
+                }
             }
         }
-
-        /// The ids and the name of each method, in a line: names are seldom asked for, and a table of them takes several times
-        /// as much room.
-        const NAMES: &str = concat!($( stringify!($class), " ", stringify!($method), " ", $name, "\n" ),+);
 
         /// The table itself, for the test that holds it against the specification.
         #[cfg(test)]
