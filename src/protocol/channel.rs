@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::acks::Acks;
 use super::confirms::Confirms;
 use super::method::MethodId;
-use super::properties::Arrived;
+use super::properties::ReceivedProperties;
 use super::publish::Mandatory;
 use super::replies::Replies;
 use super::wire::ShortStr;
@@ -164,7 +164,7 @@ pub(crate) struct Received {
     pub(crate) delivery_tag: u64,
     pub(crate) exchange: ShortString,
     pub(crate) routing_key: ShortString,
-    pub(crate) properties: Arrived,
+    pub(crate) properties: ReceivedProperties,
     pub(crate) body: Vec<u8>,
 }
 
@@ -202,7 +202,7 @@ impl Received {
 
     /// The same, but for the properties, which are large once they are the program's.
     #[inline]
-    pub(crate) fn parts(self) -> (Deliver, Arrived, Vec<u8>) {
+    pub(crate) fn parts(self) -> (Deliver, ReceivedProperties, Vec<u8>) {
         let method = Deliver {
             consumer_tag: String::from(&*self.label),
             delivery_tag: self.delivery_tag,

@@ -3,7 +3,7 @@
 use byteorder::{BigEndian, ByteOrder};
 
 use super::method::Method;
-use super::properties::{Arrived, BasicProperties};
+use super::properties::{BasicProperties, ReceivedProperties};
 use super::wire::{Reader, WireError};
 
 /// What a client sends first (specification 4.2.2).
@@ -162,13 +162,13 @@ pub(crate) fn body_prefix(channel: u16, length: u32) -> [u8; PREFIX] {
 }
 
 /// Reads the payload of a header frame: the size of the body that follows, and the properties.
-pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, Arrived), WireError> {
+pub(crate) fn read_header(payload: &[u8]) -> Result<(u64, ReceivedProperties), WireError> {
     let (body_size, properties) = split_header(payload)?;
-    if let Some(few) = Arrived::few(properties) {
+    if let Some(few) = ReceivedProperties::few(properties) {
         return Ok((body_size, few));
     }
     let mut reader = Reader::new(properties);
-    let many = Arrived::many(&mut reader);
+    let many = ReceivedProperties::many(&mut reader);
     reader.finish("a content header")?;
     Ok((body_size, many))
 }

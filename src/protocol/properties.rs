@@ -362,34 +362,34 @@ fn delivery_mode_octet(mode: &DeliveryMode) -> &u8 {
     }
 }
 
-/// Properties as they wait for the program: most messages carry none, or only a delivery mode and a priority, and are kept
-/// small for it.
+/// The properties of a message that waits for the program. Most messages carry none, or only a delivery mode and a priority,
+/// and are small for it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Arrived {
+pub(crate) enum ReceivedProperties {
     Few {
         delivery_mode: Option<DeliveryMode>,
         priority: Option<u8>,
     },
-    Many(Box<Kept>),
+    Many(Box<SizedProperties>),
 }
 
 /// Properties, and how much memory they take beside this.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Kept {
+pub(crate) struct SizedProperties {
     properties: BasicProperties,
     pub(super) size: usize,
 }
 
-impl Default for Arrived {
+impl Default for ReceivedProperties {
     fn default() -> Self {
-        Arrived::Few {
+        ReceivedProperties::Few {
             delivery_mode: None,
             priority: None,
         }
     }
 }
 
-impl Arrived {
+impl ReceivedProperties {
     /// Reads what [`encode`](BasicProperties::encode) writes, if that is not much.
     pub(crate) fn few(bytes: &[u8]) -> Option<Self> {
         const MODE: u8 = 1 << 4;
@@ -402,7 +402,7 @@ impl Arrived {
             [BOTH, 0, mode, priority] => (Some(mode), Some(priority)),
             _ => return None,
         };
-        Some(Arrived::Few {
+        Some(ReceivedProperties::Few {
             delivery_mode: mode.map(DeliveryMode::from),
             priority,
         })
@@ -413,15 +413,15 @@ impl Arrived {
         let flags = reader.short();
         let properties = BasicProperties::decode(flags, reader);
         let size = size_of_properties(&properties);
-        Arrived::Many(Box::new(Kept { properties, size }))
+        ReceivedProperties::Many(Box::new(SizedProperties { properties, size }))
     }
 }
 
-impl From<Arrived> for BasicProperties {
+impl From<ReceivedProperties> for BasicProperties {
     #[inline]
-    fn from(arrived: Arrived) -> Self {
+    fn from(arrived: ReceivedProperties) -> Self {
         match arrived {
-            Arrived::Few {
+            ReceivedProperties::Few {
                 delivery_mode,
                 priority,
             } => BasicProperties {
@@ -429,7 +429,7 @@ impl From<Arrived> for BasicProperties {
                 priority,
                 ..BasicProperties::default()
             },
-            Arrived::Many(kept) => kept.properties,
+            ReceivedProperties::Many(kept) => kept.properties,
         }
     }
 }

@@ -1,17 +1,17 @@
 //! How much memory values take, for the bound on what a connection holds.
 
-use super::properties::Arrived;
+use super::properties::ReceivedProperties;
 use crate::{BasicProperties, FieldTable, FieldValue};
 
 /// What an allocation costs beside what is asked for, roughly.
 pub(crate) const ALLOCATION: usize = 16;
 
-impl Arrived {
+impl ReceivedProperties {
     #[inline]
     pub(super) fn size(&self) -> usize {
         match self {
-            Arrived::Few { .. } => 0,
-            Arrived::Many(kept) => size_of_val(&**kept) + ALLOCATION + kept.size,
+            ReceivedProperties::Few { .. } => 0,
+            ReceivedProperties::Many(kept) => size_of_val(&**kept) + ALLOCATION + kept.size,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::refusal::{self, refuse, Outcome, Refusal};
 use super::state::{At, State, Vhost, MADE_LENGTH};
 use super::text::{shown, Text};
 use crate::protocol::method::Method;
-use crate::protocol::properties::Arrived;
+use crate::protocol::properties::ReceivedProperties;
 use crate::protocol::wire::Reader;
 use crate::{BasicProperties, DeliveryMode, FieldTable, FieldValue};
 
@@ -87,11 +87,11 @@ fn read_encoded(bytes: &[u8]) -> Option<BasicProperties> {
         }
         _ => bytes,
     };
-    if let Some(few) = Arrived::few(bytes) {
+    if let Some(few) = ReceivedProperties::few(bytes) {
         return Some(few.into());
     }
     let mut reader = Reader::new(bytes);
-    let many = Arrived::many(&mut reader);
+    let many = ReceivedProperties::many(&mut reader);
     reader.finish("a content header").ok()?;
     Some(many.into())
 }

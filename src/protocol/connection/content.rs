@@ -7,7 +7,7 @@ use super::{Session, HELD_BOUND};
 use crate::protocol::channel::{Carrier, Content, Incoming, Received, Reply};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::{id, Method};
-use crate::protocol::properties::Arrived;
+use crate::protocol::properties::ReceivedProperties;
 use crate::protocol::publish::{find_returned, Fingerprint, Mandatory, SentMandatory};
 use crate::protocol::replies::CallOutcome;
 use crate::protocol::wire::ShortStr;
@@ -79,7 +79,7 @@ impl Session {
             delivery_tag,
             exchange: exchange.to_short_string(),
             routing_key: routing_key.to_short_string(),
-            properties: Arrived::default(),
+            properties: ReceivedProperties::default(),
             body: Vec::new(),
         };
         let used = self.whole_content(number, rest, &mut message)?;

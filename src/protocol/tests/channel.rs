@@ -10,7 +10,7 @@ use crate::protocol::channel::{
 use crate::protocol::connection::{Dispatcher, Session};
 use crate::protocol::frame::{write_body, write_header, write_method};
 use crate::protocol::method::Method;
-use crate::protocol::properties::Arrived;
+use crate::protocol::properties::ReceivedProperties;
 use crate::{DeliveryMode, Error};
 
 fn consumer(consumer_tag: &str, id: u64, auto_ack: bool) -> Consumer {
@@ -48,7 +48,7 @@ fn received(carrier: Carrier, label: &str, delivery_tag: u64) -> Received {
         delivery_tag,
         exchange: "x".into(),
         routing_key: "k".into(),
-        properties: Arrived::Few {
+        properties: ReceivedProperties::Few {
             delivery_mode: Some(DeliveryMode::Persistent),
             priority: Some(3),
         },

@@ -3,7 +3,7 @@
 use super::golden_lines;
 use crate::protocol::exercise;
 use crate::protocol::method::Method;
-use crate::protocol::properties::Arrived;
+use crate::protocol::properties::ReceivedProperties;
 use crate::protocol::wire::Reader;
 use crate::BasicProperties;
 
@@ -202,9 +202,9 @@ fn the_fast_ways_agree_with_the_table() {
     for flags in 0..=u16::MAX {
         for length in 0..4 {
             let bytes = [&flags.to_be_bytes()[..], &[1, 9, 2][..length]].concat();
-            if let Some(arrived) = Arrived::few(&bytes) {
+            if let Some(arrived) = ReceivedProperties::few(&bytes) {
                 let mut reader = Reader::new(&bytes);
-                let many = Arrived::many(&mut reader);
+                let many = ReceivedProperties::many(&mut reader);
                 reader.finish("properties").unwrap();
                 assert_eq!(BasicProperties::from(arrived), many.into());
                 few += 1;
