@@ -301,7 +301,7 @@ impl Wake for Link {
 
 impl Link {
     /// A connection without its threads.
-    pub(super) fn new(opened: Opened) -> io::Result<Link> {
+    pub(crate) fn new(opened: Opened) -> io::Result<Link> {
         let Opened {
             stream,
             leftover,
