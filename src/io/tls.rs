@@ -2,28 +2,24 @@
 //!
 //! One lock guards what rustls knows of the connection. It is held while records are opened or sealed, never during a system
 //! call. The two directions have a lock each, which belongs to the thread that reads or writes; since there is one of either at a
-//! time, nobody waits for them. Sealed records leave rustls only under the lock of the writing direction, so they go out
-//! in the order in which they were sealed. What reading makes rustls want to say (the answer to a key update, an alert)
+//! time, no thread waits for them. Sealed records leave rustls only under the lock of the writing direction, so they go out
+//! in the order in which they were sealed. What reading makes rustls want to send (the response to a key update, an alert)
 //! goes out with the next write, so that a reader never waits for a writer.
 
 mod failure;
+mod handshake;
 
 use std::io::{self, IoSlice, Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::client::ResolvesClientCert;
-use rustls::sign::CertifiedKey;
-use rustls::{ClientConnection, SignatureScheme};
+use rustls::ClientConnection;
 
 pub(crate) use self::failure::{described, Failure, MISSING_CERTIFICATE};
-
-use self::failure::{describe, lost, other_protocol};
-use super::stream::{is_timeout, Haste, Stream};
+pub(crate) use self::handshake::connect;
+use super::stream::Stream;
 use super::sync::Instant;
-use crate::escaped::Escaped;
-use crate::tls::Prepared;
 
 /// How much of what the peer sent is read at once.
 const READ: usize = 64 * 1024;
@@ -31,176 +27,17 @@ const READ: usize = 64 * 1024;
 /// How much is sealed at once, and so may be waiting for the peer to take it.
 const SEAL: usize = 128 * 1024;
 
-/// How long the goodbye may take; the stream is shut down in any case.
-const GOODBYE: Duration = Duration::from_millis(10);
-
-/// How long telling the peer what is wrong with it may take.
-const ALERT: Duration = Duration::from_millis(200);
-
-// ---- the handshake
-
-/// What a handshake came to.
-pub(crate) struct Secured {
-    pub(crate) stream: Box<dyn Stream>,
-    /// The server asked for a client's certificate, and there was none to show. It may say only later, or by hanging up,
-    /// that it insists.
-    pub(crate) certificate_missing: bool,
-}
-
-/// Shakes hands over this stream; shuts it down if that fails.
-pub(crate) fn connect(
-    prepared: &Prepared,
-    mut stream: Box<dyn Stream>,
-    deadline: Option<Instant>,
-) -> Result<Secured, Failure> {
-    let result = shake_hands(prepared, &mut *stream, deadline).and_then(|shaken| {
-        let (session, incoming, certificate_missing) = shaken;
-        match TlsStream::new(session, incoming, &*stream) {
-            Ok(stream) => Ok(Secured {
-                stream: Box::new(stream),
-                certificate_missing,
-            }),
-            Err(error) => Err(lost(&error, &[])),
-        }
-    });
-    if result.is_err() {
-        let _ = stream.shutdown();
-    }
-    result
-}
-
-fn shake_hands(
-    prepared: &Prepared,
-    stream: &mut dyn Stream,
-    deadline: Option<Instant>,
-) -> Result<(ClientConnection, Incoming, bool), Failure> {
-    let shown = Arc::new(Shown {
-        key: prepared.client.clone(),
-        asked: AtomicBool::new(false),
-    });
-    let certificate_missing = || shown.key.is_none() && shown.asked.load(Ordering::Relaxed);
-    let mut config = prepared.config.clone();
-    config.client_auth_cert_resolver = shown.clone();
-    let broken = |error: &rustls::Error| describe(error, certificate_missing());
-    let mut session = ClientConnection::new(Arc::new(config), prepared.server_name.clone())
-        .map_err(|e| broken(&e))?;
-    session.set_buffer_limit(Some(SEAL));
-
-    let remaining = || match deadline {
-        Some(deadline) => deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1)),
-        None => Duration::from_secs(3600),
-    };
-    let mut incoming = Incoming::default();
-    let mut first = Vec::new();
-    let mut haste = Haste::default();
-    loop {
-        let sealed = take_sealed(&mut session).map_err(|error| lost(&error, &first))?;
-        if !sealed.is_empty() {
-            let sent = stream
-                .set_write_timeout(remaining())
-                .and_then(|()| stream.write_all(&sealed))
-                .and_then(|()| stream.flush());
-            match sent {
-                Ok(()) => {}
-                Err(error) if is_timeout(&error) => return Err(Failure::TimeUp),
-                // What the peer said before it hung up tells more; it is read below.
-                Err(error) if session.is_handshaking() => {
-                    log::trace!("TLS handshake: {}", Escaped(&error.to_string()));
-                }
-                Err(error) => return Err(lost(&error, &first)),
-            }
-        }
-        if !session.is_handshaking() {
-            break;
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Failure::TimeUp);
-        }
-        let limit = remaining();
-        let read = stream
-            .set_read_timeout(limit)
-            .and_then(|()| incoming.fill(stream));
-        match read {
-            Ok(0) => return Err(lost(&io::ErrorKind::UnexpectedEof.into(), &first)),
-            Ok(_) => haste.clear(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if is_timeout(&error) => {
-                haste.note(limit).map_err(|error| lost(&error, &first))?;
-                continue;
-            }
-            Err(error) => return Err(lost(&error, &first)),
-        }
-        let missing = 8_usize.saturating_sub(first.len());
-        first.extend(incoming.rest().iter().take(missing));
-        // What follows the handshake stays where it is.
-        while !incoming.rest().is_empty() && session.is_handshaking() {
-            let mut rest = incoming.rest();
-            let taken = session
-                .read_tls(&mut rest)
-                .map_err(|error| lost(&error, &first))?;
-            incoming.start += taken;
-            let result = session.process_new_packets();
-            if let Err(error) = result {
-                send_alert(&mut session, stream);
-                return Err(other_protocol(&first).unwrap_or_else(|| broken(&error)));
-            }
-            if taken == 0 {
-                return Err(lost(&io::ErrorKind::UnexpectedEof.into(), &first));
-            }
-        }
-    }
-    let certificate_missing = certificate_missing();
-    Ok((session, incoming, certificate_missing))
-}
-
-/// Lets the peer know why, if that can be done quickly: its log is where somebody else may look.
-fn send_alert(session: &mut ClientConnection, stream: &mut dyn Stream) {
-    if let Ok(sealed) = take_sealed(session) {
-        let _ = stream
-            .set_write_timeout(ALERT)
-            .and_then(|()| stream.write_all(&sealed))
-            .and_then(|()| stream.flush());
-    }
-}
-
-fn take_sealed(session: &mut ClientConnection) -> io::Result<Vec<u8>> {
-    let mut sealed = Vec::new();
-    while session.wants_write() {
-        session.write_tls(&mut sealed)?;
-    }
-    Ok(sealed)
-}
-
-/// The client's certificate, and whether the server wanted to see one.
-#[derive(Debug)]
-struct Shown {
-    key: Option<Arc<CertifiedKey>>,
-    asked: AtomicBool,
-}
-
-impl ResolvesClientCert for Shown {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.asked.store(true, Ordering::Relaxed);
-        self.key.clone()
-    }
-
-    fn has_certs(&self) -> bool {
-        self.key.is_some()
-    }
-}
-
-// ---- the stream
+/// How long `close_notify` may take; the stream is shut down in any case.
+const CLOSE_NOTIFY: Duration = Duration::from_millis(10);
 
 /// A handle to a stream inside TLS.
-struct TlsStream(Arc<Shared>);
+struct TlsStream(Arc<TlsConnection>);
 
-struct Shared {
+struct TlsConnection {
     /// The innermost lock.
     session: Mutex<ClientConnection>,
-    incoming: Mutex<(Incoming, Box<dyn Stream>)>,
-    outgoing: Mutex<(Outgoing, Box<dyn Stream>)>,
+    incoming: Mutex<(ReceivedRecords, Box<dyn Stream>)>,
+    outgoing: Mutex<(SealedRecords, Box<dyn Stream>)>,
     /// For what concerns both directions; held for a moment only.
     control: Mutex<Box<dyn Stream>>,
     /// Nanoseconds; see `expired`.
@@ -231,13 +68,13 @@ fn broken(error: rustls::Error) -> io::Error {
 
 /// What came from the peer and has not been opened.
 #[derive(Default)]
-struct Incoming {
+struct ReceivedRecords {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
 }
 
-impl Incoming {
+impl ReceivedRecords {
     fn rest(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
@@ -253,14 +90,14 @@ impl Incoming {
 
 /// What is sealed and has not been taken by the peer.
 #[derive(Default)]
-struct Outgoing {
+struct SealedRecords {
     sealed: Vec<u8>,
     sent: usize,
     /// So many of the caller's bytes are in there. The caller does not know, and so brings them again.
     owed: usize,
 }
 
-impl Outgoing {
+impl SealedRecords {
     fn is_clear(&self) -> bool {
         self.sent == self.sealed.len()
     }
@@ -295,11 +132,15 @@ impl Outgoing {
 }
 
 impl TlsStream {
-    fn new(session: ClientConnection, incoming: Incoming, stream: &dyn Stream) -> io::Result<Self> {
-        Ok(TlsStream(Arc::new(Shared {
+    fn new(
+        session: ClientConnection,
+        incoming: ReceivedRecords,
+        stream: &dyn Stream,
+    ) -> io::Result<Self> {
+        Ok(TlsStream(Arc::new(TlsConnection {
             session: Mutex::new(session),
             incoming: Mutex::new((incoming, stream.try_clone()?)),
-            outgoing: Mutex::new((Outgoing::default(), stream.try_clone()?)),
+            outgoing: Mutex::new((SealedRecords::default(), stream.try_clone()?)),
             control: Mutex::new(stream.try_clone()?),
             read_timeout: AtomicU64::new(u64::MAX),
             write_timeout: AtomicU64::new(u64::MAX),
@@ -307,9 +148,9 @@ impl TlsStream {
     }
 }
 
-impl Shared {
+impl TlsConnection {
     /// Opens as much as is there and fits. `None` if nothing is, `Some(0)` at the end.
-    fn open(&self, incoming: &mut Incoming, buf: &mut [u8]) -> io::Result<Option<usize>> {
+    fn open(&self, incoming: &mut ReceivedRecords, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let mut session = lock(&self.session);
         let mut filled = 0;
         loop {
@@ -328,7 +169,7 @@ impl Shared {
             let mut rest = incoming.rest();
             if !rest.is_empty() {
                 match session.read_tls(&mut rest) {
-                    // The peer has said goodbye, or something impossible; what follows is not for us.
+                    // The peer has closed, or sent something impossible; what follows means nothing.
                     Ok(0) => {
                         incoming.start = incoming.end;
                         continue;
@@ -388,8 +229,8 @@ impl Shared {
         stream.flush()
     }
 
-    /// Says goodbye, unless somebody is writing, or was stopped within a record.
-    fn say_goodbye(&self) {
+    /// Sends `close_notify`, unless another thread is writing, or a write has stopped within a record.
+    fn send_close_notify(&self) {
         let Ok(mut guard) = self.outgoing.try_lock() else {
             return;
         };
@@ -401,7 +242,7 @@ impl Shared {
         session.send_close_notify();
         let collected = outgoing.collect(&mut session);
         drop(session);
-        if collected.is_ok() && stream.set_write_timeout(GOODBYE).is_ok() {
+        if collected.is_ok() && stream.set_write_timeout(CLOSE_NOTIFY).is_ok() {
             let _ = stream.write(&outgoing.sealed).and_then(|_| stream.flush());
             outgoing.sent = outgoing.sealed.len();
         }
@@ -478,7 +319,7 @@ impl Stream for TlsStream {
     }
 
     fn shutdown(&self) -> io::Result<()> {
-        self.0.say_goodbye();
+        self.0.send_close_notify();
         lock(&self.0.control).shutdown()
     }
 }
@@ -486,6 +327,7 @@ impl Stream for TlsStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::stream::is_timeout;
     use crate::TlsOptions;
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -498,7 +340,7 @@ mod tests {
     struct Wire {
         to_server: VecDeque<u8>,
         to_client: VecDeque<u8>,
-        /// How much the client may still send until it is told to wait, if there is a limit.
+        /// How much the client may still send until its time is up, if there is a limit.
         room: Option<usize>,
     }
 
@@ -521,7 +363,7 @@ mod tests {
             }
         }
 
-        /// Lets the server take what has come and answer; gives what of it was data.
+        /// Lets the server take what has come and respond; returns what of it was data.
         fn serve(&self) -> Vec<u8> {
             let wire = &mut *lock(&self.wire);
             let mut server = lock(&self.server);
@@ -646,8 +488,8 @@ mod tests {
             let data = random.bytes(1 << 20);
             let (mut done, mut arrived, mut waits) = (0, Vec::new(), 0);
             while done < data.len() {
-                // As the writer does: after a wait it brings what it has not been told to be written, perhaps cut in
-                // another way.
+                // As the writer does: after a wait it brings what has not been reported as written, perhaps cut in another
+                // way.
                 let rest = &data[done..];
                 let cut = random.below(rest.len().min(300_000)) + 1;
                 let result = match random.below(2) {
@@ -659,7 +501,7 @@ mod tests {
                 };
                 match result {
                     Ok(count) => {
-                        // Nobody comes again after the last of it, so all of what is called written has gone out.
+                        // There may be no further write, so all that was reported as written has gone out.
                         done += count;
                         arrived.extend(end.serve());
                         assert_eq!(arrived.len(), done);
@@ -731,7 +573,7 @@ mod tests {
             lock(&end.server).refresh_traffic_keys().unwrap();
             end.say(b"to the client");
             assert_eq!(stream.read(&mut buf).unwrap(), 13, "{round}");
-            // The answer goes before what is written next.
+            // The response goes before what is written next.
             assert_eq!(stream.write(b"to the server").unwrap(), 13);
             assert_eq!(end.serve(), b"to the server");
         }
@@ -779,14 +621,14 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_is_said() {
+    fn the_end_is_announced() {
         let (end, mut stream) = opened(&rustls::version::TLS13);
         stream.write_all(b"last").unwrap();
         stream.shutdown().unwrap();
         assert_eq!(end.serve(), b"last");
         let state = lock(&end.server).process_new_packets().unwrap();
         assert!(state.peer_has_closed());
-        // again, and with nobody to take it
+        // Again, while the peer takes nothing.
         lock(&end.wire).room = Some(0);
         stream.shutdown().unwrap();
     }
