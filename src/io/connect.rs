@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::deadline::within;
 use super::link::Opened;
-use super::stream::{closed, copy, describe, is_dead_path, is_timeout, Haste, Transport};
+use super::stream::{closed, copy, describe, is_dead_path, is_timeout, EarlyReads, Transport};
 use super::sync::{after, Instant};
 #[cfg(feature = "tls")]
 use super::tls;
@@ -170,10 +170,11 @@ impl<'a> Target<'a> {
             limited_at: None,
             limit: Duration::ZERO,
             handshake: Handshake::new(self.parameters, &mut opened.negotiated),
-            unsent: None,
+            sent_last: 0,
+            send_error: None,
             received: &mut opened.leftover,
             has_replied: false,
-            haste: Haste::default(),
+            early_reads: EarlyReads::default(),
         };
         match opening.shake_hands() {
             Ok(()) => Ok(opened),
@@ -325,72 +326,89 @@ struct Opening<'a> {
     limited_at: Option<Instant>,
     limit: Duration,
     handshake: Handshake<'a>,
-    /// Why the peer may not have got what was sent last.
-    unsent: Option<io::Error>,
+    /// How many bytes were sent last.
+    sent_last: usize,
+    /// Why the peer may not have got them.
+    send_error: Option<io::Error>,
     /// What came and has not been taken yet.
     received: &'a mut Vec<u8>,
     /// Whether the peer has sent anything in AMQP.
     has_replied: bool,
-    haste: Haste,
+    early_reads: EarlyReads,
+}
+
+/// What there was to handle.
+enum Progress {
+    /// No whole frame has come.
+    Incomplete,
+    Handled,
+    /// The connection is open.
+    Open,
 }
 
 impl Opening<'_> {
     /// Drives the handshake until the connection is open.
     fn shake_hands(&mut self) -> Result<(), Box<Failure>> {
         let mut out = frame::PROTOCOL_HEADER.to_vec();
-        let mut length = 0;
         loop {
             if !out.is_empty() {
                 // What the peer said before it hung up tells more than the failed write, so that is read first.
-                self.unsent = self.send(&out).err();
-                length = out.len();
+                self.send_error = self.send(&out).err();
+                self.sent_last = out.len();
                 // The password was in it.
                 overwrite(&mut out);
             }
-            let (step, taken) = match frame::parse(self.received, self.target.parameters.frame_max)
-            {
-                Ok(Some((
-                    Frame::Method {
-                        channel: 0,
-                        payload,
-                    },
-                    taken,
-                ))) => {
-                    self.has_replied = true;
-                    (self.handshake.handle(payload, &mut out), taken)
-                }
-                Ok(Some((Frame::Heartbeat, taken))) => (Ok(false), taken),
-                Ok(Some(_)) => {
-                    let cause = format_args!("an unexpected frame in the handshake");
-                    return Err(self.failure(Error::IncompatibleProtocol, cause, None));
-                }
-                Err(error) => return Err(self.not_amqp(&error)),
-                Ok(None) => {
-                    self.receive(length)?;
-                    continue;
-                }
-            };
-            self.received.drain(..taken);
-            match step {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(failure) => {
-                    let _ = self.stream.write_all(&out);
-                    overwrite(&mut out);
-                    return Err(failure);
-                }
+            match self.handle_frame(&mut out)? {
+                Progress::Open => return Ok(()),
+                Progress::Handled => {}
+                Progress::Incomplete => self.receive()?,
+            }
+        }
+    }
+
+    /// Handles the next frame, if all of it has come; `out` gets the response.
+    fn handle_frame(&mut self, out: &mut Vec<u8>) -> Result<Progress, Box<Failure>> {
+        let (handled, length) = match frame::parse(self.received, self.target.parameters.frame_max)
+        {
+            Ok(None) => return Ok(Progress::Incomplete),
+            Ok(Some((
+                Frame::Method {
+                    channel: 0,
+                    payload,
+                },
+                length,
+            ))) => {
+                self.has_replied = true;
+                (self.handshake.handle(payload, out), length)
+            }
+            Ok(Some((Frame::Heartbeat, length))) => (Ok(false), length),
+            Ok(Some(_)) => {
+                let cause = format_args!("an unexpected frame in the handshake");
+                return Err(self.failure(Error::IncompatibleProtocol, cause, None));
+            }
+            Err(error) => return Err(self.not_amqp(&error)),
+        };
+        self.received.drain(..length);
+        match handled {
+            Ok(true) => Ok(Progress::Open),
+            Ok(false) => Ok(Progress::Handled),
+            Err(failure) => {
+                // A server that refuses still waits for `close-ok`.
+                let _ = self.stream.write_all(out);
+                overwrite(out);
+                Err(failure)
             }
         }
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.limit()?;
+        self.limit_waits()?;
         self.stream.write_all(bytes)?;
         self.stream.flush()
     }
 
-    /// Waits for more from the peer, after so many bytes were sent.
-    fn receive(&mut self, length: usize) -> Result<(), Box<Failure>> {
+    /// Waits for more from the peer.
+    fn receive(&mut self) -> Result<(), Box<Failure>> {
         if !self.has_replied && self.received.starts_with(b"AMQP") && self.received.len() >= 8 {
             return Err(self.not_amqp(&"another protocol version"));
         }
@@ -399,32 +417,32 @@ impl Opening<'_> {
             return Err(self.too_slow());
         }
         let mut chunk = [0; 4096];
-        let read = self.limit().and_then(|()| self.stream.read(&mut chunk));
+        let read = self
+            .limit_waits()
+            .and_then(|()| self.stream.read(&mut chunk));
         let error = match read {
-            Ok(0) => match self.unsent.take() {
+            Ok(0) => match self.send_error.take() {
                 Some(error) => error,
                 None => closed(),
             },
             Ok(count) => {
                 self.received.extend_from_slice(&chunk[..count]);
-                self.haste.clear();
+                self.early_reads.clear();
                 return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             // Whether the deadline has passed is looked at above, before the next read.
-            Err(error) if is_timeout(&error) => match self.haste.note(self.limit) {
+            Err(error) if is_timeout(&error) => match self.early_reads.note(self.limit) {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    return Err(self.lost(&error));
-                }
+                Err(error) => return Err(self.lost(&error)),
             },
             Err(error) => error,
         };
-        Err(self.ended(&error, length))
+        Err(self.ended(&error))
     }
 
     /// Sets the stream's timeouts to what is left, unless this was done a moment ago: each is a system call.
-    fn limit(&mut self) -> io::Result<()> {
+    fn limit_waits(&mut self) -> io::Result<()> {
         const MOMENT: Duration = Duration::from_millis(100);
         let now = Instant::now();
         if self.limited_at.is_some_and(|at| now - at < MOMENT) {
@@ -458,7 +476,7 @@ impl Opening<'_> {
 
     /// The stream ended. What that means depends on how far things had come.
     #[cold]
-    fn ended(&self, error: &io::Error, length: usize) -> Box<Failure> {
+    fn ended(&self, error: &io::Error) -> Box<Failure> {
         #[cfg(feature = "tls")]
         if let Some(failure) = self.tls_failure(error) {
             return failure;
@@ -473,7 +491,7 @@ impl Opening<'_> {
             return self.not_amqp(error);
         }
         let (kind, hint, on_purpose): (fn(_) -> _, _, _) = match self.handshake.stage {
-            Stage::Authentication if length > LOGIN_MOST => {
+            Stage::Authentication if self.sent_last > LOGIN_MOST => {
                 (Error::ProbableAuthentication, LARGE_LOGIN, true)
             }
             Stage::Authentication => (

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use super::backlog::{Backlog, MUCH, PERIOD};
-use super::stream::{closed, is_timeout, Haste, Transport};
+use super::stream::{closed, is_timeout, EarlyReads, Transport};
 use super::sync::Instant;
 use crate::protocol::connection::Session;
 use crate::Error;
@@ -62,7 +62,7 @@ pub(crate) struct Reader {
 struct Source {
     stream: Transport,
     timeout: Duration,
-    haste: Haste,
+    early_reads: EarlyReads,
     last_bytes: Instant,
     /// The beginning of the present period, and how many bytes have come in it. See `backlog`.
     period_began: Instant,
@@ -89,10 +89,10 @@ impl Source {
                     self.begin_period(self.last_bytes);
                 }
                 self.period_bytes = self.period_bytes.saturating_add(count);
-                self.haste.clear();
+                self.early_reads.clear();
                 return (Outcome::Bytes, count);
             }
-            Err(error) if is_timeout(&error) => match self.haste.note(timeout) {
+            Err(error) if is_timeout(&error) => match self.early_reads.note(timeout) {
                 Ok(()) => {
                     if timeout >= WAITED {
                         self.begin_period(Instant::now());
@@ -125,7 +125,7 @@ impl Reader {
             source: Source {
                 stream,
                 timeout: SLICE,
-                haste: Haste::default(),
+                early_reads: EarlyReads::default(),
                 last_bytes: now,
                 period_began: now,
                 period_bytes: 0,

@@ -261,17 +261,17 @@ fn checked(method: &str, count: usize, given: usize) -> io::Result<usize> {
     )))
 }
 
-/// Finds out a stream whose `read` does not wait for as long as it should: reading it would keep a processor busy.
+/// Counts reads that return before their time, to find out a stream that does not wait: reading it would keep a processor busy.
 #[derive(Default)]
-pub(crate) struct Haste {
-    /// When the first of the reads returned that brought nothing, one after the other; how many they are, and how long they
-    /// were to take.
+pub(crate) struct EarlyReads {
+    /// When the first of the reads in a row returned that brought nothing.
     since: Option<Instant>,
+    /// How many followed it, and how long they were to take.
     reads: u32,
-    owed: Duration,
+    expected: Duration,
 }
 
-impl Haste {
+impl EarlyReads {
     /// So many reads in a row are looked at together, since a single one may be early for a good reason.
     const READS: u32 = 50;
 
@@ -282,12 +282,12 @@ impl Haste {
             return Ok(());
         };
         self.reads += 1;
-        self.owed += timeout;
+        self.expected += timeout;
         if self.reads < Self::READS {
             return Ok(());
         }
-        let early = since.elapsed() < self.owed / 10;
-        *self = Haste::default();
+        let early = since.elapsed() < self.expected / 10;
+        *self = EarlyReads::default();
         if !early {
             return Ok(());
         }
@@ -299,9 +299,7 @@ impl Haste {
 
     /// A read brought something.
     pub(crate) fn clear(&mut self) {
-        self.since = None;
-        self.reads = 0;
-        self.owed = Duration::ZERO;
+        *self = EarlyReads::default();
     }
 }
 
