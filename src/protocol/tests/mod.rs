@@ -10,6 +10,7 @@ mod random;
 mod seeds;
 mod session;
 mod spec;
+mod values;
 
 use super::wire::WireError;
 
