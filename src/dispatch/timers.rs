@@ -129,6 +129,7 @@ mod tests {
         assert!(!timers.is_empty());
         assert_eq!(timers.next(), Some(now));
         assert_eq!(timers.due(), [first, second]);
+        assert_eq!(format!("{later:?} {first:?}"), "TimerId(1) TimerId(2)");
         assert!(timers.take(first).is_some() && timers.take(first).is_none());
         assert_eq!(timers.due(), [second]);
         assert!(timers.take(later).is_some() && timers.take(second).is_some());

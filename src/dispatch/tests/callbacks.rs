@@ -4,7 +4,7 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{blocked, cancel, close, deliver, frame, unblocked, Handle, Rig};
+use super::{blocked, bounded, cancel, close, deliver, frame, unblocked, Handle, Rig};
 use crate::error::Result;
 use crate::protocol::frame::{write_body, write_header};
 use crate::protocol::method::Method;
@@ -34,112 +34,120 @@ fn consume(rig: &Rig, handle: &Handle, consumer_tag: &'static str) -> (u64, Weak
 
 #[test]
 fn each_consumer_gets_its_own_messages() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    // In no order, so that where each belongs is looked for.
-    let ids = ["m", "a", "z", "k"].map(|tag| consume(&rig, &handle, tag).0);
-    assert_eq!(ids, [1, 2, 3, 4]);
-    let mut expected = Vec::new();
-    let tags = ["a", "a", "z", "m", "k", "k", "k", "z", "a", "m"];
-    for (number, tag) in (1..).zip(tags) {
-        rig.say(&deliver(1, tag, number, &number.to_string()));
-        expected.push(format!("{tag}{number}"));
-    }
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), expected);
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        // In no order, so that where each belongs is looked for.
+        let ids = ["m", "a", "z", "k"].map(|tag| consume(&rig, &handle, tag).0);
+        assert_eq!(ids, [1, 2, 3, 4]);
+        let mut expected = Vec::new();
+        let tags = ["a", "a", "z", "m", "k", "k", "k", "z", "a", "m"];
+        for (number, tag) in (1..).zip(tags) {
+            rig.say(&deliver(1, tag, number, &number.to_string()));
+            expected.push(format!("{tag}{number}"));
+        }
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), expected);
 
-    // Whom each was given to is known when the broker cancels one.
-    let mut shared = rig.link.lock();
-    let channel = shared.session.channel(handle.slot).unwrap();
-    for tag in ["a", "k", "m", "z"] {
-        assert!(channel.cancel_consumer(tag));
-    }
-    for (number, tag) in (1..).zip(tags) {
-        let lost = channel.lost_consumer_of(number);
-        assert_eq!(lost.map(|lost| &*lost.consumer_tag), Some(tag));
-    }
+        // Whom each was given to is known when the broker cancels one.
+        let mut shared = rig.link.lock();
+        let channel = shared.session.channel(handle.slot).unwrap();
+        for tag in ["a", "k", "m", "z"] {
+            assert!(channel.cancel_consumer(tag));
+        }
+        for (number, tag) in (1..).zip(tags) {
+            let lost = channel.lost_consumer_of(number);
+            assert_eq!(lost.map(|lost| &*lost.consumer_tag), Some(tag));
+        }
+    });
 }
 
 /// Under the same tag, too: the id tells them apart.
 #[test]
 fn a_consumer_is_removed_by_its_own_id() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let (first, of_first) = consume(&rig, &handle, "c");
-    let (_, of_other) = consume(&rig, &handle, "d");
-    assert!(!rig.remove_consumer(&handle, "c", first + 1));
-    assert!(!rig.remove_consumer(&handle, "nobody", first));
-    assert!(!is_dropped(&of_first));
-    rig.say(&deliver(1, "c", 1, "1"));
-    assert!(rig.look().unwrap());
-    assert!(rig.remove_consumer(&handle, "c", first));
-    assert!(!rig.remove_consumer(&handle, "c", first));
-    assert!(is_dropped(&of_first) && !is_dropped(&of_other));
-    // A message that was already here is dropped, and the next is delivered.
-    rig.say(&[deliver(1, "c", 2, "2"), deliver(1, "d", 3, "3")].concat());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["c1", "d3"]);
-    let (second, of_second) = consume(&rig, &handle, "c");
-    assert_ne!(second, first);
-    assert!(!rig.remove_consumer(&handle, "c", first) && !is_dropped(&of_second));
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let (first, of_first) = consume(&rig, &handle, "c");
+        let (_, of_other) = consume(&rig, &handle, "d");
+        assert!(!rig.remove_consumer(&handle, "c", first + 1));
+        assert!(!rig.remove_consumer(&handle, "nobody", first));
+        assert!(!is_dropped(&of_first));
+        rig.say(&deliver(1, "c", 1, "1"));
+        assert!(rig.look().unwrap());
+        assert!(rig.remove_consumer(&handle, "c", first));
+        assert!(!rig.remove_consumer(&handle, "c", first));
+        assert!(is_dropped(&of_first) && !is_dropped(&of_other));
+        // A message that was already here is dropped, and the next is delivered.
+        rig.say(&[deliver(1, "c", 2, "2"), deliver(1, "d", 3, "3")].concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["c1", "d3"]);
+        let (second, of_second) = consume(&rig, &handle, "c");
+        assert_ne!(second, first);
+        assert!(!rig.remove_consumer(&handle, "c", first) && !is_dropped(&of_second));
+    });
 }
 
 /// A callback that removes its own consumer, or puts another in its place, is dropped when it has run.
 #[test]
 fn a_consumer_that_is_replaced_while_it_runs_gets_no_more() {
-    for replace in [true, false] {
-        let rig = Rig::new();
-        let handle = rig.channel();
-        let ((value, seen), same) = (captured(), rig.clone());
-        let id = handle.callbacks.new_consumer_id() + 1;
-        let registered = rig.consume(&handle, "c", move |handle, body| {
-            let _value = &value;
-            same.log.push(format!("old {body}"));
-            // The callback is not in the list now.
-            assert!(same.remove_consumer(handle, "c", id));
-            if replace {
-                consume(&same, handle, "c");
-            }
-            Ok(())
-        });
-        assert_eq!(registered, id);
-        let messages: Vec<_> = (1..=3)
-            .map(|n| deliver(1, "c", n, &n.to_string()))
-            .collect();
-        rig.say(&messages.concat());
-        assert!(rig.look().unwrap());
-        assert!(is_dropped(&seen));
-        let expected = ["old 1", "c2", "c3"];
-        let count = if replace { 3 } else { 1 };
-        assert_eq!(rig.log.take(), expected[..count]);
-        rig.say(&deliver(1, "c", 4, "4"));
-        assert_eq!(rig.look().unwrap(), replace);
-        let log = rig.log.take();
-        assert_eq!(log, if replace { vec!["c4"] } else { vec![] });
-    }
+    bounded(|| {
+        for replace in [true, false] {
+            let rig = Rig::new();
+            let handle = rig.channel();
+            let ((value, seen), same) = (captured(), rig.clone());
+            let id = handle.callbacks.new_consumer_id() + 1;
+            let registered = rig.consume(&handle, "c", move |handle, body| {
+                let _value = &value;
+                same.log.push(format!("old {body}"));
+                // The callback is not in the list now.
+                assert!(same.remove_consumer(handle, "c", id));
+                if replace {
+                    consume(&same, handle, "c");
+                }
+                Ok(())
+            });
+            assert_eq!(registered, id);
+            let messages: Vec<_> = (1..=3)
+                .map(|n| deliver(1, "c", n, &n.to_string()))
+                .collect();
+            rig.say(&messages.concat());
+            assert!(rig.look().unwrap());
+            assert!(is_dropped(&seen));
+            let expected = ["old 1", "c2", "c3"];
+            let count = if replace { 3 } else { 1 };
+            assert_eq!(rig.log.take(), expected[..count]);
+            rig.say(&deliver(1, "c", 4, "4"));
+            assert_eq!(rig.look().unwrap(), replace);
+            let log = rig.log.take();
+            assert_eq!(log, if replace { vec!["c4"] } else { vec![] });
+        }
+    });
 }
 
 #[test]
 fn a_callback_that_failed_runs_again() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let log = rig.log.clone();
-    rig.consume(&handle, "c", move |_, body| {
-        log.push(body);
-        match body {
-            "panic" => resume_unwind(Box::new("as a callback may end")),
-            "error" => Err(Error::other("refused")),
-            _ => Ok(()),
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let log = rig.log.clone();
+        rig.consume(&handle, "c", move |_, body| {
+            log.push(body);
+            match body {
+                "panic" => resume_unwind(Box::new("as a callback may end")),
+                "error" => Err(Error::other("refused")),
+                _ => Ok(()),
+            }
+        });
+        let bodies = ["error", "panic", "fine"];
+        for (number, body) in (1..).zip(bodies) {
+            rig.say(&deliver(1, "c", number, body));
         }
+        assert_eq!(rig.look().unwrap_err().to_string(), "refused");
+        assert!(catch_unwind(AssertUnwindSafe(|| rig.look())).is_err());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), bodies);
     });
-    let bodies = ["error", "panic", "fine"];
-    for (number, body) in (1..).zip(bodies) {
-        rig.say(&deliver(1, "c", number, body));
-    }
-    assert_eq!(rig.look().unwrap_err().to_string(), "refused");
-    assert!(catch_unwind(AssertUnwindSafe(|| rig.look())).is_err());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), bodies);
 }
 
 fn returned(channel: u16, body: &str) -> Vec<u8> {
@@ -157,145 +165,157 @@ fn returned(channel: u16, body: &str) -> Vec<u8> {
 
 #[test]
 fn returned_messages_come_to_all_callbacks_in_their_order() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let mut shared = rig.link.lock();
-    let channel = shared.session.channel(handle.slot).unwrap();
-    channel.wants_returns = true;
-    drop(shared);
-    for name in ["first", "second"] {
-        let log = rig.log.clone();
-        handle
-            .callbacks
-            .add_returned(Box::new(move |_, method, _, body| {
-                let body = String::from_utf8(body).unwrap();
-                log.push(format!("{name} {} {body}", method.reply_code));
-                Ok(())
-            }));
-    }
-    rig.say(&returned(1, "lost"));
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["first 312 lost", "second 312 lost"]);
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let mut shared = rig.link.lock();
+        let channel = shared.session.channel(handle.slot).unwrap();
+        channel.wants_returns = true;
+        drop(shared);
+        for name in ["first", "second"] {
+            let log = rig.log.clone();
+            handle
+                .callbacks
+                .add_returned(Box::new(move |_, method, _, body| {
+                    let body = String::from_utf8(body).unwrap();
+                    log.push(format!("{name} {} {body}", method.reply_code));
+                    Ok(())
+                }));
+        }
+        rig.say(&returned(1, "lost"));
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["first 312 lost", "second 312 lost"]);
+    });
 }
 
 /// An error ends the call before the next callback, and one that is added meanwhile runs from the next event on.
 #[test]
 fn callbacks_of_one_kind_run_one_after_another() {
-    let rig = Rig::new();
-    let same = rig.clone();
-    rig.callbacks.add_blocked(Box::new(move |reason| {
-        same.log.push(reason);
-        let log = same.log.clone();
-        same.callbacks.add_blocked(Box::new(move |_| {
-            log.push("added");
+    bounded(|| {
+        let rig = Rig::new();
+        let same = rig.clone();
+        rig.callbacks.add_blocked(Box::new(move |reason| {
+            same.log.push(reason);
+            let log = same.log.clone();
+            same.callbacks.add_blocked(Box::new(move |_| {
+                log.push("added");
+                Ok(())
+            }));
+            match reason {
+                "bad" => Err(Error::other("refused")),
+                _ => Ok(()),
+            }
+        }));
+        for (reason, runs) in [("memory", vec!["memory"]), ("disk", vec!["disk", "added"])] {
+            rig.say(&blocked(reason));
+            assert!(rig.look().unwrap());
+            assert_eq!(rig.log.take(), runs);
+        }
+        rig.say(&[blocked("bad"), unblocked()].concat());
+        assert_eq!(rig.look().unwrap_err().to_string(), "refused");
+        assert_eq!(rig.log.take(), ["bad"]);
+        // What is left comes next.
+        let log = rig.log.clone();
+        rig.callbacks.add_unblocked(Box::new(move || {
+            log.push("unblocked");
             Ok(())
         }));
-        match reason {
-            "bad" => Err(Error::other("refused")),
-            _ => Ok(()),
-        }
-    }));
-    for (reason, runs) in [("memory", vec!["memory"]), ("disk", vec!["disk", "added"])] {
-        rig.say(&blocked(reason));
         assert!(rig.look().unwrap());
-        assert_eq!(rig.log.take(), runs);
-    }
-    rig.say(&[blocked("bad"), unblocked()].concat());
-    assert_eq!(rig.look().unwrap_err().to_string(), "refused");
-    assert_eq!(rig.log.take(), ["bad"]);
-    // What is left comes next.
-    let log = rig.log.clone();
-    rig.callbacks.add_unblocked(Box::new(move || {
-        log.push("unblocked");
-        Ok(())
-    }));
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["unblocked"]);
+        assert_eq!(rig.log.take(), ["unblocked"]);
+    });
 }
 
 /// The consumer is forgotten before its cancellation is reported.
 #[test]
 fn a_consumer_that_the_broker_cancelled_is_dropped_and_reported_to_all() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let (_, seen) = consume(&rig, &handle, "c");
-    for name in ["first", "second"] {
-        let (log, seen) = (rig.log.clone(), seen.clone());
-        handle.callbacks.add_cancelled(Box::new(move |_, tag| {
-            log.push(format!("{name} {tag} {}", is_dropped(&seen)));
-            Ok(())
-        }));
-    }
-    rig.say(&cancel(1, "c"));
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["first c true", "second c true"]);
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let (_, seen) = consume(&rig, &handle, "c");
+        for name in ["first", "second"] {
+            let (log, seen) = (rig.log.clone(), seen.clone());
+            handle.callbacks.add_cancelled(Box::new(move |_, tag| {
+                log.push(format!("{name} {tag} {}", is_dropped(&seen)));
+                Ok(())
+            }));
+        }
+        rig.say(&cancel(1, "c"));
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["first c true", "second c true"]);
+    });
 }
 
 /// Callbacks often hold the handle that they belong to.
 #[test]
 fn a_channel_that_is_over_drops_its_callbacks_after_the_last_event() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let (_, seen) = consume(&rig, &handle, "c");
-    rig.say(&deliver(1, "c", 1, "1"));
-    assert!(rig.look().unwrap() && !is_dropped(&seen));
-    rig.say(&[deliver(1, "c", 2, "2"), close(1)].concat());
-    // A thread that consumes here does this itself.
-    let claim = |claims: &[u64]| {
-        let mut shared = rig.link.lock();
-        shared.session.channel(handle.slot).unwrap().claims = claims.to_vec();
-    };
-    claim(&[super::super::thread_number()]);
-    assert!(rig.look().unwrap() && !is_dropped(&seen));
-    claim(&[]);
-    assert_eq!(rig.look().unwrap_err().reply_code(), Some(404));
-    assert_eq!(rig.log.take(), ["c1", "c2"]);
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let (_, seen) = consume(&rig, &handle, "c");
+        rig.say(&deliver(1, "c", 1, "1"));
+        assert!(rig.look().unwrap() && !is_dropped(&seen));
+        rig.say(&[deliver(1, "c", 2, "2"), close(1)].concat());
+        // A thread that consumes here does this itself.
+        let claim = |claims: &[u64]| {
+            let mut shared = rig.link.lock();
+            shared.session.channel(handle.slot).unwrap().claims = claims.to_vec();
+        };
+        claim(&[super::super::thread_number()]);
+        assert!(rig.look().unwrap() && !is_dropped(&seen));
+        claim(&[]);
+        assert_eq!(rig.look().unwrap_err().reply_code(), Some(404));
+        assert_eq!(rig.log.take(), ["c1", "c2"]);
 
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let (_, seen) = consume(&rig, &handle, "c");
-    rig.say(&[deliver(1, "c", 1, "1"), close(1)].concat());
-    assert!(rig.look().unwrap() && is_dropped(&seen));
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let (_, seen) = consume(&rig, &handle, "c");
+        rig.say(&[deliver(1, "c", 1, "1"), close(1)].concat());
+        assert!(rig.look().unwrap() && is_dropped(&seen));
+    });
 }
 
 #[test]
 fn all_callbacks_of_a_channel_are_dropped_at_once() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let mut seen = vec![consume(&rig, &handle, "c").1];
-    let (value, dropped) = captured();
-    seen.push(dropped);
-    handle.callbacks.add_cancelled(Box::new(move |_, _| {
-        let _value = &value;
-        Ok(())
-    }));
-    let (value, dropped) = captured();
-    seen.push(dropped);
-    handle.callbacks.add_returned(Box::new(move |_, _, _, _| {
-        let _value = &value;
-        Ok(())
-    }));
-    assert!(!seen.iter().any(is_dropped));
-    handle.callbacks.clear();
-    assert!(seen.iter().all(is_dropped));
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let mut seen = vec![consume(&rig, &handle, "c").1];
+        let (value, dropped) = captured();
+        seen.push(dropped);
+        handle.callbacks.add_cancelled(Box::new(move |_, _| {
+            let _value = &value;
+            Ok(())
+        }));
+        let (value, dropped) = captured();
+        seen.push(dropped);
+        handle.callbacks.add_returned(Box::new(move |_, _, _, _| {
+            let _value = &value;
+            Ok(())
+        }));
+        assert!(!seen.iter().any(is_dropped));
+        handle.callbacks.clear();
+        assert!(seen.iter().all(is_dropped));
+    });
 }
 
 /// While a callback runs, too: it goes when it has run.
 #[test]
 fn a_callback_that_is_running_when_all_are_dropped_runs_no_more() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let ((value, seen), log) = (captured(), rig.log.clone());
-    rig.consume(&handle, "c", move |handle, body| {
-        let _value = &value;
-        log.push(body);
-        handle.callbacks.clear();
-        Ok(())
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let ((value, seen), log) = (captured(), rig.log.clone());
+        rig.consume(&handle, "c", move |handle, body| {
+            let _value = &value;
+            log.push(body);
+            handle.callbacks.clear();
+            Ok(())
+        });
+        rig.say(&[deliver(1, "c", 1, "1"), deliver(1, "c", 2, "2")].concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["1"]);
+        assert!(is_dropped(&seen));
     });
-    rig.say(&[deliver(1, "c", 1, "1"), deliver(1, "c", 2, "2")].concat());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["1"]);
-    assert!(is_dropped(&seen));
 }
 
 /// Everything that a connection keeps, by what it captures.
@@ -322,55 +342,61 @@ fn all_kinds(rig: &Rig) -> Vec<Weak<()>> {
 
 #[test]
 fn a_connection_that_has_ended_drops_what_will_not_run_any_more() {
-    let rig = Rig::new();
-    let (idle, busy) = (rig.channel(), rig.channel());
-    let mut seen = all_kinds(&rig);
-    seen.push(consume(&rig, &idle, "c").1);
-    let (_, of_busy) = consume(&rig, &busy, "c");
-    rig.callbacks.drop_if_ended(&rig.link);
-    assert!(!rig.look().unwrap());
-    assert!(!seen.iter().any(is_dropped));
-    // A channel that has events left keeps its callbacks until these are delivered.
-    rig.say(&deliver(2, "c", 1, "last"));
-    rig.end();
-    rig.callbacks.drop_if_ended(&rig.link);
-    assert!(seen.iter().all(is_dropped) && !is_dropped(&of_busy));
-    assert!(rig.look().unwrap() && is_dropped(&of_busy));
-    assert_eq!(rig.log.take(), ["clast"]);
+    bounded(|| {
+        let rig = Rig::new();
+        let (idle, busy) = (rig.channel(), rig.channel());
+        let mut seen = all_kinds(&rig);
+        seen.push(consume(&rig, &idle, "c").1);
+        let (_, of_busy) = consume(&rig, &busy, "c");
+        rig.callbacks.drop_if_ended(&rig.link);
+        assert!(!rig.look().unwrap());
+        assert!(!seen.iter().any(is_dropped));
+        // A channel that has events left keeps its callbacks until these are delivered.
+        rig.say(&deliver(2, "c", 1, "last"));
+        rig.end();
+        rig.callbacks.drop_if_ended(&rig.link);
+        assert!(seen.iter().all(is_dropped) && !is_dropped(&of_busy));
+        assert!(rig.look().unwrap() && is_dropped(&of_busy));
+        assert_eq!(rig.log.take(), ["clast"]);
+    });
 }
 
 #[test]
 fn the_report_of_an_end_drops_what_will_not_run_any_more() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let mut seen = all_kinds(&rig);
-    seen.push(consume(&rig, &handle, "c").1);
-    rig.end();
-    assert_eq!(rig.look().unwrap_err().reply_code(), Some(320));
-    assert!(seen.iter().all(is_dropped));
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let mut seen = all_kinds(&rig);
+        seen.push(consume(&rig, &handle, "c").1);
+        rig.end();
+        assert_eq!(rig.look().unwrap_err().reply_code(), Some(320));
+        assert!(seen.iter().all(is_dropped));
+    });
 }
 
 #[test]
 fn a_slot_belongs_to_the_handle_that_took_it_last() {
-    let rig = Rig::new();
-    let (first, second) = (rig.channel(), rig.channel());
-    let callbacks = super::ConnectionCallbacks::new();
-    let set = |slot, handle: &Arc<Handle>| callbacks.set_owner(slot, Arc::downgrade(handle));
-    let is = |slot, handle: &Arc<Handle>| {
-        let owner = callbacks.owner(slot);
-        owner.is_some_and(|owner| Arc::ptr_eq(&owner, handle))
-    };
-    set(3, &first);
-    assert!(
-        is(3, &first)
-            && [0, 1, 2, 4]
-                .iter()
-                .all(|slot| callbacks.owner(*slot).is_none())
-    );
-    set(1, &second);
-    assert!(is(3, &first) && is(1, &second));
-    set(3, &second);
-    assert!(is(3, &second) && !is(3, &first));
-    drop((first, second));
-    assert!(callbacks.owner(3).is_none());
+    bounded(|| {
+        let rig = Rig::new();
+        let (first, second) = (rig.channel(), rig.channel());
+        let callbacks = super::ConnectionCallbacks::new();
+        let set = |slot, handle: &Arc<Handle>| callbacks.set_owner(slot, Arc::downgrade(handle));
+        let is = |slot, handle: &Arc<Handle>| {
+            let owner = callbacks.owner(slot);
+            owner.is_some_and(|owner| Arc::ptr_eq(&owner, handle))
+        };
+        set(3, &first);
+        assert!(
+            is(3, &first)
+                && [0, 1, 2, 4]
+                    .iter()
+                    .all(|slot| callbacks.owner(*slot).is_none())
+        );
+        set(1, &second);
+        assert!(is(3, &first) && is(1, &second));
+        set(3, &second);
+        assert!(is(3, &second) && !is(3, &first));
+        drop((first, second));
+        assert!(callbacks.owner(3).is_none());
+    });
 }

@@ -5,7 +5,9 @@ mod callbacks;
 mod rounds;
 
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::panic::resume_unwind;
+use std::sync::{mpsc, Arc, Mutex, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use super::{ChannelCallbacks, ConnectionCallbacks, Consuming, Owner, Round};
@@ -21,6 +23,22 @@ use crate::Error;
 
 /// Far more than anything here takes, also on a busy machine.
 const LONG: Duration = Duration::from_secs(10);
+
+/// Runs a test in a thread of its own, so that a wait that never ends fails it.
+#[track_caller]
+fn bounded(test: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel::<()>();
+    let running = thread::spawn(move || {
+        let _done = done;
+        test();
+    });
+    if ended.recv_timeout(3 * LONG) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("the test does not end");
+    }
+    if let Err(panic) = running.join() {
+        resume_unwind(panic);
+    }
+}
 
 /// What was run, in order.
 #[derive(Clone, Default)]

@@ -7,125 +7,137 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::{in_callback, thread_number, CallbackResult, UNHANDLED};
-use super::{blocked, cancel, close, deliver, never, unblocked, Handle, Rig, LONG};
+use super::{blocked, bounded, cancel, close, deliver, never, unblocked, Handle, Rig, LONG};
 use crate::error::Result;
 use crate::stop::Stop;
 use crate::Error;
 
 #[test]
 fn a_callback_returns_nothing_or_a_result() {
-    assert!(().into_result().is_ok());
-    assert!(Ok(()).into_result().is_ok());
-    assert!(Err(Error::other("refused")).into_result().is_err());
+    bounded(|| {
+        assert!(().into_result().is_ok());
+        assert!(Ok(()).into_result().is_ok());
+        assert!(Err(Error::other("refused")).into_result().is_err());
+    });
 }
 
 #[test]
 fn each_thread_has_a_number_of_its_own() {
-    let here = thread_number();
-    let numbers = [(); 2].map(|()| thread::spawn(thread_number).join().unwrap());
-    assert_eq!(thread_number(), here);
-    assert!(here != 0 && !numbers.contains(&here) && numbers[0] != numbers[1]);
-    assert!(!numbers.contains(&0));
+    bounded(|| {
+        let here = thread_number();
+        let numbers = [(); 2].map(|()| thread::spawn(thread_number).join().unwrap());
+        assert_eq!(thread_number(), here);
+        assert!(here != 0 && !numbers.contains(&here) && numbers[0] != numbers[1]);
+        assert!(!numbers.contains(&0));
+    });
 }
 
 #[test]
 fn a_thread_is_inside_of_a_callback_while_it_runs_one() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let log = rig.log.clone();
-    rig.consume(&handle, "c", move |_, body| {
-        log.push(format!("{body} {}", in_callback()));
-        match body {
-            "panic" => resume_unwind(Box::new("as a callback may end")),
-            "error" => Err(Error::other("refused")),
-            _ => Ok(()),
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let log = rig.log.clone();
+        rig.consume(&handle, "c", move |_, body| {
+            log.push(format!("{body} {}", in_callback()));
+            match body {
+                "panic" => resume_unwind(Box::new("as a callback may end")),
+                "error" => Err(Error::other("refused")),
+                _ => Ok(()),
+            }
+        });
+        for (tag, body) in (1..).zip(["good", "error", "panic", "good"]) {
+            assert!(!in_callback());
+            rig.say(&deliver(1, "c", tag, body));
+            let looked = catch_unwind(AssertUnwindSafe(|| rig.look()));
+            assert_eq!(matches!(looked, Ok(Ok(true))), body == "good", "{body}");
+            assert!(!in_callback() && rig.link.lock().dispatching.is_empty());
+            assert!(!rig.enter(None).is_nested());
         }
+        let log = rig.log.take();
+        assert_eq!(log, ["good true", "error true", "panic true", "good true"]);
     });
-    for (tag, body) in (1..).zip(["good", "error", "panic", "good"]) {
-        assert!(!in_callback());
-        rig.say(&deliver(1, "c", tag, body));
-        let looked = catch_unwind(AssertUnwindSafe(|| rig.look()));
-        assert_eq!(matches!(looked, Ok(Ok(true))), body == "good", "{body}");
-        assert!(!in_callback() && rig.link.lock().dispatching.is_empty());
-        assert!(!rig.enter(None).is_nested());
-    }
-    let log = rig.log.take();
-    assert_eq!(log, ["good true", "error true", "panic true", "good true"]);
 }
 
 /// A round that another thread begins or ends is nothing to this one.
 #[test]
 fn rounds_of_other_threads_are_not_nested() {
-    let rig = Rig::new();
-    let here = rig.enter(None);
-    thread::scope(|scope| {
-        let there = scope.spawn(|| rig.enter(None).is_nested());
-        assert!(!there.join().unwrap());
+    bounded(|| {
+        let rig = Rig::new();
+        let here = rig.enter(None);
+        thread::scope(|scope| {
+            let there = scope.spawn(|| rig.enter(None).is_nested());
+            assert!(!there.join().unwrap());
+        });
+        assert!(!here.is_nested());
+        let nested = rig.enter(None);
+        assert!(nested.is_nested() && in_callback());
+        drop(nested);
+        assert!(rig.enter(None).is_nested() && in_callback());
+        let other = Rig::new();
+        assert!(!other.enter(None).is_nested());
+        drop(here);
+        assert!(!rig.enter(None).is_nested() && !in_callback());
     });
-    assert!(!here.is_nested());
-    let nested = rig.enter(None);
-    assert!(nested.is_nested() && in_callback());
-    drop(nested);
-    assert!(rig.enter(None).is_nested() && in_callback());
-    let other = Rig::new();
-    assert!(!other.enter(None).is_nested());
-    drop(here);
-    assert!(!rig.enter(None).is_nested() && !in_callback());
 }
 
 #[test]
 fn a_call_in_a_callback_waits_and_delivers_nothing() {
-    const TIME: Duration = Duration::from_millis(30);
-    let rig = Rig::new();
-    rig.log_blocked();
-    let handle = rig.channel();
-    let (same, looks) = (rig.clone(), AtomicUsize::new(0));
-    rig.consume(&handle, "c", move |_, body| {
-        same.log.push(body);
-        if body != "first" {
-            return Ok(());
-        }
-        same.add_timer(Duration::ZERO, "timer");
-        same.say(&blocked("memory"));
-        let start = Instant::now();
-        let nested = same.enter(None);
-        let look = |_: &mut _| {
-            looks.fetch_add(1, Ordering::SeqCst);
-            false
-        };
-        assert!(!nested.run(Some(TIME), look)?);
-        assert!(start.elapsed() >= TIME);
-        let looks = looks.load(Ordering::SeqCst);
-        assert!(looks < 50, "{looks} looks");
-        // What it waits for ends it.
-        assert!(!nested.run(Some(LONG), |_| true)?);
-        // Events of the program wait for the call around, and so does the report of a closure.
-        same.say(&close(2));
-        assert!(!nested.run(Some(Duration::ZERO), never)?);
-        assert!(start.elapsed() < LONG);
-        Ok(())
+    bounded(|| {
+        const TIME: Duration = Duration::from_millis(30);
+        let rig = Rig::new();
+        rig.log_blocked();
+        let handle = rig.channel();
+        let (same, looks) = (rig.clone(), AtomicUsize::new(0));
+        rig.consume(&handle, "c", move |_, body| {
+            same.log.push(body);
+            if body != "first" {
+                return Ok(());
+            }
+            same.add_timer(Duration::ZERO, "timer");
+            same.say(&blocked("memory"));
+            let start = Instant::now();
+            let nested = same.enter(None);
+            let look = |_: &mut _| {
+                looks.fetch_add(1, Ordering::SeqCst);
+                false
+            };
+            assert!(!nested.run(Some(TIME), look)?);
+            assert!(start.elapsed() >= TIME);
+            let looks = looks.load(Ordering::SeqCst);
+            assert!(looks < 50, "{looks} looks");
+            // What it waits for ends it.
+            assert!(!nested.run(Some(LONG), |_| true)?);
+            // Events of the program wait for the call around, and so does the report of a closure.
+            same.say(&close(2));
+            assert!(!nested.run(Some(Duration::ZERO), never)?);
+            assert!(start.elapsed() < LONG);
+            Ok(())
+        });
+        let other = rig.channel();
+        rig.say(&[deliver(1, "c", 1, "first"), deliver(1, "c", 2, "second")].concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["first", "second"]);
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["timer", "memory"]);
+        assert_eq!(rig.look().unwrap_err().reply_code(), Some(404));
+        drop(other);
     });
-    let other = rig.channel();
-    rig.say(&[deliver(1, "c", 1, "first"), deliver(1, "c", 2, "second")].concat());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["first", "second"]);
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["timer", "memory"]);
-    assert_eq!(rig.look().unwrap_err().reply_code(), Some(404));
-    drop(other);
 }
 
 #[test]
 fn a_call_in_a_callback_reports_the_connections_end() {
-    let rig = Rig::new();
-    let round = rig.enter(None);
-    rig.end();
-    let start = Instant::now();
-    let error = rig.enter(None).run(Some(LONG), never).unwrap_err();
-    assert!(start.elapsed() < LONG);
-    let is_reported = matches!(error, Error::ConnectionWrongState { .. });
-    assert!(is_reported || error.reply_code() == Some(320), "{error:?}");
-    drop(round);
+    bounded(|| {
+        let rig = Rig::new();
+        let round = rig.enter(None);
+        rig.end();
+        let start = Instant::now();
+        let error = rig.enter(None).run(Some(LONG), never).unwrap_err();
+        assert!(start.elapsed() < LONG);
+        let is_reported = matches!(error, Error::ConnectionWrongState { .. });
+        assert!(is_reported || error.reply_code() == Some(320), "{error:?}");
+        drop(round);
+    });
 }
 
 /// How something comes that ends a wait.
@@ -142,53 +154,59 @@ const EVENTS: [(&str, Happens); 4] = [
 
 #[test]
 fn a_look_says_whether_anything_was_delivered() {
-    for (log, happens) in EVENTS {
-        let rig = Rig::new();
-        rig.log_blocked();
-        let handle = rig.logging_channel();
-        assert!(!rig.look().unwrap());
-        happens(&rig, &handle);
-        assert!(rig.look().unwrap(), "{log}");
-        assert_eq!(rig.log.take(), [log]);
-        assert!(!rig.look().unwrap());
-    }
+    bounded(|| {
+        for (log, happens) in EVENTS {
+            let rig = Rig::new();
+            rig.log_blocked();
+            let handle = rig.logging_channel();
+            assert!(!rig.look().unwrap());
+            happens(&rig, &handle);
+            assert!(rig.look().unwrap(), "{log}");
+            assert_eq!(rig.log.take(), [log]);
+            assert!(!rig.look().unwrap());
+        }
+    });
 }
 
 #[test]
 fn what_is_delivered_puts_off_the_report_of_an_end() {
-    for (log, happens) in EVENTS {
-        let rig = Rig::new();
-        rig.log_blocked();
-        let (handle, _other) = (rig.logging_channel(), rig.channel());
-        happens(&rig, &handle);
-        rig.say(&close(2));
-        assert!(rig.look().unwrap(), "{log}");
-        assert_eq!(rig.log.take(), [log]);
-        assert_eq!(rig.look().unwrap_err().reply_code(), Some(404), "{log}");
-        assert!(!rig.look().unwrap(), "reported twice");
+    bounded(|| {
+        for (log, happens) in EVENTS {
+            let rig = Rig::new();
+            rig.log_blocked();
+            let (handle, _other) = (rig.logging_channel(), rig.channel());
+            happens(&rig, &handle);
+            rig.say(&close(2));
+            assert!(rig.look().unwrap(), "{log}");
+            assert_eq!(rig.log.take(), [log]);
+            assert_eq!(rig.look().unwrap_err().reply_code(), Some(404), "{log}");
+            assert!(!rig.look().unwrap(), "reported twice");
 
-        let rig = Rig::new();
-        rig.log_blocked();
-        let handle = rig.logging_channel();
-        happens(&rig, &handle);
-        rig.end();
-        assert!(rig.look().unwrap(), "{log}");
-        assert_eq!(rig.log.take(), [log]);
-        assert_eq!(rig.look().unwrap_err().reply_code(), Some(320), "{log}");
-        let again = rig.look().unwrap_err();
-        assert!(matches!(again, Error::ConnectionWrongState { .. }));
-    }
+            let rig = Rig::new();
+            rig.log_blocked();
+            let handle = rig.logging_channel();
+            happens(&rig, &handle);
+            rig.end();
+            assert!(rig.look().unwrap(), "{log}");
+            assert_eq!(rig.log.take(), [log]);
+            assert_eq!(rig.look().unwrap_err().reply_code(), Some(320), "{log}");
+            let again = rig.look().unwrap_err();
+            assert!(matches!(again, Error::ConnectionWrongState { .. }));
+        }
+    });
 }
 
 /// A call that found the connection open returns what ended it, whoever has reported that.
 #[test]
 fn a_call_that_waited_returns_what_ended_the_connection() {
-    let rig = Rig::new();
-    let waiting = rig.enter(None);
-    rig.end();
-    rig.link.lock().session.end_reported = true;
-    let error = waiting.run(None, never).unwrap_err();
-    assert_eq!(error.reply_code(), Some(320));
+    bounded(|| {
+        let rig = Rig::new();
+        let waiting = rig.enter(None);
+        rig.end();
+        rig.link.lock().session.end_reported = true;
+        let error = waiting.run(None, never).unwrap_err();
+        assert_eq!(error.reply_code(), Some(320));
+    });
 }
 
 /// Makes something happen while another thread waits, and returns how its wait ended. The wait must end long before its time.
@@ -214,335 +232,365 @@ fn wait_for(rig: &Rig, consuming: Option<&Handle>, happens: impl FnOnce()) -> Re
 
 #[test]
 fn a_wait_ends_at_the_first_event() {
-    for (log, happens) in EVENTS {
+    bounded(|| {
+        for (log, happens) in EVENTS {
+            let rig = Rig::new();
+            rig.log_blocked();
+            let handle = rig.logging_channel();
+            assert!(wait_for(&rig, None, || happens(&rig, &handle)).unwrap());
+            assert_eq!(rig.log.take(), [log]);
+        }
+        // A timer that is not due yet.
         let rig = Rig::new();
-        rig.log_blocked();
-        let handle = rig.logging_channel();
-        assert!(wait_for(&rig, None, || happens(&rig, &handle)).unwrap());
-        assert_eq!(rig.log.take(), [log]);
-    }
-    // A timer that is not due yet.
-    let rig = Rig::new();
-    rig.add_timer(Duration::from_secs(3600), "never");
-    let soon = || rig.add_timer(Duration::from_millis(20), "soon");
-    assert!(wait_for(&rig, None, soon).unwrap());
-    assert_eq!(rig.log.take(), ["soon"]);
+        rig.add_timer(Duration::from_secs(3600), "never");
+        let soon = || rig.add_timer(Duration::from_millis(20), "soon");
+        assert!(wait_for(&rig, None, soon).unwrap());
+        assert_eq!(rig.log.take(), ["soon"]);
+    });
 }
 
 #[test]
 fn a_wait_ends_at_a_closure_an_end_and_a_stop() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let error = wait_for(&rig, None, || rig.say(&close(1))).unwrap_err();
-    assert_eq!(error.reply_code(), Some(404));
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let error = wait_for(&rig, None, || rig.say(&close(1))).unwrap_err();
+        assert_eq!(error.reply_code(), Some(404));
 
-    let error = wait_for(&rig, None, || rig.end()).unwrap_err();
-    assert_eq!(error.reply_code(), Some(320));
+        let error = wait_for(&rig, None, || rig.end()).unwrap_err();
+        assert_eq!(error.reply_code(), Some(320));
 
-    let rig = Rig::new();
-    let stop = Stop::new();
-    assert!(rig.callbacks.stop.set(stop.clone()).is_ok());
-    let stopped = wait_for(&rig, None, || {
-        stop.stop();
-    })
-    .unwrap_err();
-    assert!(matches!(stopped, Error::Stopped { .. }), "{stopped:?}");
-    drop(handle);
+        let rig = Rig::new();
+        let stop = Stop::new();
+        assert!(rig.callbacks.stop.set(stop.clone()).is_ok());
+        let stopped = wait_for(&rig, None, || {
+            stop.stop();
+        })
+        .unwrap_err();
+        assert!(matches!(stopped, Error::Stopped { .. }), "{stopped:?}");
+        drop(handle);
+    });
 }
 
 /// A call that consumes on a channel is told of a stop by its return, and asks the channel.
 #[test]
 fn consuming_ends_at_a_stop_of_the_channel_or_the_connection() {
-    for of_channel in [true, false] {
-        let rig = Rig::new();
-        let (handle, stop) = (rig.logging_channel(), Stop::new());
-        let place = match of_channel {
-            true => &handle.stop,
-            false => &rig.callbacks.stop,
-        };
-        assert!(place.set(stop.clone()).is_ok());
-        let delivered = wait_for(&rig, Some(&handle), || {
-            stop.stop();
-        })
-        .unwrap();
-        assert!(!delivered);
-        // Nothing is delivered any more, whatever comes; to a call on the connection the channel's stop is nothing.
-        rig.say(&deliver(1, "c", 1, "late"));
-        let round = rig.enter(handle.consuming());
-        assert!(!round.run(Some(LONG), never).unwrap());
-        drop(round);
-        assert!(rig.log.take().is_empty());
-        match rig.look() {
-            Ok(delivered) => assert!(of_channel && delivered),
-            Err(error) => assert!(!of_channel && matches!(error, Error::Stopped { .. })),
+    bounded(|| {
+        for of_channel in [true, false] {
+            let rig = Rig::new();
+            let (handle, stop) = (rig.logging_channel(), Stop::new());
+            let place = match of_channel {
+                true => &handle.stop,
+                false => &rig.callbacks.stop,
+            };
+            assert!(place.set(stop.clone()).is_ok());
+            let delivered = wait_for(&rig, Some(&handle), || {
+                stop.stop();
+            })
+            .unwrap();
+            assert!(!delivered);
+            // Nothing is delivered any more, whatever comes; to a call on the connection the channel's stop is nothing.
+            rig.say(&deliver(1, "c", 1, "late"));
+            let round = rig.enter(handle.consuming());
+            assert!(!round.run(Some(LONG), never).unwrap());
+            drop(round);
+            assert!(rig.log.take().is_empty());
+            match rig.look() {
+                Ok(delivered) => assert!(of_channel && delivered),
+                Err(error) => assert!(!of_channel && matches!(error, Error::Stopped { .. })),
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_stop_ends_a_turn_after_the_message_in_hand_and_no_call_inside_of_it() {
-    const TIME: Duration = Duration::from_millis(20);
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let (stop, same) = (Stop::new(), rig.clone());
-    assert!(rig.callbacks.stop.set(stop.clone()).is_ok());
-    rig.consume(&handle, "c", move |_, body| {
-        same.log.push(body);
-        stop.stop();
-        let start = Instant::now();
-        assert!(!same.enter(None).run(Some(TIME), never)?);
-        assert!(start.elapsed() >= TIME);
-        Ok(())
+    bounded(|| {
+        const TIME: Duration = Duration::from_millis(20);
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let (stop, same) = (Stop::new(), rig.clone());
+        assert!(rig.callbacks.stop.set(stop.clone()).is_ok());
+        rig.consume(&handle, "c", move |_, body| {
+            same.log.push(body);
+            stop.stop();
+            let start = Instant::now();
+            assert!(!same.enter(None).run(Some(TIME), never)?);
+            assert!(start.elapsed() >= TIME);
+            Ok(())
+        });
+        let second = rig.logging_channel();
+        let messages = [
+            deliver(1, "c", 1, "1"),
+            deliver(1, "c", 2, "2"),
+            deliver(2, "c", 1, "3"),
+        ];
+        rig.say(&messages.concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["1"]);
+        drop(second);
     });
-    let second = rig.logging_channel();
-    let messages = [
-        deliver(1, "c", 1, "1"),
-        deliver(1, "c", 2, "2"),
-        deliver(2, "c", 1, "3"),
-    ];
-    rig.say(&messages.concat());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["1"]);
-    drop(second);
 }
 
 /// It looks when it begins, when something changed, and when its time is up: a wait that never sleeps does so all the time.
 #[test]
 fn a_wait_without_events_lasts_and_looks_rarely() {
-    const TIME: Duration = Duration::from_millis(100);
-    let lasts = |rig: &Rig, happens: fn(&Rig)| {
-        let (begun, has_begun) = mpsc::channel();
-        let looks = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            let other = scope.spawn(move || {
-                has_begun.recv_timeout(LONG).unwrap();
-                happens(rig);
-                rig.link.wake_all();
+    bounded(|| {
+        const TIME: Duration = Duration::from_millis(100);
+        let lasts = |rig: &Rig, happens: fn(&Rig)| {
+            let (begun, has_begun) = mpsc::channel();
+            let looks = AtomicUsize::new(0);
+            thread::scope(|scope| {
+                let other = scope.spawn(move || {
+                    has_begun.recv_timeout(LONG).unwrap();
+                    happens(rig);
+                    rig.link.wake_all();
+                });
+                let start = Instant::now();
+                let round = rig.enter(None);
+                let delivered = round.run(Some(TIME), |_| {
+                    let _ = begun.send(());
+                    looks.fetch_add(1, Ordering::SeqCst);
+                    false
+                });
+                assert!(!delivered.unwrap());
+                assert!(start.elapsed() >= TIME);
+                other.join().unwrap();
             });
-            let start = Instant::now();
-            let round = rig.enter(None);
-            let delivered = round.run(Some(TIME), |_| {
-                let _ = begun.send(());
-                looks.fetch_add(1, Ordering::SeqCst);
-                false
-            });
-            assert!(!delivered.unwrap());
-            assert!(start.elapsed() >= TIME);
-            other.join().unwrap();
+            let looks = looks.into_inner();
+            assert!(looks < 50, "{looks} looks");
+        };
+        let rig = Rig::new();
+        lasts(&rig, |_| ());
+        // A timer that is not due, and one that another thread sets meanwhile.
+        lasts(&rig, |rig| {
+            rig.add_timer(Duration::from_secs(3600), "never")
         });
-        let looks = looks.into_inner();
-        assert!(looks < 50, "{looks} looks");
-    };
-    let rig = Rig::new();
-    lasts(&rig, |_| ());
-    // A timer that is not due, and one that another thread sets meanwhile.
-    lasts(&rig, |rig| {
-        rig.add_timer(Duration::from_secs(3600), "never")
+        lasts(&rig, |rig| {
+            rig.add_timer(Duration::from_secs(1800), "never")
+        });
+        let _handle = rig.logging_channel();
+        lasts(&rig, |_| ());
     });
-    lasts(&rig, |rig| {
-        rig.add_timer(Duration::from_secs(1800), "never")
-    });
-    let _handle = rig.logging_channel();
-    lasts(&rig, |_| ());
 }
 
 /// The end of the connection is the channel's to report there.
 #[test]
 fn a_call_that_consumes_leaves_the_end_to_the_channel() {
-    const TIME: Duration = Duration::from_millis(30);
-    let rig = Rig::new();
-    let handle = rig.logging_channel();
-    rig.say(&deliver(1, "c", 1, "last"));
-    rig.end();
-    let round = rig.enter(handle.consuming());
-    let mut shared = rig.link.lock();
-    let channel = shared.session.channel(handle.slot).unwrap();
-    channel.home = thread_number();
-    drop(shared);
-    assert!(round.run(None, never).unwrap());
-    assert_eq!(rig.log.take(), ["last"]);
-    let start = Instant::now();
-    assert!(!round.run(Some(TIME), never).unwrap());
-    assert!(start.elapsed() >= TIME);
-    assert!(!rig.link.lock().session.end_reported);
-    drop(round);
-    assert_eq!(rig.look().unwrap_err().reply_code(), Some(320));
+    bounded(|| {
+        const TIME: Duration = Duration::from_millis(30);
+        let rig = Rig::new();
+        let handle = rig.logging_channel();
+        rig.say(&deliver(1, "c", 1, "last"));
+        rig.end();
+        let round = rig.enter(handle.consuming());
+        let mut shared = rig.link.lock();
+        let channel = shared.session.channel(handle.slot).unwrap();
+        channel.home = thread_number();
+        drop(shared);
+        assert!(round.run(None, never).unwrap());
+        assert_eq!(rig.log.take(), ["last"]);
+        let start = Instant::now();
+        assert!(!round.run(Some(TIME), never).unwrap());
+        assert!(start.elapsed() >= TIME);
+        assert!(!rig.link.lock().session.end_reported);
+        drop(round);
+        assert_eq!(rig.look().unwrap_err().reply_code(), Some(320));
+    });
 }
 
 #[test]
 fn what_comes_meanwhile_waits_for_the_next_call() {
-    let rig = Rig::new();
-    rig.log_blocked();
-    let (first, second) = (rig.channel(), rig.logging_channel());
-    let same = rig.clone();
-    rig.callbacks.add_blocked(Box::new(move |reason| {
-        if reason == "memory" {
-            same.say(&[blocked("disk"), unblocked()].concat());
-            same.add_timer(Duration::ZERO, "timer");
-        }
-        Ok(())
-    }));
-    let (same, mut next) = (rig.clone(), 3);
-    rig.consume(&first, "c", move |_, body| {
-        same.log.push(body);
-        if body == "1" {
-            same.say(&deliver(1, "c", next, "3"));
-            same.say(&deliver(2, "c", 2, "5"));
-            next += 1;
-        }
-        Ok(())
+    bounded(|| {
+        let rig = Rig::new();
+        rig.log_blocked();
+        let (first, second) = (rig.channel(), rig.logging_channel());
+        let same = rig.clone();
+        rig.callbacks.add_blocked(Box::new(move |reason| {
+            if reason == "memory" {
+                same.say(&[blocked("disk"), unblocked()].concat());
+                same.add_timer(Duration::ZERO, "timer");
+            }
+            Ok(())
+        }));
+        let (same, mut next) = (rig.clone(), 3);
+        rig.consume(&first, "c", move |_, body| {
+            same.log.push(body);
+            if body == "1" {
+                same.say(&deliver(1, "c", next, "3"));
+                same.say(&deliver(2, "c", 2, "5"));
+                next += 1;
+            }
+            Ok(())
+        });
+        let waiting = [
+            blocked("memory"),
+            deliver(1, "c", 1, "1"),
+            deliver(1, "c", 2, "2"),
+            deliver(2, "c", 1, "4"),
+        ];
+        rig.say(&waiting.concat());
+        assert!(rig.look().unwrap());
+        // The last channel goes on with what is there, see below.
+        assert_eq!(rig.log.take(), ["memory", "1", "2", "4", "5"]);
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["timer", "disk", "unblocked", "3"]);
+        assert!(!rig.look().unwrap());
+        drop(second);
     });
-    let waiting = [
-        blocked("memory"),
-        deliver(1, "c", 1, "1"),
-        deliver(1, "c", 2, "2"),
-        deliver(2, "c", 1, "4"),
-    ];
-    rig.say(&waiting.concat());
-    assert!(rig.look().unwrap());
-    // The last channel goes on with what is there, see below.
-    assert_eq!(rig.log.take(), ["memory", "1", "2", "4", "5"]);
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["timer", "disk", "unblocked", "3"]);
-    assert!(!rig.look().unwrap());
-    drop(second);
 }
 
 /// What came for another channel while the last one had its turn.
 #[test]
 fn a_call_ends_when_all_that_waited_is_delivered() {
-    let rig = Rig::new();
-    let (first, second) = (rig.channel(), rig.logging_channel());
-    let same = rig.clone();
-    rig.consume(&first, "c", move |_, body| {
-        same.log.push(body);
-        same.say(&deliver(2, "c", 1, "2"));
-        Ok(())
+    bounded(|| {
+        let rig = Rig::new();
+        let (first, second) = (rig.channel(), rig.logging_channel());
+        let same = rig.clone();
+        rig.consume(&first, "c", move |_, body| {
+            same.log.push(body);
+            same.say(&deliver(2, "c", 1, "2"));
+            Ok(())
+        });
+        rig.say(&deliver(1, "c", 1, "1"));
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["1"]);
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["2"]);
+        drop(second);
     });
-    rig.say(&deliver(1, "c", 1, "1"));
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["1"]);
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["2"]);
-    drop(second);
 }
 
 #[test]
 fn the_last_channel_goes_on_with_what_has_been_read() {
-    const MANY: usize = 300;
-    let bodies: Vec<String> = (1..=MANY).map(|n| n.to_string()).collect();
-    let read = (2..).zip(&bodies[1..]);
-    let read: Vec<Vec<u8>> = read.map(|(tag, body)| deliver(1, "c", tag, body)).collect();
-    let rig = Rig::with_unhandled(read.concat());
-    let handle = rig.logging_channel();
-    rig.say(&deliver(1, "c", 1, "1"));
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), bodies[..1 + UNHANDLED]);
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), bodies[1 + UNHANDLED..]);
-    drop(handle);
+    bounded(|| {
+        const MANY: usize = 300;
+        let bodies: Vec<String> = (1..=MANY).map(|n| n.to_string()).collect();
+        let read = (2..).zip(&bodies[1..]);
+        let read: Vec<Vec<u8>> = read.map(|(tag, body)| deliver(1, "c", tag, body)).collect();
+        let rig = Rig::with_unhandled(read.concat());
+        let handle = rig.logging_channel();
+        rig.say(&deliver(1, "c", 1, "1"));
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), bodies[..1 + UNHANDLED]);
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), bodies[1 + UNHANDLED..]);
+        drop(handle);
+    });
 }
 
 #[test]
 fn no_channel_but_the_last_goes_on_with_what_has_been_read() {
-    let read = [deliver(2, "c", 2, "4"), deliver(1, "c", 2, "2")];
-    let rig = Rig::with_unhandled(read.concat());
-    let (first, second) = (rig.logging_channel(), rig.logging_channel());
-    rig.say(&[deliver(1, "c", 1, "1"), deliver(2, "c", 1, "3")].concat());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["1", "3", "4"]);
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["2"]);
-    drop((first, second));
+    bounded(|| {
+        let read = [deliver(2, "c", 2, "4"), deliver(1, "c", 2, "2")];
+        let rig = Rig::with_unhandled(read.concat());
+        let (first, second) = (rig.logging_channel(), rig.logging_channel());
+        rig.say(&[deliver(1, "c", 1, "1"), deliver(2, "c", 1, "3")].concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["1", "3", "4"]);
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["2"]);
+        drop((first, second));
+    });
 }
 
 #[test]
 fn what_waited_for_a_handle_that_is_gone_is_dropped() {
-    let rig = Rig::new();
-    let (first, second) = (rig.logging_channel(), rig.logging_channel());
-    let messages = [
-        deliver(1, "c", 1, "1"),
-        deliver(1, "c", 2, "2"),
-        deliver(2, "c", 1, "3"),
-    ];
-    rig.say(&messages.concat());
-    drop(first);
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["3"]);
-    drop(second);
+    bounded(|| {
+        let rig = Rig::new();
+        let (first, second) = (rig.logging_channel(), rig.logging_channel());
+        let messages = [
+            deliver(1, "c", 1, "1"),
+            deliver(1, "c", 2, "2"),
+            deliver(2, "c", 1, "3"),
+        ];
+        rig.say(&messages.concat());
+        drop(first);
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["3"]);
+        drop(second);
+    });
 }
 
 /// What a callback leaves behind by its error is another thread's at once.
 #[test]
 fn the_end_of_a_turn_wakes_those_that_wait_for_it() {
-    let rig = Rig::new();
-    let handle = rig.channel();
-    let (waits, is_waiting) = mpsc::channel();
-    let (runs, is_running) = mpsc::channel();
-    let log = rig.log.clone();
-    rig.consume(&handle, "c", move |_, body| {
-        log.push(body);
-        match body {
-            "1" => {
-                runs.send(()).unwrap();
-                is_waiting.recv_timeout(LONG).unwrap();
-                Err(Error::other("refused"))
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let (waits, is_waiting) = mpsc::channel();
+        let (runs, is_running) = mpsc::channel();
+        let log = rig.log.clone();
+        rig.consume(&handle, "c", move |_, body| {
+            log.push(body);
+            match body {
+                "1" => {
+                    runs.send(()).unwrap();
+                    is_waiting.recv_timeout(LONG).unwrap();
+                    Err(Error::other("refused"))
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
-        }
-    });
-    rig.say(&[deliver(1, "c", 1, "1"), deliver(1, "c", 2, "2")].concat());
-    thread::scope(|scope| {
-        let first = scope.spawn(|| rig.look().unwrap_err().to_string());
-        is_running.recv_timeout(LONG).unwrap();
-        let start = Instant::now();
-        let round = rig.enter(None);
-        let delivered = round.run(Some(LONG), |_| {
-            let _ = waits.send(());
-            false
         });
-        assert!(delivered.unwrap());
-        assert!(start.elapsed() < LONG, "nobody woke it");
-        assert_eq!(first.join().unwrap(), "refused");
+        rig.say(&[deliver(1, "c", 1, "1"), deliver(1, "c", 2, "2")].concat());
+        thread::scope(|scope| {
+            let first = scope.spawn(|| rig.look().unwrap_err().to_string());
+            is_running.recv_timeout(LONG).unwrap();
+            let start = Instant::now();
+            let round = rig.enter(None);
+            let delivered = round.run(Some(LONG), |_| {
+                let _ = waits.send(());
+                false
+            });
+            assert!(delivered.unwrap());
+            assert!(start.elapsed() < LONG, "nobody woke it");
+            assert_eq!(first.join().unwrap(), "refused");
+        });
+        assert_eq!(rig.log.take(), ["1", "2"]);
     });
-    assert_eq!(rig.log.take(), ["1", "2"]);
 }
 
 /// The report of a closure waits until the `close-ok` is on the wire, and is made once.
 #[test]
 fn a_closure_is_reported_behind_what_came_before_it() {
-    let rig = Rig::new();
-    let (first, second) = (rig.logging_channel(), rig.logging_channel());
-    rig.say(&[deliver(1, "c", 1, "last"), close(1), close(2)].concat());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["last"]);
-    for channel in [1, 2] {
-        match rig.look() {
-            Err(Error::ChannelClosedByBroker { channel: which, .. }) => assert_eq!(which, channel),
-            other => panic!("{other:?}"),
+    bounded(|| {
+        let rig = Rig::new();
+        let (first, second) = (rig.logging_channel(), rig.logging_channel());
+        rig.say(&[deliver(1, "c", 1, "last"), close(1), close(2)].concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["last"]);
+        for channel in [1, 2] {
+            match rig.look() {
+                Err(Error::ChannelClosedByBroker { channel: which, .. }) => {
+                    assert_eq!(which, channel)
+                }
+                other => panic!("{other:?}"),
+            }
         }
-    }
-    assert!(!rig.look().unwrap());
-    drop((first, second));
+        assert!(!rig.look().unwrap());
+        drop((first, second));
+    });
 }
 
 #[test]
 fn the_brokers_cancel_is_delivered_behind_the_messages_before_it() {
-    let rig = Rig::new();
-    let handle = rig.logging_channel();
-    let log = rig.log.clone();
-    handle.callbacks.add_cancelled(Box::new(move |_, tag| {
-        log.push(format!("no more for {tag}"));
-        Ok(())
-    }));
-    rig.say(&deliver(1, "c", 1, "first"));
-    assert!(rig.look().unwrap());
-    rig.say(&[deliver(1, "c", 2, "last"), cancel(1, "c")].concat());
-    assert!(rig.look().unwrap());
-    assert_eq!(rig.log.take(), ["first", "last", "no more for c"]);
-    let mut shared = rig.link.lock();
-    let channel = shared.session.channel(handle.slot).unwrap();
-    assert!(channel.consumers.is_empty());
-    assert_eq!(channel.cancelled_by_broker.as_deref(), Some("c"));
-    assert_eq!(channel.last_lost("c").unwrap().held, Some(1));
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.logging_channel();
+        let log = rig.log.clone();
+        handle.callbacks.add_cancelled(Box::new(move |_, tag| {
+            log.push(format!("no more for {tag}"));
+            Ok(())
+        }));
+        rig.say(&deliver(1, "c", 1, "first"));
+        assert!(rig.look().unwrap());
+        rig.say(&[deliver(1, "c", 2, "last"), cancel(1, "c")].concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take(), ["first", "last", "no more for c"]);
+        let mut shared = rig.link.lock();
+        let channel = shared.session.channel(handle.slot).unwrap();
+        assert!(channel.consumers.is_empty());
+        assert_eq!(channel.cancelled_by_broker.as_deref(), Some("c"));
+        assert_eq!(channel.last_lost("c").unwrap().held, Some(1));
+    });
 }
