@@ -13,7 +13,7 @@ use crate::protocol::method::Method;
 use crate::protocol::properties::ReceivedProperties;
 use crate::{DeliveryMode, Error};
 
-fn consumer(consumer_tag: &str, id: u64, auto_ack: bool) -> Consumer {
+pub(super) fn consumer(consumer_tag: &str, id: u64, auto_ack: bool) -> Consumer {
     Consumer {
         consumer_tag: consumer_tag.into(),
         id,
@@ -24,7 +24,7 @@ fn consumer(consumer_tag: &str, id: u64, auto_ack: bool) -> Consumer {
 }
 
 /// An open channel with the consumers `a` (1) and `b` (2), and with an iterator over `i` (3).
-fn channel() -> ChannelState {
+pub(super) fn channel() -> ChannelState {
     let mut channel = ChannelState::new(Gate::new(Phase::Open));
     channel.consumers = vec![consumer("a", 1, false), consumer("b", 2, true)];
     channel.iterator = Some(IteratorConsumer {
@@ -61,7 +61,7 @@ fn delivery(consumer_tag: &str, delivery_tag: u64) -> Received {
     received(carrier, consumer_tag, delivery_tag)
 }
 
-fn end() -> Error {
+pub(super) fn end() -> Error {
     Error::ChannelClosedByClient {
         channel: 1,
         reply_code: 200,
@@ -272,7 +272,7 @@ fn a_watcher_is_woken_by_what_concerns_it() {
 }
 
 /// A connection with this channel, number 1, and the slot of that.
-fn session(channel: ChannelState) -> (Session, usize) {
+pub(super) fn session(channel: ChannelState) -> (Session, usize) {
     let mut session = Session::new(131_072, 1, "broker:5672".into());
     let (slot, number) = session.add_channel(None, channel).unwrap();
     assert_eq!(number, 1);

@@ -5,6 +5,8 @@ mod channel;
 mod fields;
 mod frames;
 mod golden;
+mod inbox;
+mod message;
 mod properties;
 mod random;
 mod seeds;
