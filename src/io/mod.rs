@@ -16,6 +16,8 @@ mod receive;
 mod send;
 pub(crate) mod stream;
 pub(crate) mod sync;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
 mod threads;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;

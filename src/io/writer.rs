@@ -106,14 +106,13 @@ impl WriteHalf {
         self.flush()
     }
 
-    /// Writes the batch and after it the frames of a body, without copying the body.
+    /// Writes the batch, of which nothing is written yet, and after it the frames of a body, without copying the body.
     fn write_body(&mut self, channel: u16, body: &[u8], chunk: usize) -> Written {
         let head = std::mem::take(&mut self.batch);
-        let mut left = head.len() - self.done + framed_size(body.len(), chunk);
+        let mut left = head.len() + framed_size(body.len(), chunk);
         let began = Instant::now();
         let mut outcome = Written::All;
-        let mut first = Some(&head[self.done..]);
-        self.done = 0;
+        let mut first = Some(&head[..]);
         // Groups bound the list of slices; 64 frames are 8 MiB at the usual frame size.
         for group in body.chunks(chunk * 64) {
             let prefixes: Vec<[u8; 7]> = group

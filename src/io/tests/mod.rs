@@ -1,0 +1,136 @@
+//! The parts of a connection one by one, over a stream that does what a test tells it to: what a real peer does only now and
+//! then, and what can be counted only here.
+
+mod writer;
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::stream::{Stream, Transport};
+
+/// A stream in memory. A read returns what the test has put in, and else that its time is up; a write takes all, unless the
+/// test said how much the next ones take.
+#[derive(Clone, Default)]
+struct Script(Arc<Mutex<Scripted>>);
+
+#[derive(Default)]
+struct Scripted {
+    /// What the next reads return.
+    reads: VecDeque<io::Result<Vec<u8>>>,
+    /// How much the next writes take, or why they fail.
+    takes: VecDeque<io::Result<usize>>,
+    /// When there are no more `takes`, writes take nothing.
+    is_stuck: bool,
+    /// Why the next flushes fail.
+    flush_errors: VecDeque<io::ErrorKind>,
+    /// Called at the beginning of each write, without the lock.
+    before_write: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// What was taken.
+    written: Vec<u8>,
+    /// For each write, the sizes of what it was given.
+    given: Vec<Vec<usize>>,
+    flushes: usize,
+    read_timeouts: Vec<Duration>,
+    write_timeouts: Vec<Duration>,
+    is_shut_down: bool,
+}
+
+impl Script {
+    fn lock(&self) -> MutexGuard<'_, Scripted> {
+        self.0.lock().unwrap()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Other(Box::new(self.clone()))
+    }
+
+    fn written(&self) -> Vec<u8> {
+        self.lock().written.clone()
+    }
+
+    /// How many writes and how many flushes there were.
+    fn calls(&self) -> (usize, usize) {
+        let script = self.lock();
+        (script.given.len(), script.flushes)
+    }
+}
+
+impl Read for Script {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut script = self.lock();
+        match script.reads.pop_front() {
+            Some(Ok(mut bytes)) => {
+                let count = bytes.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&bytes[..count]);
+                let rest = bytes.split_off(count);
+                if !rest.is_empty() {
+                    script.reads.push_front(Ok(rest));
+                }
+                Ok(count)
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for Script {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let before = self.lock().before_write.clone();
+        if let Some(before) = before {
+            before();
+        }
+        let mut script = self.lock();
+        let bytes = slices
+            .iter()
+            .map(|slice| &**slice)
+            .collect::<Vec<_>>()
+            .concat();
+        script
+            .given
+            .push(slices.iter().map(|slice| slice.len()).collect());
+        let count = match script.takes.pop_front() {
+            Some(takes) => takes?.min(bytes.len()),
+            None if script.is_stuck => return Err(io::ErrorKind::WouldBlock.into()),
+            None => bytes.len(),
+        };
+        script.written.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut script = self.lock();
+        script.flushes += 1;
+        match script.flush_errors.pop_front() {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Stream for Script {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.lock().read_timeouts.push(timeout);
+        Ok(())
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.lock().write_timeouts.push(timeout);
+        Ok(())
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        self.lock().is_shut_down = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,782 @@
+//! What is gathered, who writes it and when, and what is left when the peer does not take it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use super::super::fork::Process;
+use super::super::writer::{Outgoing, Patience, Refused, Work, HIGH_WATER, WRITE_SLICE};
+use super::*;
+use crate::error::Error;
+use crate::protocol::frame::{FRAME_END, HEARTBEAT};
+
+/// Much longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+const NOT_AT_ALL: Duration = Duration::ZERO;
+
+fn outgoing(script: &Script) -> Outgoing {
+    Outgoing::new(script.transport(), Process::current()).unwrap()
+}
+
+fn gather(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> Result<bool, Refused> {
+    outgoing.gather(channel, NOT_AT_ALL.into(), |out, _| {
+        out.bytes.extend_from_slice(bytes);
+        Ok(())
+    })
+}
+
+fn gathered(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> bool {
+    match gather(outgoing, channel, bytes) {
+        Ok(is_much) => is_much,
+        Err(_) => panic!("refused"),
+    }
+}
+
+/// Bytes of which no two neighbours are alike.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n % 251) as u8).collect()
+}
+
+/// A body in frames, as specification 2.3.5.3 has them.
+fn framed(channel: u8, body: &[u8], chunk: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in body.chunks(chunk) {
+        bytes.extend_from_slice(&[3, 0, channel]);
+        bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(part);
+        bytes.push(FRAME_END);
+    }
+    bytes
+}
+
+fn write_message(
+    outgoing: &Outgoing,
+    body: &[u8],
+    chunk: usize,
+    head: &[u8],
+) -> Result<Result<(), Arc<io::Error>>, Refused> {
+    outgoing.write_message(NOT_AT_ALL.into(), 5, body, chunk, |out| {
+        out.bytes.extend_from_slice(head);
+        Ok(())
+    })
+}
+
+/// The writer thread's work now, without waiting for what others may do.
+fn work(outgoing: &Outgoing) -> Work {
+    outgoing.wait_for_work(None, Some(Instant::now()))
+}
+
+/// Lets the writer thread's work be done until there is none.
+fn write_all(outgoing: &Outgoing) {
+    while outgoing.unsent() > 0 {
+        if let Work::Write = work(outgoing) {
+            outgoing.write_rest().unwrap();
+        }
+    }
+}
+
+/// Runs this on another thread; its end must be waited for with `ends`.
+fn elsewhere<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = sender.send(run());
+    });
+    receiver
+}
+
+fn ends<T>(receiver: &mpsc::Receiver<T>) -> T {
+    receiver.recv_timeout(LONG).expect("it does not end")
+}
+
+// ---- what goes into one system call
+
+#[test]
+fn what_was_gathered_goes_out_at_once_in_order_and_is_flushed() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    assert_eq!(script.lock().write_timeouts, [WRITE_SLICE]);
+    assert!(!gathered(&outgoing, 1, b"one "));
+    outgoing
+        .append_call(|out| {
+            out.bytes.extend_from_slice(b"two ");
+            Ok(())
+        })
+        .unwrap();
+    assert!(outgoing.append_replies(b"three"));
+    assert_eq!((outgoing.appended(), outgoing.unsent()), (13, 13));
+    outgoing.write_gathered().unwrap();
+    assert_eq!(script.written(), b"one two three");
+    assert_eq!(script.calls(), (1, 1));
+    assert_eq!(outgoing.unsent(), 0);
+    assert!(outgoing.wait_until_written(13, Instant::now()));
+    assert!(!outgoing.wait_until_written(14, Instant::now()));
+    // With nothing to write there is no system call.
+    outgoing.write_gathered().unwrap();
+    assert_eq!(script.calls(), (1, 1));
+}
+
+#[test]
+fn a_system_call_is_given_60_kib_at_most() {
+    const KIB: usize = 1024;
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let bytes = pattern(200 * KIB);
+    gathered(&outgoing, 1, &bytes);
+    outgoing.write_gathered().unwrap();
+    let given = script.lock().given.clone();
+    let sizes = [60, 60, 60, 20].map(|size| vec![size * KIB]);
+    assert_eq!(given, sizes);
+    assert!(script.written() == bytes);
+}
+
+#[test]
+fn a_body_is_written_from_where_it_lies_in_calls_of_nearly_60_kib() {
+    const KIB: usize = 1024;
+    // More than 64 frames are more than one list of slices; a large frame is more than one slice.
+    for (chunk, length) in [(4 * KIB - 8, 270_000), (128 * KIB - 8, 300_000)] {
+        let script = Script::default();
+        let outgoing = outgoing(&script);
+        let (head, body) = (pattern(20 * KIB), pattern(length));
+        gathered(&outgoing, 1, &head);
+        write_message(&outgoing, &body, chunk, b"head")
+            .unwrap_or_else(|_| panic!("refused"))
+            .unwrap();
+        let mut expected = [head.as_slice(), b"head"].concat();
+        expected.extend(framed(5, &body, chunk));
+        assert!(script.written() == expected);
+        let end = expected.len() as u64;
+        assert_eq!((outgoing.appended(), outgoing.unsent()), (end, 0));
+        assert!(outgoing.wait_until_written(end, Instant::now()));
+        assert_eq!(script.calls().1, 1);
+        let given = script.lock().given.clone();
+        let sizes: Vec<usize> = given.iter().map(|slices| slices.iter().sum()).collect();
+        let largest = given.iter().flatten().max();
+        assert_eq!(largest, Some(&(16 * KIB)), "of the slices");
+        assert!(sizes.iter().all(|size| *size <= 60 * KIB), "{sizes:?}");
+        let small = sizes.iter().filter(|size| **size < 44 * KIB).count();
+        assert!(small <= 2, "{sizes:?}");
+        // What is written next follows the body.
+        gathered(&outgoing, 1, b"next");
+        outgoing.write_gathered().unwrap();
+        expected.extend_from_slice(b"next");
+        assert!(script.written() == expected);
+    }
+}
+
+#[test]
+fn a_slice_larger_than_a_call_still_goes_out() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let body = pattern(3);
+    write_message(&outgoing, &body, 1, b"")
+        .unwrap_or_else(|_| panic!("refused"))
+        .unwrap();
+    assert!(
+        script.written().is_empty(),
+        "a body without what announces it"
+    );
+    assert_eq!(outgoing.appended(), 0);
+    write_message(&outgoing, &body, 1, b"x")
+        .unwrap_or_else(|_| panic!("refused"))
+        .unwrap();
+    assert_eq!(
+        script.written(),
+        [b"x".as_slice(), &framed(5, &body, 1)].concat()
+    );
+}
+
+// ---- a peer that takes a part
+
+#[test]
+fn a_write_goes_on_where_a_part_was_taken() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().takes = [Ok(3), Err(io::ErrorKind::Interrupted.into()), Ok(4)].into();
+    gathered(&outgoing, 1, b"0123456789");
+    outgoing.write_gathered().unwrap();
+    assert_eq!(script.written(), b"0123456789");
+    assert_eq!(script.lock().given, [[10], [7], [7], [3]]);
+}
+
+#[test]
+fn what_a_peer_does_not_take_is_written_later() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().takes = [Ok(3), Err(io::ErrorKind::WouldBlock.into())].into();
+    gathered(&outgoing, 1, b"0123456789");
+    outgoing.write_gathered().unwrap();
+    assert_eq!(
+        (script.written().as_slice(), outgoing.unsent()),
+        (b"012".as_slice(), 7)
+    );
+    assert!(outgoing.wait_until_written(3, Instant::now()));
+    assert!(!outgoing.wait_until_written(4, Instant::now()));
+    // What comes meanwhile goes behind it; a caller leaves it to the writer thread, which does not let it wait.
+    gathered(&outgoing, 1, b"abc");
+    outgoing.write_gathered().unwrap();
+    assert_eq!(outgoing.unsent(), 10);
+    assert!(matches!(work(&outgoing), Work::Write));
+    outgoing.write_rest().unwrap();
+    assert_eq!(
+        (script.written().as_slice(), outgoing.unsent()),
+        (b"0123456789".as_slice(), 3)
+    );
+    assert!(
+        matches!(work(&outgoing), Work::Write),
+        "a caller waits for it"
+    );
+    outgoing.write_rest().unwrap();
+    assert_eq!(
+        (script.written().as_slice(), outgoing.unsent()),
+        (b"0123456789abc".as_slice(), 0)
+    );
+}
+
+#[test]
+fn the_rest_of_a_body_is_kept_and_written_later() {
+    for taken in [0, 3, 12, 40_000, 100_000] {
+        let script = Script::default();
+        let outgoing = outgoing(&script);
+        let (body, chunk) = (pattern(150_000), 50_000);
+        script.lock().takes = [Ok(taken), Err(io::ErrorKind::WouldBlock.into())].into();
+        script.lock().is_stuck = true;
+        if taken == 0 {
+            script.lock().takes.pop_front();
+        }
+        let expected = [b"head".as_slice(), &framed(5, &body, chunk)].concat();
+        write_message(&outgoing, &body, chunk, b"head")
+            .unwrap_or_else(|_| panic!("refused"))
+            .unwrap();
+        let taken = taken.min(60 * 1024).min(script.written().len());
+        assert_eq!(outgoing.unsent(), expected.len() - taken);
+        assert_eq!(outgoing.appended(), expected.len() as u64);
+        assert!(outgoing.wait_until_written(taken as u64, Instant::now()));
+        assert!(!outgoing.wait_until_written(taken as u64 + 1, Instant::now()));
+        gathered(&outgoing, 1, b"next");
+        assert!(matches!(
+            write_message(&outgoing, &body, chunk, b"head"),
+            Err(Refused::NoRoom)
+        ));
+        script.lock().is_stuck = false;
+        write_all(&outgoing);
+        assert!(
+            script.written() == [expected.as_slice(), b"next"].concat(),
+            "{taken}"
+        );
+    }
+}
+
+#[test]
+fn a_stream_that_buffers_is_flushed_until_it_has_been() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().flush_errors = [
+        io::ErrorKind::Interrupted,
+        io::ErrorKind::WouldBlock,
+        io::ErrorKind::WouldBlock,
+    ]
+    .into();
+    gathered(&outgoing, 1, b"abc");
+    outgoing.write_gathered().unwrap();
+    assert_eq!((script.lock().flushes, outgoing.unsent()), (2, 1));
+    assert!(!outgoing.wait_until_written(3, Instant::now()));
+    assert!(matches!(work(&outgoing), Work::Write));
+    outgoing.write_rest().unwrap();
+    assert_eq!((script.lock().flushes, outgoing.unsent()), (3, 1));
+    outgoing.write_rest().unwrap();
+    assert_eq!((script.lock().flushes, outgoing.unsent()), (4, 0));
+    assert!(outgoing.wait_until_written(3, Instant::now()));
+    assert_eq!(script.written(), b"abc");
+}
+
+#[test]
+fn a_stream_that_takes_nothing_and_says_so_is_lost() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().takes = [Ok(2), Ok(0)].into();
+    gathered(&outgoing, 1, b"abcdef");
+    let error = outgoing.write_gathered().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    assert_eq!(outgoing.unsent(), 4);
+}
+
+#[test]
+fn a_write_that_took_its_time_and_took_all_is_done() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let late = WRITE_SLICE + Duration::from_millis(10);
+    script.lock().before_write = Some(Arc::new(move || thread::sleep(late)));
+    gathered(&outgoing, 1, b"abc");
+    outgoing.write_gathered().unwrap();
+    assert_eq!((outgoing.unsent(), script.lock().flushes), (0, 1));
+    write_message(&outgoing, b"body", 100, b"head")
+        .unwrap_or_else(|_| panic!("refused"))
+        .unwrap();
+    assert_eq!((outgoing.unsent(), script.lock().flushes), (0, 2));
+}
+
+#[test]
+fn a_peer_that_takes_a_little_at_a_time_holds_no_caller_for_long() {
+    for with_body in [false, true] {
+        let script = Script::default();
+        let outgoing = outgoing(&script);
+        script.lock().takes = (0..1000).map(|_| Ok(1)).collect();
+        script.lock().before_write = Some(Arc::new(|| thread::sleep(WRITE_SLICE / 3)));
+        if with_body {
+            write_message(&outgoing, &pattern(500), 1000, b"head")
+                .unwrap_or_else(|_| panic!("refused"))
+                .unwrap();
+        } else {
+            gathered(&outgoing, 1, &pattern(1000));
+            outgoing.write_gathered().unwrap();
+        }
+        let taken = script.written().len();
+        assert!((1..=5).contains(&taken), "{taken}");
+    }
+}
+
+// ---- a stream that is lost
+
+#[test]
+fn after_a_failed_write_nothing_is_accepted_and_what_is_lost_is_counted() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+    script.lock().takes = [Ok(3), Err(reset())].into();
+    gathered(&outgoing, 1, b"0123456789");
+    assert!(outgoing.error().is_none());
+    let error = outgoing.write_gathered().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(outgoing.error().unwrap().kind(), error.kind());
+    assert_eq!(outgoing.unsent(), 7);
+    assert!(!outgoing.wait_until_written(4, Instant::now() + LONG));
+    assert!(matches!(gather(&outgoing, 1, b"x"), Err(Refused::Ended)));
+    assert!(matches!(
+        write_message(&outgoing, b"x", 10, b"x"),
+        Err(Refused::Ended)
+    ));
+    assert!(matches!(work(&outgoing), Work::End));
+    assert!(!outgoing.may_have_unhandled() && outgoing.hurry().is_none());
+    // What was appended in between is lost as well.
+    assert!(outgoing.append_replies(b"reply"));
+    outgoing.kill();
+    assert_eq!(outgoing.unsent(), 12);
+    outgoing.kill();
+    assert_eq!(outgoing.unsent(), 12);
+    assert_eq!(script.written(), b"012");
+}
+
+#[test]
+fn what_is_lost_of_a_body_is_counted() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().takes = [Ok(10), Err(io::ErrorKind::ConnectionReset.into())].into();
+    let body = pattern(150_000);
+    let written = write_message(&outgoing, &body, 50_000, b"head");
+    let error = written.unwrap_or_else(|_| panic!("refused")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(outgoing.unsent(), 4 + framed(5, &body, 50_000).len() - 10);
+}
+
+#[test]
+fn a_stream_killed_while_it_is_written_counts_nothing_as_written() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    gathered(&outgoing, 1, b"abc");
+    let during = Arc::clone(&outgoing);
+    script.lock().before_write = Some(Arc::new(move || during.kill()));
+    outgoing.write_gathered().unwrap();
+    script.lock().before_write = None;
+    assert!(!outgoing.wait_until_written(3, Instant::now() + LONG));
+}
+
+#[test]
+fn a_wait_for_the_end_after_a_failed_write_is_over_when_it_has_come() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    // No write has failed.
+    outgoing.wait_for_end(LONG);
+    script.lock().takes = [Err(io::ErrorKind::ConnectionReset.into())].into();
+    gathered(&outgoing, 1, b"abc");
+    outgoing.write_gathered().unwrap_err();
+    outgoing.wait_for_end(Duration::from_millis(1));
+    assert!(!outgoing.is_finishing());
+    let outgoing = Arc::new(outgoing);
+    let waiting = Arc::clone(&outgoing);
+    let ended = elsewhere(move || waiting.wait_for_end(LONG));
+    outgoing.finish();
+    ends(&ended);
+    assert!(outgoing.is_finishing());
+}
+
+// ---- room
+
+#[test]
+fn publishers_wait_when_half_a_mebibyte_has_gathered() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().is_stuck = true;
+    gathered(&outgoing, 1, b"stuck");
+    outgoing.write_gathered().unwrap();
+    // While a write is stuck it is the writer thread that goes on, however much has gathered.
+    assert!(!gathered(&outgoing, 1, &vec![0; HIGH_WATER - 1]));
+    outgoing.wait_for_room(NOT_AT_ALL, 0);
+    assert!(!gathered(&outgoing, 1, b"x"));
+    let before = outgoing.appended();
+    assert!(matches!(gather(&outgoing, 1, b"x"), Err(Refused::NoRoom)));
+    assert_eq!(outgoing.appended(), before);
+    // Replies and calls go out nevertheless.
+    assert!(outgoing.append_replies(b"y"));
+    outgoing
+        .append_call(|out| {
+            out.bytes.push(b'z');
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(outgoing.appended(), before + 2);
+    // Nobody waits when the stream is dead.
+    outgoing.kill();
+    assert!(matches!(gather(&outgoing, 1, b"x"), Err(Refused::Ended)));
+}
+
+#[test]
+fn a_publisher_goes_on_when_there_is_room() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    script.lock().is_stuck = true;
+    gathered(&outgoing, 1, b"stuck");
+    outgoing.write_gathered().unwrap();
+    gathered(&outgoing, 1, &vec![0; HIGH_WATER]);
+    let (waits, patient) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&outgoing));
+    let looks = Arc::clone(&waits);
+    let published = elsewhere(move || {
+        let is_stopped = || {
+            looks.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        let patience = Patience {
+            limit: LONG,
+            is_stopped: &is_stopped,
+        };
+        let gathered = patient.gather(1, patience, |out, _| {
+            out.bytes.push(b'x');
+            Ok(())
+        });
+        gathered.is_ok()
+    });
+    let large = Arc::clone(&outgoing);
+    let room = elsewhere(move || large.wait_for_room(LONG, 1 << 20));
+    let small = Arc::clone(&outgoing);
+    let room_for_small = elsewhere(move || small.wait_for_room(LONG, 1));
+    while waits.load(Ordering::Relaxed) == 0 {
+        thread::yield_now();
+    }
+    script.lock().is_stuck = false;
+    write_all(&outgoing);
+    assert!(ends(&published));
+    ends(&room);
+    ends(&room_for_small);
+}
+
+#[test]
+fn a_wait_for_room_can_be_stopped() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    script.lock().is_stuck = true;
+    gathered(&outgoing, 1, b"stuck");
+    outgoing.write_gathered().unwrap();
+    gathered(&outgoing, 1, &vec![0; HIGH_WATER]);
+    let (stop, waits) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let (stopped, looked, patient) = (Arc::clone(&stop), Arc::clone(&waits), Arc::clone(&outgoing));
+    let refused = elsewhere(move || {
+        let is_stopped = || {
+            looked.store(true, Ordering::Relaxed);
+            stopped.load(Ordering::Relaxed)
+        };
+        let patience = Patience {
+            limit: LONG,
+            is_stopped: &is_stopped,
+        };
+        let gathered = patient.gather(1, patience, |_, _| Ok(()));
+        matches!(gathered, Err(Refused::Stopped))
+    });
+    while !waits.load(Ordering::Relaxed) {
+        thread::yield_now();
+    }
+    stop.store(true, Ordering::Relaxed);
+    outgoing.wake_all();
+    assert!(ends(&refused));
+}
+
+#[test]
+fn a_caller_that_gathers_much_writes_it() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    assert!(!gathered(&outgoing, 1, &vec![0; 48 * 1024 - 1]));
+    assert!(gathered(&outgoing, 1, b"x"));
+    assert!(gathered(&outgoing, 1, b"x"), "until it has");
+}
+
+#[test]
+fn what_cannot_be_encoded_is_refused() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    gathered(&outgoing, 1, b"before");
+    let refused = outgoing.gather(1, NOT_AT_ALL.into(), |_, appended| {
+        assert_eq!(appended, 6);
+        Err(Error::Stopped { waiting_for: "it" })
+    });
+    assert!(matches!(
+        refused,
+        Err(Refused::Invalid(Error::Stopped { .. }))
+    ));
+    assert_eq!(outgoing.appended(), 6);
+}
+
+#[test]
+fn replies_have_a_bound() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().is_stuck = true;
+    assert!(outgoing.append_replies(&vec![0; 16 << 20]));
+    assert!(outgoing.append_replies(b"x"));
+    assert!(!outgoing.append_replies(b"x"));
+    assert!(outgoing.append_replies(b""));
+    assert_eq!(outgoing.appended(), (16 << 20) + 1);
+}
+
+// ---- the writer thread
+
+#[test]
+fn the_writer_thread_is_woken_when_something_was_gathered() {
+    type Append = fn(&Outgoing);
+    let ways: [(&str, Append); 3] = [
+        ("gathered", |outgoing| {
+            gathered(outgoing, 1, b"x");
+        }),
+        ("a reply", |outgoing| assert!(outgoing.append_replies(b"x"))),
+        ("the end", Outgoing::finish),
+    ];
+    for (way, append) in ways {
+        let outgoing = Arc::new(outgoing(&Script::default()));
+        let sleeping = Arc::clone(&outgoing);
+        let (asleep, sleeps) = mpsc::channel();
+        let woken = elsewhere(move || {
+            asleep.send(()).unwrap();
+            // Whether it looks before or after it sleeps makes no difference.
+            sleeping.wait_for_work(None, None)
+        });
+        ends(&sleeps);
+        append(&outgoing);
+        ends(&woken);
+        assert!(!way.is_empty());
+    }
+}
+
+#[test]
+fn without_traffic_a_heartbeat_is_sent() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let late = Some(Instant::now());
+    assert!(matches!(
+        outgoing.wait_for_work(Some(LONG), late),
+        Work::Look
+    ));
+    assert_eq!(outgoing.unsent(), 0);
+    assert!(matches!(
+        outgoing.wait_for_work(Some(NOT_AT_ALL), late),
+        Work::Look
+    ));
+    assert_eq!(
+        (outgoing.unsent(), outgoing.appended()),
+        (HEARTBEAT.len(), 8)
+    );
+    // One is enough, and while anything else waits to be written none is needed.
+    outgoing.wait_for_work(Some(NOT_AT_ALL), late);
+    write_all(&outgoing);
+    assert_eq!(script.written(), HEARTBEAT);
+    assert!(outgoing.wait_until_written(8, Instant::now()));
+    script.lock().is_stuck = true;
+    gathered(&outgoing, 1, b"stuck");
+    outgoing.write_gathered().unwrap();
+    outgoing.wait_for_work(Some(NOT_AT_ALL), late);
+    assert_eq!(outgoing.appended(), 13);
+}
+
+#[test]
+fn a_write_that_others_wait_for_is_urgent() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    let (release, held) = mpsc::channel::<()>();
+    let (begin, began) = mpsc::channel();
+    let (held, begin) = (Mutex::new(held), Mutex::new(begin));
+    script.lock().before_write = Some(Arc::new(move || {
+        let _ = begin.lock().unwrap().send(());
+        let _ = held.lock().unwrap().recv();
+    }));
+    gathered(&outgoing, 1, b"first ");
+    let writes = Arc::clone(&outgoing);
+    let first = elsewhere(move || writes.write_gathered().is_ok());
+    ends(&began);
+    // Somebody is writing, and another thread goes on to wait for the broker.
+    gathered(&outgoing, 1, b"second");
+    outgoing.write_gathered().unwrap();
+    assert!(matches!(work(&outgoing), Work::Look), "somebody is writing");
+    outgoing.wait_for_write(Duration::from_millis(1));
+    let sleeping = Arc::clone(&outgoing);
+    let woken = elsewhere(move || sleeping.wait_for_work(None, None));
+    let waiting = Arc::clone(&outgoing);
+    let written = elsewhere(move || waiting.wait_for_write(LONG));
+    drop(release);
+    assert!(ends(&first));
+    ends(&written);
+    ends(&woken);
+    assert!(matches!(work(&outgoing), Work::Write), "at once");
+    outgoing.write_rest().unwrap();
+    assert_eq!(script.written(), b"first second");
+    assert!(matches!(work(&outgoing), Work::Look));
+    // Written is what was urgent; what is gathered now may wait.
+    script.lock().before_write = None;
+}
+
+#[test]
+fn at_the_end_the_rest_is_written_and_then_no_more() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    gathered(&outgoing, 1, b"last");
+    outgoing.finish();
+    assert!(outgoing.is_finishing());
+    assert!(matches!(work(&outgoing), Work::Write));
+    outgoing.write_rest().unwrap();
+    assert!(matches!(work(&outgoing), Work::End));
+    assert_eq!(
+        (script.written().as_slice(), outgoing.unsent()),
+        (b"last".as_slice(), 0)
+    );
+    assert!(matches!(gather(&outgoing, 1, b"x"), Err(Refused::Ended)));
+}
+
+#[test]
+fn at_the_end_a_peer_that_takes_nothing_is_given_two_seconds() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().is_stuck = true;
+    gathered(&outgoing, 1, b"last");
+    outgoing.write_gathered().unwrap();
+    let began = Instant::now();
+    outgoing.finish();
+    while !matches!(work(&outgoing), Work::End) {
+        outgoing.write_rest().unwrap();
+        // A second call does not begin the time anew.
+        outgoing.finish();
+        assert!(began.elapsed() < LONG, "it does not end");
+    }
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(outgoing.unsent(), 4);
+}
+
+#[test]
+fn a_thread_in_a_hurry_has_it_written_at_once_unless_that_was_in_vain() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    assert_eq!(outgoing.hurry(), None);
+    gathered(&outgoing, 1, b"abc");
+    outgoing.write_gathered().unwrap();
+    assert_eq!(outgoing.hurry(), None, "all is written");
+    gathered(&outgoing, 1, b"def");
+    assert_eq!(outgoing.hurry(), Some(6));
+    assert!(matches!(work(&outgoing), Work::Write));
+    script.lock().takes = [Ok(1), Err(io::ErrorKind::WouldBlock.into())].into();
+    script.lock().is_stuck = true;
+    outgoing.write_rest().unwrap();
+    assert_eq!(outgoing.hurry(), Some(6));
+    assert!(!outgoing.wait_until_written(6, Instant::now()));
+    assert_eq!(outgoing.hurry(), None, "it was waited for in vain");
+    script.lock().takes = [Ok(1), Err(io::ErrorKind::WouldBlock.into())].into();
+    outgoing.write_rest().unwrap();
+    assert_eq!(outgoing.hurry(), Some(6), "the peer takes something again");
+    outgoing.kill();
+    assert_eq!(outgoing.hurry(), None);
+}
+
+#[test]
+fn whoever_waits_until_all_is_written_is_woken() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    gathered(&outgoing, 1, b"abc");
+    let waiting = Arc::clone(&outgoing);
+    let written = elsewhere(move || waiting.wait_until_written(3, Instant::now() + LONG));
+    outgoing.write_gathered().unwrap();
+    assert!(ends(&written));
+    let began = outgoing.last_write();
+    gathered(&outgoing, 1, b"abc");
+    let waiting = Arc::clone(&outgoing);
+    let written = elsewhere(move || waiting.wait_until_written(6, Instant::now() + LONG));
+    outgoing.kill();
+    assert!(!ends(&written));
+    assert_eq!(outgoing.last_write(), began);
+}
+
+// ---- what the broker has handled
+
+#[test]
+fn what_a_channel_has_sent_is_unhandled_until_the_broker_says_so() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let ask = |channel| {
+        outgoing.append_if_unhandled(channel, |out| {
+            out.bytes.extend_from_slice(b"?");
+            Ok(())
+        })
+    };
+    assert!(!outgoing.may_have_unhandled());
+    assert_eq!((ask(0), ask(3), ask(7)), (None, None, None));
+    outgoing
+        .append_call(|out| {
+            out.bytes.extend_from_slice(b"call");
+            Ok(())
+        })
+        .unwrap();
+    assert!(outgoing.may_have_unhandled(), "it is not written");
+    outgoing.write_gathered().unwrap();
+    assert!(
+        !outgoing.may_have_unhandled(),
+        "a call waits for its reply itself"
+    );
+    gathered(&outgoing, 3, b"abc");
+    outgoing.write_gathered().unwrap();
+    assert!(outgoing.may_have_unhandled());
+    assert_eq!((ask(2), ask(4)), (None, None));
+    let asked = ask(3);
+    assert_eq!(asked, Some(7));
+    assert_eq!(outgoing.appended(), 8);
+    outgoing.write_gathered().unwrap();
+    // Less than that is not all.
+    outgoing.note_handled(3, 6);
+    outgoing.note_handled(9, 100);
+    assert!(outgoing.may_have_unhandled());
+    outgoing.note_handled(3, 7);
+    assert!(!outgoing.may_have_unhandled());
+    assert_eq!(ask(3), None);
+    // A large message counts as well, with all its bytes.
+    write_message(&outgoing, b"body", 10, b"head")
+        .unwrap_or_else(|_| panic!("refused"))
+        .unwrap();
+    assert!(outgoing.may_have_unhandled());
+    let position = 8 + 4 + framed(5, b"body", 10).len() as u64;
+    assert_eq!(ask(5), Some(position));
+    outgoing.note_handled(5, position - 1);
+    assert!(ask(5).is_some());
+    outgoing.kill();
+    assert_eq!(ask(5), None);
+    assert!(!outgoing.may_have_unhandled());
+}
