@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::exit::{Ending, Gathering, Rest};
+use super::exit::{AtExit, Ending, PendingReplies};
 use super::link::{Interest, Link, Shared};
 use super::sync::{after, Instant};
 use crate::error::{Source, StreamLost, FATE_UNKNOWN};
@@ -215,7 +215,8 @@ impl Link {
         asked
     }
 
-    /// Waits until all that was asked is replied to, and until each channel that is being closed is closed, which says as much.
+    /// Waits until the broker has replied to all that it was asked, and until each channel that is being closed is closed, which
+    /// says as much.
     fn wait_for_handled(&self, mut asked: Vec<Asked>, ending: Ending, deadline: Instant) {
         let mut closing = self.lock().session.closing_channels();
         let interest = match ending {
@@ -223,27 +224,19 @@ impl Link {
             // Once too much waits for the program, nothing more is read for this.
             Ending::Thread => Interest::idle(),
         };
-        let mut gave_up = false;
-        let handled = self.wait(interest, Some(deadline), |shared| {
-            asked.retain(|asked| match shared.session.channel(asked.slot) {
-                Some(channel) if channel.gate.end().is_none() => {
-                    let reply = channel.take_reply(asked.call);
-                    if reply.is_some() {
-                        self.outgoing.note_handled(asked.number, asked.position);
-                    }
-                    reply.is_none()
-                }
-                _ => false,
-            });
+        let waited = self.wait(interest, Some(deadline), |shared| {
+            asked.retain(|asked| !self.is_handled(shared, asked));
             if !closing.is_empty() {
                 let still = shared.session.closing_channels();
                 closing.retain(|gate| still.iter().any(|other| Arc::ptr_eq(gate, other)));
             }
-            gave_up = ending == Ending::Thread && self.is_asked_in_vain(shared);
-            (gave_up || asked.is_empty() && closing.is_empty()).then_some(())
+            if ending == Ending::Thread && self.is_asked_in_vain(shared) {
+                return Some(Waited::InVain);
+            }
+            (asked.is_empty() && closing.is_empty()).then_some(Waited::Handled)
         });
         let mut shared = self.lock();
-        if handled.is_none() {
+        if waited.is_none() {
             shared.asked_in_vain = Some(shared.last_bytes);
         }
         for asked in &asked {
@@ -252,20 +245,47 @@ impl Link {
             }
         }
         drop(shared);
-        if gave_up {
-            if let Some(target) = self.outgoing.hurry() {
-                self.outgoing.wait_until_written(target, deadline);
-            }
-            let until = self.outgoing.last_write() + GRACE;
-            std::thread::sleep(until.saturating_duration_since(Instant::now()));
-        } else if handled.is_none() && ending == Ending::Process {
-            let unsent = self.outgoing.unsent();
-            log::warn!(
-                "{}: the process ends, and the broker has not handled everything; {unsent} bytes are not sent",
-                self.address
-            );
+        match waited {
+            Some(Waited::Handled) => {}
+            Some(Waited::InVain) => self.leave_to_broker(deadline),
+            None if ending == Ending::Process => log::warn!(
+                "{}: the process ends, and the broker has not handled everything; {} bytes are not sent",
+                self.address,
+                self.outgoing.unsent()
+            ),
+            None => {}
         }
     }
+
+    /// Whether the broker has handled what was sent on a channel before this was asked, or never will.
+    fn is_handled(&self, shared: &mut Shared, asked: &Asked) -> bool {
+        match shared.session.channel(asked.slot) {
+            Some(channel) if channel.gate.end().is_none() => {
+                let is_replied_to = channel.take_reply(asked.call).is_some();
+                if is_replied_to {
+                    self.outgoing.note_handled(asked.number, asked.position);
+                }
+                is_replied_to
+            }
+            _ => true,
+        }
+    }
+
+    /// Where the broker's reply cannot be waited for: waits until everything is written, and a moment longer.
+    fn leave_to_broker(&self, deadline: Instant) {
+        if let Some(target) = self.outgoing.hurry() {
+            self.outgoing.wait_until_written(target, deadline);
+        }
+        let until = self.outgoing.last_write() + GRACE;
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// What ended the wait for the broker to handle what was sent.
+enum Waited {
+    Handled,
+    /// The reply cannot come soon.
+    InVain,
 }
 
 /// What the broker was asked on one channel.
@@ -277,8 +297,7 @@ struct Asked {
     position: u64,
 }
 
-/// What the end of a thread or of the process asks of a connection.
-impl Gathering for Link {
+impl AtExit for Link {
     fn process(&self) -> u32 {
         self.process.id()
     }
@@ -287,7 +306,7 @@ impl Gathering for Link {
         self.outgoing.may_have_unhandled() || !self.lock().session.closing_channels().is_empty()
     }
 
-    fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> Rest {
+    fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> PendingReplies {
         let mut shared = self.lock();
         let asked = match ending == Ending::Thread && self.is_asked_in_vain(&shared) {
             true => Vec::new(),

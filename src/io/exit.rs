@@ -34,11 +34,11 @@ pub(crate) enum Ending {
     Thread,
 }
 
-/// What is still to be waited for.
-pub(crate) type Rest = Box<dyn FnOnce(Instant) + Send>;
+/// Waits until the deadline for the broker's replies to what it was asked.
+pub(crate) type PendingReplies = Box<dyn FnOnce(Instant) + Send>;
 
-/// A connection, as far as the end of a thread concerns it.
-pub(crate) trait Gathering: Send + Sync {
+/// What the end of a thread asks of a connection.
+pub(crate) trait AtExit: Send + Sync {
     /// The process that opened it.
     fn process(&self) -> u32;
 
@@ -46,13 +46,13 @@ pub(crate) trait Gathering: Send + Sync {
     fn may_have_unhandled(&self) -> bool;
 
     /// Has everything written, and asks the broker whether it has handled it.
-    fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> Rest;
+    fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> PendingReplies;
 }
 
-static CONNECTIONS: Mutex<Vec<Weak<dyn Gathering>>> = Mutex::new(Vec::new());
+static CONNECTIONS: Mutex<Vec<Weak<dyn AtExit>>> = Mutex::new(Vec::new());
 
 /// The lock is held for moments only. If it cannot be had at all, the thread that held it stayed behind in a fork's parent.
-fn connections() -> Option<MutexGuard<'static, Vec<Weak<dyn Gathering>>>> {
+fn connections() -> Option<MutexGuard<'static, Vec<Weak<dyn AtExit>>>> {
     let deadline = Instant::now() + LIMIT;
     loop {
         match CONNECTIONS.try_lock() {
@@ -64,8 +64,8 @@ fn connections() -> Option<MutexGuard<'static, Vec<Weak<dyn Gathering>>>> {
     }
 }
 
-/// What has gathered on this connection is written before a guarded thread ends.
-pub(crate) fn register(connection: Weak<dyn Gathering>) {
+/// From now on, what has gathered on this connection is written before a guarded thread ends.
+pub(crate) fn register(connection: Weak<dyn AtExit>) {
     if let Some(mut connections) = connections() {
         connections.retain(|known| known.strong_count() > 0);
         connections.push(connection);
@@ -137,12 +137,12 @@ impl Drop for Guard {
         let deadline = Instant::now() + limit;
         elsewhere(deadline, move || {
             // All are asked before the first is waited for, so that slow peers take their time together.
-            let asked: Vec<Rest> = connections
+            let pending: Vec<PendingReplies> = connections
                 .into_iter()
                 .map(|connection| connection.ask_for_unhandled(ending))
                 .collect();
-            for rest in asked {
-                rest(deadline);
+            for wait in pending {
+                wait(deadline);
             }
         });
     }

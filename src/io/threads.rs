@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backlog::PERIOD;
-use super::exit::{self, Gathering};
+use super::exit::{self, AtExit};
 use super::link::{Link, Opened, Shared};
 use super::reader::{Ahead, Outcome, SLICE};
 use super::sync::thread::{self, Thread};
@@ -18,8 +18,8 @@ impl Link {
         let link = Arc::new(Link::new(opened)?);
         link.spawn("haypile-writer", write)?;
         exit::guard_thread();
-        let gathering: Arc<dyn Gathering> = Arc::clone(&link) as _;
-        exit::register(Arc::downgrade(&gathering));
+        let at_exit: Arc<dyn AtExit> = Arc::clone(&link) as _;
+        exit::register(Arc::downgrade(&at_exit));
         Ok(link)
     }
 

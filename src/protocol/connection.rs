@@ -186,7 +186,7 @@ impl Session {
         };
         frame::write_method(&mut self.to_send, number, &close).map_err(Error::unsendable)?;
         self.closures.push(slot);
-        self.touch(slot);
+        self.note_change(slot);
         Ok(())
     }
 

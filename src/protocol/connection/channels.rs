@@ -106,6 +106,7 @@ impl Session {
         }
     }
 
+    /// A closed channel without a handle: its slot is free for another.
     fn forget(&mut self, slot: usize) {
         self.channels[slot] = None;
         take_out(&mut self.ready, slot);
@@ -128,11 +129,12 @@ impl Session {
             // The end of the process may wait for it.
             self.connection_changed = true;
         } else {
-            self.touch(slot);
+            self.note_change(slot);
         }
     }
 
-    pub(super) fn touch(&mut self, slot: usize) {
+    /// The threads that wait for a change of this channel are woken when what came has been handled.
+    pub(super) fn note_change(&mut self, slot: usize) {
         if self.changed.last() != Some(&slot) {
             self.changed.push(slot);
         }
@@ -168,7 +170,7 @@ impl Session {
         };
         frame::write_method(&mut self.to_send, number, &close).map_err(Error::unsendable)?;
         self.clear_channel(slot);
-        self.touch(slot);
+        self.note_change(slot);
         Ok(())
     }
 
@@ -185,7 +187,7 @@ impl Session {
         if channel.phase() == Phase::Closing {
             // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
             channel.broker_close = Some(why);
-            self.touch(slot);
+            self.note_change(slot);
         } else {
             self.closures.push(slot);
             self.end_channel(slot, why);

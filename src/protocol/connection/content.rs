@@ -182,7 +182,7 @@ impl Session {
         {
             mandatory.pop_front();
         }
-        self.touch(slot);
+        self.note_change(slot);
         Ok(())
     }
 
@@ -343,7 +343,7 @@ impl Session {
         let held = calls.map_or(0, |replies| replies.file(id, outcome));
         channel.held += held;
         self.undelivered += held;
-        self.touch(slot);
+        self.note_change(slot);
     }
 
     /// Ends a call of an RPC client; returns its outcome, if that has come.

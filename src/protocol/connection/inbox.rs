@@ -39,6 +39,7 @@ pub(crate) struct CancelledConsumer {
 }
 
 impl Session {
+    /// Keeps what has come until the program takes it: for the channel's iterator, or for its callbacks.
     pub(super) fn push(&mut self, slot: usize, incoming: Incoming) {
         let held = incoming.size();
         let Some(channel) = self.channels.get_mut(slot).and_then(Option::as_deref_mut) else {
@@ -71,7 +72,7 @@ impl Session {
                 }
             }
         }
-        self.touch(slot);
+        self.note_change(slot);
     }
 
     pub(super) fn push_connection_event(&mut self, event: ConnectionEvent) {

@@ -266,7 +266,7 @@ impl Session {
                 if call.id != FORGOTTEN {
                     channel.call_replies.push((call.id, reply));
                 }
-                self.touch(slot);
+                self.note_change(slot);
                 Ok(())
             }
             None => {
