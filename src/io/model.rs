@@ -2,19 +2,19 @@
 //!
 //! `scripts/test-models` runs these tests. The production code is the same; its locks, threads and
 //! clock come from [`shuttle`], which runs one thread at a time and chooses at each step which one goes on. A connection over
-//! a stream in memory meets a scripted broker under thousands of such schedules. A thread that nobody wakes, bytes that
-//! nobody writes or reads, and a lock that is taken twice end a schedule with a failure.
+//! a stream in memory meets a scripted broker under thousands of such schedules. A thread that is never
+//! woken, bytes that are never written or read, and a lock that is taken twice end a schedule with a failure.
 //!
-//! Time is the model's own (see [`sync`]), and there are two kinds of weather:
+//! Time is the model's own (see [`sync`]), and passes in two ways:
 //!
-//! * In calm weather it stands still while any thread can go on. So whoever waits for a time to pass although he should have
-//!   been woken is found out by the clock: the tests say how long a thing may take, mostly no time at all.
-//! * In rough weather any deadline may pass at any step, as if the other threads had been slow. Timeouts then come between
+//! * With exact timing it stands still while any thread can go on. So the clock shows it when a thread waits for its deadline
+//!   that should have been woken: the tests say how long a thing may take, mostly no time at all.
+//! * With early timing any deadline may pass at any step, as if the other threads had been slow. Timeouts then come between
 //!   any two steps of the others.
 //!
 //! In both, deadlines of a second and more never pass: they are there for what goes wrong, and nothing must rest on them.
 //!
-//! In each weather schedules are chosen by two strategies: at random, and by priorities of the threads which change a few times
+//! With each timing schedules are chosen by two strategies: at random, and by priorities of the threads which change a few times
 //! (PCT: most mistakes need no more).
 
 pub(crate) mod broker;
@@ -32,9 +32,9 @@ use shuttle::scheduler::{
 };
 use shuttle::{Config, MaxSteps, Runner};
 
-use self::sync::Weather;
+use self::sync::Timing;
 
-/// How many schedules each test walks in each weather by each strategy.
+/// How many schedules each test walks with each timing by each strategy.
 const SCHEDULES: usize = 1500;
 
 /// A schedule of so many steps goes round in circles.
@@ -43,20 +43,20 @@ const STEPS: usize = 100_000;
 /// How often threads change places in a schedule with priorities.
 const CHANGES: usize = 3;
 
-/// In rough weather, time passes before one in so many steps.
-const GUSTS: u64 = 16;
+/// With early timing, time passes before one in so many steps.
+const EARLY_ONE_IN: u64 = 16;
 
 /// Runs a scenario under many schedules.
 pub(crate) fn check(scenario: impl Fn() + Send + Sync + 'static) {
     let scenario = Arc::new(scenario);
     if let Ok(failed) = std::env::var("HAYPILE_MODEL_REPLAY") {
-        let (weather, steps) = failed.split_once(' ').expect("the weather, then the steps");
-        let weather = if weather == "Calm" {
-            Weather::Calm
+        let (timing, steps) = failed.split_once(' ').expect("the timing, then the steps");
+        let timing = if timing == "Exact" {
+            Timing::Exact
         } else {
-            Weather::Rough
+            Timing::Early
         };
-        run(ReplayScheduler::new_from_encoded(steps), weather, &scenario);
+        run(ReplayScheduler::new_from_encoded(steps), timing, &scenario);
         return;
     }
     let count = std::env::var("HAYPILE_MODEL_SCHEDULES")
@@ -64,18 +64,18 @@ pub(crate) fn check(scenario: impl Fn() + Send + Sync + 'static) {
         .and_then(|count| count.parse().ok())
         .unwrap_or(SCHEDULES);
     let mut walked = 0;
-    for weather in [Weather::Calm, Weather::Rough] {
+    for timing in [Timing::Exact, Timing::Early] {
         let random = RandomScheduler::new_from_seed(1, count);
-        walked += run(Sky::new(random, weather), weather, &scenario);
+        walked += run(TimedScheduler::new(random, timing), timing, &scenario);
         let priorities = PctScheduler::new_from_seed(2, CHANGES + 1, count);
-        walked += run(Sky::new(priorities, weather), weather, &scenario);
+        walked += run(TimedScheduler::new(priorities, timing), timing, &scenario);
     }
     eprintln!("{walked} schedules");
 }
 
 fn run<F: Fn() + Send + Sync + 'static>(
     scheduler: impl Scheduler + 'static,
-    weather: Weather,
+    timing: Timing,
     scenario: &Arc<F>,
 ) -> usize {
     let mut config = Config::new();
@@ -89,43 +89,43 @@ fn run<F: Fn() + Send + Sync + 'static>(
     let runner = Runner::new(scheduler, config);
     let walked = panic::catch_unwind(AssertUnwindSafe(|| {
         runner.run(move || {
-            sync::start(weather);
+            sync::start(timing);
             scenario();
         })
     }));
     walked.unwrap_or_else(|failure| {
-        eprintln!("to see this again: HAYPILE_MODEL_REPLAY=\"{weather:?} THE_SCHEDULE_ABOVE\"");
+        eprintln!("to see this again: HAYPILE_MODEL_REPLAY=\"{timing:?} THE_SCHEDULE_ABOVE\"");
         panic::resume_unwind(failure)
     })
 }
 
 /// Chooses when time passes, and leaves all other choices to a scheduler of the checker.
-struct Sky<S> {
+struct TimedScheduler<S> {
     scheduler: S,
-    weather: Weather,
+    timing: Timing,
     random: u64,
 }
 
-impl<S: Scheduler> Sky<S> {
-    fn new(scheduler: S, weather: Weather) -> Self {
-        Sky {
+impl<S: Scheduler> TimedScheduler<S> {
+    fn new(scheduler: S, timing: Timing) -> Self {
+        TimedScheduler {
             scheduler,
-            weather,
+            timing,
             random: 1,
         }
     }
 
     /// Knuth's generator: the checker's own would not be the same in a replay.
-    fn is_gust(&mut self) -> bool {
+    fn is_early(&mut self) -> bool {
         self.random = self
             .random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33) % GUSTS == 0
+        (self.random >> 33) % EARLY_ONE_IN == 0
     }
 }
 
-impl<S: Scheduler> Scheduler for Sky<S> {
+impl<S: Scheduler> Scheduler for TimedScheduler<S> {
     fn new_execution(&mut self) -> Option<Schedule> {
         self.scheduler.new_execution()
     }
@@ -148,8 +148,8 @@ impl<S: Scheduler> Scheduler for Sky<S> {
             if able.len() == 1 || sync::is_ringing() {
                 return Some(clock.id());
             }
-            let gust = self.weather == Weather::Rough && self.is_gust() && sync::may_pass();
-            if !gust {
+            let early = self.timing == Timing::Early && self.is_early() && sync::may_pass();
+            if !early {
                 able.retain(|task| !is_clock(task));
             } else {
                 return Some(clock.id());

@@ -1,5 +1,5 @@
 //! A model checker walks the hand-offs of a reliable publisher between its caller, its thread, and what the broker says or
-//! fails to say. See `io/model.rs` for the checker, its clock and its two kinds of weather.
+//! fails to say. See `io/model.rs` for the checker, its clock and its two kinds of timing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::mending::{self, Connections};
 use super::{ReliablePublisher, Retry};
-use crate::io::model::broker::{connect, pick, Broker, End, Mood};
+use crate::io::model::broker::{connect, pick, Behavior, Broker, End};
 use crate::io::model::check;
-use crate::io::model::sync::{is_calm, sleep};
+use crate::io::model::sync::{is_exact, sleep};
 use crate::io::sync::{self, thread, Instant};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
@@ -37,7 +37,7 @@ enum Outcome {
     NackLater,
     /// Returned, and then confirmed, perhaps later.
     Return,
-    /// The connection ends before it is settled.
+    /// The connection ends before it is confirmed.
     Loss,
     Nothing,
 }
@@ -132,13 +132,13 @@ impl Connections for Scripted {
                 waiting_for: "the next attempt",
             });
         }
-        let careful = Mood {
-            gulp: 20_000,
-            balks: true,
-            sip: 4_000,
-            ..Mood::GOOD
+        let careful = Behavior {
+            write_most: 20_000,
+            times_out: true,
+            read_most: 4_000,
+            ..Behavior::PROMPT
         };
-        let (connection, broker) = connect(pick(&[Mood::GOOD, careful]));
+        let (connection, broker) = connect(pick(&[Behavior::PROMPT, careful]));
         connection.stopped_by(&self.stop);
         let number = self.world.look(|seen| {
             seen.connections += 1;
@@ -189,7 +189,7 @@ struct Served {
     number: usize,
     may_be_lost: bool,
     broker: Broker,
-    /// What is not settled, by its tag. Held until the settling is sent, as a broker sends acks and nacks in the order in which
+    /// What is not acknowledged or refused, by its tag. Held until the settling is sent, as a broker sends acks and nacks in the order in which
     /// it makes them.
     open: Arc<sync::Mutex<BTreeMap<u64, u64>>>,
 }
@@ -346,11 +346,11 @@ fn report(result: crate::Result<()>) -> Option<UnconfirmedReport> {
     }
 }
 
-/// In calm weather nothing takes time but what the model's own threads do.
+/// With exact timing nothing takes time but what the model's own threads do.
 fn assert_at_once(began: Instant) {
     let most = Duration::from_millis(90);
     assert!(
-        !is_calm() || began.elapsed() < most,
+        !is_exact() || began.elapsed() < most,
         "{:?}",
         began.elapsed()
     );

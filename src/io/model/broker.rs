@@ -25,25 +25,25 @@ pub(crate) fn pick<T: Copy>(choices: &[T]) -> T {
     choices[shuttle::rand::thread_rng().gen_range(0..choices.len())]
 }
 
-/// How the stream treats what is written into it.
+/// What the stream does with what is written into it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mood {
+pub(crate) struct Behavior {
     /// So many bytes may be on their way to the broker.
     pub(crate) room: usize,
     /// A write call takes up to so many bytes, at random.
-    pub(crate) gulp: usize,
+    pub(crate) write_most: usize,
     /// A write call may find that its time is up.
-    pub(crate) balks: bool,
+    pub(crate) times_out: bool,
     /// A read call brings up to so many bytes, at random.
-    pub(crate) sip: usize,
+    pub(crate) read_most: usize,
 }
 
-impl Mood {
-    pub(crate) const GOOD: Mood = Mood {
+impl Behavior {
+    pub(crate) const PROMPT: Behavior = Behavior {
         room: usize::MAX,
-        gulp: usize::MAX,
-        balks: false,
-        sip: usize::MAX,
+        write_most: usize::MAX,
+        times_out: false,
+        read_most: usize::MAX,
     };
 }
 
@@ -110,7 +110,7 @@ impl Lane {
 }
 
 struct Wire {
-    mood: Mood,
+    behavior: Behavior,
     to_broker: Lane,
     to_client: Lane,
     /// For reads and for writes. The standard library's lock, as taking it is no step of the model.
@@ -123,7 +123,7 @@ struct ClientEnd(Arc<Wire>);
 impl Read for ClientEnd {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let timeout = self.0.timeouts.lock().unwrap()[0];
-        let sip = self.0.mood.sip;
+        let read_most = self.0.behavior.read_most;
         let read = self.0.to_client.when(timeout, |lane| {
             if lane.bytes.is_empty() {
                 return lane.end.map(|end| match end {
@@ -132,8 +132,8 @@ impl Read for ClientEnd {
                 });
             }
             let mut count = lane.bytes.len().min(buffer.len());
-            if sip < usize::MAX {
-                count = count.min(shuttle::rand::thread_rng().gen_range(1..=sip));
+            if read_most < usize::MAX {
+                count = count.min(shuttle::rand::thread_rng().gen_range(1..=read_most));
             }
             buffer[..count].copy_from_slice(&lane.bytes[..count]);
             lane.bytes.drain(..count);
@@ -146,10 +146,13 @@ impl Read for ClientEnd {
 impl Write for ClientEnd {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let timeout = self.0.timeouts.lock().unwrap()[1];
-        let Mood {
-            room, gulp, balks, ..
-        } = self.0.mood;
-        if balks && pick(&[true, false, false]) {
+        let Behavior {
+            room,
+            write_most,
+            times_out,
+            ..
+        } = self.0.behavior;
+        if times_out && pick(&[true, false, false]) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let written = self.0.to_broker.when(timeout, |lane| {
@@ -161,8 +164,8 @@ impl Write for ClientEnd {
             if count == 0 {
                 return None;
             }
-            if gulp < usize::MAX {
-                count = count.min(shuttle::rand::thread_rng().gen_range(1..=gulp));
+            if write_most < usize::MAX {
+                count = count.min(shuttle::rand::thread_rng().gen_range(1..=write_most));
             }
             lane.bytes.extend_from_slice(&bytes[..count]);
             lane.total += count;
@@ -207,10 +210,10 @@ fn server_properties() -> FieldTable {
     properties
 }
 
-/// An open connection and the broker at its other end. Nobody plays the broker yet: see [`Broker::play`].
-pub(crate) fn connect(mood: Mood) -> (Connection, Broker) {
+/// An open connection and the broker at its other end. No thread plays the broker yet: see [`Broker::play`].
+pub(crate) fn connect(behavior: Behavior) -> (Connection, Broker) {
     let wire = Arc::new(Wire {
-        mood,
+        behavior,
         to_broker: Lane::default(),
         to_client: Lane::default(),
         timeouts: std::sync::Mutex::new([TIMEOUT; 2]),
@@ -252,16 +255,16 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Reads what the client sends until the stream ends, and answers what opens and closes channels, consumers and the
-    /// connection. All other methods are for `answer`.
-    pub(crate) fn play(&self, answer: impl FnMut(&Broker, u16, &Method<'_>)) {
-        self.play_with_content(answer, |_, _, _| {});
+    /// Reads what the client sends until the stream ends, and replies to what opens and closes channels, consumers and the
+    /// connection. All other methods are for `reply`.
+    pub(crate) fn play(&self, reply: impl FnMut(&Broker, u16, &Method<'_>)) {
+        self.play_with_content(reply, |_, _, _| {});
     }
 
     /// The same; `content` gets the frames of messages: headers and bodies.
     pub(crate) fn play_with_content(
         &self,
-        mut answer: impl FnMut(&Broker, u16, &Method<'_>),
+        mut reply: impl FnMut(&Broker, u16, &Method<'_>),
         mut content: impl FnMut(&Broker, u16, &[u8]),
     ) {
         let mut bytes: Vec<u8> = Vec::new();
@@ -294,7 +297,7 @@ impl Broker {
                         self.send(channel, &Method::BasicConsumeOk { consumer_tag });
                     }
                     Method::ConnectionClose { .. } => self.send(0, &Method::ConnectionCloseOk),
-                    method => answer(self, channel, &method),
+                    method => reply(self, channel, &method),
                 }
             } else if channel > 0 {
                 content(self, channel, &bytes[..length]);
@@ -317,7 +320,7 @@ impl Broker {
         self.seen.1.notify_all();
     }
 
-    /// Waits until so many frames have come, without limit of time, and answers them.
+    /// Waits until so many frames have come, without limit of time, and replies to them.
     pub(super) fn await_frames(&self, count: usize) -> Vec<Seen> {
         let mut seen = self.seen.0.lock().unwrap();
         while seen.len() < count {
@@ -330,7 +333,7 @@ impl Broker {
         self.seen.0.lock().unwrap().clone()
     }
 
-    /// When the frame that is being answered was there: perhaps some time ago, if the broker took a rest.
+    /// When the frame that is being replied to was there: perhaps some time ago, if the broker paused.
     pub(super) fn arrival(&self) -> Instant {
         self.seen.0.lock().unwrap().last().expect("a frame").at
     }

@@ -1,16 +1,16 @@
-//! The right to read, among threads that wait for answers.
+//! The right to read, among threads that wait for replies.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::broker::{connect, delivery, pick, Broker, Mood};
+use super::broker::{connect, delivery, pick, Behavior, Broker};
 use super::check;
 use super::sync::thread::{spawn, JoinHandle};
-use super::sync::{is_calm, sleep, Instant};
+use super::sync::{is_exact, sleep, Instant};
 use crate::protocol::method::Method;
 use crate::{Channel, QueueDeclare};
 
-/// How long a broker takes: less or more than the time for which whoever waits reads by himself.
+/// How long a broker takes: less or more than the time for which a caller reads for itself.
 const PAUSES: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(5),
@@ -18,18 +18,18 @@ const PAUSES: [Duration; 4] = [
     Duration::from_millis(45),
 ];
 
-/// After this time a connection is in its stride: the reader thread is there and reads, the writer thread sleeps.
-pub(super) const SETTLED: Duration = Duration::from_millis(100);
+/// After this time a connection has nothing to do: the reader thread is there and reads, the writer thread sleeps.
+pub(super) const AT_REST: Duration = Duration::from_millis(100);
 
 /// What goes over the wire, with the number of its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Thing {
     Call(u16),
-    Answer(u16),
+    Reply(u16),
     Message(u64),
 }
 
-/// When something was sent, for whoever receives it to compare.
+/// When something was sent, for its receiver to compare.
 #[derive(Clone, Default)]
 pub(super) struct Sent(Arc<Mutex<Vec<(Thing, Instant)>>>);
 
@@ -38,18 +38,18 @@ impl Sent {
         self.0.lock().unwrap().push((thing, Instant::now()));
     }
 
-    /// Asserts that what has come now was sent so long ago at most. In calm weather no time passes while anybody can go on.
+    /// Asserts that what has come now was sent so long ago at most. With exact timing no time passes while any thread can go on.
     pub(super) fn assert_came_within(&self, thing: Thing, limit: Duration) {
         self.assert_took(thing, Instant::now(), limit);
     }
 
-    /// Asserts that it has come at once: nobody slept who could have read or written it.
+    /// Asserts that it has come at once: no thread slept that could have read or written it.
     pub(super) fn assert_just_now(&self, thing: Thing) {
         self.assert_took(thing, Instant::now(), Duration::ZERO);
     }
 
     fn assert_took(&self, thing: Thing, came: Instant, limit: Duration) {
-        if is_calm() {
+        if is_exact() {
             let sent = self.0.lock().unwrap();
             let (_, at) = sent.iter().rfind(|(sent, _)| *sent == thing).unwrap();
             let took = came - *at;
@@ -68,14 +68,14 @@ pub(super) fn declare_ok(broker: &Broker, channel: u16) {
     broker.send(channel, &method);
 }
 
-/// Makes a call, and asserts that the answer is the one to it.
+/// Makes a call, and asserts that the reply is the one to it.
 pub(super) fn declare(channel: &Channel) {
     let declared = channel.queue_declare(QueueDeclare::new("queue")).unwrap();
     let number = channel.channel_number();
     assert_eq!(declared.queue, format!("queue of channel {number}"));
 }
 
-/// A broker that waits for `together` calls before it answers them, in any order and after any pause.
+/// A broker that waits for `together` calls before it replies to them, in any order and after any pause.
 fn play(broker: &Broker, sent: &Sent, together: usize) -> JoinHandle<()> {
     let (broker, sent) = (broker.clone(), sent.clone());
     let mut asked = Vec::new();
@@ -89,7 +89,7 @@ fn play(broker: &Broker, sent: &Sent, together: usize) -> JoinHandle<()> {
                     let next = pick(&[0, asked.len() - 1]);
                     let channel = asked.remove(next);
                     sleep(pick(&PAUSES));
-                    sent.note(Thing::Answer(channel));
+                    sent.note(Thing::Reply(channel));
                     declare_ok(broker, channel);
                 }
             }
@@ -97,21 +97,21 @@ fn play(broker: &Broker, sent: &Sent, together: usize) -> JoinHandle<()> {
     })
 }
 
-/// Each of several callers gets its answer at once, whoever reads it and in whatever order they come.
-fn answers_reach_their_callers(callers: usize, calls: usize) {
-    let (connection, broker) = connect(Mood {
-        sip: pick(&[20, usize::MAX]),
-        ..Mood::GOOD
+/// Each of several callers gets its reply at once, whichever thread reads it and in whatever order they come.
+fn replies_reach_their_callers(callers: usize, calls: usize) {
+    let (connection, broker) = connect(Behavior {
+        read_most: pick(&[20, usize::MAX]),
+        ..Behavior::PROMPT
     });
     let sent = Sent::default();
     let playing = play(&broker, &sent, callers);
     let channels: Vec<Channel> = (0..callers)
         .map(|_| connection.channel().unwrap())
         .collect();
-    // Before that, a caller may have to wait for the reader thread to come into being.
-    let settled = pick(&[true, false]);
-    if settled {
-        sleep(SETTLED);
+    // Before that, a caller may have to wait for the reader thread to start.
+    let at_rest = pick(&[true, false]);
+    if at_rest {
+        sleep(AT_REST);
     }
     let callers: Vec<_> = channels
         .into_iter()
@@ -122,8 +122,8 @@ fn answers_reach_their_callers(callers: usize, calls: usize) {
                 for _ in 0..calls {
                     sent.note(Thing::Call(number));
                     declare(&channel);
-                    if settled {
-                        sent.assert_just_now(Thing::Answer(number));
+                    if at_rest {
+                        sent.assert_just_now(Thing::Reply(number));
                     }
                 }
             })
@@ -137,20 +137,20 @@ fn answers_reach_their_callers(callers: usize, calls: usize) {
 }
 
 #[test]
-fn answers_reach_two_callers_at_once() {
-    check(|| answers_reach_their_callers(2, 2));
+fn replies_reach_two_callers_at_once() {
+    check(|| replies_reach_their_callers(2, 2));
 }
 
 #[test]
-fn answers_reach_three_callers_at_once() {
-    check(|| answers_reach_their_callers(3, 1));
+fn replies_reach_three_callers_at_once() {
+    check(|| replies_reach_their_callers(3, 1));
 }
 
-/// Callers on one channel, too, who wait for one another's answers.
+/// Callers on one channel, too, which wait for one another's replies.
 #[test]
-fn answers_on_one_channel_reach_their_callers() {
+fn replies_on_one_channel_reach_their_callers() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let sent = Sent::default();
         let playing = play(&broker, &sent, 1);
         let channel = connection.channel().unwrap();
@@ -172,12 +172,12 @@ fn answers_on_one_channel_reach_their_callers() {
     });
 }
 
-/// An answer that one read brought behind more messages than are handled at once reaches its caller at once: nobody reads or
-/// sleeps while it lies there. The messages wait for whoever looks for them.
+/// A reply that one read brought behind more messages than are handled at once reaches its caller at once: no thread reads or
+/// sleeps while it lies there. The messages wait for a thread that looks for them.
 #[test]
 fn an_answer_behind_many_messages_reaches_its_caller_at_once() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let sent = Sent::default();
         let messages = pick(&[3, 4, 5, 9]);
         let playing = {
@@ -190,29 +190,29 @@ fn an_answer_behind_many_messages_reaches_its_caller_at_once() {
                         bytes.extend(delivery(1, "consumer", tag));
                     }
                     broker.send_bytes(&bytes);
-                    sent.note(Thing::Answer(channel));
+                    sent.note(Thing::Reply(channel));
                     declare_ok(broker, channel);
                 });
             })
         };
         let consumed = connection.channel().unwrap();
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let tell = Arc::clone(&told);
+        let delivered = Arc::new(Mutex::new(Vec::new()));
+        let deliver_to = Arc::clone(&delivered);
         let request = crate::BasicConsume::new("queue").consumer_tag("consumer");
         let consume = consumed.basic_consume(request, move |_, deliver, _, _| {
-            tell.lock().unwrap().push(deliver.delivery_tag);
+            deliver_to.lock().unwrap().push(deliver.delivery_tag);
         });
         consume.unwrap();
         let channel = connection.channel().unwrap();
-        sleep(SETTLED);
+        sleep(AT_REST);
         declare(&channel);
-        sent.assert_just_now(Thing::Answer(2));
-        while told.lock().unwrap().len() < messages as usize {
+        sent.assert_just_now(Thing::Reply(2));
+        while delivered.lock().unwrap().len() < messages as usize {
             connection
                 .process_data_events(Duration::from_millis(1))
                 .unwrap();
         }
-        assert_eq!(*told.lock().unwrap(), Vec::from_iter(1..=messages));
+        assert_eq!(*delivered.lock().unwrap(), Vec::from_iter(1..=messages));
         drop((channel, consumed));
         connection.close().unwrap();
         playing.join().unwrap();

@@ -1,13 +1,13 @@
-//! How a connection or a channel ends while threads wait, publish and run callbacks: all of them are told, and both threads of
+//! How a connection or a channel ends while threads wait, publish and run callbacks: all of them get the error, and both threads of
 //! the connection end (a schedule at whose end a thread sleeps is a failure).
 
 use std::time::Duration;
 
-use super::broker::{connect, pick, Broker, End, Mood, TIMEOUT};
-use super::calls::{declare, declare_ok, SETTLED};
+use super::broker::{connect, pick, Behavior, Broker, End, TIMEOUT};
+use super::calls::{declare, declare_ok, AT_REST};
 use super::check;
 use super::sync::thread::{spawn, JoinHandle};
-use super::sync::{is_calm, sleep, Instant};
+use super::sync::{is_exact, sleep, Instant};
 use crate::io::end::WRITE_ERROR_LIMIT;
 use crate::io::writer::WRITE_SLICE;
 use crate::protocol::method::Method;
@@ -17,7 +17,7 @@ use crate::{BasicConsume, Channel, Connection, Error, QueueDeclare};
 const SOON: Duration = Duration::from_millis(20);
 
 fn a_while() -> Duration {
-    pick(&[Duration::ZERO, Duration::from_millis(9), SETTLED])
+    pick(&[Duration::ZERO, Duration::from_millis(9), AT_REST])
 }
 
 /// The stream ends, by a hang-up or by an error, or takes nothing more.
@@ -28,13 +28,13 @@ fn lose(broker: &Broker) {
     }
 }
 
-/// A broker that answers no call.
+/// A broker that replies to no call.
 fn play(broker: &Broker) -> JoinHandle<()> {
     let broker = broker.clone();
     spawn(move || broker.play(|_, _, _| {}))
 }
 
-/// Publishes until that fails, and answers how.
+/// Publishes until that fails, and returns the error.
 fn publish_until_it_fails(channel: Channel) -> JoinHandle<Error> {
     spawn(move || loop {
         if let Err(error) = channel.basic_publish("", "queue", "x") {
@@ -53,7 +53,7 @@ fn close(reply_text: &str) -> Method<'_> {
     }
 }
 
-/// Callers, a publisher and a consumer; then `end`. Answers what the callers and the publisher were told.
+/// Callers, a publisher and a consumer; then `end`. Returns the errors that the callers and the publisher got.
 fn end_amid_everything(
     connection: &Connection,
     callers: usize,
@@ -77,34 +77,34 @@ fn end_amid_everything(
     let publisher = publish_until_it_fails(connection.channel().unwrap());
     sleep(a_while());
     end();
-    let told = callers.into_iter().map(|caller| caller.join().unwrap());
-    let told = told.collect();
+    let error = callers.into_iter().map(|caller| caller.join().unwrap());
+    let error = error.collect();
     let publisher = publisher.join().unwrap();
     consumer.join().unwrap().unwrap_err();
-    (told, publisher)
+    (error, publisher)
 }
 
 #[test]
 fn everybody_is_told_that_the_stream_is_lost() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
-        let (told, publisher) = end_amid_everything(&connection, 2, || lose(&broker));
-        for told in told.iter().chain([&publisher]) {
-            assert!(matches!(told, Error::StreamLost(_)), "{told:?}");
+        let (error, publisher) = end_amid_everything(&connection, 2, || lose(&broker));
+        for error in error.iter().chain([&publisher]) {
+            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
         }
         assert!(connection.is_closed());
         playing.join().unwrap();
     });
 }
 
-/// Publishers that wait for room, and whoever waits for a flush, are told that the stream is lost.
+/// Publishers that wait for room, and threads that wait for a flush, get the error that the stream is lost.
 #[test]
 fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
     check(|| {
-        let (connection, broker) = connect(Mood {
+        let (connection, broker) = connect(Behavior {
             room: 1000,
-            ..Mood::GOOD
+            ..Behavior::PROMPT
         });
         let append = |size| {
             let connection = connection.clone();
@@ -134,7 +134,7 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
         }
         // At the latest when a thread that was writing gives up, which may be the one that has to start the reader thread, and
         // the one that read the end has waited for its error.
-        assert!(!is_calm() || lost.elapsed() <= WRITE_SLICE + WRITE_ERROR_LIMIT + SOON);
+        assert!(!is_exact() || lost.elapsed() <= WRITE_SLICE + WRITE_ERROR_LIMIT + SOON);
     });
 }
 
@@ -142,14 +142,14 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
 #[test]
 fn everybody_is_told_that_the_broker_closed_the_connection() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
-        let (told, publisher) =
+        let (error, publisher) =
             end_amid_everything(&connection, 2, || broker.send(0, &close("shutdown")));
-        for told in told.iter().chain([&publisher]) {
+        for error in error.iter().chain([&publisher]) {
             assert!(
-                matches!(told, Error::ConnectionClosedByBroker { .. }),
-                "{told:?}"
+                matches!(error, Error::ConnectionClosedByBroker { .. }),
+                "{error:?}"
             );
         }
         playing.join().unwrap();
@@ -162,7 +162,7 @@ fn everybody_is_told_that_the_broker_closed_the_connection() {
 #[test]
 fn everybody_is_told_that_this_end_closed_the_connection() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
         let channels = [(); 2].map(|()| connection.channel().unwrap());
         let publisher = publish_until_it_fails(connection.channel().unwrap());
@@ -182,19 +182,19 @@ fn everybody_is_told_that_this_end_closed_the_connection() {
     });
 }
 
-/// A connection that is lost in its youth, perhaps before there is a reader thread, and perhaps with nobody but a writer to
+/// A connection that is lost soon after it was opened, perhaps before there is a reader thread, and perhaps with only a writer to
 /// find out.
 #[test]
 fn a_connection_lost_early_leaves_no_thread_behind() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let end = pick(&[None, Some(End::Reset), Some(End::HungUp)]);
         if end.is_none() {
             broker.take_nothing_more();
         }
         let publisher = spawn(move || {
             let link = connection.link();
-            let sent = link.gather(1, SETTLED.into(), |out| {
+            let sent = link.gather(1, AT_REST.into(), |out| {
                 out.bytes.extend_from_slice(b"anything");
                 Ok(())
             });
@@ -210,12 +210,12 @@ fn a_connection_lost_early_leaves_no_thread_behind() {
     });
 }
 
-/// The broker closes a channel while threads publish on it: nothing follows the `close-ok`, each of them is told why, and the
+/// The broker closes a channel while threads publish on it: nothing follows the `close-ok`, each of them gets the reason, and the
 /// other channels go on.
 #[test]
 fn nothing_follows_the_close_ok_of_a_channel() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = {
             let broker = broker.clone();
             spawn(move || {
@@ -239,10 +239,10 @@ fn nothing_follows_the_close_ok_of_a_channel() {
         broker.send(1, &close);
         declare(&other);
         for publisher in publishers {
-            let told = publisher.join().unwrap();
+            let error = publisher.join().unwrap();
             assert!(
-                matches!(told, Error::ChannelClosedByBroker { .. }),
-                "{told:?}"
+                matches!(error, Error::ChannelClosedByBroker { .. }),
+                "{error:?}"
             );
         }
         drop(other);

@@ -1,14 +1,14 @@
-//! The right to read, between threads that run callbacks and threads that wait for answers.
+//! The right to read, between threads that run callbacks and threads that wait for replies.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::broker::{connect, delivery, pick, Broker, End, Mood};
-use super::calls::{declare, declare_ok, Sent, Thing, SETTLED};
+use super::broker::{connect, delivery, pick, Behavior, Broker, End};
+use super::calls::{declare, declare_ok, Sent, Thing, AT_REST};
 use super::check;
 use super::sync::thread::spawn;
-use super::sync::{is_calm, sleep, Instant};
+use super::sync::{is_exact, sleep, Instant};
 use crate::io::reader::SLICE;
 use crate::protocol::connection::HELD_BOUND;
 use crate::{BasicConsume, CallbackResult, Channel, ConsumingEnded, Error, QueueDeclare};
@@ -28,13 +28,13 @@ fn consume<R: CallbackResult>(
     consume.unwrap();
 }
 
-/// Sends the messages of channel 1 and the answer on channel 2 in one order or the other, with pauses.
+/// Sends the messages of channel 1 and the reply on channel 2 in one order or the other, with pauses.
 fn send_both(broker: &Broker, sent: &Sent, messages: u64, pauses: &[Duration]) {
     let answer_at = pick(&[0, 1, messages]);
     for tag in 0..=messages {
         if tag == answer_at {
             sleep(pick(pauses));
-            sent.note(Thing::Answer(2));
+            sent.note(Thing::Reply(2));
             declare_ok(broker, 2);
         }
         if tag < messages {
@@ -45,12 +45,12 @@ fn send_both(broker: &Broker, sent: &Sent, messages: u64, pauses: &[Duration]) {
     }
 }
 
-/// A thread inside `start_consuming` is told each message, and another one gets its answer, both at once, while either may
-/// read for both. A callback that takes its time holds up nobody else.
+/// A thread inside `start_consuming` gets each message, and another one its reply, both at once, while either may read for
+/// both. A callback that takes its time holds up no other thread.
 #[test]
 fn a_consumer_and_a_caller_are_told_at_once() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let sent = Sent::default();
         let playing = {
             let (broker, sent) = (broker.clone(), sent.clone());
@@ -59,24 +59,24 @@ fn a_consumer_and_a_caller_are_told_at_once() {
         };
         let consumed = connection.channel().unwrap();
         let channel = connection.channel().unwrap();
-        let told = Arc::new(AtomicU64::new(0));
+        let delivered = Arc::new(AtomicU64::new(0));
         let busy = pick(&[Duration::ZERO, Duration::from_millis(60)]);
         let callback = {
-            let (told, sent) = (Arc::clone(&told), sent.clone());
+            let (delivered, sent) = (Arc::clone(&delivered), sent.clone());
             move |tag| {
                 if busy.is_zero() {
                     sent.assert_just_now(Thing::Message(tag));
                 }
                 sleep(busy);
-                assert_eq!(told.fetch_add(1, Ordering::Relaxed) + 1, tag);
+                assert_eq!(delivered.fetch_add(1, Ordering::Relaxed) + 1, tag);
             }
         };
         consume(&consumed, callback);
-        sleep(SETTLED);
+        sleep(AT_REST);
         let consumer = spawn(move || consumed.start_consuming());
         declare(&channel);
-        sent.assert_just_now(Thing::Answer(2));
-        while told.load(Ordering::Relaxed) < 2 {
+        sent.assert_just_now(Thing::Reply(2));
+        while delivered.load(Ordering::Relaxed) < 2 {
             sleep(Duration::from_millis(10));
         }
         drop(channel);
@@ -86,14 +86,17 @@ fn a_consumer_and_a_caller_are_told_at_once() {
     });
 }
 
-/// The same with a thread that calls `process_data_events` again and again, with a rest after each time: it is told soon, even if
+/// The same with a thread that calls `process_data_events` again and again, with a pause after each time: it gets messages soon, even if
 /// it never stays long enough to read.
 #[test]
 fn whoever_looks_again_and_again_is_told_everything() {
     check(|| {
-        let settled = pick(&[true, false]);
-        let sip = if settled { usize::MAX } else { 200 };
-        let (connection, broker) = connect(Mood { sip, ..Mood::GOOD });
+        let at_rest = pick(&[true, false]);
+        let read_most = if at_rest { usize::MAX } else { 200 };
+        let (connection, broker) = connect(Behavior {
+            read_most,
+            ..Behavior::PROMPT
+        });
         let sent = Sent::default();
         let playing = {
             let (broker, sent) = (broker.clone(), sent.clone());
@@ -102,22 +105,22 @@ fn whoever_looks_again_and_again_is_told_everything() {
         };
         let consumed = connection.channel().unwrap();
         let channel = connection.channel().unwrap();
-        let told = Arc::new(AtomicU64::new(0));
-        let tell = Arc::clone(&told);
+        let delivered = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&delivered);
         consume(&consumed, move |tag| {
-            assert_eq!(tell.fetch_add(1, Ordering::Relaxed) + 1, tag);
-            if settled {
+            assert_eq!(count.fetch_add(1, Ordering::Relaxed) + 1, tag);
+            if at_rest {
                 sent.assert_came_within(Thing::Message(tag), 4 * REST);
             }
         });
-        if settled {
-            sleep(SETTLED);
+        if at_rest {
+            sleep(AT_REST);
         }
         let looking = {
-            let (connection, told) = (connection.clone(), Arc::clone(&told));
+            let (connection, delivered) = (connection.clone(), Arc::clone(&delivered));
             let limit = pick(&[Duration::ZERO, REST, Duration::from_millis(50)]);
             spawn(move || {
-                while told.load(Ordering::Relaxed) < 6 {
+                while delivered.load(Ordering::Relaxed) < 6 {
                     connection.process_data_events(limit).unwrap();
                     sleep(REST);
                 }
@@ -134,14 +137,14 @@ fn whoever_looks_again_and_again_is_told_everything() {
 /// So many messages that nothing more is read until the program takes some: each counts as more than 192 bytes.
 const TOO_MANY: u64 = 2 * (HELD_BOUND as u64 / 192);
 
-/// When too much waits for the program, reading pauses, and goes on when the program has taken some of it; whoever waits for
-/// an answer gets it all the same, at once.
+/// When too much waits for the program, reading pauses, and goes on when the program has taken some of it; a thread that waits
+/// for a reply gets it all the same, at once.
 #[test]
 fn reading_pauses_and_goes_on() {
     check(|| {
-        let (connection, broker) = connect(Mood {
-            sip: 400,
-            ..Mood::GOOD
+        let (connection, broker) = connect(Behavior {
+            read_most: 400,
+            ..Behavior::PROMPT
         });
         let sent = Sent::default();
         let playing = {
@@ -156,7 +159,7 @@ fn reading_pauses_and_goes_on() {
                             broker.send_bytes(&delivery(1, CONSUMER, tag));
                         }
                     } else {
-                        sent.note(Thing::Answer(channel));
+                        sent.note(Thing::Reply(channel));
                         declare_ok(broker, channel);
                     }
                 });
@@ -164,14 +167,14 @@ fn reading_pauses_and_goes_on() {
         };
         let consumed = connection.channel().unwrap();
         let channel = connection.channel().unwrap();
-        let told = Arc::new(AtomicU64::new(0));
-        let tell = Arc::clone(&told);
+        let delivered = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&delivered);
         let long = Duration::from_millis(800);
         let unread = Arc::new(Mutex::new(Vec::new()));
         let look = Arc::clone(&unread);
         let observed = broker.clone();
         consume(&consumed, move |tag| {
-            assert_eq!(tell.fetch_add(1, Ordering::Relaxed) + 1, tag);
+            assert_eq!(count.fetch_add(1, Ordering::Relaxed) + 1, tag);
             if [1, TOO_MANY - 2].contains(&tag) {
                 sleep(long);
                 let unread = observed.unread();
@@ -179,16 +182,16 @@ fn reading_pauses_and_goes_on() {
             }
         });
         let consumer = spawn(move || consumed.start_consuming());
-        sleep(SETTLED);
+        sleep(AT_REST);
         declare(&channel);
         sleep(pick(&[long / 2, 4 * long]));
         let paused = unread.lock().unwrap().is_empty();
         declare(&channel);
-        sent.assert_just_now(Thing::Answer(2));
-        while told.load(Ordering::Relaxed) < TOO_MANY {
+        sent.assert_just_now(Thing::Reply(2));
+        while delivered.load(Ordering::Relaxed) < TOO_MANY {
             sleep(Duration::from_millis(10));
         }
-        if is_calm() {
+        if is_exact() {
             let unread = unread.lock().unwrap();
             // The call made reading go on, if it came while the first callback was at work.
             assert_eq!(unread[0] > 0, !paused, "{unread:?}");
@@ -201,14 +204,14 @@ fn reading_pauses_and_goes_on() {
     });
 }
 
-/// While reading pauses, the reader thread sleeps for as long as it takes. It ends all the same when somebody else finds that the
-/// stream is lost, and it finds out itself when nobody else reads; neither waits for the callback that is at work.
+/// While reading pauses, the reader thread sleeps for as long as it takes. It ends all the same when another thread finds that the
+/// stream is lost, and it finds out itself when no other thread reads; neither waits for the callback that is at work.
 #[test]
 fn a_pause_ends_with_the_connection() {
     check(|| {
-        let (connection, broker) = connect(Mood {
-            sip: 400,
-            ..Mood::GOOD
+        let (connection, broker) = connect(Behavior {
+            read_most: 400,
+            ..Behavior::PROMPT
         });
         let caller_reads = pick(&[true, false]);
         let playing = {
@@ -240,8 +243,8 @@ fn a_pause_ends_with_the_connection() {
         declare(&channel);
         sleep(pick(&[Duration::ZERO, busy / 4]));
         if caller_reads {
-            let told = channel.queue_declare(QueueDeclare::new("queue"));
-            told.unwrap_err();
+            let delivered = channel.queue_declare(QueueDeclare::new("queue"));
+            delivered.unwrap_err();
         } else {
             broker.take_nothing_more();
             while channel.basic_publish("", "queue", "x").is_ok() {
@@ -250,7 +253,7 @@ fn a_pause_ends_with_the_connection() {
         }
         // What came before the loss is read first, a little at a time, since the program is expected to look soon.
         sleep(busy / 2);
-        if is_calm() {
+        if is_exact() {
             assert!(connection.is_closed());
             let threads = Arc::strong_count(connection.link()) - 1;
             assert_eq!(threads, 0);
@@ -260,36 +263,36 @@ fn a_pause_ends_with_the_connection() {
     });
 }
 
-/// When a callback fails, what comes behind it is told to another thread that waited meanwhile.
+/// When a callback fails, what comes behind it is delivered to another thread that waited meanwhile.
 #[test]
 fn what_a_failed_callback_leaves_is_told_to_others() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = {
             let broker = broker.clone();
             spawn(move || broker.play(|_, _, _| {}))
         };
         let consumed = connection.channel().unwrap();
-        let told = Arc::new(AtomicU64::new(0));
-        let tell = Arc::clone(&told);
+        let delivered = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&delivered);
         consume(&consumed, move |tag| {
             sleep(pick(&[Duration::ZERO, Duration::from_millis(60)]));
-            tell.fetch_add(1, Ordering::Relaxed);
+            count.fetch_add(1, Ordering::Relaxed);
             let failed = || Error::invalid("message", "it", "another");
             (tag > 1).then_some(()).ok_or_else(failed)
         });
         let threads = [(); 2].map(|()| {
-            let (connection, told) = (connection.clone(), Arc::clone(&told));
+            let (connection, delivered) = (connection.clone(), Arc::clone(&delivered));
             spawn(move || {
-                while told.load(Ordering::Relaxed) < 2
+                while delivered.load(Ordering::Relaxed) < 2
                     && connection.process_data_events(None).is_ok()
                 {}
             })
         });
-        sleep(pick(&[Duration::ZERO, SETTLED]));
+        sleep(pick(&[Duration::ZERO, AT_REST]));
         let messages = [delivery(1, CONSUMER, 1), delivery(1, CONSUMER, 2)];
         broker.send_bytes(&messages.concat());
-        while told.load(Ordering::Relaxed) < 2 {
+        while delivered.load(Ordering::Relaxed) < 2 {
             sleep(Duration::from_millis(10));
         }
         drop(consumed);
@@ -305,7 +308,7 @@ fn what_a_failed_callback_leaves_is_told_to_others() {
 #[test]
 fn a_callback_from_another_thread_is_run_at_once() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = {
             let broker = broker.clone();
             spawn(move || broker.play(|_, _, _| {}))
@@ -319,7 +322,7 @@ fn a_callback_from_another_thread_is_run_at_once() {
                 }
             })
         };
-        let before = pick(&[Duration::ZERO, Duration::from_millis(5), SETTLED]);
+        let before = pick(&[Duration::ZERO, Duration::from_millis(5), AT_REST]);
         sleep(before);
         let handed = Instant::now();
         let run = Arc::clone(&ran);
@@ -328,12 +331,12 @@ fn a_callback_from_another_thread_is_run_at_once() {
         waiting.join().unwrap();
         let ran = ran.lock().unwrap().unwrap();
         // For the first while it reads, and nothing but the time ends a read.
-        let limit = if before == SETTLED {
+        let limit = if before == AT_REST {
             Duration::ZERO
         } else {
             SLICE
         };
-        assert!(!is_calm() || ran - handed <= limit);
+        assert!(!is_exact() || ran - handed <= limit);
         connection.close().unwrap();
         playing.join().unwrap();
     });

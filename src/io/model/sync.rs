@@ -1,8 +1,8 @@
 //! Locks, threads and the clock of the model.
 //!
-//! The checker has no time, so there is a clock here: whoever waits with a timeout sets an alarm, and a thread of its own,
+//! The checker has no time, so there is a clock here: a thread that waits with a timeout sets an alarm, and one of its own,
 //! the clock, moves the time on to the next alarm and rings it. When that thread has its turn is the scheduler's choice (see
-//! `Sky`).
+//! `TimedScheduler`).
 
 use std::cell::RefCell;
 use std::ops::{Add, Sub};
@@ -14,15 +14,15 @@ pub(crate) use shuttle::thread_local;
 
 /// When time passes: see [the models](super).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Weather {
-    Calm,
-    Rough,
+pub(super) enum Timing {
+    Exact,
+    Early,
 }
 
 /// Deadlines that are so far away never pass.
 const NEVER: Duration = Duration::from_secs(1);
 
-/// The place of the clock among the threads of an execution: `start` makes it the first after the one it runs on.
+/// The number of the clock among the threads of an execution: `start` makes it the first after the one it runs on.
 pub(super) const CLOCK_TASK: usize = 1;
 
 std::thread_local! {
@@ -35,9 +35,9 @@ struct Clock {
     now: Duration,
     alarms: Vec<Alarm>,
     next_alarm: u64,
-    /// It wakes those who are due, and nobody goes on until all are awake.
+    /// It wakes the threads that are due, and none goes on until all are awake.
     ringing: bool,
-    calm: bool,
+    exact: bool,
 }
 
 struct Alarm {
@@ -54,14 +54,14 @@ enum Sleeper {
 }
 
 impl Alarm {
-    /// Whether it can wake somebody: a thread that was about to wait on a condition when it rang has to be woken again.
+    /// Whether it can wake its thread: one that was about to wait on a condition when it rang has to be woken again.
     fn can_ring(&self) -> bool {
         !self.rung || matches!(self.sleeper, Sleeper::Waiting(_))
     }
 }
 
 impl Clock {
-    /// Moves on to the next alarm, and answers who is to be woken.
+    /// Moves on to the next alarm, and returns what is to be woken.
     fn pass(&mut self) -> Vec<Sleeper> {
         let next = self.alarms.iter().filter(|alarm| !alarm.rung);
         if let Some(next) = next.map(|alarm| alarm.due).min() {
@@ -80,9 +80,9 @@ impl Clock {
 }
 
 /// A clock for a new execution.
-pub(super) fn start(weather: Weather) {
+pub(super) fn start(timing: Timing) {
     CLOCK.set(Clock {
-        calm: weather == Weather::Calm,
+        exact: timing == Timing::Exact,
         ..Clock::default()
     });
     let clock = shuttle::thread::Builder::new().name("the clock".into());
@@ -113,14 +113,14 @@ pub(super) fn is_ringing() -> bool {
     CLOCK.with_borrow(|clock| clock.ringing)
 }
 
-/// Whether anybody waits for the time to pass.
+/// Whether any thread waits for the time to pass.
 pub(super) fn may_pass() -> bool {
     CLOCK.with_borrow(|clock| clock.alarms.iter().any(Alarm::can_ring))
 }
 
-/// Whether time passes only when everybody waits, so that one can say how long a thing takes.
-pub(crate) fn is_calm() -> bool {
-    CLOCK.with_borrow(|clock| clock.calm)
+/// Whether time passes only when all threads wait, so that a test can say how long a thing takes.
+pub(crate) fn is_exact() -> bool {
+    CLOCK.with_borrow(|clock| clock.exact)
 }
 
 /// Lets time pass for this thread, however long it is.
@@ -173,7 +173,7 @@ pub(crate) mod thread {
     }
 }
 
-/// As the standard library's, save that nobody asks whether the time was up.
+/// As the standard library's, except that no caller asks whether the time was up.
 #[derive(Default)]
 pub(crate) struct Condvar(Arc<shuttle::sync::Condvar>);
 

@@ -1,19 +1,18 @@
-//! The right to write: publishers, the writer thread, whoever flushes.
+//! The right to write: publishers, the writer thread, threads that flush.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::broker::{connect, pick, Broker, Mood, Seen, FRAME_MAX, TIMEOUT};
+use super::broker::{connect, pick, Behavior, Broker, Seen, FRAME_MAX, TIMEOUT};
 use super::check;
 use super::sync::thread::{spawn, JoinHandle};
-use super::sync::{is_calm, sleep, Instant};
+use super::sync::{is_exact, sleep, Instant};
 use crate::io::writer::HIGH_WATER;
 use crate::protocol::frame;
 use crate::Connection;
 
-/// What nobody waits for is on its way so soon, while nothing holds any thread up: for so long the writer thread lets bytes
-/// gather.
+/// How soon gathered bytes are on their way, while nothing holds any thread up: for so long the writer thread lets them gather.
 const SOON: Duration = Duration::from_micros(500);
 
 /// Frame number `number` of a publisher. Its last byte is the frame's end, so `size` bytes of payload come before it.
@@ -71,11 +70,11 @@ fn wait_a_little() {
     ]));
 }
 
-/// What is appended is written by somebody, once and in each publisher's order, and soon, though nobody asks for it.
+/// What is appended is written by some thread, once and in each publisher's order, and soon, though no thread waits for it.
 #[test]
 fn what_publishers_append_goes_out_by_itself() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
         let publishers: Vec<_> = (1..=2)
             .map(|publisher| {
@@ -95,7 +94,7 @@ fn what_publishers_append_goes_out_by_itself() {
         for (publisher, handle) in (1..=2).zip(publishers) {
             let appended = handle.join().unwrap();
             assert_came(&seen, publisher, &[(0, 10), (1, 10)]);
-            if is_calm() {
+            if is_exact() {
                 let came = seen.iter().filter(|seen| seen.channel == publisher);
                 for (seen, appended) in came.zip(appended) {
                     let took = seen.at - appended;
@@ -108,11 +107,11 @@ fn what_publishers_append_goes_out_by_itself() {
     });
 }
 
-/// `flush` answers that all is written only when all that was appended before it is, whoever writes it; and it ends.
+/// `flush` returns that all is written only when all that was appended before it is, whichever thread writes it; and it ends.
 #[test]
 fn a_flush_ends_when_all_before_it_is_written() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
         let appended = Arc::new(AtomicUsize::new(0));
         let threads: Vec<_> = (1..=3)
@@ -121,7 +120,7 @@ fn a_flush_ends_when_all_before_it_is_written() {
                 let appended = Arc::clone(&appended);
                 spawn(move || {
                     for number in 0..2 {
-                        // The larger one is enough for a publisher to write it himself.
+                        // The larger one is enough for a publisher to write it itself.
                         let size = pick(&[10, 50_000]);
                         append(&connection, publisher, number, size);
                         appended.fetch_add(size + frame::FRAME_OVERHEAD, Ordering::Relaxed);
@@ -152,19 +151,19 @@ fn a_flush_ends_when_all_before_it_is_written() {
     });
 }
 
-/// A large message goes out in one piece, between those of others on the same channel and the protocol's own answers.
+/// A large message goes out in one piece, between those of others on the same channel and the protocol's own replies.
 #[test]
 fn a_large_body_is_not_torn_by_others() {
     check(|| {
-        let mood = pick(&[
-            Mood::GOOD,
-            Mood {
-                gulp: 30_000,
-                balks: true,
-                ..Mood::GOOD
+        let behavior = pick(&[
+            Behavior::PROMPT,
+            Behavior {
+                write_most: 30_000,
+                times_out: true,
+                ..Behavior::PROMPT
             },
         ]);
-        let (connection, broker) = connect(mood);
+        let (connection, broker) = connect(behavior);
         let playing = play(&broker);
         let large = {
             let connection = connection.clone();
@@ -181,7 +180,7 @@ fn a_large_body_is_not_torn_by_others() {
                 }
             })
         };
-        let answers = {
+        let replies = {
             let connection = connection.clone();
             spawn(move || {
                 for number in [21, 22] {
@@ -191,7 +190,7 @@ fn a_large_body_is_not_torn_by_others() {
                 }
             })
         };
-        for thread in [large, small, answers] {
+        for thread in [large, small, replies] {
             thread.join().unwrap();
         }
         let seen = broker.await_frames(4 + 3 + 2 + 2);
@@ -219,14 +218,14 @@ fn a_large_body_is_not_torn_by_others() {
     });
 }
 
-/// What a stream does not take at once, because it is slow or its time is up, is written by somebody later.
+/// What a stream does not take at once, because it is slow or its time is up, is written later, by some thread.
 #[test]
 fn what_the_stream_does_not_take_at_once_is_written_later() {
     check(|| {
-        let (connection, broker) = connect(Mood {
-            gulp: 40,
-            balks: true,
-            ..Mood::GOOD
+        let (connection, broker) = connect(Behavior {
+            write_most: 40,
+            times_out: true,
+            ..Behavior::PROMPT
         });
         let playing = play(&broker);
         let publishers: Vec<_> = (1..=2)
@@ -252,14 +251,14 @@ fn what_the_stream_does_not_take_at_once_is_written_later() {
     });
 }
 
-/// Publishers that find the buffer full wait, and are woken when there is room, whoever makes it.
+/// Publishers that find the buffer full wait, and are woken when there is room, whichever thread makes it.
 #[test]
 fn publishers_wait_for_room_and_are_woken() {
     check(|| {
-        let (connection, broker) = connect(Mood {
+        let (connection, broker) = connect(Behavior {
             room: 200_000,
-            balks: pick(&[true, false]),
-            ..Mood::GOOD
+            times_out: pick(&[true, false]),
+            ..Behavior::PROMPT
         });
         let publishers: Vec<_> = (1..=3)
             .map(|publisher| {
@@ -288,7 +287,7 @@ fn publishers_wait_for_room_and_are_woken() {
 #[test]
 fn what_was_accepted_is_sent_before_the_close() {
     check(|| {
-        let (connection, broker) = connect(Mood::GOOD);
+        let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
         let channels = [(); 2].map(|()| connection.channel().unwrap());
         let publishers = channels.map(|channel| {
