@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::channel::{is_of_stream, Channel};
 use crate::error::Result;
 use crate::io::sync::Instant;
-use crate::protocol::channel::IteratorConsumer;
+use crate::protocol::channel::{Consumer, ConsumerState, IteratorConsumer};
 use crate::{Consume, ConsumingEnded, Error, Message};
 
 /// The messages of a queue, one after another (pika: the generator of `consume`); see [`Channel::consume`].
@@ -164,10 +164,11 @@ impl Messages {
         };
         let present = state.iterator.as_ref();
         if let Some(present) = present.filter(|iterator| !iterator.is_spent()) {
-            if (&present.queue, present.auto_ack, present.exclusive)
+            let consumer = &present.consumer;
+            if (&present.queue, consumer.auto_ack, present.exclusive)
                 == (&request.queue, request.auto_ack, request.exclusive)
             {
-                return Ok((present.consumer_tag.clone(), false));
+                return Ok((consumer.consumer_tag.clone(), false));
             }
             let asked = format!(
                 "queue {:?}, auto_ack {}, exclusive {}",
@@ -175,21 +176,23 @@ impl Messages {
             );
             let expected = format!(
                 "the channel's iterator has queue {:?}, auto_ack {}, exclusive {}; cancel() ends it",
-                present.queue, present.auto_ack, present.exclusive
+                present.queue, consumer.auto_ack, present.exclusive
             );
             return Err(Error::invalid("consume", asked, &expected));
         }
         let consumer_tag = channel.new_consumer_tag();
         state.iterator = Some(IteratorConsumer {
-            id,
-            consumer_tag: consumer_tag.clone(),
+            consumer: Consumer {
+                consumer_tag: consumer_tag.clone(),
+                id,
+                auto_ack: request.auto_ack,
+                of_stream: is_of_stream(&request.arguments),
+                state: ConsumerState::Requested,
+            },
             queue: request.queue.clone(),
-            auto_ack: request.auto_ack,
             exclusive: request.exclusive,
-            of_stream: is_of_stream(&request.arguments),
             buffered: VecDeque::new(),
             is_at_work: false,
-            cancelled: false,
         });
         Ok((consumer_tag, true))
     }
@@ -264,9 +267,9 @@ impl Messages {
         let mut shared = self.channel.link().lock();
         let state = shared.session.channel(self.channel.slot());
         let iterator = state.and_then(|state| state.iterator.as_ref());
-        match iterator.filter(|iterator| iterator.consumer_tag == self.consumer_tag) {
+        match iterator.filter(|iterator| iterator.has_tag(&self.consumer_tag)) {
             Some(iterator) if !iterator.buffered.is_empty() => None,
-            Some(iterator) if iterator.cancelled => Some(ConsumingEnded::CancelledByBroker {
+            Some(iterator) if iterator.is_cancelled() => Some(ConsumingEnded::CancelledByBroker {
                 consumer_tag: self.consumer_tag.clone(),
             }),
             _ if self.channel.is_ended() => Some(ConsumingEnded::Closed),
@@ -281,7 +284,7 @@ impl Messages {
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.slot())?;
         let iterator = state.iterator.as_ref()?;
-        if iterator.consumer_tag != self.consumer_tag {
+        if !iterator.has_tag(&self.consumer_tag) {
             return None;
         }
         let message = shared.session.next_for_iterator(self.channel.slot());
@@ -337,8 +340,8 @@ impl Messages {
                     return true;
                 };
                 let iterator = state.iterator.as_ref();
-                let is_ready =
-                    iterator.map(|iterator| !iterator.buffered.is_empty() || iterator.cancelled);
+                let is_ready = iterator
+                    .map(|iterator| !iterator.buffered.is_empty() || iterator.is_cancelled());
                 is_ready.unwrap_or(true) || state.gate.is_over() || self.channel.is_stopped()
             })?;
         }
@@ -400,7 +403,7 @@ impl Drop for Messages {
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.slot());
         if let Some(iterator) = state.and_then(|state| state.iterator.as_mut()) {
-            if iterator.consumer_tag == self.consumer_tag {
+            if iterator.has_tag(&self.consumer_tag) {
                 iterator.is_at_work = false;
                 link.look_again_if_paused(&mut shared);
             }

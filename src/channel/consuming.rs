@@ -75,8 +75,7 @@ impl Channel {
             let id = self.callbacks().new_consumer_id();
             if let Some(channel) = shared.session.channel(slot) {
                 let iterator = channel.iterator.as_ref();
-                let of_iterator =
-                    iterator.is_some_and(|iterator| iterator.consumer_tag == consumer_tag);
+                let of_iterator = iterator.is_some_and(|iterator| iterator.has_tag(&consumer_tag));
                 if of_iterator || channel.consumer(&consumer_tag).is_some() {
                     return Err(Error::DuplicateConsumerTag { consumer_tag });
                 }
@@ -163,8 +162,7 @@ impl Channel {
             let iterator = channel
                 .as_ref()
                 .and_then(|channel| channel.iterator.as_ref());
-            let of_iterator =
-                iterator.is_some_and(|iterator| iterator.consumer_tag == consumer_tag);
+            let of_iterator = iterator.is_some_and(|iterator| iterator.has_tag(consumer_tag));
             (
                 channel.and_then(|channel| channel.consumer(consumer_tag).cloned()),
                 of_iterator,
@@ -465,7 +463,12 @@ impl Channel {
                 .session
                 .channel(slot)
                 .and_then(|state| state.iterator.as_ref());
-            iterator.map(|iterator| (iterator.consumer_tag.clone(), iterator.cancelled))
+            iterator.map(|iterator| {
+                (
+                    iterator.consumer.consumer_tag.clone(),
+                    iterator.is_cancelled(),
+                )
+            })
         };
         if self.is_ended() {
             return Err(self.closure());
@@ -490,7 +493,7 @@ impl Channel {
         let Some(iterator) = iterator else {
             return Ok(0);
         };
-        if iterator.auto_ack {
+        if iterator.consumer.auto_ack {
             if !iterator.buffered.is_empty() {
                 log::warn!(
                     "the iterator was cancelled with {} acknowledged messages not yielded",
@@ -502,7 +505,7 @@ impl Channel {
         let undelivered = iterator.buffered.into_iter();
         self.give_back_messages(
             undelivered.map(|message| message.delivered()),
-            iterator.of_stream,
+            iterator.consumer.of_stream,
         )
     }
 

@@ -242,18 +242,13 @@ pub(crate) enum Content {
 /// The one consumer behind the `consume` iterator.
 #[derive(Debug)]
 pub(crate) struct IteratorConsumer {
-    pub(crate) id: u64,
-    pub(crate) consumer_tag: String,
+    pub(crate) consumer: Consumer,
     pub(crate) queue: ShortString,
-    pub(crate) auto_ack: bool,
     pub(crate) exclusive: bool,
-    /// Its queue is a stream, as its arguments say.
-    pub(crate) of_stream: bool,
+    /// What has come and was not yielded.
     pub(crate) buffered: VecDeque<Received>,
     /// The program works on a message that the iterator has yielded.
     pub(crate) is_at_work: bool,
-    /// By the broker.
-    pub(crate) cancelled: bool,
 }
 
 /// What is woken by changes of a channel without a thread that waits on the channel itself.
@@ -264,9 +259,19 @@ pub(crate) struct Watcher {
 }
 
 impl IteratorConsumer {
+    /// Whether this is the iterator's tag.
+    pub(crate) fn has_tag(&self, consumer_tag: &str) -> bool {
+        self.consumer.consumer_tag == consumer_tag
+    }
+
+    /// Whether the broker cancelled it.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.consumer.state == ConsumerState::Cancelled
+    }
+
     /// Whether nothing more can be yielded.
     pub(crate) fn is_spent(&self) -> bool {
-        self.cancelled && self.buffered.is_empty()
+        self.is_cancelled() && self.buffered.is_empty()
     }
 }
 
@@ -430,22 +435,14 @@ impl ChannelState {
 
     /// The broker cancels a consumer. Returns whether it was there.
     pub(crate) fn cancel_consumer(&mut self, consumer_tag: &str) -> bool {
-        let mut consumers = self.consumers.iter_mut();
-        let id = if let Some(consumer) = consumers.find(|consumer| {
+        let found = self.all_consumers_mut().find(|consumer| {
             consumer.consumer_tag == consumer_tag && consumer.state != ConsumerState::Cancelled
-        }) {
-            consumer.state = ConsumerState::Cancelled;
-            consumer.id
-        } else if let Some(iterator) = self
-            .iterator
-            .as_mut()
-            .filter(|iterator| iterator.consumer_tag == consumer_tag && !iterator.cancelled)
-        {
-            iterator.cancelled = true;
-            iterator.id
-        } else {
+        });
+        let Some(consumer) = found else {
             return false;
         };
+        consumer.state = ConsumerState::Cancelled;
+        let id = consumer.id;
         let acknowledged_to = self.gate.acks.acknowledged_to();
         let mut runs = self.runs.iter().filter(|run| run.consumer == id);
         let held = acknowledged_to.and_then(|last| {
@@ -467,10 +464,22 @@ impl ChannelState {
 
     /// The broker has confirmed a consumer.
     pub(crate) fn consumer_confirmed(&mut self, consumer_tag: &[u8]) {
-        let mut consumers = self.consumers.iter_mut();
+        let mut consumers = self.all_consumers_mut();
         if let Some(consumer) = consumers.find(|it| it.consumer_tag.as_bytes() == consumer_tag) {
             consumer.state = ConsumerState::Active;
         }
+    }
+
+    /// The consumers whose messages go to callbacks, and that of the iterator.
+    fn all_consumers(&self) -> impl Iterator<Item = &Consumer> {
+        let of_iterator = self.iterator.iter().map(|iterator| &iterator.consumer);
+        self.consumers.iter().chain(of_iterator)
+    }
+
+    fn all_consumers_mut(&mut self) -> impl Iterator<Item = &mut Consumer> {
+        let of_iterator = self.iterator.iter_mut();
+        let of_iterator = of_iterator.map(|iterator| &mut iterator.consumer);
+        self.consumers.iter_mut().chain(of_iterator)
     }
 
     /// Whether a `basic.cancel-ok` confirms what this end said of a consumer that the broker had cancelled.
@@ -503,11 +512,9 @@ impl ChannelState {
         if self.gate.is_over() {
             return Vec::new();
         }
-        let consumers = self.consumers.iter();
-        let live = consumers.filter(|consumer| consumer.state != ConsumerState::Cancelled);
-        let of_iterator = self.iterator.iter().filter(|iterator| !iterator.cancelled);
-        live.map(|consumer| consumer.consumer_tag.clone())
-            .chain(of_iterator.map(|iterator| iterator.consumer_tag.clone()))
+        self.all_consumers()
+            .filter(|consumer| consumer.state != ConsumerState::Cancelled)
+            .map(|consumer| consumer.consumer_tag.clone())
             .collect()
     }
 
@@ -554,7 +561,7 @@ impl ChannelState {
             return true;
         }
         let iterator = self.iterator.as_ref();
-        let of_iterator = iterator.is_some_and(|iterator| iterator.consumer_tag == consumer_tag);
+        let of_iterator = iterator.is_some_and(|iterator| iterator.has_tag(consumer_tag));
         let active = |consumer: &Consumer| consumer.state == ConsumerState::Active;
         let late = !of_iterator && !self.consumer(consumer_tag).is_some_and(active);
         if late && is_due {

@@ -220,15 +220,15 @@ pub(crate) fn busy_session() -> Session {
             }
             3 => {
                 channel.iterator = Some(IteratorConsumer {
-                    id: 9,
-                    of_stream: false,
-                    consumer_tag: "p".into(),
+                    consumer: Consumer {
+                        id: 9,
+                        auto_ack: true,
+                        ..consumer("p")
+                    },
                     queue: "q".into(),
-                    auto_ack: true,
                     exclusive: false,
                     is_at_work: false,
                     buffered: Default::default(),
-                    cancelled: false,
                 });
             }
             _ => {}

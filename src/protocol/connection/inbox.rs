@@ -60,7 +60,7 @@ impl Session {
         self.arrived += 1;
         match (&mut channel.iterator, incoming) {
             (Some(iterator), Incoming::Message(message))
-                if message.consumer_tag() == iterator.consumer_tag =>
+                if iterator.has_tag(message.consumer_tag()) =>
             {
                 iterator.buffered.push_back(message);
             }
@@ -202,7 +202,7 @@ impl Session {
         let message = iterator.buffered.pop_front();
         iterator.is_at_work = message.is_some();
         let message = message?;
-        let id = iterator.id;
+        let id = iterator.consumer.id;
         channel.handed_over(message.delivery_tag, id);
         let held = message.size();
         channel.held -= held;

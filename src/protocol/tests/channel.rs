@@ -28,15 +28,11 @@ pub(super) fn channel() -> ChannelState {
     let mut channel = ChannelState::new(Gate::new(Phase::Open));
     channel.consumers = vec![consumer("a", 1, false), consumer("b", 2, true)];
     channel.iterator = Some(IteratorConsumer {
-        id: 3,
-        consumer_tag: "i".into(),
+        consumer: consumer("i", 3, false),
         queue: "q".into(),
-        auto_ack: false,
         exclusive: false,
-        of_stream: false,
         buffered: Default::default(),
         is_at_work: false,
-        cancelled: false,
     });
     channel
 }
@@ -199,7 +195,7 @@ fn an_iterator_is_spent_when_it_is_cancelled_and_empty() {
     let mut iterator = channel().iterator.unwrap();
     assert!(!iterator.is_spent());
     iterator.buffered.push_back(delivery("i", 1));
-    iterator.cancelled = true;
+    iterator.consumer.state = ConsumerState::Cancelled;
     assert!(!iterator.is_spent());
     iterator.buffered.clear();
     assert!(iterator.is_spent());
