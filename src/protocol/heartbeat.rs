@@ -40,6 +40,7 @@ mod tests {
     #[test]
     fn rules() {
         let heartbeat = Heartbeat::new(10);
+        assert_eq!(heartbeat.interval(), Duration::from_secs(10));
         assert_eq!(heartbeat.send_after(), Some(Duration::from_secs(5)));
         assert_eq!(heartbeat.silence_limit(), Some(Duration::from_secs(15)));
         assert_eq!(Heartbeat::new(0).send_after(), None);

@@ -5,6 +5,7 @@ mod channel;
 mod fields;
 mod frames;
 mod golden;
+mod handshake;
 mod inbox;
 mod message;
 mod properties;
