@@ -8,6 +8,7 @@ mod golden;
 mod handshake;
 mod inbox;
 mod message;
+mod phases;
 mod properties;
 mod random;
 mod seeds;

@@ -1,0 +1,437 @@
+//! What counts in which phase of a channel and of the connection, and what is late.
+
+use super::channel::{channel, consumer, end, session};
+use super::message::{cancel, close, deliver, method, with_content};
+use crate::protocol::channel::{ChannelState, ConsumerState, Gate, Incoming, Phase, Reply};
+use crate::protocol::connection::{Fed, Session};
+use crate::protocol::frame::{write_body, write_header};
+use crate::protocol::method::Method;
+use crate::Error;
+
+fn open_ok(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ChannelOpenOk {})
+}
+
+fn close_ok(channel: u16) -> Vec<u8> {
+    method(channel, &Method::ChannelCloseOk {})
+}
+
+fn connection_close() -> Method<'static> {
+    Method::ConnectionClose {
+        reply_code: 320,
+        reply_text: "maintenance".into(),
+        class_id: 0,
+        method_id: 0,
+    }
+}
+
+/// What only channel 0 may carry.
+fn of_connection() -> [Method<'static>; 4] {
+    let reason = "memory".into();
+    [
+        connection_close(),
+        Method::ConnectionCloseOk {},
+        Method::ConnectionBlocked { reason },
+        Method::ConnectionUnblocked {},
+    ]
+}
+
+fn phase(session: &mut Session, slot: usize) -> Phase {
+    session.channel(slot).unwrap().phase()
+}
+
+/// A session whose channel 1 was closed by the broker after delivery 2, and whose new channel 1 waits for its `open-ok`.
+fn reopening(skipped: Option<u64>) -> (Session, usize) {
+    let (mut session, slot) = session(channel());
+    for tag in 1..=2 {
+        session.feed(&deliver(1, "a", tag, b"")).unwrap();
+    }
+    session.feed(&close(1)).unwrap();
+    if let Some(tag) = skipped {
+        session.feed(&deliver(1, "a", tag, b"late")).unwrap();
+    }
+    session.abandon(slot);
+    let state = ChannelState::new(Gate::new(Phase::Opening));
+    let (slot, number) = session.add_channel(None, state).unwrap();
+    assert_eq!(number, 1);
+    session.add_call(slot, (20, 11));
+    (session, slot)
+}
+
+#[test]
+fn methods_of_the_connection_count_on_channel_0_only() {
+    for of_connection in of_connection() {
+        let (mut session, slot) = session(channel());
+        session.wants_blocked = true;
+        let error = session.feed(&method(1, &of_connection)).unwrap_err();
+        assert!(error.to_string().contains("did not ask"), "{error}");
+        assert!(session.is_open() && session.blocked.is_none() && session.to_send.is_empty());
+        assert_eq!(session.next_connection_event(), None);
+        assert_eq!(phase(&mut session, slot), Phase::Open);
+    }
+    // And those of a channel on no other.
+    let (mut session, _) = session(channel());
+    let error = session.feed(&close(0)).unwrap_err();
+    assert!(error.to_string().contains("did not ask"), "{error}");
+    assert!(session.to_send.is_empty());
+}
+
+#[test]
+fn a_connection_is_open_closing_or_ended() {
+    let (mut session, slot) = session(channel());
+    assert!(session.is_open() && !session.is_closing() && session.end().is_none());
+    let error = session
+        .feed(&method(0, &Method::ConnectionCloseOk {}))
+        .unwrap_err();
+    assert!(error.to_string().contains("did not ask"), "{error}");
+    session.close(200, "done").unwrap();
+    assert!(!session.is_open() && session.is_closing() && session.end().is_none());
+    assert_eq!(phase(&mut session, slot), Phase::Closing);
+    // Only the end counts now, and on channel 0.
+    session.to_send.clear();
+    for number in [1, 3] {
+        for of_connection in of_connection() {
+            session.feed(&method(number, &of_connection)).unwrap();
+        }
+    }
+    for of_connection in &of_connection()[2..] {
+        session.feed(&method(0, of_connection)).unwrap();
+    }
+    assert!(session.is_closing() && session.blocked.is_none() && session.to_send.is_empty());
+    session
+        .feed(&method(0, &Method::ConnectionCloseOk {}))
+        .unwrap();
+    assert!(!session.is_open() && !session.is_closing());
+    match session.end() {
+        Some(Error::ConnectionClosedByClient {
+            reply_code: 200,
+            reply_text,
+        }) => assert_eq!(reply_text, "done"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(phase(&mut session, slot), Phase::Closed);
+}
+
+#[test]
+fn the_brokers_end_of_the_connection_is_confirmed() {
+    for closing in [false, true] {
+        let (mut session, _) = session(channel());
+        if closing {
+            session.close(200, "done").unwrap();
+            session.to_send.clear();
+        }
+        session.feed(&method(0, &connection_close())).unwrap();
+        let confirmed = method(0, &Method::ConnectionCloseOk {});
+        assert_eq!(session.to_send, confirmed);
+        match session.end() {
+            Some(Error::ConnectionClosedByBroker {
+                reply_code: 320,
+                while_closing,
+                ..
+            }) => assert_eq!(*while_closing, closing),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_broker_blocks_and_unblocks() {
+    let (mut session, _) = session(channel());
+    let [_, _, blocked, unblocked] = of_connection();
+    session.feed(&method(0, &blocked)).unwrap();
+    assert_eq!(session.blocked.as_deref(), Some("memory"));
+    assert!(std::mem::take(&mut session.connection_changed));
+    session.feed(&method(0, &unblocked)).unwrap();
+    assert!(session.blocked.is_none() && session.connection_changed);
+}
+
+/// `close-ok` ends what this end has closed, and means nothing on an open channel, where an earlier one's may come late.
+#[test]
+fn a_channel_is_closed_by_close_ok() {
+    let (mut session, slot) = session(channel());
+    session.feed(&close_ok(1)).unwrap();
+    assert_eq!(phase(&mut session, slot), Phase::Open);
+    session.close_channel(slot, 200, "done", end()).unwrap();
+    assert_eq!(phase(&mut session, slot), Phase::Closing);
+    session.to_send.clear();
+    // Nothing else counts, the end of the connection on this channel neither.
+    for skipped in [open_ok(1), deliver(1, "a", 1, b""), cancel(1, "a")] {
+        session.feed(&skipped).unwrap();
+    }
+    for of_connection in of_connection() {
+        session.feed(&method(1, &of_connection)).unwrap();
+    }
+    assert!(session.to_send.is_empty() && session.undelivered == 0 && session.is_open());
+    assert_eq!(phase(&mut session, slot), Phase::Closing);
+    session.feed(&close_ok(1)).unwrap();
+    assert_eq!(phase(&mut session, slot), Phase::Closed);
+    assert!(matches!(
+        session.add_channel(Some(1), channel()),
+        Ok((_, 1))
+    ));
+}
+
+/// Each end may say so before it has heard of the other.
+#[test]
+fn both_ends_may_close_a_channel_at_once() {
+    let (mut session, slot) = session(channel());
+    session.close_channel(slot, 200, "done", end()).unwrap();
+    session.to_send.clear();
+    session.feed(&close(1)).unwrap();
+    assert_eq!(session.to_send, close_ok(1));
+    // Its number is taken until this end's close is confirmed.
+    assert_eq!(phase(&mut session, slot), Phase::Closing);
+    assert!(session.channel(slot).unwrap().broker_close.is_some());
+    assert!(session.add_channel(Some(1), channel()).is_err());
+    session.feed(&close_ok(1)).unwrap();
+    assert_eq!(phase(&mut session, slot), Phase::Closed);
+}
+
+#[test]
+fn a_channel_that_opens_waits_for_open_ok() {
+    let state = ChannelState::new(Gate::new(Phase::Opening));
+    let (mut session, slot) = session(state);
+    let call = session.add_call(slot, (20, 11));
+    let error = session.feed(&deliver(1, "a", 1, b"")).unwrap_err();
+    assert!(error.to_string().contains("which is not open"), "{error}");
+    session.feed(&open_ok(1)).unwrap();
+    assert_eq!(phase(&mut session, slot), Phase::Open);
+    let reply = session.channel(slot).unwrap().take_reply(call);
+    assert!(matches!(reply, Some(Reply::Done)));
+}
+
+/// What a closed channel's number still carries is known by its delivery tags.
+#[test]
+fn the_last_delivery_of_a_former_channel_is_known() {
+    let former = |session: &mut Session, slot| session.channel(slot).unwrap().former;
+    for (skipped, known) in [(None, 2), (Some(3), 3), (Some(7), 7)] {
+        let (mut session, slot) = reopening(skipped);
+        assert_eq!(former(&mut session, slot), Some(known));
+        assert_eq!(phase(&mut session, slot), Phase::Reopening);
+        // Until the broker has confirmed the new one, all is the former one's; only deliveries have such tags.
+        session.feed(&deliver(1, "a", 9, b"late")).unwrap();
+        session.feed(&cancel(1, "a")).unwrap();
+        let got = Method::BasicGetOk {
+            delivery_tag: 20,
+            redelivered: false,
+            exchange: "".into(),
+            routing_key: "".into(),
+            message_count: 0,
+        };
+        session.feed(&with_content(1, &got, b"late")).unwrap();
+        assert_eq!(former(&mut session, slot), Some(9));
+        session.feed(&open_ok(1)).unwrap();
+        assert_eq!(phase(&mut session, slot), Phase::Open);
+        assert_eq!(
+            (session.undelivered, session.to_send.len()),
+            (0, close_ok(1).len())
+        );
+    }
+    let (mut session, slot) = session(channel());
+    assert_eq!(former(&mut session, slot), None);
+}
+
+/// A new channel's first deliveries, among those of the former one.
+#[test]
+fn late_deliveries_are_told_from_those_that_are_due() {
+    let (mut session, slot) = reopening(Some(3));
+    session.feed(&open_ok(1)).unwrap();
+    let state = session.channel(slot).unwrap();
+    state.consumers = vec![consumer("a", 1, false), consumer("b", 2, false)];
+    state.consumers[1].state = ConsumerState::Requested;
+    let mut step = |consumer_tag, delivery_tag, is_delivered: bool, last_came| {
+        session
+            .feed(&deliver(1, consumer_tag, delivery_tag, b""))
+            .unwrap();
+        let incoming = session.next_event(slot);
+        let delivered = matches!(incoming, Some(Incoming::Message(_)));
+        assert_eq!(delivered, is_delivered, "{consumer_tag} {delivery_tag}");
+        let channel = session.channel(slot).unwrap();
+        let (acks, former) = (channel.gate.acks.last_came(), channel.former);
+        assert_eq!(acks, last_came, "{consumer_tag} {delivery_tag}");
+        former
+    };
+    // The former channel goes on where it was.
+    assert_eq!(step("a", 4, false, 0), Some(4));
+    assert_eq!(step("a", 5, false, 0), Some(5));
+    // The new one begins with 1; a consumer that the broker has not confirmed gets nothing yet.
+    assert_eq!(step("a", 1, true, 1), Some(5));
+    assert_eq!(step("b", 4, false, 1), Some(5));
+    assert_eq!(step("b", 7, false, 1), Some(7));
+    // For a consumer that is gone, but due: the next number is due then.
+    assert_eq!(step("gone", 2, false, 2), Some(7));
+    assert_eq!(step("a", 3, true, 3), Some(7));
+}
+
+#[test]
+fn an_iterators_deliveries_are_not_late() {
+    let (mut session, slot) = reopening(None);
+    session.feed(&open_ok(1)).unwrap();
+    session.channel(slot).unwrap().iterator = channel().iterator;
+    session.feed(&deliver(1, "i", 1, b"")).unwrap();
+    session.feed(&deliver(1, "other", 2, b"")).unwrap();
+    let state = session.channel(slot).unwrap();
+    assert_eq!(state.iterator.as_ref().unwrap().buffered.len(), 1);
+    assert!(state.inbox.is_empty());
+}
+
+/// What has no meaning on an open channel may be a former one's; what cannot be read is an error all the same.
+#[test]
+fn what_has_no_meaning_is_skipped_if_there_was_a_former_channel() {
+    let mut lone_body = Vec::new();
+    write_body(&mut lone_body, 1, b"late");
+    let mut cut_message = deliver(1, "a", 9, b"");
+    cut_message.truncate(cut_message.len() - 22);
+    let cut_short = [&cut_message[..], &open_ok(1)].concat();
+    let wrong_end = {
+        let mut bytes = lone_body.clone();
+        *bytes.last_mut().unwrap() = 0;
+        bytes
+    };
+    let mut unreadable = open_ok(1);
+    unreadable[7] = 99;
+    for (bytes, is_skipped) in [
+        (lone_body, true),
+        (method(1, &Method::QueuePurgeOk { message_count: 1 }), true),
+        (cut_short, true),
+        (wrong_end, false),
+        (unreadable, false),
+    ] {
+        let (mut session, slot) = reopening(None);
+        session.feed(&open_ok(1)).unwrap();
+        assert_eq!(session.feed(&bytes).is_ok(), is_skipped, "{bytes:?}");
+        assert_eq!(phase(&mut session, slot), Phase::Open);
+
+        let (mut session, _) = super::channel::session(channel());
+        assert!(session.feed(&bytes).is_err(), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_consumer_is_active_once_it_is_confirmed() {
+    let mut state = channel();
+    for consumer in &mut state.consumers {
+        consumer.state = ConsumerState::Requested;
+    }
+    let (mut session, slot) = session(state);
+    let call = session.add_call(slot, (60, 21));
+    let consumer_tag = "b".into();
+    session
+        .feed(&method(1, &Method::BasicConsumeOk { consumer_tag }))
+        .unwrap();
+    let state = session.channel(slot).unwrap();
+    let states: Vec<ConsumerState> = state.consumers.iter().map(|it| it.state).collect();
+    assert_eq!(states, [ConsumerState::Requested, ConsumerState::Active]);
+    assert!(matches!(state.take_reply(call), Some(Reply::Done)));
+}
+
+/// This end cancels what the broker has cancelled, too, and the broker may confirm that.
+#[test]
+fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
+    let cancel_ok = |tag: &'static str| {
+        let consumer_tag = tag.into();
+        method(1, &Method::BasicCancelOk { consumer_tag })
+    };
+    let (mut session, slot) = session(channel());
+    session.feed(&cancel(1, "a")).unwrap();
+    // It is sent once, without asking for a reply.
+    assert_eq!(session.to_send, cancel(1, "a"));
+    let call = session.add_call(slot, (60, 31));
+    session.feed(&cancel_ok("a")).unwrap();
+    let reply = session.channel(slot).unwrap().take_reply(call);
+    assert!(matches!(reply, Some(Reply::Done)));
+    session.feed(&cancel_ok("a")).unwrap();
+    for unknown in ["a", "b"] {
+        let error = session.feed(&cancel_ok(unknown)).unwrap_err();
+        assert!(error.to_string().contains("did not ask"), "{error}");
+    }
+    // A call that waits for something else is not concerned.
+    let (mut session, slot) = super::channel::session(channel());
+    session.feed(&cancel(1, "a")).unwrap();
+    let call = session.add_call(slot, (50, 31));
+    session.feed(&cancel_ok("a")).unwrap();
+    session
+        .feed(&method(1, &Method::QueuePurgeOk { message_count: 3 }))
+        .unwrap();
+    let reply = session.channel(slot).unwrap().take_reply(call);
+    assert!(matches!(reply, Some(Reply::Count(3))));
+}
+
+#[test]
+fn a_message_that_is_too_large_costs_its_channel() {
+    for (size, is_refused) in [(99, false), (100, false), (101, true)] {
+        let (mut session, slot) = session(channel());
+        session.max_message_size = 100;
+        session.feed(&deliver(1, "a", 1, b"before")).unwrap();
+        let body = vec![7; size];
+        session.feed(&deliver(1, "a", 2, &body)).unwrap();
+        let expected = if is_refused { 1 } else { 2 };
+        assert_eq!(session.channel(slot).unwrap().inbox.len(), expected);
+        if !is_refused {
+            assert!(session.to_send.is_empty());
+            continue;
+        }
+        assert_eq!(phase(&mut session, slot), Phase::Closing);
+        let why = session.channel(slot).unwrap().gate.end().cloned();
+        match why {
+            Some(Error::MessageTooLarge {
+                channel: 1,
+                size: 101,
+                max: 100,
+            }) => {}
+            other => panic!("{other:?}"),
+        }
+        let close = Method::ChannelClose {
+            reply_code: 311,
+            reply_text: "CONTENT_TOO_LARGE".into(),
+            class_id: 60,
+            method_id: 60,
+        };
+        assert_eq!(session.to_send, method(1, &close));
+        assert!(session.changed.contains(&slot));
+        // It is reported as what the broker closes is, once.
+        assert!(session.reported(slot) && !session.reported(slot));
+    }
+}
+
+/// So that the rest is handled when these are delivered.
+#[test]
+fn a_few_messages_are_handled_at_a_time() {
+    let messages: Vec<Vec<u8>> = (1..=9).map(|tag| deliver(1, "a", tag, b"body")).collect();
+    let length = messages[0].len();
+    for count in [1, 3, 4, 5, 8, 9] {
+        let (mut session, slot) = session(channel());
+        let bytes = messages[..count].concat();
+        let handled = count.min(4);
+        let fed = Fed {
+            used: handled * length,
+            more: count > 4,
+        };
+        assert_eq!(session.feed(&bytes).unwrap(), fed, "{count}");
+        assert_eq!(session.channel(slot).unwrap().inbox.len(), handled);
+    }
+}
+
+/// Beyond what is trusted of its header, a body gets room as it comes, and never more than it needs.
+#[test]
+fn a_body_gets_the_room_that_it_needs() {
+    const CHUNK: usize = 100 << 10;
+    for size in [5 << 20, (1 << 20) + 1, 1 << 20, CHUNK + 1] {
+        let (mut session, slot) = session(channel());
+        let mut announced = deliver(1, "a", 1, b"");
+        announced.truncate(announced.len() - 22);
+        session.feed(&announced).unwrap();
+        let mut header = Vec::new();
+        write_header(&mut header, 1, size as u64, &Default::default()).unwrap();
+        session.feed(&header).unwrap();
+        for chunk in vec![7; size].chunks(CHUNK) {
+            let mut frame = Vec::new();
+            write_body(&mut frame, 1, chunk);
+            session.feed(&frame).unwrap();
+        }
+        let Some(Incoming::Message(message)) = session.next_event(slot) else {
+            panic!("no message of {size}");
+        };
+        assert_eq!((message.body.len(), message.body.capacity()), (size, size));
+    }
+}
