@@ -11,24 +11,12 @@ use haypile::{
 };
 use support::peer::{m, Args, Peer};
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, message_count, open, unique, Fixture,
+    assert_closed_by_broker, assert_matches, assert_message_count, bounded, channel,
+    channel_and_queue_of, exclusive_queue, message_count, open, unique, Fixture,
 };
 
 fn mandatory() -> BasicPublish<'static> {
     BasicPublish::new().mandatory(true)
-}
-
-/// A channel with confirms, so that a message is in its queue when `basic_publish` returns; and a queue with the bodies.
-fn channel_and_queue_of(bodies: &[&str]) -> (Channel, String) {
-    let channel = channel();
-    channel.confirm_delivery().unwrap();
-    let queue = exclusive_queue(&channel);
-    for body in bodies {
-        channel
-            .basic_publish_with("", &queue, body, mandatory())
-            .unwrap();
-    }
-    (channel, queue)
 }
 
 /// Fetches a message that must be there; answers its delivery tag.
@@ -37,16 +25,6 @@ fn fetch(channel: &Channel, queue: &str, expected: &str) -> u64 {
     let (method, _, body) = channel.basic_get(queue).unwrap().expect("a message");
     assert_eq!(String::from_utf8(body).unwrap(), expected);
     method.delivery_tag
-}
-
-#[track_caller]
-fn assert_closed_by_broker<T: std::fmt::Debug>(result: haypile::Result<T>, code: u16) {
-    let error = result.unwrap_err();
-    assert!(
-        matches!(error, Error::ChannelClosedByBroker { .. }),
-        "{error:?}"
-    );
-    assert_eq!(error.reply_code(), Some(code), "{error}");
 }
 
 // pika: TestCreateAndCloseChannel
@@ -186,7 +164,7 @@ fn queue_bind_unbind_and_purge() {
         let error = channel
             .basic_publish_with(&exchange, "key", "second", mandatory())
             .unwrap_err();
-        assert!(matches!(error, Error::Unroutable(_)), "{error:?}");
+        assert_matches!(error, Error::Unroutable(_));
         assert_eq!(channel.queue_purge(&queue).unwrap(), 1);
         assert_eq!(message_count(&channel, &queue), 0);
     });
@@ -214,34 +192,38 @@ fn basic_get() {
     });
 }
 
+/// Fetches two messages and refuses the second; those that are in `left` go back, and only they.
+#[track_caller]
+fn refuse_second(refuse: impl FnOnce(&Channel, u64) -> haypile::Result<()>, left: &[&str]) {
+    let (channel, queue) = channel_and_queue_of(&["one", "two"]);
+    fetch(&channel, &queue, "one");
+    let second = fetch(&channel, &queue, "two");
+    refuse(&channel, second).unwrap();
+    assert_message_count(&channel, &queue, left.len() as u32);
+    for body in left {
+        fetch(&channel, &queue, body);
+    }
+    if left.is_empty() {
+        // The first one is still there, and goes back with its channel.
+        channel.close().unwrap();
+        let channel = channel.connection().channel().unwrap();
+        assert_message_count(&channel, &queue, 1);
+        fetch(&channel, &queue, "one");
+    }
+}
+
 // pika: TestBasicReject
 #[test]
 fn basic_reject_requeues() {
-    bounded(|| {
-        let (channel, queue) = channel_and_queue_of(&["one", "two"]);
-        fetch(&channel, &queue, "one");
-        let second = fetch(&channel, &queue, "two");
-        channel.basic_reject(second).unwrap();
-        assert_message_count(&channel, &queue, 1);
-        fetch(&channel, &queue, "two");
-    });
+    bounded(|| refuse_second(|channel, tag| channel.basic_reject(tag), &["two"]));
 }
 
 // pika: TestBasicRejectNoRequeue
 #[test]
 fn basic_reject_without_requeue_drops() {
     bounded(|| {
-        let (channel, queue) = channel_and_queue_of(&["one", "two"]);
-        fetch(&channel, &queue, "one");
-        let second = fetch(&channel, &queue, "two");
-        channel
-            .basic_reject(BasicReject::new(second).requeue(false))
-            .unwrap();
-        assert_message_count(&channel, &queue, 0);
-        channel.close().unwrap();
-        let channel = channel.connection().channel().unwrap();
-        assert_message_count(&channel, &queue, 1);
-        fetch(&channel, &queue, "one");
+        let reject = |tag| BasicReject::new(tag).requeue(false);
+        refuse_second(|channel, tag| channel.basic_reject(reject(tag)), &[]);
     });
 }
 
@@ -249,14 +231,8 @@ fn basic_reject_without_requeue_drops() {
 #[test]
 fn basic_nack_requeues() {
     bounded(|| {
-        let (channel, queue) = channel_and_queue_of(&["one", "two"]);
-        fetch(&channel, &queue, "one");
-        let second = fetch(&channel, &queue, "two");
-        channel
-            .basic_nack(BasicNack::new(second).multiple(false).requeue(true))
-            .unwrap();
-        assert_message_count(&channel, &queue, 1);
-        fetch(&channel, &queue, "two");
+        let nack = |tag| BasicNack::new(tag).multiple(false).requeue(true);
+        refuse_second(|channel, tag| channel.basic_nack(nack(tag)), &["two"]);
     });
 }
 
@@ -264,17 +240,8 @@ fn basic_nack_requeues() {
 #[test]
 fn basic_nack_without_requeue_drops() {
     bounded(|| {
-        let (channel, queue) = channel_and_queue_of(&["one", "two"]);
-        fetch(&channel, &queue, "one");
-        let second = fetch(&channel, &queue, "two");
-        channel
-            .basic_nack(BasicNack::new(second).requeue(false))
-            .unwrap();
-        assert_message_count(&channel, &queue, 0);
-        channel.close().unwrap();
-        let channel = channel.connection().channel().unwrap();
-        assert_message_count(&channel, &queue, 1);
-        fetch(&channel, &queue, "one");
+        let nack = |tag| BasicNack::new(tag).requeue(false);
+        refuse_second(|channel, tag| channel.basic_nack(nack(tag)), &[]);
     });
 }
 
@@ -282,15 +249,11 @@ fn basic_nack_without_requeue_drops() {
 #[test]
 fn basic_nack_of_several() {
     bounded(|| {
-        let (channel, queue) = channel_and_queue_of(&["one", "two"]);
-        fetch(&channel, &queue, "one");
-        let second = fetch(&channel, &queue, "two");
-        channel
-            .basic_nack(BasicNack::new(second).multiple(true).requeue(true))
-            .unwrap();
-        assert_message_count(&channel, &queue, 2);
-        fetch(&channel, &queue, "one");
-        fetch(&channel, &queue, "two");
+        let nack = |tag| BasicNack::new(tag).multiple(true).requeue(true);
+        refuse_second(
+            |channel, tag| channel.basic_nack(nack(tag)),
+            &["one", "two"],
+        );
     });
 }
 
@@ -379,10 +342,7 @@ fn a_declare_on_a_closed_channel_is_a_wrong_state() {
         let error = channel
             .queue_declare(QueueDeclare::new(unique("q")).exclusive(true))
             .unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ChannelWrongState { .. });
     });
 }
 
@@ -404,10 +364,7 @@ fn publishing_on_a_closed_channel_is_a_wrong_state_and_sends_nothing() {
             );
         }
         let error = channel.basic_ack(1).unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ChannelWrongState { .. });
         assert_message_count(&other, &queue, 0);
         connection
             .process_data_events(Duration::from_millis(20))
@@ -423,10 +380,7 @@ fn closing_a_closed_channel_is_a_wrong_state() {
         let channel = channel();
         channel.close().unwrap();
         let error = channel.close().unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ChannelWrongState { .. });
     });
 }
 

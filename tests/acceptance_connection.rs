@@ -13,7 +13,9 @@ use haypile::{
 };
 use support::peer::{m, Args, Handshake, Peer, Session};
 use support::proxy::Proxy;
-use support::{bounded, exclusive_queue, open, pump_until, unique, url, Log, RefusedPort, SOON};
+use support::{
+    assert_matches, bounded, exclusive_queue, open, pump_until, unique, url, Log, RefusedPort, SOON,
+};
 
 /// Well above what an idle loop takes, and well below any timeout.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -79,7 +81,7 @@ fn two_unreachable_parameters_are_an_error_that_lists_both() {
     bounded(|| {
         let (first, second) = (RefusedPort::new(), RefusedPort::new());
         let error = Connection::open([refused(&first), refused(&second)]).unwrap_err();
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert!(error.is_connection_error());
         let text = error.to_string();
         for port in [&first, &second] {
@@ -97,10 +99,7 @@ fn closing_twice_is_a_wrong_state() {
         connection.close().unwrap();
         assert!(connection.is_closed());
         let error = connection.close().unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
     });
 }
 
@@ -183,7 +182,7 @@ fn a_lost_connection_is_closed_and_so_are_its_channels() {
         let channel = connection.channel().unwrap();
         proxy.cut();
         let error = channel.basic_qos(1).unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         assert_eq!(error.address(), Some(&*proxy.address().to_string()));
         assert!(!channel.is_open() && channel.is_closed());
         assert!(!connection.is_open() && connection.is_closed());
@@ -211,10 +210,7 @@ fn update_secret_on_a_closed_connection_is_a_wrong_state() {
         let error = connection
             .update_secret("new_secret", "reason")
             .unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
         assert!(connection.is_closed() && !connection.is_open());
     });
 }
@@ -228,10 +224,7 @@ fn update_secret_refuses_what_cannot_be_sent() {
         let error = connection
             .update_secret("new_secret", &"r".repeat(256))
             .unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { length: 256, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { length: 256, .. });
         assert!(connection.is_open());
         connection.update_secret("new_secret", "reason").unwrap();
     });
@@ -254,17 +247,11 @@ fn an_invalid_exchange_type_is_refused_by_the_broker() {
             .exchange_declare(ExchangeDeclare::new(unique("x"), "ZZwwInvalid"))
             .unwrap_err();
         if version.starts_with("3.") {
-            assert!(
-                matches!(error, Error::ConnectionClosedByBroker { .. }),
-                "{error:?}"
-            );
+            assert_matches!(error, Error::ConnectionClosedByBroker { .. });
             assert_eq!(error.reply_code(), Some(503));
             assert!(connection.is_closed());
         } else {
-            assert!(
-                matches!(error, Error::ChannelClosedByBroker { .. }),
-                "{error:?}"
-            );
+            assert_matches!(error, Error::ChannelClosedByBroker { .. });
             assert_eq!(error.reply_code(), Some(406));
             assert!(connection.is_open());
         }
@@ -301,10 +288,7 @@ fn an_invalid_queue_name_is_refused_before_it_is_sent() {
         let error = channel
             .queue_declare(QueueDeclare::new("q".repeat(256)).exclusive(true))
             .unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { length: 256, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { length: 256, .. });
         assert!(channel.is_open() && connection.is_open());
         exclusive_queue(&channel);
     });
@@ -318,7 +302,7 @@ fn a_connection_reset_before_channel_is_a_lost_stream() {
         let connection = Connection::open(proxy.url()).unwrap();
         proxy.stop();
         let error = connection.channel().unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         assert!(connection.is_closed() && !connection.is_open());
     });
 }
@@ -331,13 +315,10 @@ fn calls_after_the_loss_say_that_the_connection_is_not_open() {
         let connection = Connection::open(proxy.url()).unwrap();
         proxy.stop();
         let error = connection.channel().unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         assert!(connection.is_closed() && !connection.is_open());
         let error = connection.channel().unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
         assert!(
             error.to_string().contains("lost"),
             "it should still say why: {error}"
@@ -351,7 +332,7 @@ fn a_refused_port_is_a_connection_error() {
     bounded(|| {
         let nobody = RefusedPort::new();
         let error = Connection::open(refused(&nobody)).unwrap_err();
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert_eq!(error.address(), Some(&*nobody.address().to_string()));
         assert!(error.to_string().contains("TCP"), "{error}");
     });
@@ -384,10 +365,7 @@ fn a_loss_after_start_is_a_probable_authentication_error() {
             session.expect(0, m::CONNECTION_START_OK);
         });
         for error in errors {
-            assert!(
-                matches!(error, Error::ProbableAuthentication(_)),
-                "{error:?}"
-            );
+            assert_matches!(error, Error::ProbableAuthentication(_));
         }
     });
 }
@@ -404,7 +382,7 @@ fn a_loss_after_tune_is_a_probable_access_denied_error() {
             session.expect(0, m::CONNECTION_TUNE_OK);
         });
         for error in errors {
-            assert!(matches!(error, Error::ProbableAccessDenied(_)), "{error:?}");
+            assert_matches!(error, Error::ProbableAccessDenied(_));
         }
     });
 }
@@ -414,7 +392,7 @@ fn a_loss_after_tune_is_a_probable_access_denied_error() {
 fn a_loss_after_the_protocol_header_is_an_incompatible_protocol_error() {
     bounded(|| {
         for error in opened_against(Session::expect_protocol_header) {
-            assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+            assert_matches!(error, Error::IncompatibleProtocol(_));
         }
     });
 }
@@ -496,10 +474,7 @@ fn a_connection_blocked_for_too_long_is_given_up() {
                 break error;
             }
         };
-        assert!(
-            matches!(error, Error::ConnectionBlockedTimeout { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionBlockedTimeout { .. });
         assert!(error.to_string().contains("low on disk"), "{error}");
         assert!(connection.is_closed());
     });
@@ -554,10 +529,7 @@ fn a_threadsafe_callback_on_a_closed_connection_is_a_wrong_state() {
         let connection = open();
         connection.close().unwrap();
         let error = connection.add_callback_threadsafe(|| {}).unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
     });
 }
 

@@ -7,26 +7,17 @@ use std::thread;
 use std::time::Duration;
 
 use haypile::{
-    BasicConsume, BasicPublish, Channel, Connection, Consume, ConsumingEnded, Deliver, Error,
+    BasicConsume, BasicPublish, Channel, Connection, Consume, ConsumingEnded, Deliver,
     ExchangeDeclare, ExchangeType, QueueDeclare,
 };
 use support::peer::{m, Args, Peer};
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, message_count, open, unique, Fixture,
-    Log,
+    assert_closed_by_broker, assert_message_count, bounded, channel, channel_and_queue_of,
+    exclusive_queue, message_count, open, unique, Fixture, Log,
 };
 
 fn mandatory() -> BasicPublish<'static> {
     BasicPublish::new().mandatory(true)
-}
-
-/// A channel with confirms, so that a message is in its queue when `basic_publish` returns; and a queue with the bodies.
-fn channel_and_queue_of(bodies: &[&str]) -> (Channel, String) {
-    let channel = channel();
-    channel.confirm_delivery().unwrap();
-    let queue = exclusive_queue(&channel);
-    publish_all(&channel, &queue, bodies);
-    (channel, queue)
 }
 
 #[track_caller]
@@ -52,16 +43,6 @@ fn let_them_come(channel: &Channel, queue: &str) {
     assert_message_count(channel, queue, 0);
     // What the broker sent before it counted has arrived when it answers once more.
     assert_eq!(message_count(channel, queue), 0);
-}
-
-#[track_caller]
-fn assert_closed_by_broker<T: std::fmt::Debug>(result: haypile::Result<T>, code: u16) {
-    let error = result.unwrap_err();
-    assert!(
-        matches!(error, Error::ChannelClosedByBroker { .. }),
-        "{error:?}"
-    );
-    assert_eq!(error.reply_code(), Some(code), "{error}");
 }
 
 // pika: TestBasicConsumeFromUnknownQueueRaisesChannelClosed

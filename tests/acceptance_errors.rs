@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use haypile::{Connection, ConnectionParameters, Error, PlainCredentials, QueueDeclare, Stage};
 use support::peer::{m, Args, Handshake, Peer, Session};
 use support::proxy::Proxy;
-use support::{bounded, rabbitmqctl, unique, url, SOON};
+use support::{assert_matches, bounded, rabbitmqctl, unique, url, SOON};
 
 /// Fails to connect to a broker that follows the script and then hangs up.
 #[track_caller]
@@ -38,7 +38,7 @@ fn an_http_answer_is_recognized() {
                 b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
             );
         });
-        assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+        assert_matches!(error, Error::IncompatibleProtocol(_));
         assert_failed_at(&error, Stage::ProtocolHeader);
         let text = error.to_string();
         assert!(text.contains("HTTP") && text.contains("15672"), "{text}");
@@ -66,7 +66,7 @@ fn another_version_of_amqp_is_named() {
             session.expect_protocol_header();
             session.send_raw(b"AMQP\x03\x01\x00\x00");
         });
-        assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+        assert_matches!(error, Error::IncompatibleProtocol(_));
         assert!(error.to_string().contains("1-0-0"), "{error}");
     });
 }
@@ -78,7 +78,7 @@ fn garbage_is_no_amqp() {
             session.expect_protocol_header();
             session.send_raw(b"SSH-2.0-OpenSSH_9.2\r\n");
         });
-        assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+        assert_matches!(error, Error::IncompatibleProtocol(_));
         assert_failed_at(&error, Stage::ProtocolHeader);
     });
 }
@@ -91,10 +91,7 @@ fn a_wrong_password_is_told_and_kept_secret() {
             .credentials(PlainCredentials::new("guest", "not-the-password"));
         assert!(!format!("{parameters:?}").contains("not-the-password"));
         let error = Connection::open(parameters).unwrap_err();
-        assert!(
-            matches!(error, Error::ProbableAuthentication(_)),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ProbableAuthentication(_));
         assert_failed_at(&error, Stage::Authentication);
         assert_eq!(error.reply_code(), Some(403));
         let text = format!("{error} {error:?}");
@@ -111,7 +108,7 @@ fn an_unknown_virtual_host_is_told() {
             .unwrap()
             .virtual_host("no such vhost");
         let error = Connection::open(parameters).unwrap_err();
-        assert!(matches!(error, Error::ProbableAccessDenied(_)), "{error:?}");
+        assert_matches!(error, Error::ProbableAccessDenied(_));
         assert_failed_at(&error, Stage::VirtualHost);
         assert_eq!(error.reply_code(), Some(530));
         assert!(error.to_string().contains("no such vhost"), "{error}");
@@ -130,7 +127,7 @@ fn no_mechanism_in_common_is_an_authentication_error() {
             });
             session.expect_end();
         });
-        assert!(matches!(error, Error::Authentication(_)), "{error:?}");
+        assert_matches!(error, Error::Authentication(_));
         assert!(error.to_string().contains("GSSAPI"), "{error}");
     });
 }
@@ -141,7 +138,7 @@ fn a_refused_port_names_its_stage_and_address() {
         let port = support::RefusedPort::new();
         let error =
             Connection::open(format!("amqp://guest:guest@{}/", port.address())).unwrap_err();
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert_failed_at(&error, Stage::Tcp);
         assert_eq!(error.address(), Some(&*port.address().to_string()));
     });
@@ -179,7 +176,7 @@ fn a_peer_that_says_nothing_is_given_up_by_the_stack_timeout() {
                 elapsed >= Duration::from_millis(200) && elapsed < Duration::from_secs(3),
                 "{elapsed:?}"
             );
-            assert!(matches!(error, Error::Connection(_)), "{error:?}");
+            assert_matches!(error, Error::Connection(_));
             assert_failed_at(&error, stage);
             peer.finish();
         }
@@ -251,10 +248,7 @@ fn error_541_for_a_transient_queue_says_what_to_declare_instead() {
         let connection = Connection::open(peer.url()).unwrap();
         let channel = connection.channel().unwrap();
         let error = channel.queue_declare("q").unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionClosedByBroker { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionClosedByBroker { .. });
         assert_eq!(error.reply_code(), Some(541));
         let text = error.to_string();
         assert!(
@@ -282,10 +276,7 @@ fn an_operator_closing_the_connection_is_told() {
         };
         rabbitmqctl(&["close_connection", &pid, "out of order"]);
         let error = connection.process_data_events(SOON).unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionClosedByBroker { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionClosedByBroker { .. });
         assert_eq!(error.reply_code(), Some(320));
         assert!(error.to_string().contains("out of order"), "{error}");
     });
@@ -346,12 +337,9 @@ fn a_violation_of_the_protocol_ends_the_connection() {
             let channel = connection.channel().unwrap();
             let error = channel.basic_qos(1).unwrap_err();
             assert!(error.is_connection_error(), "{error:?}");
-            assert!(
-                matches!(
-                    error,
-                    Error::UnexpectedFrame { .. } | Error::InvalidFrame(_)
-                ),
-                "{error:?}"
+            assert_matches!(
+                error,
+                Error::UnexpectedFrame { .. } | Error::InvalidFrame(_)
             );
             assert!(connection.is_closed() && channel.is_closed());
             drop((channel, connection));
@@ -377,7 +365,7 @@ fn a_call_without_an_answer_is_given_up_with_its_channel() {
         let channel = connection.channel().unwrap();
         let start = Instant::now();
         let error = channel.basic_qos(1).unwrap_err();
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
         assert!(start.elapsed() < SOON);
         support::wait_until(SOON, || channel.is_closed());
         assert!(connection.is_open());

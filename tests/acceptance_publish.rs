@@ -10,8 +10,8 @@ use haypile::{
     ExchangeType, Return, ReturnedMessage,
 };
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, message_count, one_header, pump_until,
-    Fixture, Log, Message,
+    assert_matches, assert_message_count, bounded, channel, exclusive_queue, message_count,
+    one_header, pump_until, Fixture, Log, Message,
 };
 
 fn mandatory() -> BasicPublish<'static> {
@@ -152,7 +152,7 @@ fn unroutable_with_confirms_goes_to_the_return_callback_too() {
             let error = channel
                 .basic_publish_with(&exchange, "key", body, mandatory())
                 .unwrap_err();
-            assert!(matches!(error, Error::Unroutable(_)), "{error:?}");
+            assert_matches!(error, Error::Unroutable(_));
         }
         assert!(returns.is_empty());
         channel

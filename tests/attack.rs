@@ -14,7 +14,9 @@ use haypile::{
     Stream,
 };
 use support::peer::{m, Args, Frame, Peer, Session};
-use support::{bounded, channel, exclusive_queue, let_others_wait, met_within, open, Log, SOON};
+use support::{
+    assert_matches, bounded, channel, exclusive_queue, let_others_wait, met_within, open, Log, SOON,
+};
 
 /// More than the reader keeps for the program before it pauses.
 const BACKLOG: usize = 6 << 20;
@@ -388,7 +390,7 @@ fn signals_do_not_put_off_a_deadline() {
         let (done, ended) = mpsc::channel();
         thread::spawn(move || done.send(channel.basic_qos(1).unwrap_err()));
         let error = ended.recv_timeout(SOON).expect("the call never ends");
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
     });
 }
 
@@ -523,7 +525,7 @@ fn a_secret_larger_than_a_frame_is_refused_and_the_connection_lives() {
         let connection = open();
         let secret = "x".repeat(connection.frame_max() as usize + 1);
         let error = connection.update_secret(&secret, "renewed").unwrap_err();
-        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+        assert_matches!(error, Error::InvalidParameter { .. });
         connection.channel().unwrap();
     });
 }

@@ -9,31 +9,20 @@ mod support;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use haypile::{
-    AmqPlainCredentials, BasicGet, Connection, ConnectionParameters, Credentials, Error,
-    ExternalCredentials, PlainCredentials, QueueDeclare, Stage,
+    AmqPlainCredentials, Connection, ConnectionParameters, Credentials, Error, ExternalCredentials,
+    PlainCredentials, QueueDeclare, Stage,
 };
 use rcgen::{KeyPair, SigningKey};
 
 use broker::{Broker, Folder};
 use support::peer::{m, Args, Handshake, Peer};
-use support::{bounded, bounded_by, unique, url, wait_until, RefusedPort, SOON};
+use support::{
+    assert_matches, assert_works, bounded, bounded_by, unique, url, wait_until, RefusedPort, SOON,
+};
 
 /// Parameters for the broker of `AMQP_URL`.
 fn parameters() -> ConnectionParameters {
     ConnectionParameters::from_url(url()).unwrap()
-}
-
-#[track_caller]
-fn works(connection: &Connection) {
-    let channel = connection.channel().unwrap();
-    let queue = support::exclusive_queue(&channel);
-    channel.confirm_delivery().unwrap();
-    channel.basic_publish("", &queue, "hello").unwrap();
-    let got = channel
-        .basic_get(BasicGet::new(&queue).auto_ack(true))
-        .unwrap();
-    assert_eq!(got.unwrap().2, b"hello");
-    channel.close().unwrap();
 }
 
 // ---- mechanisms
@@ -50,7 +39,7 @@ fn each_mechanism_lets_guest_in() {
             ]),
         ] {
             let connection = Connection::open(parameters().credentials(credentials)).unwrap();
-            works(&connection);
+            assert_works(&connection);
             connection.close().unwrap();
         }
         for option in ["plain", "amqplain", "AMQPLAIN", "PLAIN"] {
@@ -114,7 +103,7 @@ fn a_refusal_says_what_was_offered() {
         });
         let error = Connection::open(peer.url()).unwrap_err();
         let text = error.to_string();
-        assert!(matches!(error, Error::Authentication(_)), "{error:?}");
+        assert_matches!(error, Error::Authentication(_));
         assert_eq!(
             error.connect_failure().unwrap().stage,
             Stage::Authentication
@@ -126,7 +115,7 @@ fn a_refusal_says_what_was_offered() {
         // The real one offers EXTERNAL only with a plugin.
         let error = Connection::open(parameters().credentials(ExternalCredentials)).unwrap_err();
         let text = error.to_string();
-        assert!(matches!(error, Error::Authentication(_)), "{error:?}");
+        assert_matches!(error, Error::Authentication(_));
         for word in ["PLAIN", "AMQPLAIN", "EXTERNAL"] {
             assert!(text.contains(word), "{text}");
         }
@@ -141,10 +130,7 @@ fn a_wrong_password_is_told_by_the_broker() {
             AmqPlainCredentials::new("guest", "wrong").into(),
         ] {
             let error = Connection::open(parameters().credentials(credentials)).unwrap_err();
-            assert!(
-                matches!(error, Error::ProbableAuthentication(_)),
-                "{error:?}"
-            );
+            assert_matches!(error, Error::ProbableAuthentication(_));
             assert_eq!(error.reply_code(), Some(403));
         }
     });
@@ -156,10 +142,7 @@ fn a_login_that_is_too_large_is_told_apart() {
         let token = "x".repeat(5000);
         let login = PlainCredentials::new("guest", &token);
         let error = Connection::open(parameters().credentials(login)).unwrap_err();
-        assert!(
-            matches!(error, Error::ProbableAuthentication(_)),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ProbableAuthentication(_));
         // A broker may be set to take that much; then it is the wrong password.
         if error.reply_code() != Some(403) {
             assert!(error.to_string().contains("4096 bytes"), "{error}");
@@ -182,7 +165,7 @@ fn credentials_are_erased_only_after_the_last_attempt() {
         let locked = good.clone().virtual_host(unique("no-such-host"));
         // Each of these has been tried, and one of them has logged in before it was turned away.
         let connection = Connection::open([nobody.clone(), locked.clone(), good.clone()]).unwrap();
-        works(&connection);
+        assert_works(&connection);
         connection.close().unwrap();
 
         // Attempts that fail erase nothing.
@@ -191,7 +174,7 @@ fn credentials_are_erased_only_after_the_last_attempt() {
             locked.connection_attempts(3).retry_delay(Duration::ZERO),
         ];
         let error = Connection::open(&again).unwrap_err();
-        assert!(matches!(error, Error::ProbableAccessDenied(_)), "{error:?}");
+        assert_matches!(error, Error::ProbableAccessDenied(_));
         let attempts = &error.connect_failure().unwrap().attempts;
         let turned_away = attempts.iter().filter(|a| a.stage == Stage::VirtualHost);
         assert_eq!(turned_away.count(), 3, "{error}");
@@ -199,7 +182,7 @@ fn credentials_are_erased_only_after_the_last_attempt() {
         // What the program keeps is its own.
         for _ in 0..2 {
             let connection = Connection::open(&good).unwrap();
-            works(&connection);
+            assert_works(&connection);
             connection.close().unwrap();
         }
     });
@@ -226,15 +209,12 @@ fn a_new_secret_is_sent() {
             .update_secret("t\u{f6}ken", "the old one expires")
             .unwrap();
         let error = connection.update_secret("refused", "again").unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::ConnectionClosedByBroker {
-                    reply_code: 530,
-                    ..
-                }
-            ),
-            "{error:?}"
+        assert_matches!(
+            error,
+            Error::ConnectionClosedByBroker {
+                reply_code: 530,
+                ..
+            }
         );
         assert!(connection.is_closed());
         let error = connection.update_secret("late", "").unwrap_err();
@@ -255,13 +235,10 @@ fn a_new_secret_waits_no_longer_than_other_calls() {
         let connection =
             Connection::open(parameters.rpc_timeout(Duration::from_millis(300))).unwrap();
         let error = connection.update_secret("token", "").unwrap_err();
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
         let long = "x".repeat(256);
         let error = connection.update_secret("token", &long).unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { .. });
         drop(connection);
         peer.finish();
     });
@@ -275,8 +252,8 @@ fn a_real_broker_takes_a_new_secret() {
         connection.update_secret("guest", "for a test").unwrap();
         let large = "x".repeat(connection.frame_max() as usize);
         let error = connection.update_secret(&large, "for a test").unwrap_err();
-        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
-        works(&connection);
+        assert_matches!(error, Error::InvalidParameter { .. });
+        assert_works(&connection);
         channel.close().unwrap();
         connection.close().unwrap();
     });
@@ -332,8 +309,8 @@ fn a_token_is_renewed_before_it_expires() {
         let valid = Duration::from_secs(5);
         let renewed = with(&token(&key, valid)).unwrap();
         let forgotten = with(&token(&key, valid)).unwrap();
-        works(&renewed);
-        works(&forgotten);
+        assert_works(&renewed);
+        assert_works(&forgotten);
         let fresh = token(&key, Duration::from_secs(600));
         renewed
             .update_secret(&fresh, "the token expires soon")
@@ -345,23 +322,17 @@ fn a_token_is_renewed_before_it_expires() {
             channel.close()
         };
         wait_until(SOON, || ask().is_err());
-        works(&renewed);
+        assert_works(&renewed);
 
         // One that has expired, and one that somebody else has signed.
         let old = token(&key, Duration::ZERO);
         let foreign = token(&KeyPair::generate().unwrap(), Duration::from_secs(600));
         for bad in [&old, &foreign] {
             let error = with(bad).unwrap_err();
-            assert!(
-                matches!(error, Error::ProbableAuthentication(_)),
-                "{error:?}"
-            );
+            assert_matches!(error, Error::ProbableAuthentication(_));
         }
         let error = renewed.update_secret(&foreign, "").unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionClosedByBroker { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionClosedByBroker { .. });
         capture::assert_none_of(
             &[&foreign, &fresh],
             &format!("{error} {error:?}"),

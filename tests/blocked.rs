@@ -12,7 +12,9 @@ use haypile::{
     BasicGet, Connection, ConnectionParameters, Error, ExchangeDeclare, ExchangeType, QueueDeclare,
 };
 use support::peer::{m, Args, Peer};
-use support::{bounded, bounded_by, exclusive_queue, open, unique, url, wait_until};
+use support::{
+    assert_matches, bounded, bounded_by, exclusive_queue, open, unique, url, wait_until,
+};
 
 const ALARM: Duration = Duration::from_secs(60);
 
@@ -37,15 +39,12 @@ fn a_timeout_during_an_alarm_says_so_and_that_the_messages_fate_is_unknown() {
         broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
         // The broker says it when the connection publishes next.
         let error = channel.basic_publish("", &queue, "during").unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::Timeout {
-                    blocked: Some(_),
-                    ..
-                }
-            ),
-            "{error:?}"
+        assert_matches!(
+            error,
+            Error::Timeout {
+                blocked: Some(_),
+                ..
+            }
         );
         assert!(
             error.is_channel_error() && error.is_retryable(),
@@ -182,16 +181,10 @@ fn asking_for_a_queue_costs_nothing() {
         let error = open().queue_exists(&queue).unwrap_err();
         assert_eq!(error.reply_code(), Some(405));
         let error = connection.queue_exists(&"q".repeat(256)).unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { .. });
         connection.close().unwrap();
         let error = connection.queue_exists(&queue).unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
     });
 }
 
@@ -221,15 +214,12 @@ fn the_default_exchange_is_not_asked_about() {
     bounded(|| {
         let connection = open();
         let error = connection.exchange_exists("").unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::ChannelClosedByBroker {
-                    reply_code: 403,
-                    ..
-                }
-            ),
-            "{error:?}"
+        assert_matches!(
+            error,
+            Error::ChannelClosedByBroker {
+                reply_code: 403,
+                ..
+            }
         );
         assert!(!error.is_retryable() && connection.is_open());
     });

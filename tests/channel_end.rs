@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use haypile::{BasicConsume, Channel, Connection, Error};
 use support::peer::{m, Args, Frame, Peer, Session};
-use support::{bounded, bounded_by, exclusive_queue, open, unique, Log};
+use support::{assert_matches, bounded, bounded_by, exclusive_queue, open, unique, Log};
 
 /// The frames of a delivery of `body`, the body in frames of `part` bytes.
 fn delivery(
@@ -47,7 +47,7 @@ fn close(channel: u16) -> Vec<u8> {
     Frame::encode_method(channel, m::CHANNEL_CLOSE, &arguments)
 }
 
-/// What a broker may still say on a channel, right and wrong.
+/// What a broker may still send on a channel, right and wrong.
 fn late_frames(channel: u16) -> Vec<Vec<u8>> {
     let mut frames = delivery(channel, "mine", 7, &[b'x'; 3000], 1000);
     frames.push(Frame::encode_content(
@@ -92,27 +92,27 @@ fn late_frames(channel: u16) -> Vec<Vec<u8>> {
     frames
 }
 
-/// How the same bytes reach the client.
+/// How the same bytes come to the client.
 #[derive(Clone, Copy)]
 enum Cut {
     Whole,
     Frames,
-    /// In pieces of so many bytes.
-    Pieces(usize),
+    /// In parts of so many bytes.
+    Parts(usize),
 }
 
-const CUTS: [Cut; 4] = [Cut::Whole, Cut::Frames, Cut::Pieces(100), Cut::Pieces(1009)];
+const CUTS: [Cut; 4] = [Cut::Whole, Cut::Frames, Cut::Parts(100), Cut::Parts(1009)];
 
 fn send(session: &mut Session, frames: &[Vec<u8>], cut: Cut) {
     let bytes = frames.concat();
-    let mut piece = |bytes: &[u8]| {
+    let mut part = |bytes: &[u8]| {
         session.send_raw(bytes);
         std::thread::yield_now();
     };
     match cut {
-        Cut::Whole => piece(&bytes),
-        Cut::Frames => frames.iter().for_each(|frame| piece(frame)),
-        Cut::Pieces(size) => bytes.chunks(size).for_each(piece),
+        Cut::Whole => part(&bytes),
+        Cut::Frames => frames.iter().for_each(|frame| part(frame)),
+        Cut::Parts(size) => bytes.chunks(size).for_each(part),
     }
 }
 
@@ -126,156 +126,149 @@ fn consume(channel: &Channel, log: &Log<u64>) {
         .unwrap();
 }
 
+/// Plays both sides for each way in which bytes may come. Channel 1 is open, with a consumer that writes down the tags of
+/// what is delivered, when `broker` and `program` begin.
+fn for_each_cut(broker: fn(&mut Session, Cut), program: fn(&Connection, &Channel, &Log<u64>)) {
+    for cut in CUTS {
+        bounded(move || {
+            let peer = Peer::start(move |session| {
+                session.handshake();
+                session.open_channel(1);
+                session.accept_consumer(1);
+                broker(session, cut);
+            });
+            let connection = Connection::open(peer.url()).unwrap();
+            let channel = connection.channel().unwrap();
+            let log = Log::new();
+            consume(&channel, &log);
+            program(&connection, &channel, &log);
+            connection.close().unwrap();
+            peer.finish();
+        });
+    }
+}
+
+/// Consumes on a channel that has its number from one that was closed; only the new one's message is delivered.
+fn assert_only_new_messages_come(connection: &Connection, again: &Channel, log: &Log<u64>) {
+    assert_eq!(again.channel_number(), 1);
+    assert!(log.is_empty());
+    consume(again, log);
+    support::pump_until(connection, || !log.is_empty());
+    assert_eq!(log.all(), [1]);
+}
+
 #[track_caller]
 fn assert_closed_by_broker(channel: &Channel) {
     let error = channel.basic_qos(1).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::ChannelClosedByBroker {
-                reply_code: 406,
-                ..
-            }
-        ),
-        "{error}"
+    assert_matches!(
+        error,
+        Error::ChannelClosedByBroker {
+            reply_code: 406,
+            ..
+        }
     );
 }
 
 #[test]
 fn what_comes_after_the_brokers_close_is_skipped() {
-    for cut in CUTS {
-        bounded(move || {
-            let peer = Peer::start(move |session| {
-                session.handshake();
-                session.open_channel(1);
-                session.accept_consumer(1);
-                // The close stands in the middle of a message.
-                let mut frames = delivery(1, "mine", 1, &[b'x'; 3000], 1000);
-                frames.insert(3, close(1));
-                frames.extend(late_frames(1));
-                send(session, &frames, cut);
-                session.expect(1, m::CHANNEL_CLOSE_OK);
-                send(session, &late_frames(1), cut);
-                // The number is opened again, and what comes before open-ok is not the new channel's.
-                session.expect(1, m::CHANNEL_OPEN);
-                send(session, &late_frames(1), cut);
-                session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
-                session.accept_consumer(1);
-                session.deliver(1, "mine", 1, b"new");
-                session.serve_until_end();
-            });
-            let connection = Connection::open(peer.url().as_str()).unwrap();
-            let channel = connection.channel().unwrap();
-            let log = Log::new();
-            consume(&channel, &log);
+    for_each_cut(
+        |session, cut| {
+            // The close stands in the middle of a message.
+            let mut frames = delivery(1, "mine", 1, &[b'x'; 3000], 1000);
+            frames.insert(3, close(1));
+            frames.extend(late_frames(1));
+            send(session, &frames, cut);
+            session.expect(1, m::CHANNEL_CLOSE_OK);
+            send(session, &late_frames(1), cut);
+            // The number is opened again, and what comes before open-ok is not the new channel's.
+            session.expect(1, m::CHANNEL_OPEN);
+            send(session, &late_frames(1), cut);
+            session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
+            session.accept_consumer(1);
+            session.deliver(1, "mine", 1, b"new");
+            session.serve_until_end();
+        },
+        |connection, channel, log| {
             let error = channel.start_consuming().unwrap_err();
-            assert!(
-                matches!(error, Error::ChannelClosedByBroker { .. }),
-                "{error}"
-            );
-            assert!(log.is_empty());
+            assert_matches!(error, Error::ChannelClosedByBroker { .. });
             let again = connection.channel().unwrap();
-            assert_eq!(again.channel_number(), 1);
-            consume(&again, &log);
-            support::pump_until(&connection, || !log.is_empty());
-            assert_eq!(log.all(), [1]);
-            assert_closed_by_broker(&channel);
-            connection.close().unwrap();
-            peer.finish();
-        });
-    }
+            assert_only_new_messages_come(connection, &again, log);
+            assert_closed_by_broker(channel);
+        },
+    );
 }
 
 #[test]
-fn what_comes_after_this_ends_close_is_skipped_and_not_answered() {
-    for cut in CUTS {
-        bounded(move || {
-            let peer = Peer::start(move |session| {
-                session.handshake();
-                session.open_channel(1);
-                session.accept_consumer(1);
-                let frames = delivery(1, "mine", 1, &[b'x'; 3000], 1000);
-                send(session, &frames[..3], cut);
-                session.expect(1, m::CHANNEL_CLOSE);
-                send(session, &frames[3..], cut);
-                send(session, &late_frames(1), cut);
-                session.send_method(1, m::CHANNEL_CLOSE_OK, Args::new());
-                send(session, &late_frames(1), cut);
-                // Nothing was answered in between.
-                session.expect(1, m::CHANNEL_OPEN);
-                send(session, &late_frames(1), cut);
-                session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
-                session.expect(1, m::CHANNEL_CLOSE);
-                session.expect(0, m::CONNECTION_CLOSE);
-                send(session, &late_frames(1), cut);
-                send(session, &late_frames(0), cut);
-                send(session, &late_frames(9), cut);
-                session.send_method(0, m::CONNECTION_CLOSE_OK, Args::new());
-                session.expect_end();
-            });
-            let connection = Connection::open(peer.url().as_str()).unwrap();
-            let channel = connection.channel().unwrap();
-            consume(&channel, &Log::new());
+fn what_comes_after_this_ends_close_is_skipped_without_a_reply() {
+    for_each_cut(
+        |session, cut| {
+            let frames = delivery(1, "mine", 1, &[b'x'; 3000], 1000);
+            send(session, &frames[..3], cut);
+            session.expect(1, m::CHANNEL_CLOSE);
+            send(session, &frames[3..], cut);
+            send(session, &late_frames(1), cut);
+            session.send_method(1, m::CHANNEL_CLOSE_OK, Args::new());
+            send(session, &late_frames(1), cut);
+            // No reply came in between.
+            session.expect(1, m::CHANNEL_OPEN);
+            send(session, &late_frames(1), cut);
+            session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
+            session.expect(1, m::CHANNEL_CLOSE);
+            session.expect(0, m::CONNECTION_CLOSE);
+            send(session, &late_frames(1), cut);
+            send(session, &late_frames(0), cut);
+            send(session, &late_frames(9), cut);
+            session.send_method(0, m::CONNECTION_CLOSE_OK, Args::new());
+            session.expect_end();
+        },
+        |connection, channel, _| {
             connection.process_data_events(Duration::ZERO).unwrap();
             channel.close().unwrap();
             let again = connection.channel().unwrap();
             assert_eq!(again.channel_number(), 1);
-            connection.close().unwrap();
-            peer.finish();
-        });
-    }
+        },
+    );
 }
 
 /// What is late may also come behind the new channel's open-ok. Nothing of it can mean the new channel, which has asked for
 /// nothing yet and published nothing.
 #[test]
 fn what_cannot_be_the_next_channels_is_skipped() {
-    for cut in CUTS {
-        bounded(move || {
-            let peer = Peer::start(move |session| {
-                session.handshake();
-                session.open_channel(1);
-                session.accept_consumer(1);
-                send(session, &[close(1)], cut);
-                session.expect(1, m::CHANNEL_CLOSE_OK);
-                session.expect(1, m::CHANNEL_OPEN);
-                session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
-                let message = delivery(1, "mine", 7, &[b'x'; 3000], 1000);
-                let ack = Args::new().longlong(99).octet(1);
-                let late = [
-                    // The end of a message, all of one, and one that does not end.
-                    message[2..].to_vec(),
-                    message[1..].to_vec(),
-                    message.clone(),
-                    vec![
-                        Frame::encode_method(1, m::BASIC_ACK, &ack),
-                        Frame::encode_method(1, m::QUEUE_DELETE_OK, &Args::new().long(3)),
-                    ],
-                    message[..3].to_vec(),
-                ];
-                send(session, &late.concat(), cut);
-                session.expect(1, m::QUEUE_PURGE);
-                session.send_method(1, m::QUEUE_DELETE_OK, Args::new().long(4));
-                send(session, &message[1..], cut);
-                session.send_method(1, m::QUEUE_PURGE_OK, Args::new().long(5));
-                session.accept_consumer(1);
-                session.deliver(1, "mine", 1, b"new");
-                session.serve_until_end();
-            });
-            let connection = Connection::open(peer.url().as_str()).unwrap();
-            let channel = connection.channel().unwrap();
-            let log = Log::new();
-            consume(&channel, &log);
+    for_each_cut(
+        |session, cut| {
+            send(session, &[close(1)], cut);
+            session.expect(1, m::CHANNEL_CLOSE_OK);
+            session.expect(1, m::CHANNEL_OPEN);
+            session.send_method(1, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
+            let message = delivery(1, "mine", 7, &[b'x'; 3000], 1000);
+            let ack = Args::new().longlong(99).octet(1);
+            let late = [
+                // The end of a message, all of one, and one that does not end.
+                message[2..].to_vec(),
+                message[1..].to_vec(),
+                message.clone(),
+                vec![
+                    Frame::encode_method(1, m::BASIC_ACK, &ack),
+                    Frame::encode_method(1, m::QUEUE_DELETE_OK, &Args::new().long(3)),
+                ],
+                message[..3].to_vec(),
+            ];
+            send(session, &late.concat(), cut);
+            session.expect(1, m::QUEUE_PURGE);
+            session.send_method(1, m::QUEUE_DELETE_OK, Args::new().long(4));
+            send(session, &message[1..], cut);
+            session.send_method(1, m::QUEUE_PURGE_OK, Args::new().long(5));
+            session.accept_consumer(1);
+            session.deliver(1, "mine", 1, b"new");
+            session.serve_until_end();
+        },
+        |connection, channel, log| {
             channel.start_consuming().unwrap_err();
             let again = connection.channel_with_number(1).unwrap();
             assert_eq!(again.queue_purge("q").unwrap(), 5);
-            consume(&again, &log);
-            support::pump_until(&connection, || !log.is_empty());
-            assert_eq!(log.all(), [1]);
-            connection.close().unwrap();
-            peer.finish();
-        });
-    }
+            assert_only_new_messages_come(connection, &again, log);
+        },
+    );
 }
 
 /// What makes the broker close a channel that consumes, from inside the callback.
@@ -311,10 +304,7 @@ fn a_channel_error_under_traffic_leaves_the_connection_open() {
                 })
                 .unwrap();
             let error = channel.start_consuming().unwrap_err();
-            assert!(
-                matches!(error, Error::ChannelClosedByBroker { .. }),
-                "{error}"
-            );
+            assert_matches!(error, Error::ChannelClosedByBroker { .. });
             assert!(connection.is_open());
             // The number is free at once, and what comes on it is the new channel's.
             let again = connection.channel_with_number(2).unwrap();
@@ -322,8 +312,8 @@ fn a_channel_error_under_traffic_leaves_the_connection_open() {
             assert!(first.is_none_or(|(method, ..)| method.delivery_tag == 1));
             again.close().unwrap();
         }
-        let settled = 5 * 40 / 4;
-        support::assert_message_count(&source, &queue, 200 - settled);
+        let acknowledged = 5 * 40 / 4;
+        support::assert_message_count(&source, &queue, 200 - acknowledged);
         connection.close().unwrap();
     });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use haypile::{Channel, Connection, ConnectionParameters, Error};
 use support::peer::{m, Args, Peer};
 use support::proxy::Proxy;
-use support::{bounded, bounded_by, exclusive_queue, message_count, open, SOON};
+use support::{assert_matches, bounded, bounded_by, exclusive_queue, message_count, open, SOON};
 
 /// What an error of `close` must say.
 #[track_caller]
@@ -123,10 +123,10 @@ fn closing_a_channel_of_a_lost_connection_says_so() {
         for _ in 0..2 {
             let error = channel.close().unwrap_err();
             assert_unknown(&error);
-            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+            assert_matches!(error, Error::StreamLost(_));
         }
         let error = channel.basic_qos(1).unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
     });
 }
 
@@ -142,12 +142,9 @@ fn closing_what_was_lost_before_says_so() {
         support::wait_until(SOON, || connection.is_closed());
         let error = connection.close().unwrap_err();
         assert_unknown(&error);
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         let error = connection.close().unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
         assert_unknown(&error);
     });
 }
@@ -182,11 +179,11 @@ fn a_broker_that_does_not_confirm_in_time_leaves_the_last_messages_unknown() {
         let connection = Connection::open(parameters.rpc_timeout(limit)).unwrap();
         let channel = connection.channel().unwrap();
         let error = channel.close().unwrap_err();
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
         let text = error.to_string();
         assert!(text.contains("published last is unknown"), "{text}");
         let error = connection.close().unwrap_err();
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
         let text = error.to_string();
         assert!(text.contains("published last is unknown"), "{text}");
         peer.finish();
@@ -209,10 +206,7 @@ fn a_channel_that_the_broker_closes_at_the_same_time_is_told_of() {
         let channel = connection.channel().unwrap();
         channel.basic_publish("nowhere", "", "body").unwrap();
         let error = channel.close().unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelClosedByBroker { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ChannelClosedByBroker { .. });
         assert_eq!(error.reply_code(), Some(404));
         assert!(connection.is_open() && channel.is_closed());
         connection.close().unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use haypile::{Channel, Connection, ConnectionParameters, Error};
 use support::peer::Peer;
 use support::proxy::Proxy;
-use support::{bounded, wait_until, SOON};
+use support::{assert_matches, bounded, wait_until, SOON};
 
 #[path = "support/capture.rs"]
 mod capture;
@@ -42,7 +42,7 @@ fn a_drop_logs_how_much_was_not_sent() {
             let error = (0..10_000)
                 .find_map(|_| channel.basic_publish("", "nowhere", &body).err())
                 .expect("nobody reads");
-            assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+            assert_matches!(error, Error::Timeout { .. });
             if is_lost {
                 proxy.reset();
                 wait_until(SOON, || connection.is_closed());

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use haypile::{BasicConsume, Channel, Connection, ConnectionParameters, Error, Stream};
 use support::peer::{m, Peer};
 use support::{
-    assert_message_count, bounded, bounded_by, broker_address, exclusive_queue, url, wait_until,
-    SOON,
+    assert_matches, assert_message_count, bounded, bounded_by, broker_address, exclusive_queue,
+    url, wait_until, SOON,
 };
 
 /// What counts as at once, half of the time. One at a time may take longer on a busy machine.
@@ -458,7 +458,7 @@ fn publish_to_a_peer_that_stops_reading(size: u64) {
             }
             assert!(published < 200_000, "all was taken, and nobody reads");
         };
-        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        assert_matches!(error, Error::Timeout { .. });
         assert!(waited >= rpc_timeout, "{waited:?}");
         assert!(waited < rpc_timeout + SOON, "{waited:?}");
         // Of the message that failed a part may have been written.

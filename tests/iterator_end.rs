@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use haypile::{Channel, Connection, Consume, ConsumingEnded, Error, Message};
 use support::peer::{m, Args, Peer, Session};
-use support::{bounded, channel, exclusive_queue, open, wait_until, Fixture, SOON};
+use support::{assert_matches, bounded, channel, exclusive_queue, open, wait_until, Fixture, SOON};
 
 const TICK: Duration = Duration::from_millis(20);
 
@@ -280,10 +280,7 @@ fn what_came_before_a_closure_is_yielded_first() {
         assert!(!messages.is_cancelled());
         assert_eq!(body(messages.next().unwrap().unwrap()), "b");
         let error = messages.next().unwrap().unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelClosedByBroker { .. }),
-            "{error}"
-        );
+        assert_matches!(error, Error::ChannelClosedByBroker { .. });
         assert_eq!(messages.ended(), Some(ConsumingEnded::Closed));
     });
 }

@@ -5,7 +5,8 @@ mod support;
 use haypile::{BasicConsume, BasicGet, Channel, Connection, ConnectionParameters, Error};
 use support::peer::{m, Args, Peer};
 use support::{
-    assert_message_count, bounded, exclusive_queue, url, wait_until, Fixture, Log, SOON,
+    assert_matches, assert_message_count, bounded, exclusive_queue, url, wait_until, Fixture, Log,
+    SOON,
 };
 
 const LIMIT: usize = 1 << 20;
@@ -154,10 +155,7 @@ fn what_is_left_of_a_large_message_is_skipped() {
             .basic_consume(BasicConsume::new("q").auto_ack(true), |_, _, _, _| ())
             .unwrap();
         let error = channel.start_consuming().unwrap_err();
-        assert!(
-            matches!(error, Error::MessageTooLarge { size: u64::MAX, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::MessageTooLarge { size: u64::MAX, .. });
         connection.channel().unwrap();
         assert!(connection.is_open());
         connection.close().unwrap();
@@ -169,6 +167,6 @@ fn what_is_left_of_a_large_message_is_skipped() {
 fn the_limit_must_leave_something() {
     let error = Connection::open(ConnectionParameters::new("127.0.0.1").max_message_size(0));
     let error = error.unwrap_err();
-    assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+    assert_matches!(error, Error::InvalidParameter { .. });
     assert!(error.to_string().contains("max_message_size"), "{error}");
 }

@@ -12,7 +12,8 @@ use haypile::{
 };
 use support::peer::{m, Args, Frame};
 use support::{
-    bounded, channel, exclusive_queue, message_count, raw_client, unique, wait_until, SOON,
+    assert_matches, bounded, channel, exclusive_queue, message_count, raw_client, unique,
+    wait_until, SOON,
 };
 
 /// The last second of the year 9999.
@@ -204,7 +205,7 @@ fn client_properties_are_checked_before_connecting() {
         }
         let number = "client_properties=%7B%27id%27%3A18446744073709551615%7D";
         let error = Connection::open(format!("amqp://127.0.0.1:{port}?{number}")).unwrap_err();
-        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+        assert_matches!(error, Error::InvalidParameter { .. });
         listener.set_nonblocking(true).unwrap();
         assert!(listener.accept().is_err(), "nobody connected");
     });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use haypile::{BasicConsume, Channel, Connection, ConnectionParameters, ConsumingEnded, Error};
 use support::peer::{m, Args, Frame, Peer, Session};
-use support::{bounded_by, met_within, SOON};
+use support::{assert_matches, bounded_by, met_within, SOON};
 
 /// A paused connection is looked at several times within the time after which a silent peer counts as dead: six seconds at
 /// a heartbeat of one.
@@ -203,7 +203,7 @@ fn a_peer_that_goes_silent_is_noticed_during_a_pause() {
             );
         });
         let error = channel.start_consuming().unwrap_err();
-        assert!(matches!(error, Error::HeartbeatTimeout { .. }), "{error:?}");
+        assert_matches!(error, Error::HeartbeatTimeout { .. });
         peer.finish();
     });
 }
@@ -266,7 +266,7 @@ fn an_error_after_a_pause_says_that_reading_was_paused() {
         let (_connection, channel) = open(&peer);
         consume(&channel, false, move || wait.recv().unwrap());
         let error = channel.start_consuming().unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         assert!(
             error.to_string().contains("reading was paused for"),
             "{error}"

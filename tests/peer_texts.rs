@@ -10,11 +10,11 @@ use capture::{capture, logged};
 use haypile::{
     BasicProperties, BasicPublish, Connection, ConnectionParameters, Error, QueueDeclare,
 };
-use support::peer::{m, Args, Field, Frame, Handshake, Peer};
-use support::{bounded, channel, unique, Log};
+use support::peer::{m, Args, Field, Frame, Handshake, Peer, Session};
+use support::{assert_matches, bounded, channel, unique, Log};
 
 /// Clears the screen, forges a line of a log, and turns the direction of what follows.
-const SAID: &str = "well\u{1b}[2J\r\nERROR forged: all is lost\u{202e}\u{85}";
+const HOSTILE: &str = "well\u{1b}[2J\r\nERROR forged: all is lost\u{202e}\u{85}";
 
 /// Fails if a text could do more than be read on one line of a screen.
 #[track_caller]
@@ -55,7 +55,17 @@ fn assert_log_is_harmless() {
     }
 }
 
-fn refused(script: impl FnOnce(&mut support::peer::Session) + Send + 'static) -> Error {
+/// Sends back a message of the client's, with that text.
+fn send_return(session: &mut Session) {
+    let arguments = Args::new()
+        .short(312)
+        .shortstr(HOSTILE)
+        .shortstr("")
+        .shortstr("nowhere");
+    session.send_content(1, m::BASIC_RETURN, arguments, b"x");
+}
+
+fn refused(script: impl FnOnce(&mut Session) + Send + 'static) -> Error {
     capture();
     let peer = Peer::start(script);
     let error = Connection::open(peer.url()).unwrap_err();
@@ -70,25 +80,22 @@ fn a_closure_before_and_after_the_login() {
             session.expect_protocol_header();
             session.send_start(&Handshake::default());
             session.expect(0, m::CONNECTION_START_OK);
-            session.send_connection_close(403, SAID, (0, 0));
+            session.send_connection_close(403, HOSTILE, (0, 0));
         });
-        assert!(
-            matches!(error, Error::ProbableAuthentication(_)),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ProbableAuthentication(_));
         assert_told_harmlessly(&error);
 
         let peer = Peer::start(|session| {
             session.handshake();
             session.expect(1, m::CHANNEL_OPEN);
-            session.send_connection_close(320, SAID, (0, 0));
+            session.send_connection_close(320, HOSTILE, (0, 0));
             session.expect(0, m::CONNECTION_CLOSE_OK);
         });
         let connection = Connection::open(peer.url()).unwrap();
         let error = connection.channel().unwrap_err();
         assert_told_harmlessly(&error);
         match &error {
-            Error::ConnectionClosedByBroker { reply_text, .. } => assert_eq!(reply_text, SAID),
+            Error::ConnectionClosedByBroker { reply_text, .. } => assert_eq!(reply_text, HOSTILE),
             other => panic!("{other:?}"),
         }
         // What is reported later repeats it.
@@ -102,16 +109,16 @@ fn mechanisms_without_end() {
     bounded(|| {
         let error = refused(|session| {
             session.expect_protocol_header();
-            let mechanisms = format!("{SAID} {}", "X".repeat(100_000));
+            let mechanisms = format!("{HOSTILE} {}", "X".repeat(100_000));
             let start = Args::new()
                 .octet(0)
                 .octet(9)
-                .table(&[("product", Field::Str(SAID))])
+                .table(&[("product", Field::Str(HOSTILE))])
                 .longstr(mechanisms.as_bytes())
                 .longstr(b"en_US");
             session.send_method(0, m::CONNECTION_START, start);
         });
-        assert!(matches!(error, Error::Authentication(_)), "{error:?}");
+        assert_matches!(error, Error::Authentication(_));
         assert_told_harmlessly(&error);
     });
 }
@@ -124,7 +131,7 @@ fn a_channels_closure() {
             session.handshake();
             session.open_channel(1);
             session.expect(1, m::QUEUE_DECLARE);
-            session.send_channel_close(1, 406, SAID, m::QUEUE_DECLARE);
+            session.send_channel_close(1, 406, HOSTILE, m::QUEUE_DECLARE);
             session.expect(1, m::CHANNEL_CLOSE_OK);
             session.serve_until_end();
         });
@@ -133,7 +140,7 @@ fn a_channels_closure() {
         let error = channel.queue_declare("q").unwrap_err();
         assert_told_harmlessly(&error);
         match &error {
-            Error::ChannelClosedByBroker { reply_text, .. } => assert_eq!(reply_text, SAID),
+            Error::ChannelClosedByBroker { reply_text, .. } => assert_eq!(reply_text, HOSTILE),
             other => panic!("{other:?}"),
         }
         assert_told_harmlessly(&channel.basic_publish("", "q", "x").unwrap_err());
@@ -150,7 +157,7 @@ fn the_reason_of_an_alarm() {
         capture();
         let peer = Peer::start(|session| {
             session.handshake();
-            session.send_method(0, m::CONNECTION_BLOCKED, Args::new().shortstr(SAID));
+            session.send_method(0, m::CONNECTION_BLOCKED, Args::new().shortstr(HOSTILE));
             session.silent_until_end();
         });
         let parameters = ConnectionParameters::from_url(peer.url())
@@ -165,12 +172,9 @@ fn the_reason_of_an_alarm() {
                 break error;
             }
         };
-        assert!(
-            matches!(error, Error::ConnectionBlockedTimeout { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionBlockedTimeout { .. });
         assert_told_harmlessly(&error);
-        assert_eq!(reasons.all(), [SAID], "fields keep what came");
+        assert_eq!(reasons.all(), [HOSTILE], "fields keep what came");
         peer.finish();
     });
 }
@@ -188,21 +192,11 @@ fn a_returned_message() {
                 session.expect_content(1, m::BASIC_PUBLISH);
             }
             for _ in 0..2 {
-                let returned = Args::new()
-                    .short(312)
-                    .shortstr(SAID)
-                    .shortstr("")
-                    .shortstr("nowhere");
-                session.send_content(1, m::BASIC_RETURN, returned, b"x");
+                send_return(session);
             }
             session.send_method(1, m::BASIC_ACK, Args::new().longlong(2).octet(1));
             session.expect_content(1, m::BASIC_PUBLISH);
-            let returned = Args::new()
-                .short(312)
-                .shortstr(SAID)
-                .shortstr("")
-                .shortstr("nowhere");
-            session.send_content(1, m::BASIC_RETURN, returned, b"x");
+            send_return(session);
             session.send_method(1, m::BASIC_ACK, Args::new().longlong(3).octet(0));
             session.serve_until_end();
         });
@@ -224,7 +218,7 @@ fn a_returned_message() {
             .unwrap_err();
         assert_told_harmlessly(&error);
         match &error {
-            Error::Unroutable(returned) => assert_eq!(&*returned[0].method.reply_text, SAID),
+            Error::Unroutable(returned) => assert_eq!(&*returned[0].method.reply_text, HOSTILE),
             other => panic!("{other:?}"),
         }
         connection.close().unwrap();
@@ -241,11 +235,11 @@ fn a_message_for_nobody() {
             session.open_channel(1);
             let tag = session.accept_consumer(1);
             let deliver = Args::new()
-                .shortstr(SAID)
+                .shortstr(HOSTILE)
                 .longlong(1)
                 .octet(0)
-                .shortstr(SAID)
-                .shortstr(SAID);
+                .shortstr(HOSTILE)
+                .shortstr(HOSTILE);
             let frames = Frame::encode_content(1, m::BASIC_DELIVER, &deliver, &[0, 0], b"x");
             session.send_raw(&frames);
             session.send_method(1, m::BASIC_CANCEL, Args::new().shortstr(&tag).octet(1));
@@ -270,7 +264,7 @@ fn an_argument_that_another_tenant_chose() {
         let queue = unique("tenant");
         let arguments = QueueDeclare::new(&queue)
             .exclusive(true)
-            .argument("x-dead-letter-exchange", SAID);
+            .argument("x-dead-letter-exchange", HOSTILE);
         theirs.queue_declare(arguments).unwrap();
         let connection = theirs.connection();
         let ours = connection.channel().unwrap();

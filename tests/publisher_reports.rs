@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use haypile::{BasicGet, BasicPublish, Channel, Connection, Error, UnconfirmedReport};
 use support::peer::{m, Args, Peer, Session};
 use support::proxy::Proxy;
-use support::{bounded, channel, exclusive_queue, met_within, open, unique, Fixture, SOON};
+use support::{
+    assert_matches, bounded, channel, exclusive_queue, met_within, open, unique, Fixture, SOON,
+};
 
 fn unconfirmed(result: haypile::Result<()>) -> UnconfirmedReport {
     match result {
@@ -72,7 +74,7 @@ fn the_report_comes_after_the_connection_was_lost() {
         let (channel, peer) = half_confirmed(|_| {});
         let (mut publisher, report) = report_of_six(&channel, 10);
         let cause = report.cause.clone().unwrap();
-        assert!(matches!(cause, Error::StreamLost(_)), "{cause:?}");
+        assert_matches!(cause, Error::StreamLost(_));
         let error = Error::Unconfirmed(Box::new(report));
         assert!(error.is_connection_error() && !error.is_channel_error());
         assert_eq!(error.address(), Some(&*peer.address().to_string()));
@@ -185,10 +187,7 @@ fn a_missing_exchange_is_the_cause() {
         let report = unconfirmed(Err(error));
         assert_eq!(report.pending, [number]);
         let cause = report.cause.unwrap();
-        assert!(
-            matches!(cause, Error::ChannelClosedByBroker { .. }),
-            "{cause:?}"
-        );
+        assert_matches!(cause, Error::ChannelClosedByBroker { .. });
         assert!(channel.connection().is_open());
         for error in [
             publisher.publish("", "q", "lost").unwrap_err(),

@@ -12,7 +12,7 @@ use haypile::{
     Supervisor,
 };
 use support::proxy::Proxy;
-use support::{assert_message_count, bounded, channel, Fixture};
+use support::{assert_matches, assert_message_count, bounded, channel, Fixture};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -268,12 +268,9 @@ fn a_stop_before_all_else_is_an_error_everywhere() {
         let supervisor = Supervisor::new(support::url());
         supervisor.stop_handle().stop();
         let run = supervisor.run(|_| panic!("it connected"));
-        assert!(matches!(run, Err(Error::Stopped { .. })), "{run:?}");
+        assert_matches!(run, Err(Error::Stopped { .. }));
         let publisher = supervisor.publisher(1, |_| Ok(())).map(drop);
-        assert!(
-            matches!(publisher, Err(Error::Stopped { .. })),
-            "{publisher:?}"
-        );
+        assert_matches!(publisher, Err(Error::Stopped { .. }));
     });
 }
 

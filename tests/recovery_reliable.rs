@@ -15,8 +15,8 @@ use haypile::{
 use support::peer::{m, Args, Peer, Session};
 use support::proxy::Proxy;
 use support::{
-    assert_message_count, bounded, channel, let_others_wait, unique, url, wait_until, Fixture, Log,
-    RefusedPort, SOON,
+    assert_matches, assert_message_count, bounded, channel, let_others_wait, unique, url,
+    wait_until, Fixture, Log, RefusedPort, SOON,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -196,7 +196,7 @@ fn publishing_waits_while_there_is_no_connection() {
             .expect("what may pass is no error of the first attempt")
             .timeout(Duration::from_millis(100));
         let late = publisher.publish("", &queue, "late").unwrap_err();
-        assert!(matches!(late, Error::Timeout { .. }), "{late:?}");
+        assert_matches!(late, Error::Timeout { .. });
         assert!(late.to_string().contains("not taken"), "{late}");
         assert_eq!(publisher.unconfirmed(), 0);
         publisher.wait_for_confirms(LIMIT).unwrap();
@@ -622,16 +622,13 @@ fn arguments_that_cannot_be_sent_are_not_taken() {
         let mut publisher = supervisor(url()).publisher(10, nothing).unwrap();
         let long = "k".repeat(300);
         let error = publisher.publish("", &long, "").unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { .. });
         let mut headers = FieldTable::new();
         headers.insert("large", "x".repeat(200_000));
         let error = publisher
             .publish_with("", "q", "", BasicProperties::new().headers(headers))
             .unwrap_err();
-        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+        assert_matches!(error, Error::InvalidParameter { .. });
         assert_eq!(publisher.unconfirmed(), 0);
         assert_eq!(
             publisher.publish("", &unique("q"), "").unwrap(),
@@ -689,7 +686,7 @@ fn a_waiting_publisher_is_stopped() {
         let_others_wait();
         stop.stop();
         let (full, report) = waiting.join().unwrap();
-        assert!(matches!(full, Error::Stopped { .. }), "{full:?}");
+        assert_matches!(full, Error::Stopped { .. });
         assert!(
             matches!(report.cause, Some(Error::Stopped { .. })),
             "{report}"
@@ -709,7 +706,7 @@ fn a_publisher_without_a_connection_is_stopped() {
         let_others_wait();
         stop.stop();
         let ended = waiting.join().unwrap();
-        assert!(matches!(ended, Err(Error::Stopped { .. })), "{ended:?}");
+        assert_matches!(ended, Err(Error::Stopped { .. }));
     });
 }
 

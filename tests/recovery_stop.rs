@@ -14,8 +14,8 @@ use haypile::{
 use support::peer::{m, Args, Peer};
 use support::proxy::Proxy;
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, let_others_wait, message_count,
-    wait_until, Fixture, Log, RefusedPort, SOON,
+    assert_matches, assert_message_count, bounded, channel, exclusive_queue, let_others_wait,
+    message_count, wait_until, Fixture, Log, RefusedPort, SOON,
 };
 
 /// Far below every deadline of a wait that a stop has to end here.
@@ -50,7 +50,7 @@ fn stopped_once<T: Send + 'static>(
 }
 
 fn assert_stopped<T: std::fmt::Debug>(result: &Result<T>) {
-    assert!(matches!(result, Err(Error::Stopped { .. })), "{result:?}");
+    assert_matches!(result, Err(Error::Stopped { .. }));
 }
 
 fn fill(queue: &str, count: usize) -> Channel {

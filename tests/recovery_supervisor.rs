@@ -14,8 +14,8 @@ use haypile::{
 use support::peer::{m, Args, Peer};
 use support::proxy::Proxy;
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, unique, url, url_through, Fixture,
-    Log, RefusedPort, SOON,
+    assert_matches, assert_message_count, bounded, channel, exclusive_queue, unique, url,
+    url_through, Fixture, Log, RefusedPort, SOON,
 };
 
 /// Quick enough for a test, and slow enough to be told from a loop without a pause.
@@ -162,10 +162,7 @@ fn what_trying_again_cannot_mend_comes_out_at_once() {
         let own = fails(&|_| Err(Error::other("not today")));
         assert_eq!(own.to_string(), "not today");
         let wrong = fails(&|channel| channel.basic_publish("", "k".repeat(300), "").map(drop));
-        assert!(
-            matches!(wrong, Error::ShortStringTooLong { .. }),
-            "{wrong:?}"
-        );
+        assert_matches!(wrong, Error::ShortStringTooLong { .. });
     });
 }
 
@@ -174,12 +171,9 @@ fn what_is_wrong_with_the_parameters_comes_out_at_once() {
     bounded(|| {
         let run = |supervisor: Supervisor| supervisor.run(|_| panic!("it connected")).unwrap_err();
         let none = run(Supervisor::new("amqp://localhost?heartbeet=3"));
-        assert!(matches!(none, Error::InvalidParameter { .. }), "{none:?}");
+        assert_matches!(none, Error::InvalidParameter { .. });
         let factor = run(Supervisor::new(url()).retry(Retry::new().factor(0.1)));
-        assert!(
-            matches!(factor, Error::InvalidParameter { .. }),
-            "{factor:?}"
-        );
+        assert_matches!(factor, Error::InvalidParameter { .. });
         let parameters = ConnectionParameters::from_url(url()).unwrap();
         let (nowhere, events) = supervisor(parameters.virtual_host(unique("vhost")));
         let refused = run(nowhere);
@@ -403,7 +397,7 @@ fn a_silent_broker_costs_its_timeout_and_no_more() {
                     proxy.pause();
                     began = Some(Instant::now());
                     let result = connection.channel().map(drop);
-                    assert!(matches!(result, Err(Error::Timeout { .. })), "{result:?}");
+                    assert_matches!(result, Err(Error::Timeout { .. }));
                     result?;
                 }
                 done()

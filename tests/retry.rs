@@ -11,7 +11,10 @@ use haypile::{
 };
 use support::peer::{m, Args, Handshake, Peer, Session};
 use support::proxy::Proxy;
-use support::{bounded, bounded_by, exclusive_queue, open, rabbitmqctl, unique, url, RefusedPort};
+use support::{
+    assert_matches, bounded, bounded_by, exclusive_queue, open, rabbitmqctl, unique, url,
+    RefusedPort,
+};
 
 fn parameters(url: &str) -> ConnectionParameters {
     ConnectionParameters::from_url(url).unwrap()
@@ -44,6 +47,21 @@ fn assert_a_cut_may_pass(cut: usize) {
     assert!(source.is::<io::Error>(), "{cut}: {error:?}");
 }
 
+/// A handshake up to the client's login.
+fn read_up_to_start_ok(session: &mut Session) {
+    session.expect_protocol_header();
+    session.send_start(&Handshake::default());
+    session.expect(0, m::CONNECTION_START_OK);
+}
+
+/// A handshake up to the client's `connection.open`.
+fn read_up_to_open(session: &mut Session) {
+    read_up_to_start_ok(session);
+    session.send_tune(&Handshake::default());
+    session.expect(0, m::CONNECTION_TUNE_OK);
+    session.expect(0, m::CONNECTION_OPEN);
+}
+
 #[test]
 fn a_handshake_that_is_cut_anywhere_may_succeed_the_next_time() {
     const THREADS: usize = 6;
@@ -72,27 +90,20 @@ fn a_handshake_that_is_cut_between_frames_is_named_as_pika_does_and_may_succeed(
                 session.expect_protocol_header();
                 end(session);
             });
-            assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+            assert_matches!(error, Error::IncompatibleProtocol(_));
             assert!(error.is_retryable(), "{error:?}");
             let error = refused_by(move |session| {
-                session.expect_protocol_header();
-                session.send_start(&Handshake::default());
-                session.expect(0, m::CONNECTION_START_OK);
+                read_up_to_start_ok(session);
                 end(session);
             });
-            let by_name = matches!(error, Error::ProbableAuthentication(_));
-            assert!(by_name && error.is_retryable(), "{error:?}");
+            assert_matches!(error, Error::ProbableAuthentication(_));
+            assert!(error.is_retryable(), "{error:?}");
             let error = refused_by(move |session| {
-                session.expect_protocol_header();
-                session.send_start(&Handshake::default());
-                session.expect(0, m::CONNECTION_START_OK);
-                session.send_tune(&Handshake::default());
-                session.expect(0, m::CONNECTION_TUNE_OK);
-                session.expect(0, m::CONNECTION_OPEN);
+                read_up_to_open(session);
                 end(session);
             });
-            let by_name = matches!(error, Error::ProbableAccessDenied(_));
-            assert!(by_name && error.is_retryable(), "{error:?}");
+            assert_matches!(error, Error::ProbableAccessDenied(_));
+            assert!(error.is_retryable(), "{error:?}");
         }
     });
 }
@@ -105,15 +116,13 @@ fn a_frame_that_is_cut_is_a_loss() {
             session.expect_protocol_header();
             session.send_raw(&[1, 0, 0, 0, 0]);
         });
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert!(error.is_retryable(), "{error:?}");
         let error = refused_by(|session| {
-            session.expect_protocol_header();
-            session.send_start(&Handshake::default());
-            session.expect(0, m::CONNECTION_START_OK);
+            read_up_to_start_ok(session);
             session.send_raw(&[1, 0]);
         });
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert!(error.is_retryable(), "{error:?}");
     });
 }
@@ -148,7 +157,7 @@ fn what_is_no_broker_is_none_the_next_time() {
                 session.expect_protocol_header();
                 session.send_raw(answer);
             });
-            assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+            assert_matches!(error, Error::IncompatibleProtocol(_));
             assert!(!error.is_retryable(), "{error:?}");
         }
     });
@@ -171,18 +180,13 @@ fn a_refused_login_and_an_unknown_virtual_host_stay_refused() {
 fn a_broker_in_trouble_may_be_well_again() {
     bounded(|| {
         let error = refused_by(|session| {
-            session.expect_protocol_header();
-            session.send_start(&Handshake::default());
-            session.expect(0, m::CONNECTION_START_OK);
-            session.send_tune(&Handshake::default());
-            session.expect(0, m::CONNECTION_TUNE_OK);
-            session.expect(0, m::CONNECTION_OPEN);
+            read_up_to_open(session);
             let text =
                 "INTERNAL_ERROR - access to vhost '/' refused for user 'guest': vhost '/' is down";
             session.send_connection_close(541, text, m::CONNECTION_OPEN);
             session.expect(0, m::CONNECTION_CLOSE_OK);
         });
-        assert!(matches!(error, Error::ProbableAccessDenied(_)), "{error:?}");
+        assert_matches!(error, Error::ProbableAccessDenied(_));
         assert!(error.is_retryable(), "{error:?}");
     });
 }
@@ -216,10 +220,7 @@ fn several_hosts_may_succeed_if_one_of_them_may() {
         let closed = || parameters(&url()).credentials(PlainCredentials::new("guest", "wrong"));
         let error = Connection::open([closed(), down.clone()]).unwrap_err();
         // The attempt that got furthest gives the kind.
-        assert!(
-            matches!(error, Error::ProbableAuthentication(_)),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ProbableAuthentication(_));
         assert!(error.is_retryable(), "{error:?}");
         let error = Connection::open([down, closed()]).unwrap_err();
         assert!(error.is_retryable(), "{error:?}");
@@ -283,10 +284,7 @@ fn a_wrong_argument_stays_wrong() {
         let connection = open();
         let channel = connection.channel().unwrap();
         let error = channel.queue_purge("x".repeat(256)).unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { .. });
         assert!(!error.is_retryable());
     });
 }
@@ -299,7 +297,7 @@ fn a_lost_connection_may_come_back_and_a_closed_one_was_meant() {
         let channel = connection.channel().unwrap();
         proxy.reset();
         let lost = channel.basic_qos(1).unwrap_err();
-        assert!(matches!(lost, Error::StreamLost(_)), "{lost:?}");
+        assert_matches!(lost, Error::StreamLost(_));
         assert!(lost.is_retryable() && lost.is_connection_error());
         assert!(
             lost.source().is_some_and(|source| source.is::<io::Error>()),
@@ -307,10 +305,7 @@ fn a_lost_connection_may_come_back_and_a_closed_one_was_meant() {
         );
         // The next call of the connection's says that it is not open. That is for the same reason.
         let error = connection.channel().unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
         assert!(error.is_retryable(), "{error:?}");
         let cause: Option<&Error> = error.source().and_then(|source| source.downcast_ref());
         assert!(matches!(cause, Some(Error::StreamLost(_))), "{error:?}");
@@ -322,10 +317,7 @@ fn a_lost_connection_may_come_back_and_a_closed_one_was_meant() {
         assert!(!error.is_retryable(), "{error:?}");
         connection.close().unwrap();
         let error = connection.channel().unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
         assert!(!error.is_retryable(), "{error:?}");
     });
 }
@@ -342,10 +334,7 @@ fn a_broker_that_shuts_down_comes_back() {
         });
         let connection = Connection::open(peer.url().as_str()).unwrap();
         let error = connection.process_data_events(None).unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionClosedByBroker { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionClosedByBroker { .. });
         assert!(error.is_retryable());
         peer.finish();
     });
@@ -401,7 +390,7 @@ fn an_error_of_the_programs_own_is_its_own_affair() {
             })
             .unwrap();
         let error = connection.process_data_events(None).unwrap_err();
-        assert!(matches!(error, Error::Other(_)), "{error:?}");
+        assert_matches!(error, Error::Other(_));
         assert!(!error.is_retryable() && !error.is_connection_error());
         let source = error.source().unwrap();
         assert!(source.is::<std::str::Utf8Error>(), "{error:?}");
@@ -415,7 +404,7 @@ fn too_many_channels_are_no_error_of_the_connection() {
         let connection = Connection::open(parameters(&url()).channel_max(1)).unwrap();
         let channel = connection.channel().unwrap();
         let error = connection.channel().unwrap_err();
-        assert!(matches!(error, Error::NoFreeChannels { .. }), "{error:?}");
+        assert_matches!(error, Error::NoFreeChannels { .. });
         assert!(!error.is_connection_error() && !error.is_channel_error());
         assert!(!error.is_retryable());
         channel.basic_qos(1).unwrap();
@@ -441,15 +430,12 @@ fn a_call_that_takes_too_long_is_its_channels_error() {
         let connection = Connection::open(parameters(&peer.url()).rpc_timeout(patience)).unwrap();
         let channel = connection.channel_with_number(1).unwrap();
         let error = channel.basic_qos(1).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::Timeout {
-                    channel: Some(1),
-                    ..
-                }
-            ),
-            "{error:?}"
+        assert_matches!(
+            error,
+            Error::Timeout {
+                channel: Some(1),
+                ..
+            }
         );
         assert!(error.is_channel_error() && !error.is_connection_error());
         assert!(error.is_retryable());
@@ -475,7 +461,7 @@ fn connecting_that_takes_too_long_may_be_quicker_next_time() {
         });
         let patience = Duration::from_millis(100);
         let error = Connection::open(parameters(&peer.url()).stack_timeout(patience)).unwrap_err();
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert_eq!(
             error.connect_failure().unwrap().stage,
             Stage::ProtocolHeader

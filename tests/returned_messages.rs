@@ -6,7 +6,7 @@ use std::thread;
 
 use haypile::{
     BasicProperties, BasicPublish, Channel, Connection, Error, ExchangeDeclare, ExchangeType,
-    FieldTable, FieldValue,
+    FieldTable, FieldValue, Publisher,
 };
 use support::peer::{m, Args, Frame, Peer};
 use support::{bounded, channel, exclusive_queue, Fixture, SOON};
@@ -32,6 +32,15 @@ fn of_kind(kind: &str) -> BasicPublish<'static> {
     BasicPublish::new().mandatory(true).properties(properties)
 }
 
+/// Waits for the confirms; the numbers of what was returned.
+#[track_caller]
+fn returned_numbers(publisher: &mut Publisher) -> Vec<u64> {
+    let Err(Error::Unconfirmed(report)) = publisher.wait_for_confirms(SOON) else {
+        panic!("nothing was returned");
+    };
+    report.returned.iter().map(|(number, _)| *number).collect()
+}
+
 #[test]
 fn messages_that_differ_only_in_their_headers_are_told_apart() {
     bounded(|| {
@@ -49,11 +58,7 @@ fn messages_that_differ_only_in_their_headers_are_told_apart() {
                 bad.push(number);
             }
         }
-        let Err(Error::Unconfirmed(report)) = publisher.wait_for_confirms(SOON) else {
-            panic!("nothing was returned");
-        };
-        let returned: Vec<u64> = report.returned.iter().map(|(number, _)| *number).collect();
-        assert_eq!(returned, bad);
+        assert_eq!(returned_numbers(&mut publisher), bad);
     });
 }
 
@@ -82,11 +87,7 @@ fn messages_with_blind_copies_are_told_apart() {
                 bad.push(number);
             }
         }
-        let Err(Error::Unconfirmed(report)) = publisher.wait_for_confirms(SOON) else {
-            panic!("nothing was returned");
-        };
-        let returned: Vec<u64> = report.returned.iter().map(|(number, _)| *number).collect();
-        assert_eq!(returned, bad);
+        assert_eq!(returned_numbers(&mut publisher), bad);
     });
 }
 

@@ -14,7 +14,7 @@ use haypile::{
     Message, QueueDeclare, RpcClient, RpcError, RpcReply, RpcServer, Stop, Supervisor,
 };
 use support::proxy::Proxy;
-use support::{bounded, exclusive_queue, open, unique, wait_until, SOON};
+use support::{assert_matches, bounded, exclusive_queue, open, unique, wait_until, SOON};
 
 /// Longer than any test may take: what ends sooner does not end by it.
 const NEVER: Duration = Duration::from_secs(600);
@@ -306,10 +306,7 @@ fn a_call_ends_by_its_deadline_and_its_request_goes() {
             .call(&by_hand.queue, "anybody?", timeout)
             .unwrap_err();
         assert!(began.elapsed() >= timeout);
-        assert!(
-            matches!(error, Error::Timeout { after, .. } if after == timeout),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::Timeout { after, .. } if *after == timeout);
         assert!(error.is_retryable());
         assert!(error.to_string().contains("for the reply"), "{error}");
         support::assert_message_count(&by_hand.channel, &by_hand.queue, 0);
@@ -335,7 +332,7 @@ fn late_replies_are_dropped_and_counted() {
             let taken = scope.spawn(|| by_hand.take());
             let timeout = Duration::from_millis(200);
             let error = client.call(&by_hand.queue, "slow", timeout).unwrap_err();
-            assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+            assert_matches!(error, Error::Timeout { .. });
             taken.join().unwrap()
         });
         by_hand.reply_to(&request, "too late");
@@ -357,7 +354,7 @@ fn a_deadline_that_has_passed_sends_nothing() {
         let error = client
             .call(&by_hand.queue, "?", Duration::ZERO)
             .unwrap_err();
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
         let none = BasicProperties::new();
         let call = client.start_call("", &by_hand.queue, "!", none, NEVER);
         let request = by_hand.take();
@@ -396,13 +393,13 @@ fn a_lost_connection_fails_every_call_at_once() {
             proxy.reset();
             for thread in threads {
                 let error = thread.join().unwrap().unwrap_err();
-                assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+                assert_matches!(error, Error::StreamLost(_));
                 assert!(error.is_retryable());
             }
         });
         for call in kept.into_iter().chain([barrier]) {
             let error = call.wait().unwrap_err();
-            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+            assert_matches!(error, Error::StreamLost(_));
         }
         assert_eq!(replied.wait().unwrap().body, b"in time");
         assert!(!client.is_open());
@@ -445,10 +442,7 @@ fn closing_the_connection_fails_calls_in_flight() {
             by_hand.take();
             connection.close().unwrap();
             let error = call.join().unwrap().unwrap_err();
-            assert!(
-                matches!(error, Error::ConnectionClosedByClient { .. }),
-                "{error:?}"
-            );
+            assert_matches!(error, Error::ConnectionClosedByClient { .. });
         });
     });
 }
@@ -464,10 +458,10 @@ fn a_stop_ends_calls() {
             by_hand.take();
             stop.stop();
             let error = call.join().unwrap().unwrap_err();
-            assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+            assert_matches!(error, Error::Stopped { .. });
         });
         let error = client.call(&by_hand.queue, "?", NEVER).unwrap_err();
-        assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+        assert_matches!(error, Error::Stopped { .. });
     });
 }
 
@@ -499,7 +493,7 @@ fn a_supervisors_stop_ends_calls_and_servers() {
             is_ready.recv().unwrap();
             supervisor.stop_handle().stop();
             let error = calling.join().unwrap().unwrap_err();
-            assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+            assert_matches!(error, Error::Stopped { .. });
             assert_eq!(serving.join().unwrap().unwrap(), ConsumingEnded::Cancelled);
         });
     });
@@ -931,13 +925,10 @@ fn what_is_the_clients_to_set_is_refused() {
             let error = client
                 .call_with("", "q", "?", properties, NEVER)
                 .unwrap_err();
-            assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+            assert_matches!(error, Error::InvalidParameter { .. });
         }
         let error = client.call("x".repeat(256), "?", NEVER).unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { .. });
         assert_eq!(client.in_flight(), 0);
     });
 }

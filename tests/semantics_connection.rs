@@ -12,7 +12,9 @@ use haypile::{
 };
 use support::peer::{m, Args, Frame, Greeting, Handshake, Peer};
 use support::proxy::Proxy;
-use support::{bounded, exclusive_queue, open, pump_until, url, url_with, Log, RefusedPort};
+use support::{
+    assert_matches, bounded, exclusive_queue, open, pump_until, url, url_with, Log, RefusedPort,
+};
 
 fn to_broker() -> ConnectionParameters {
     ConnectionParameters::from_url(url()).unwrap()
@@ -88,10 +90,7 @@ fn p44_close_with_sends_its_reason() {
         let connection = Connection::open(peer.url()).unwrap();
         connection.close_with(320, "gone fishing").unwrap();
         let error = connection.close_with(200, "again").unwrap_err();
-        assert!(
-            matches!(error, Error::ConnectionWrongState { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ConnectionWrongState { .. });
         peer.finish();
     });
 }
@@ -143,10 +142,7 @@ fn p46_calls_on_a_closed_connection_are_a_wrong_state() {
         ];
         for error in errors {
             let error = error.unwrap_err();
-            assert!(
-                matches!(error, Error::ConnectionWrongState { .. }),
-                "{error:?}"
-            );
+            assert_matches!(error, Error::ConnectionWrongState { .. });
         }
     });
 }
@@ -251,7 +247,7 @@ fn p50_a_silent_peer_is_given_up_after_the_heartbeat_and_five_seconds() {
         let start = Instant::now();
         let error = connection.process_data_events(None).unwrap_err();
         let elapsed = start.elapsed();
-        assert!(matches!(error, Error::HeartbeatTimeout { .. }), "{error:?}");
+        assert_matches!(error, Error::HeartbeatTimeout { .. });
         assert!(
             elapsed > Duration::from_millis(5500) && elapsed < Duration::from_secs(9),
             "{elapsed:?}"
@@ -441,17 +437,14 @@ fn p53_bad_values_are_refused_by_name_value_and_range() {
         ];
         for (parameters, field, value) in refused {
             let error = Connection::open(parameters).unwrap_err();
-            assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+            assert_matches!(error, Error::InvalidParameter { .. });
             let text = error.to_string();
             assert!(text.contains(field) && text.contains(value), "{text}");
         }
         let error = Connection::open(good().virtual_host("v".repeat(256))).unwrap_err();
-        assert!(
-            matches!(error, Error::ShortStringTooLong { length: 256, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ShortStringTooLong { length: 256, .. });
         let error = Connection::open(Vec::<ConnectionParameters>::new()).unwrap_err();
-        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+        assert_matches!(error, Error::InvalidParameter { .. });
         // The limits themselves are allowed.
         for parameters in [
             good().frame_max(8192),
@@ -460,7 +453,7 @@ fn p53_bad_values_are_refused_by_name_value_and_range() {
         ] {
             let error = Connection::open(parameters.blocked_connection_timeout(Duration::ZERO))
                 .unwrap_err();
-            assert!(matches!(error, Error::Connection(_)), "{error:?}");
+            assert_matches!(error, Error::Connection(_));
         }
     });
 }
@@ -666,7 +659,7 @@ fn p60_p61_the_error_lists_every_attempt_with_its_stage() {
         ];
         let error = Connection::open(candidates).unwrap_err();
         // The one that got furthest gives the error its kind.
-        assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+        assert_matches!(error, Error::IncompatibleProtocol(_));
         assert_eq!(error.address(), Some(&*peer.address().to_string()));
         let stages: Vec<Stage> = error
             .connect_failure()
@@ -696,7 +689,7 @@ fn p60_p61_the_error_lists_every_attempt_with_its_stage() {
 fn p61_an_unknown_name_is_a_dns_error() {
     bounded(|| {
         let error = Connection::open(ConnectionParameters::new(BAD_NAME).port(1234)).unwrap_err();
-        assert!(matches!(error, Error::Dns(_)), "{error:?}");
+        assert_matches!(error, Error::Dns(_));
         assert!(error.is_connection_error());
         assert_eq!(error.address(), Some(&*format!("{BAD_NAME}:1234")));
         assert_eq!(error.connect_failure().unwrap().stage, Stage::Dns);

@@ -6,44 +6,15 @@ mod support;
 use std::time::Duration;
 
 use haypile::{
-    BasicAck, BasicConsume, BasicNack, BasicPublish, BasicReject, Channel, Connection, Consume,
-    ConsumingEnded, Deliver, Error,
+    BasicAck, BasicConsume, BasicNack, BasicReject, Channel, Connection, Consume, ConsumingEnded,
+    Deliver, Error,
 };
-use support::peer::{m, Args, Peer, Session};
+use support::peer::{finish, m, scripted_channel, Args};
 use support::proxy::Proxy;
-use support::{assert_message_count, bounded, channel, exclusive_queue, message_count, Log, SOON};
-
-/// A channel with confirms, so that a message is in its queue when `basic_publish` returns; and a queue with the bodies.
-fn channel_and_queue_of(bodies: &[&str]) -> (Channel, String) {
-    let channel = channel();
-    channel.confirm_delivery().unwrap();
-    let queue = exclusive_queue(&channel);
-    for body in bodies {
-        channel
-            .basic_publish_with("", &queue, body, BasicPublish::new().mandatory(true))
-            .unwrap();
-    }
-    (channel, queue)
-}
-
-/// A channel whose broker follows the script once the channel is open, and then serves an orderly end.
-fn scripted_channel(script: impl FnOnce(&mut Session) + Send + 'static) -> (Channel, Peer) {
-    let peer = Peer::start(move |session| {
-        session.handshake();
-        session.open_channel(1);
-        script(session);
-        session.serve_until_end();
-    });
-    (
-        Connection::open(peer.url()).unwrap().channel().unwrap(),
-        peer,
-    )
-}
-
-fn finish(channel: Channel, peer: Peer) {
-    channel.connection().close().unwrap();
-    peer.finish();
-}
+use support::{
+    assert_matches, assert_message_count, bounded, channel_and_queue_of, exclusive_queue,
+    message_count, Log, SOON,
+};
 
 #[test]
 fn p16_basic_consume_sends_its_defaults_and_its_options() {
@@ -284,7 +255,7 @@ fn p25_the_same_iterator_is_resumed_and_another_refused() {
             Consume::new(&queue).exclusive(true),
         ] {
             let error = channel.consume(request).map(drop).unwrap_err();
-            assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+            assert_matches!(error, Error::InvalidParameter { .. });
         }
         assert!(channel.is_open());
         channel.cancel().unwrap();

@@ -14,8 +14,8 @@ use haypile::{
 };
 use support::peer::{m, Args, Peer};
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, message_count, open, pump_until,
-    unique, Log, SOON,
+    assert_matches, assert_message_count, bounded, channel, exclusive_queue, message_count, open,
+    pump_until, unique, Log, SOON,
 };
 
 fn mandatory() -> BasicPublish<'static> {
@@ -75,7 +75,7 @@ fn p01_p02_other_calls_queue_what_comes_and_run_no_callback() {
         let error = channel
             .basic_publish_with("", unique("nowhere"), "lost", mandatory())
             .unwrap_err();
-        assert!(matches!(error, Error::Unroutable(_)), "{error:?}");
+        assert_matches!(error, Error::Unroutable(_));
         let other = exclusive_queue(&channel);
         channel.basic_qos(1).unwrap();
         assert!(channel.basic_get(&other).unwrap().is_none());
@@ -204,7 +204,7 @@ fn p05_start_consuming_in_a_callback_is_refused() {
         channel.start_consuming().unwrap();
         assert_eq!(errors.len(), 2);
         for error in errors.take() {
-            assert!(matches!(error, Error::Reentrancy { .. }), "{error:?}");
+            assert_matches!(error, Error::Reentrancy { .. });
         }
     });
 }
@@ -362,10 +362,7 @@ fn p10_process_data_events_reports_the_closure_of_any_channel() {
                 break error;
             }
         };
-        assert!(
-            matches!(error, Error::ChannelClosedByBroker { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ChannelClosedByBroker { .. });
         assert_eq!(error.reply_code(), Some(404));
         assert!(broken.is_closed());
         assert!(connection.is_open());
@@ -416,10 +413,7 @@ fn p11_a_channels_closure_is_not_reported_by_another_channels_call() {
         let exchange = ExchangeDeclare::new("amq.direct", ExchangeType::Direct).passive(true);
         bystander.exchange_declare(exchange).unwrap();
         let error = broken.basic_qos(1).unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelClosedByBroker { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ChannelClosedByBroker { .. });
         assert_eq!(error.reply_code(), Some(404));
         connection.process_data_events(Duration::ZERO).unwrap();
     });
@@ -471,7 +465,7 @@ fn p13_an_error_of_a_callback_comes_out_and_the_rest_is_delivered_later() {
             .unwrap();
         publish_and_let_come(&channel, &queue, &["good", "bad", "after"]);
         let error = connection.process_data_events(Duration::ZERO).unwrap_err();
-        assert!(matches!(error, Error::Other(_)), "{error:?}");
+        assert_matches!(error, Error::Other(_));
         assert_eq!(error.to_string(), "a bad message");
         assert_eq!(log.all(), ["good", "bad"]);
         assert!(connection.is_open() && channel.is_open());

@@ -9,32 +9,14 @@ use haypile::{
     BasicProperties, BasicPublish, Channel, Connection, ConnectionParameters, Error, FieldTable,
     FieldValue, QueueDeclare, QueueDeclareOk, QueueDelete, ReturnedMessage,
 };
-use support::peer::{m, Args, Handshake, Peer, Session};
+use support::peer::{finish, m, scripted_channel, Args, Handshake, Peer, Session};
 use support::{
-    assert_message_count, bounded, channel, exclusive_queue, message_count, unique, url, SOON,
+    assert_matches, assert_message_count, bounded, channel, exclusive_queue, message_count, unique,
+    url, SOON,
 };
 
 fn mandatory() -> BasicPublish<'static> {
     BasicPublish::new().mandatory(true)
-}
-
-/// A channel whose broker follows the script once the channel is open, and then serves an orderly end.
-fn scripted_channel(script: impl FnOnce(&mut Session) + Send + 'static) -> (Channel, Peer) {
-    let peer = Peer::start(move |session| {
-        session.handshake();
-        session.open_channel(1);
-        script(session);
-        session.serve_until_end();
-    });
-    (
-        Connection::open(peer.url()).unwrap().channel().unwrap(),
-        peer,
-    )
-}
-
-fn finish(channel: Channel, peer: Peer) {
-    channel.connection().close().unwrap();
-    peer.finish();
 }
 
 fn accept_confirms(session: &mut Session) {
@@ -226,10 +208,7 @@ fn p37_a_broker_without_confirms_is_told_apart() {
         assert!(connection.basic_nack_supported() && connection.consumer_cancel_notify_supported());
         let channel = connection.channel().unwrap();
         let error = channel.confirm_delivery().unwrap_err();
-        assert!(
-            matches!(error, Error::MethodNotImplemented { .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::MethodNotImplemented { .. });
         assert!(channel.is_open());
         finish(channel, peer);
     });
@@ -247,30 +226,18 @@ fn p38_channel_numbers_are_the_lowest_free_up_to_the_limit() {
         let numbers: Vec<u16> = channels.iter().map(Channel::channel_number).collect();
         assert_eq!(numbers, [1, 2, 3]);
         let error = connection.channel().unwrap_err();
-        assert!(
-            matches!(error, Error::NoFreeChannels { channel_max: 3, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::NoFreeChannels { channel_max: 3, .. });
         assert!(connection.is_open());
         channels[1].close().unwrap();
         let again = connection.channel().unwrap();
         assert_eq!(again.channel_number(), 2);
 
         let error = connection.channel_with_number(2).unwrap_err();
-        assert!(
-            matches!(error, Error::InvalidChannelNumber { number: 2, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::InvalidChannelNumber { number: 2, .. });
         let error = connection.channel_with_number(4).unwrap_err();
-        assert!(
-            matches!(error, Error::InvalidChannelNumber { number: 4, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::InvalidChannelNumber { number: 4, .. });
         let error = connection.channel_with_number(0).unwrap_err();
-        assert!(
-            matches!(error, Error::InvalidChannelNumber { number: 0, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::InvalidChannelNumber { number: 0, .. });
         again.close().unwrap();
         assert_eq!(
             connection.channel_with_number(2).unwrap().channel_number(),
@@ -412,10 +379,7 @@ fn p42_closing_a_channel_ends_its_consumers_and_sends_its_reason() {
         second.basic_consume("q", |_, _, _, _| {}).unwrap();
         second.close_with(7, "done").unwrap();
         let error = second.close_with(7, "done").unwrap_err();
-        assert!(
-            matches!(error, Error::ChannelWrongState { channel: 2, .. }),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ChannelWrongState { channel: 2, .. });
         finish(second, peer);
     });
 }
@@ -439,13 +403,10 @@ fn p43_a_waiting_call_fails_with_the_connections_error() {
             let channel = connection.channel().unwrap();
             let error = channel.queue_declare("q").unwrap_err();
             if forced {
-                assert!(
-                    matches!(error, Error::ConnectionClosedByBroker { .. }),
-                    "{error:?}"
-                );
+                assert_matches!(error, Error::ConnectionClosedByBroker { .. });
                 assert_eq!(error.reply_code(), Some(320));
             } else {
-                assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+                assert_matches!(error, Error::StreamLost(_));
             }
             assert_eq!(error.address(), Some(&*peer.address().to_string()));
             assert!(connection.is_closed() && channel.is_closed());

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use broker::Folder;
 use haypile::{Connection, ConnectionParameters, Error, TlsOptions};
-use support::bounded;
+use support::{assert_matches, bounded};
 
 fn pipe(folder: &Folder, name: &str) -> String {
     let path = folder.path().join(name);
@@ -35,7 +35,7 @@ fn a_pipe_that_nobody_writes_to_does_not_hold_up_connecting() {
         let own = TlsOptions::new().client_certificate_files(&pipe, &pipe);
         for tls in [all, own] {
             let error = open(tls, Duration::from_millis(100));
-            assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+            assert_matches!(error, Error::InvalidParameter { .. });
             let text = error.to_string();
             assert!(
                 text.contains("pipe.pem") && text.contains("100 ms"),

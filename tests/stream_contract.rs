@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use haypile::{BasicGet, Connection, ConnectionParameters, Error, Stream, TcpOptions};
 use support::peer::Peer;
-use support::{bounded, broker_address, exclusive_queue, url, wait_until, SOON};
+use support::{assert_matches, bounded, broker_address, exclusive_queue, url, wait_until, SOON};
 
 /// What is wrong with the stream, from now on.
 #[derive(Default)]
@@ -155,7 +155,7 @@ fn a_stream_that_claims_too_much_ends_the_connection() {
     bounded(|| {
         for (fault, method) in [(READS_TOO_MUCH, "read"), (WRITES_TOO_MUCH, "write")] {
             let error = end_with(fault);
-            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+            assert_matches!(error, Error::StreamLost(_));
             let text = error.to_string();
             assert!(
                 text.contains(&format!("the stream's {method} returned")),
@@ -175,7 +175,7 @@ fn a_stream_that_does_not_wait_is_noticed() {
         let stream = TcpStream::connect(silent.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
         let error = Connection::open_stream(parameters(), stream).unwrap_err();
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert!(error.to_string().contains("set_read_timeout"), "{error}");
 
         let (stream, state) = faulty(NONE);
@@ -288,7 +288,7 @@ fn etimedout_is_no_timeout() {
     bounded(|| {
         for fault in [DEAD_FOR_READS, DEAD_FOR_WRITES] {
             let error = end_with(fault);
-            assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+            assert_matches!(error, Error::StreamLost(_));
             let text = error.to_string();
             assert!(
                 text.contains("timed out") && text.contains("TCP_USER_TIMEOUT"),
@@ -296,7 +296,7 @@ fn etimedout_is_no_timeout() {
             );
         }
         let error = Connection::open_stream(parameters(), faulty(DEAD_FOR_READS).0).unwrap_err();
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert!(error.to_string().contains("timed out"), "{error}");
     });
 }
@@ -347,7 +347,7 @@ fn a_connection_that_tcp_user_timeout_ends_is_reported_as_timed_out() {
             }
             assert!(began.elapsed() < SOON * 2, "the connection is still there");
         };
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         assert!(error.to_string().contains("timed out"), "{error}");
         let end = connection.process_data_events(SOON).unwrap_err();
         assert!(end.to_string().contains("timed out"), "{end}");

@@ -17,7 +17,7 @@ use haypile::{
 
 use streams::{bridge, pair, End};
 use support::peer::Peer;
-use support::{bounded, broker_address, wait_until, SOON};
+use support::{assert_matches, bounded, broker_address, wait_until, SOON};
 
 fn parameters() -> ConnectionParameters {
     ConnectionParameters::from_url(support::url()).unwrap()
@@ -214,7 +214,7 @@ fn a_peer_that_says_nothing_is_given_up() {
         let began = Instant::now();
         let error = Connection::open_stream(limited, ours).unwrap_err();
         assert!(began.elapsed() >= Duration::from_millis(400) && began.elapsed() < SOON);
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert_eq!(
             error.connect_failure().unwrap().stage,
             Stage::ProtocolHeader
@@ -245,7 +245,7 @@ fn a_peer_that_takes_nothing_is_given_up() {
         let error = (0..100)
             .find_map(|_| channel.basic_publish("", "nowhere", vec![0; 100_000]).err())
             .expect("100 times 100 kB went into a stream that holds 16 kB");
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
         assert!(began.elapsed() < SOON);
         // Closing has its deadline too.
         let began = Instant::now();
@@ -302,7 +302,7 @@ fn a_call_without_an_answer_ends_in_time() {
         let connection = Connection::open_stream(limited, ours).unwrap();
         let channel = connection.channel().unwrap();
         let error = channel.tx_select().unwrap_err();
-        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+        assert_matches!(error, Error::Timeout { .. });
         drop((channel, connection));
         peer.finish();
     });
@@ -320,7 +320,7 @@ fn a_peer_that_goes_silent_is_noticed() {
         let connection = Connection::open_stream(parameters().heartbeat(1), ours).unwrap();
         wait_until(SOON, || connection.is_closed());
         let error = connection.channel().unwrap_err();
-        assert!(matches!(error, Error::HeartbeatTimeout { .. }), "{error:?}");
+        assert_matches!(error, Error::HeartbeatTimeout { .. });
         peer.finish();
     });
 }
@@ -350,7 +350,7 @@ fn the_end_of_the_stream_wakes_whoever_waits() {
         support::let_others_wait();
         end.shutdown().unwrap();
         let error = waiting.join().unwrap().unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         assert!(connection.is_closed());
     });
 }

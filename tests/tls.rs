@@ -25,7 +25,7 @@ use rustls::version::{TLS12, TLS13};
 
 use broker::{Broker, Folder};
 use support::peer::Peer;
-use support::{bounded_by, unique, wait_until, SOON};
+use support::{assert_matches, assert_works, bounded_by, unique, wait_until, SOON};
 use tls::{expired, not_yet_valid, self_signed, server_config, server_params};
 use tls::{Authority, Issued, Server};
 
@@ -74,27 +74,12 @@ fn open(parameters: ConnectionParameters) -> Connection {
     Connection::open(parameters).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A round trip.
-#[track_caller]
-fn works(connection: &Connection) {
-    let channel = connection.channel().unwrap();
-    let queue = support::exclusive_queue(&channel);
-    channel.confirm_delivery().unwrap();
-    channel.basic_publish("", &queue, "hello").unwrap();
-    let (_, _, body) = channel
-        .basic_get(BasicGet::new(&queue).auto_ack(true))
-        .unwrap()
-        .unwrap();
-    assert_eq!(body, b"hello");
-    channel.close().unwrap();
-}
-
 /// That this fails as [`Error::Tls`], at that stage, with host and port and these words; gives the whole text.
 #[track_caller]
 fn refused(parameters: ConnectionParameters, address: &str, words: &[&str]) -> String {
     let error = Connection::open(parameters).expect_err("it was taken");
     let text = error.to_string();
-    assert!(matches!(error, Error::Tls(_)), "{error:?}");
+    assert_matches!(error, Error::Tls(_));
     assert!(error.is_connection_error());
     assert_eq!(error.address(), Some(address));
     let failure = error.connect_failure().unwrap();
@@ -124,7 +109,7 @@ fn shown(certificate: &Issued, words: &[&str]) {
 fn a_certificate_of_a_trusted_authority_is_good() {
     bounded_by(LIMIT, || {
         let connection = open(parameters());
-        works(&connection);
+        assert_works(&connection);
         connection.close().unwrap();
     });
 }
@@ -150,7 +135,7 @@ fn a_url_says_it_all() {
             format!("{url}?verify=verify_none"),
         ] {
             let connection = Connection::open(&url).unwrap_or_else(|error| panic!("{url}: {error}"));
-            works(&connection);
+            assert_works(&connection);
             if url.contains("channel_max") {
                 assert_eq!(connection.channel_max(), 7);
                 assert_eq!(connection.heartbeat(), Duration::from_secs(10));
@@ -167,7 +152,7 @@ fn verification_can_be_switched_off_and_only_by_name() {
         // an unknown authority, and an address that the certificate does not bear
         let by_address = ConnectionParameters::new("127.0.0.1").port(broker().tls_port());
         let connection = open(by_address.clone().tls(any.clone()));
-        works(&connection);
+        assert_works(&connection);
         connection.close().unwrap();
         refused(
             by_address.tls(trusting()),
@@ -190,7 +175,7 @@ fn verification_can_be_switched_off_and_only_by_name() {
                 let parameters = ConnectionParameters::new("127.0.0.1")
                     .port(server.port())
                     .tls(any.clone());
-                works(&open(parameters));
+                assert_works(&open(parameters));
             }
         }
     });
@@ -268,7 +253,7 @@ fn a_certificate_with_another_name() {
         assert!(text.contains("server_name_indication"), "{text}");
         for name in NAMES {
             let connection = open(by_address.clone().tls(trusting().server_hostname(name)));
-            works(&connection);
+            assert_works(&connection);
             connection.close().unwrap();
         }
         let wrong = by_address.tls(trusting().server_hostname("wrong.example"));
@@ -321,7 +306,7 @@ fn every_address_and_every_host_is_tried() {
             .port(server.port())
             .tls(trusting());
         let connection = Connection::open([bad.clone(), parameters()]).unwrap();
-        works(&connection);
+        assert_works(&connection);
         let bad = bad.connection_attempts(2).retry_delay(Duration::ZERO);
         let error = Connection::open(bad).unwrap_err();
         let attempts = &error.connect_failure().unwrap().attempts;
@@ -392,7 +377,7 @@ fn a_silent_server_does_not_hold_anybody_up() {
         let began = std::time::Instant::now();
         let error = Connection::open(parameters).unwrap_err();
         assert!(began.elapsed() < SOON);
-        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        assert_matches!(error, Error::Connection(_));
         assert_eq!(error.connect_failure().unwrap().stage, Stage::Tls);
         assert!(error.to_string().contains("500 ms"), "{error}");
         peer.finish();
@@ -406,7 +391,7 @@ fn plain_on_a_tls_port() {
         let parameters = ConnectionParameters::new("127.0.0.1").port(port);
         let error = Connection::open(parameters).unwrap_err();
         let text = error.to_string();
-        assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+        assert_matches!(error, Error::IncompatibleProtocol(_));
         assert!(text.contains("TLS") && text.contains("amqps://"), "{text}");
         assert_eq!(error.address(), Some(&*format!("127.0.0.1:{port}")));
     });
@@ -422,11 +407,11 @@ fn a_certificate_in_place_of_a_password() {
         let mutual = parameters().tls(with_certificate.clone());
         // by password all the same
         let connection = open(mutual.clone());
-        works(&connection);
+        assert_works(&connection);
         connection.close().unwrap();
 
         let connection = open(mutual.clone().credentials(ExternalCredentials));
-        works(&connection);
+        assert_works(&connection);
         let user = broker().rabbitmqctl(&[
             "list_connections",
             "-q",
@@ -442,27 +427,21 @@ fn a_certificate_in_place_of_a_password() {
             ExternalCredentials.into(),
             PlainCredentials::default().into(),
         ]);
-        works(&open(mutual.credentials(either)));
+        assert_works(&open(mutual.credentials(either)));
 
         // a user whom the broker does not have
         let nobody = authority().client("nobody");
         let tls = trusting().client_certificate_pem(nobody.certificate, nobody.key);
         let error =
             Connection::open(parameters().tls(tls).credentials(ExternalCredentials)).unwrap_err();
-        assert!(
-            matches!(error, Error::ProbableAuthentication(_)),
-            "{error:?}"
-        );
+        assert_matches!(error, Error::ProbableAuthentication(_));
         assert_eq!(error.reply_code(), Some(403));
 
         // nobody's certificate at all: the broker offers EXTERNAL and then refuses
         let error = Connection::open(parameters().credentials(ExternalCredentials)).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::ProbableAuthentication(_) | Error::Authentication(_)
-            ),
-            "{error:?}"
+        assert_matches!(
+            error,
+            Error::ProbableAuthentication(_) | Error::Authentication(_)
         );
     });
 }
@@ -527,7 +506,7 @@ fn a_broker_that_requires_a_certificate() {
         let client = authority().client("guest");
         let tls = trusting().client_certificate_pem(client.certificate, client.key);
         let connection = open(parameters.tls(tls));
-        works(&connection);
+        assert_works(&connection);
 
         // the end of the broker
         let channel = connection.channel().unwrap();
@@ -536,10 +515,10 @@ fn a_broker_that_requires_a_certificate() {
             channel.basic_consume(queue, |_, _, _, _| ()).unwrap();
             channel.start_consuming()
         });
-        works(&connection);
+        assert_works(&connection);
         drop(broker);
         let error = waiting.join().unwrap().unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
         assert_eq!(error.address(), Some(&*address));
         assert!(connection.is_closed());
         assert!(connection.channel().is_err());
@@ -635,7 +614,7 @@ fn files_that_will_not_do_are_named() {
         };
         let error = Connection::open(format!("amqps://127.0.0.1:1?{options}")).unwrap_err();
         let text = error.to_string();
-        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+        assert_matches!(error, Error::InvalidParameter { .. });
         for word in words {
             assert!(text.contains(word), "{word:?}: {text}");
         }
@@ -727,7 +706,7 @@ fn an_idle_connection_lives_on_its_heartbeats() {
         assert_eq!(connection.heartbeat(), Duration::from_secs(1));
         // Either side gives up after two to three seconds of silence.
         thread::sleep(Duration::from_secs(6));
-        works(&connection);
+        assert_works(&connection);
         connection.close().unwrap();
     });
 }
@@ -738,11 +717,11 @@ fn a_frozen_peer_is_noticed() {
         let proxy = support::proxy::Proxy::to(([127, 0, 0, 1], broker().tls_port()).into());
         let parameters = parameters().port(proxy.port()).heartbeat(1);
         let connection = open(parameters);
-        works(&connection);
+        assert_works(&connection);
         proxy.pause();
         wait_until(SOON, || connection.is_closed());
         let error = connection.channel().unwrap_err();
-        assert!(matches!(error, Error::HeartbeatTimeout { .. }), "{error:?}");
+        assert_matches!(error, Error::HeartbeatTimeout { .. });
     });
 }
 
@@ -751,11 +730,11 @@ fn a_cut_is_a_lost_stream() {
     bounded_by(LIMIT, || {
         let proxy = support::proxy::Proxy::to(([127, 0, 0, 1], broker().tls_port()).into());
         let connection = open(parameters().port(proxy.port()));
-        works(&connection);
+        assert_works(&connection);
         proxy.cut();
         wait_until(SOON, || connection.is_closed());
         let error = connection.channel().unwrap_err();
-        assert!(matches!(error, Error::StreamLost(_)), "{error:?}");
+        assert_matches!(error, Error::StreamLost(_));
     });
 }
 
@@ -809,7 +788,7 @@ fn tls_over_a_stream_of_ones_own() {
         let (ours, theirs) = streams::pair();
         streams::bridge(theirs, target);
         let connection = Connection::open_stream(parameters.clone(), ours).unwrap();
-        works(&connection);
+        assert_works(&connection);
         connection.close().unwrap();
 
         #[cfg(unix)]
@@ -817,7 +796,7 @@ fn tls_over_a_stream_of_ones_own() {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
             streams::bridge(theirs, target);
             let connection = Connection::open_stream(parameters.clone(), ours).unwrap();
-            works(&connection);
+            assert_works(&connection);
             connection.close().unwrap();
         }
 
@@ -825,7 +804,7 @@ fn tls_over_a_stream_of_ones_own() {
         streams::bridge(theirs, target);
         let wrong = parameters.host("wrong.example");
         let error = Connection::open_stream(wrong, ours).unwrap_err();
-        assert!(matches!(error, Error::Tls(_)), "{error:?}");
+        assert_matches!(error, Error::Tls(_));
         assert_eq!(error.address(), Some("wrong.example:5671"));
     });
 }
@@ -845,7 +824,7 @@ fn nothing_secret_shows() {
             .tls(tls.clone())
             .credentials(PlainCredentials::new(&user, password));
         let connection = open(parameters.clone());
-        works(&connection);
+        assert_works(&connection);
         let shown = format!("{parameters:?}{tls:?}{connection:?}");
         connection.close().unwrap();
         let error = Connection::open(parameters.tls(TlsOptions::new())).unwrap_err();

@@ -17,8 +17,8 @@ use rcgen::{BasicConstraints, CertificateParams, GeneralSubtree, IsCa, NameConst
 use rustls::version::{TLS12, TLS13};
 
 use broker::Folder;
-use support::bounded;
 use support::peer::Peer;
+use support::{assert_matches, bounded};
 use tls::{
     expired, server_config, server_config_unchecked, server_params, Authority, Issued, Server,
 };
@@ -108,7 +108,7 @@ fn another_name_is_taken_only_by_its_setter_and_only_from_a_trusted_authority() 
             let server = Server::start(config, None);
             let parameters = ConnectionParameters::new("localhost").port(server.port());
             let error = Connection::open(parameters.tls(any_name.clone())).unwrap_err();
-            assert!(matches!(error, Error::Tls(_)), "{error:?}");
+            assert_matches!(error, Error::Tls(_));
         }
         assert_ne!(any_name, trusting(&authority));
         assert!(format!("{any_name:?}").contains("accept_any_hostname: true"));
@@ -160,7 +160,7 @@ fn each_way_to_switch_verification_off_warns() {
 fn switching_verification_off_beside_an_authority_is_refused() {
     let refused = |error: Error| {
         let text = error.to_string();
-        assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+        assert_matches!(error, Error::InvalidParameter { .. });
         for word in [
             "cacertfile",
             "ca_certificates_file",
@@ -285,7 +285,7 @@ fn key_refused(certificate: &str, key: &str) -> Option<String> {
     match Connection::open(parameters.tls(options)).unwrap_err() {
         Error::Connection(_) => None,
         error => {
-            assert!(matches!(error, Error::InvalidParameter { .. }), "{error:?}");
+            assert_matches!(error, Error::InvalidParameter { .. });
             Some(error.to_string())
         }
     }

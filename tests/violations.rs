@@ -5,7 +5,7 @@ mod support;
 
 use haypile::{Connection, Error};
 use support::peer::{m, Args, Frame, Handshake, Peer};
-use support::{bounded, met_within, SOON};
+use support::{assert_matches, bounded, met_within, SOON};
 
 /// Sends this on a connection on which channel 1 is open; returns what the client said was wrong, and what its calls return.
 fn reply_to(bytes: Vec<u8>) -> (u16, String, Error) {
@@ -45,7 +45,7 @@ fn a_frame_that_cannot_be_read_is_a_frame_error() {
         for bytes in all {
             let (code, text, error) = reply_to(bytes);
             assert_eq!((code, &*text), (501, "FRAME_ERROR"), "{error}");
-            assert!(matches!(error, Error::InvalidFrame { .. }), "{error:?}");
+            assert_matches!(error, Error::InvalidFrame { .. });
         }
     });
 }
@@ -64,7 +64,7 @@ fn a_frame_in_the_wrong_place_is_an_unexpected_frame() {
         for bytes in [message, body_alone, no_such_channel, unasked, in_between] {
             let (code, text, error) = reply_to(bytes);
             assert_eq!((code, &*text), (505, "UNEXPECTED_FRAME"), "{error}");
-            assert!(matches!(error, Error::UnexpectedFrame { .. }), "{error:?}");
+            assert_matches!(error, Error::UnexpectedFrame { .. });
         }
     });
 }

@@ -5,7 +5,7 @@
 //! - [`bounded`], [`wait_until`]: no test hangs, none sleeps for a condition.
 //! - [`peer`]: a scripted broker, for what a real one will not do.
 //! - [`proxy`]: a forwarder in front of the real one that can be paused, cut or made to swallow bytes.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
 
 pub mod peer;
 pub mod proxy;
@@ -16,7 +16,20 @@ use std::sync::{mpsc, Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use haypile::{BasicProperties, Channel, Connection, Deliver, FieldTable, QueueDeclare};
+use haypile::{
+    BasicGet, BasicProperties, BasicPublish, Channel, Connection, Deliver, Error, FieldTable,
+    QueueDeclare,
+};
+
+/// Asserts that a value, mostly an error, matches a pattern; shows the value if not.
+macro_rules! assert_matches {
+    ($value:expr, $($pattern:tt)+) => {
+        match &$value {
+            value => assert!(matches!(value, $($pattern)+), "{value:?}"),
+        }
+    };
+}
+pub(crate) use assert_matches;
 
 /// How long anything that ought to happen at once may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -139,6 +152,42 @@ pub fn exclusive_queue(channel: &Channel) -> String {
         .queue_declare(QueueDeclare::new(&name).exclusive(true))
         .unwrap();
     name
+}
+
+/// A channel with confirms, so that a message is in its queue when `basic_publish` returns; and a queue with these bodies.
+#[track_caller]
+pub fn channel_and_queue_of(bodies: &[&str]) -> (Channel, String) {
+    let channel = channel();
+    channel.confirm_delivery().unwrap();
+    let queue = exclusive_queue(&channel);
+    let mandatory = BasicPublish::new().mandatory(true);
+    for body in bodies {
+        channel
+            .basic_publish_with("", &queue, body, mandatory.clone())
+            .unwrap();
+    }
+    (channel, queue)
+}
+
+/// Asserts that a connection carries a message there and back.
+#[track_caller]
+pub fn assert_works(connection: &Connection) {
+    let channel = connection.channel().unwrap();
+    let queue = exclusive_queue(&channel);
+    channel.confirm_delivery().unwrap();
+    channel.basic_publish("", &queue, "hello").unwrap();
+    let request = BasicGet::new(&queue).auto_ack(true);
+    let (_, _, body) = channel.basic_get(request).unwrap().expect("a message");
+    assert_eq!(body, b"hello");
+    channel.close().unwrap();
+}
+
+/// Asserts that a call failed because the broker closed its channel, with this code.
+#[track_caller]
+pub fn assert_closed_by_broker<T: std::fmt::Debug>(result: haypile::Result<T>, code: u16) {
+    let error = result.unwrap_err();
+    assert_matches!(error, Error::ChannelClosedByBroker { .. });
+    assert_eq!(error.reply_code(), Some(code), "{error}");
 }
 
 /// A header table of one entry.

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use haypile::{Channel, Connection};
+
 /// How long the script waits for the client's next byte before it fails.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -768,4 +770,22 @@ impl Drop for Peer {
             }
         }
     }
+}
+
+/// A channel whose broker follows the script once the channel is open, and then serves an orderly end.
+pub fn scripted_channel(script: impl FnOnce(&mut Session) + Send + 'static) -> (Channel, Peer) {
+    let peer = Peer::start(move |session| {
+        session.handshake();
+        session.open_channel(1);
+        script(session);
+        session.serve_until_end();
+    });
+    let connection = Connection::open(peer.url()).unwrap();
+    (connection.channel().unwrap(), peer)
+}
+
+/// Closes the connection, and waits for the broker's script to end.
+pub fn finish(channel: Channel, peer: Peer) {
+    channel.connection().close().unwrap();
+    peer.finish();
 }
