@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn external_says_nothing() {
+    fn external_sends_an_empty_response() {
         let credentials = Credentials::from(ExternalCredentials);
         assert_eq!(
             credentials.respond(&["PLAIN", "EXTERNAL"]),

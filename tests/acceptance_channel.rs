@@ -315,7 +315,7 @@ fn a_rolled_back_transaction_does_not() {
 
 // pika: TestChannelFlow; point 39
 #[test]
-fn flow_answers_whether_it_is_active() {
+fn flow_returns_whether_it_is_active() {
     bounded(|| {
         let channel = channel();
         let queue = exclusive_queue(&channel);

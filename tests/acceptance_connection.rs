@@ -417,7 +417,7 @@ fn process_data_events_polls_or_waits_for_its_time() {
 
 // pika: TestConnectionRegisterForBlockAndUnblock; point 48
 #[test]
-fn blocked_and_unblocked_callbacks_are_told() {
+fn blocked_and_unblocked_callbacks_run() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();
@@ -639,7 +639,7 @@ fn sleep_lasts_as_long_as_asked() {
 
 // pika: TestConnectionProperties
 #[test]
-fn a_connection_tells_its_state_and_what_the_broker_can() {
+fn a_connection_returns_its_state_and_the_brokers_capabilities() {
     bounded(|| {
         let connection = open();
         assert!(connection.is_open() && !connection.is_closed());

@@ -350,7 +350,7 @@ fn start_consuming_fails_when_its_channel_does() {
 
 // pika: TestStartConsumingReturnsAfterCancelFromBroker; point 19
 #[test]
-fn start_consuming_says_that_the_broker_cancelled() {
+fn start_consuming_returns_that_the_broker_cancelled() {
     bounded(|| {
         let channel = channel();
         let queue = exclusive_queue(&channel);
@@ -426,7 +426,7 @@ fn many_messages_by_the_iterator() {
 
 // pika: TestBasicCancelWithNonAckableConsumer; point 21
 #[test]
-fn basic_cancel_with_auto_ack_answers_what_was_not_dispatched() {
+fn basic_cancel_with_auto_ack_returns_what_was_not_dispatched() {
     bounded(|| {
         let (channel, queue) = channel_and_queue_of(&["first", "second"]);
         assert_message_count(&channel, &queue, 2);

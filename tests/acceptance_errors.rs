@@ -30,7 +30,7 @@ fn assert_failed_at(error: &Error, stage: Stage) {
 }
 
 #[test]
-fn an_http_answer_is_recognized() {
+fn an_http_response_is_recognized() {
     bounded(|| {
         let error = refused_by(|session| {
             session.expect_protocol_header();
@@ -84,7 +84,7 @@ fn garbage_is_no_amqp() {
 }
 
 #[test]
-fn a_wrong_password_is_told_and_kept_secret() {
+fn a_wrong_password_is_refused_and_kept_secret() {
     bounded(|| {
         let parameters = ConnectionParameters::from_url(url())
             .unwrap()
@@ -102,7 +102,7 @@ fn a_wrong_password_is_told_and_kept_secret() {
 }
 
 #[test]
-fn an_unknown_virtual_host_is_told() {
+fn an_unknown_virtual_host_is_refused() {
     bounded(|| {
         let parameters = ConnectionParameters::from_url(url())
             .unwrap()
@@ -145,7 +145,7 @@ fn a_refused_port_names_its_stage_and_address() {
 }
 
 #[test]
-fn a_peer_that_says_nothing_is_given_up_by_the_stack_timeout() {
+fn a_silent_peer_is_given_up_by_the_stack_timeout() {
     bounded(|| {
         type Script = fn(&mut Session);
         let scripts: [(Stage, Script); 3] = [
@@ -184,7 +184,7 @@ fn a_peer_that_says_nothing_is_given_up_by_the_stack_timeout() {
 }
 
 #[test]
-fn a_lost_connection_says_why_and_since_when_nothing_came() {
+fn the_error_of_a_lost_connection_has_its_cause_and_how_long_the_peer_was_silent() {
     bounded(|| {
         for reset in [false, true] {
             let proxy = Proxy::start();
@@ -235,7 +235,7 @@ fn a_channel_error_names_code_text_and_cause() {
 }
 
 #[test]
-fn error_541_for_a_transient_queue_says_what_to_declare_instead() {
+fn error_541_for_a_transient_queue_names_what_to_declare_instead() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();
@@ -262,7 +262,7 @@ fn error_541_for_a_transient_queue_says_what_to_declare_instead() {
 }
 
 #[test]
-fn an_operator_closing_the_connection_is_told() {
+fn a_connection_that_an_operator_closes_fails_with_the_reason() {
     bounded(|| {
         // Its name is how the operator finds it.
         let name = unique("connection");
@@ -350,7 +350,7 @@ fn a_violation_of_the_protocol_ends_the_connection() {
 
 // A call that the broker does not answer is given up, and its channel closed, since replies could be mistaken.
 #[test]
-fn a_call_without_an_answer_is_given_up_with_its_channel() {
+fn a_call_without_a_reply_is_given_up_with_its_channel() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();

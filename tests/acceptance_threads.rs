@@ -85,7 +85,7 @@ fn four_threads_consume_while_a_fifth_declares_and_publishes() {
 }
 
 #[test]
-fn eight_threads_publish_with_confirms_on_one_channel_and_each_is_told_of_its_own() {
+fn eight_threads_publish_with_confirms_on_one_channel_and_each_gets_its_own_outcome() {
     const EACH: usize = 100;
     bounded(|| {
         let channel = channel();
@@ -496,7 +496,7 @@ fn a_close_that_crosses_the_brokers_own() {
 }
 
 #[test]
-fn nothing_follows_the_answer_to_the_brokers_close() {
+fn nothing_follows_the_reply_to_the_brokers_close() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();

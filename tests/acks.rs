@@ -48,7 +48,7 @@ fn ack_unknown(channel: &Channel, tags: impl IntoIterator<Item = u64>) -> Error 
 }
 
 #[test]
-fn what_was_not_settled_goes_back_and_nothing_else() {
+fn what_was_not_acknowledged_goes_back_and_nothing_else() {
     bounded(|| {
         let mut fixture = Fixture::default();
         let queue = fixture.queue("acks");

@@ -255,7 +255,7 @@ fn a_busy_channel_does_not_starve_another() {
 /// A read brings many messages at once, for two channels in turn. Each message is told once, in its channel's order, or
 /// answered by the cancelling that a callback asks for in the middle.
 #[test]
-fn what_one_read_brought_is_told_once_whatever_happens_on_the_way() {
+fn what_one_read_brought_is_delivered_once_whatever_happens_meanwhile() {
     bounded(|| {
         const RUNS: u64 = 100;
         const RUN: u64 = 7;
@@ -531,7 +531,7 @@ fn a_secret_larger_than_a_frame_is_refused_and_the_connection_lives() {
 }
 
 #[test]
-fn messages_that_came_before_the_channel_ended_are_told() {
+fn messages_that_came_before_the_channel_ended_are_delivered() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();
@@ -567,7 +567,7 @@ fn messages_that_came_before_the_channel_ended_are_told() {
 }
 
 #[test]
-fn publishers_of_one_channel_are_each_told_their_own_losses() {
+fn publishers_of_one_channel_get_their_own_losses_each() {
     bounded(|| {
         let channel = channel();
         let queue = exclusive_queue(&channel);

@@ -91,7 +91,7 @@ fn the_mechanism_is_chosen_from_what_is_offered() {
 }
 
 #[test]
-fn a_refusal_says_what_was_offered() {
+fn the_error_of_a_refusal_lists_what_was_offered() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.expect_protocol_header();
@@ -123,7 +123,7 @@ fn a_refusal_says_what_was_offered() {
 }
 
 #[test]
-fn a_wrong_password_is_told_by_the_broker() {
+fn a_wrong_password_is_refused_with_the_brokers_reason() {
     bounded(|| {
         for credentials in [
             Credentials::from(PlainCredentials::new("guest", "wrong")),
@@ -137,7 +137,7 @@ fn a_wrong_password_is_told_by_the_broker() {
 }
 
 #[test]
-fn a_login_that_is_too_large_is_told_apart() {
+fn a_login_that_is_too_large_has_an_error_that_names_the_limit() {
     bounded(|| {
         let token = "x".repeat(5000);
         let login = PlainCredentials::new("guest", &token);

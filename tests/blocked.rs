@@ -19,7 +19,7 @@ use support::{
 const ALARM: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_timeout_during_an_alarm_says_so_and_that_the_messages_fate_is_unknown() {
+fn the_error_of_a_timeout_during_an_alarm_mentions_it_and_that_the_messages_fate_is_unknown() {
     bounded_by(Duration::from_secs(180), || {
         let broker = Broker::start(&[]);
         let parameters = ConnectionParameters::from_url(&broker.amqp)

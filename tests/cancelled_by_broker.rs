@@ -28,7 +28,7 @@ fn assert_late(result: haypile::Result<()>, tag: u64) {
 
 /// A tag that RabbitMQ keeps until this end cancels as well, and one that it does not keep: what is sent is the same.
 #[test]
-fn a_cancel_is_answered_in_kind() {
+fn a_cancel_without_no_wait_gets_cancel_ok() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();

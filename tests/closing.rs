@@ -113,7 +113,7 @@ fn a_link_cut_under_publishes_makes_close_an_error() {
 
 /// A channel that the connection has taken with it is no better off, and its later calls say what they said before.
 #[test]
-fn closing_a_channel_of_a_lost_connection_says_so() {
+fn closing_a_channel_of_a_lost_connection_fails_with_the_loss() {
     bounded(|| {
         let proxy = Proxy::start();
         let channel = through(&proxy);
@@ -132,7 +132,7 @@ fn closing_a_channel_of_a_lost_connection_says_so() {
 
 /// The first call after a loss is told what happened, also if that is `close`.
 #[test]
-fn closing_what_was_lost_before_says_so() {
+fn closing_a_lost_connection_fails_with_the_loss() {
     bounded(|| {
         let proxy = Proxy::start();
         let channel = through(&proxy);
@@ -150,7 +150,7 @@ fn closing_what_was_lost_before_says_so() {
 }
 
 #[test]
-fn a_broker_that_closes_at_the_same_time_is_told_of() {
+fn a_close_by_the_broker_at_the_same_time_is_reported() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();
@@ -192,7 +192,7 @@ fn a_broker_that_does_not_confirm_in_time_leaves_the_last_messages_unknown() {
 
 /// The broker had something against what was published on the channel: this must not look like an orderly end.
 #[test]
-fn a_channel_that_the_broker_closes_at_the_same_time_is_told_of() {
+fn a_close_of_the_channel_by_the_broker_at_the_same_time_is_reported() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();

@@ -13,7 +13,7 @@ use support::peer::{m, Peer};
 use support::{bounded, channel, unique, Fixture};
 
 #[track_caller]
-fn assert_says(error: &Error, parts: &[&str]) {
+fn assert_mentions(error: &Error, parts: &[&str]) {
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "{part:?} is missing: {text}");
@@ -68,7 +68,7 @@ const DENIED: &str = "INTERNAL_ERROR - Feature `transient_nonexcl_queues` is dep
 fn a_transient_queue_that_is_denied_is_to_be_durable_or_exclusive() {
     bounded(|| {
         let error = refused_declaration(541, DENIED);
-        assert_says(&error, &[".durable(true)", ".exclusive(true)"]);
+        assert_mentions(&error, &[".durable(true)", ".exclusive(true)"]);
         assert!(!error.is_retryable());
     });
 }
@@ -81,7 +81,7 @@ fn a_global_limit_that_is_denied_is_to_be_left_out() {
             (541, "INTERNAL_ERROR - Feature `global_qos` is deprecated.\nBy default, this feature is not permitted anymore."),
             (540, "NOT_IMPLEMENTED - queue 'q' in vhost '/' does not support global qos"),
         ] {
-            assert_says(&refused_declaration(code, text), &["leave out .global(true)"]);
+            assert_mentions(&refused_declaration(code, text), &["leave out .global(true)"]);
         }
     });
 }
@@ -104,7 +104,7 @@ fn a_global_limit_is_refused_by_quorum_queues_or_warned_of() {
                 "{log}"
             );
         } else {
-            assert_says(&consumed.unwrap_err(), &["540", "leave out .global(true)"]);
+            assert_mentions(&consumed.unwrap_err(), &["540", "leave out .global(true)"]);
         }
     });
 }
@@ -116,16 +116,16 @@ fn a_small_frame_max_is_refused_with_the_reason() {
         Connection::open(parameters).unwrap_err(),
         Connection::open("amqp://127.0.0.1/?frame_max=4096").unwrap_err(),
     ] {
-        assert_says(&refused, &["4096", "8192", "RabbitMQ 4.1"]);
+        assert_mentions(&refused, &["4096", "8192", "RabbitMQ 4.1"]);
     }
 }
 
 #[test]
-fn a_message_above_the_brokers_limit_says_what_can_be_done() {
+fn the_error_of_a_message_above_the_brokers_limit_names_a_remedy() {
     bounded(|| {
         // From 4.0 on at 16 MiB; before that at 128 MiB, with these words.
         let text = "PRECONDITION_FAILED - message size 134217729 is larger than configured max size 134217728";
-        assert_says(
+        assert_mentions(
             &refused_declaration(406, text),
             &["max_message_size", "in parts"],
         );
@@ -138,13 +138,13 @@ fn a_message_above_the_brokers_limit_says_what_can_be_done() {
         channel.confirm_delivery().unwrap();
         let too_large = vec![0; (16 << 20) + 1];
         let error = channel.basic_publish("", &queue, too_large).unwrap_err();
-        assert_says(&error, &["406", "max_message_size", "in parts"]);
+        assert_mentions(&error, &["406", "max_message_size", "in parts"]);
     });
 }
 
 /// As after a change of the virtual host's default queue type: what was declared as one type is declared as another.
 #[test]
-fn a_queue_of_another_type_says_how_to_declare_it() {
+fn the_error_of_a_queue_of_another_type_names_the_argument() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let queue = fixture.queue("type");
@@ -152,7 +152,7 @@ fn a_queue_of_another_type_says_how_to_declare_it() {
         of_type(&first, &queue, "quorum");
         let plain = QueueDeclare::new(&queue).durable(true);
         let error = first.queue_declare(plain).unwrap_err();
-        assert_says(
+        assert_mentions(
             &error,
             &["406", ".argument(\"x-queue-type\", …)", "delete it first"],
         );
@@ -160,7 +160,7 @@ fn a_queue_of_another_type_says_how_to_declare_it() {
 }
 
 #[test]
-fn a_redeclaration_in_conflict_says_what_to_do() {
+fn the_error_of_a_conflicting_redeclaration_names_a_remedy() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let (queue, exchange) = (fixture.queue("again"), fixture.exchange("again"));
@@ -171,7 +171,7 @@ fn a_redeclaration_in_conflict_says_what_to_do() {
         let error = first
             .queue_declare(QueueDeclare::new(&queue).durable(true).auto_delete(true))
             .unwrap_err();
-        assert_says(
+        assert_mentions(
             &error,
             &["406", "'auto_delete'", "queue_delete", "another name"],
         );
@@ -183,12 +183,12 @@ fn a_redeclaration_in_conflict_says_what_to_do() {
         let error = second
             .exchange_declare(ExchangeDeclare::new(&exchange, ExchangeType::Topic))
             .unwrap_err();
-        assert_says(&error, &["406", "exchange_delete", "another name"]);
+        assert_mentions(&error, &["406", "exchange_delete", "another name"]);
     });
 }
 
 #[test]
-fn a_stream_says_how_it_is_read() {
+fn the_error_of_a_wrong_read_of_a_stream_names_the_right_one() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let stream = fixture.queue("stream");
@@ -197,29 +197,29 @@ fn a_stream_says_how_it_is_read() {
         let error = channel()
             .basic_consume(&stream, |_, _, _, _| {})
             .unwrap_err();
-        assert_says(&error, &["406", "basic_qos"]);
+        assert_mentions(&error, &["406", "basic_qos"]);
 
         let hasty = channel();
         hasty.basic_qos(10).unwrap();
         let request = BasicConsume::new(&stream).auto_ack(true);
         let error = hasty.basic_consume(request, |_, _, _, _| {}).unwrap_err();
-        assert_says(&error, &["540", "without .auto_ack(true)"]);
+        assert_mentions(&error, &["540", "without .auto_ack(true)"]);
 
         let error = channel().basic_get(&stream).unwrap_err();
-        assert_says(&error, &["540", "basic_consume"]);
+        assert_mentions(&error, &["540", "basic_consume"]);
     });
 }
 
 #[test]
-fn what_a_type_of_queue_cannot_be_is_said() {
+fn the_error_of_an_option_that_a_type_of_queue_lacks_names_a_remedy() {
     bounded(|| {
         let quorum = || QueueDeclare::new(unique("never")).argument("x-queue-type", "quorum");
         let error = channel().queue_declare(quorum()).unwrap_err();
-        assert_says(&error, &["406", "durable(true)"]);
+        assert_mentions(&error, &["406", "durable(true)"]);
         let error = channel()
             .queue_declare(quorum().durable(true).argument("x-max-priority", 5))
             .unwrap_err();
-        assert_says(&error, &["406", "another x-queue-type"]);
+        assert_mentions(&error, &["406", "another x-queue-type"]);
     });
 }
 
@@ -231,7 +231,7 @@ fn an_unknown_type_of_exchange_may_lack_its_plugin() {
         let request = ExchangeDeclare::new(&exchange, ExchangeType::from("x-no-such-type"));
         let error = channel().exchange_declare(request).unwrap_err();
         assert!(matches!(error.reply_code(), Some(406 | 503)), "{error}");
-        assert_says(&error, &["x-no-such-type", "plugin"]);
+        assert_mentions(&error, &["x-no-such-type", "plugin"]);
     });
 }
 

@@ -129,7 +129,7 @@ fn a_time_limit_ends_the_loop_although_messages_keep_coming() {
 }
 
 #[test]
-fn the_end_says_who_cancelled() {
+fn ended_returns_who_cancelled() {
     bounded(|| {
         let (channel, queue) = channel_and_queue_of(&["a"]);
         let mut messages = channel.consume(&queue).unwrap();

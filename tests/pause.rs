@@ -248,7 +248,7 @@ fn a_close_during_a_pause(auto_ack: bool) {
 }
 
 #[test]
-fn an_error_after_a_pause_says_that_reading_was_paused() {
+fn an_error_after_a_pause_mentions_the_pause() {
     bounded_by(limit(), || {
         let (go, wait) = mpsc::channel();
         let peer = Peer::start(move |session| {

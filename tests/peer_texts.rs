@@ -26,7 +26,7 @@ fn assert_harmless(text: &str) {
 
 /// The same for an error, however it is shown, and for everything that was logged.
 #[track_caller]
-fn assert_told_harmlessly(error: &Error) {
+fn assert_shown_harmlessly(error: &Error) {
     for text in [
         error.to_string(),
         format!("{error:?}"),
@@ -83,7 +83,7 @@ fn a_closure_before_and_after_the_login() {
             session.send_connection_close(403, HOSTILE, (0, 0));
         });
         assert_matches!(error, Error::ProbableAuthentication(_));
-        assert_told_harmlessly(&error);
+        assert_shown_harmlessly(&error);
 
         let peer = Peer::start(|session| {
             session.handshake();
@@ -93,13 +93,13 @@ fn a_closure_before_and_after_the_login() {
         });
         let connection = Connection::open(peer.url()).unwrap();
         let error = connection.channel().unwrap_err();
-        assert_told_harmlessly(&error);
+        assert_shown_harmlessly(&error);
         match &error {
             Error::ConnectionClosedByBroker { reply_text, .. } => assert_eq!(reply_text, HOSTILE),
             other => panic!("{other:?}"),
         }
         // What is reported later repeats it.
-        assert_told_harmlessly(&connection.channel().unwrap_err());
+        assert_shown_harmlessly(&connection.channel().unwrap_err());
         peer.finish();
     });
 }
@@ -119,7 +119,7 @@ fn mechanisms_without_end() {
             session.send_method(0, m::CONNECTION_START, start);
         });
         assert_matches!(error, Error::Authentication(_));
-        assert_told_harmlessly(&error);
+        assert_shown_harmlessly(&error);
     });
 }
 
@@ -138,12 +138,12 @@ fn a_channels_closure() {
         let connection = Connection::open(peer.url()).unwrap();
         let channel = connection.channel().unwrap();
         let error = channel.queue_declare("q").unwrap_err();
-        assert_told_harmlessly(&error);
+        assert_shown_harmlessly(&error);
         match &error {
             Error::ChannelClosedByBroker { reply_text, .. } => assert_eq!(reply_text, HOSTILE),
             other => panic!("{other:?}"),
         }
-        assert_told_harmlessly(&channel.basic_publish("", "q", "x").unwrap_err());
+        assert_shown_harmlessly(&channel.basic_publish("", "q", "x").unwrap_err());
         drop(channel);
         connection.close().unwrap();
         peer.finish();
@@ -173,7 +173,7 @@ fn the_reason_of_an_alarm() {
             }
         };
         assert_matches!(error, Error::ConnectionBlockedTimeout { .. });
-        assert_told_harmlessly(&error);
+        assert_shown_harmlessly(&error);
         assert_eq!(reasons.all(), [HOSTILE], "fields keep what came");
         peer.finish();
     });
@@ -212,11 +212,11 @@ fn a_returned_message() {
         let error = publisher
             .wait_for_confirms(Duration::from_secs(10))
             .unwrap_err();
-        assert_told_harmlessly(&error);
+        assert_shown_harmlessly(&error);
         let error = channel
             .basic_publish_with("", "nowhere", "x", mandatory())
             .unwrap_err();
-        assert_told_harmlessly(&error);
+        assert_shown_harmlessly(&error);
         match &error {
             Error::Unroutable(returned) => assert_eq!(&*returned[0].method.reply_text, HOSTILE),
             other => panic!("{other:?}"),
@@ -272,8 +272,8 @@ fn an_argument_that_another_tenant_chose() {
             .queue_declare(QueueDeclare::new(&queue).exclusive(true))
             .unwrap_err();
         assert_eq!(error.reply_code(), Some(406));
-        assert_told_harmlessly(&error);
-        assert_told_harmlessly(&ours.basic_publish("", "", "x").unwrap_err());
+        assert_shown_harmlessly(&error);
+        assert_shown_harmlessly(&ours.basic_publish("", "", "x").unwrap_err());
         connection.close().unwrap();
         assert_log_is_harmless();
     });

@@ -326,7 +326,7 @@ fn pauses(supervisor: Supervisor) -> (Supervisor, Log<(Instant, Option<Duration>
 }
 
 #[test]
-fn each_pause_lasts_as_long_as_it_says() {
+fn each_pause_lasts_as_long_as_is_reported() {
     bounded(|| {
         let refused = RefusedPort::new();
         let retry = quick().give_up_after(Duration::from_millis(500));
@@ -413,7 +413,7 @@ fn a_silent_broker_costs_its_timeout_and_no_more() {
 }
 
 #[test]
-fn former_handles_are_dead_and_settle_nothing() {
+fn former_handles_fail_and_acknowledge_nothing() {
     bounded(|| {
         let proxy = Proxy::start();
         let (supervisor, _) = supervisor(proxy.url());

@@ -42,7 +42,7 @@ fn returned_numbers(publisher: &mut Publisher) -> Vec<u64> {
 }
 
 #[test]
-fn messages_that_differ_only_in_their_headers_are_told_apart() {
+fn returns_of_messages_that_differ_only_in_their_headers_are_matched() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let channel = channel();
@@ -64,7 +64,7 @@ fn messages_that_differ_only_in_their_headers_are_told_apart() {
 
 /// RabbitMQ takes this header out of what it returns. Here all the messages have it, and differ in another one.
 #[test]
-fn messages_with_blind_copies_are_told_apart() {
+fn returns_of_messages_with_blind_copies_are_matched() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let channel = channel();
@@ -92,7 +92,7 @@ fn messages_with_blind_copies_are_told_apart() {
 }
 
 #[test]
-fn threads_that_publish_on_one_channel_are_each_told_rightly() {
+fn threads_that_publish_on_one_channel_get_their_own_returns_each() {
     bounded(|| {
         let mut fixture = Fixture::new();
         let channel = channel();

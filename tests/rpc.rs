@@ -129,7 +129,7 @@ fn a_call_returns_its_reply() {
 }
 
 #[test]
-fn a_request_says_where_to_reply_and_until_when() {
+fn a_request_has_reply_to_and_expiration() {
     bounded(|| {
         let by_hand = ByHand::new();
         let client = RpcClient::open(&open()).unwrap();
@@ -873,7 +873,7 @@ fn a_request_goes_to_another_server_if_the_first_is_lost() {
 }
 
 #[test]
-fn a_server_ends_where_its_handler_says_so() {
+fn a_server_ends_when_its_handler_cancels() {
     bounded(|| {
         let channel = support::channel();
         let queue = exclusive_queue(&channel);
@@ -903,7 +903,7 @@ fn a_server_ends_where_its_handler_says_so() {
 }
 
 #[test]
-fn a_server_without_a_queue_says_so() {
+fn a_server_without_a_queue_fails() {
     bounded(|| {
         let channel = support::channel();
         let error = RpcServer::new(unique("missing"))

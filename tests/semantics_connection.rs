@@ -285,7 +285,7 @@ fn a_long_callback_does_not_cost_the_connection() {
 
 // Above a bound of undelivered bytes nothing more is read; neither calls nor the connection suffer from it.
 #[test]
-fn what_nobody_dispatches_costs_neither_answers_nor_the_connection() {
+fn what_nobody_dispatches_costs_neither_replies_nor_the_connection() {
     const MESSAGES: usize = 200;
     const SIZE: usize = 100_000;
     bounded(|| {

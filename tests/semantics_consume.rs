@@ -201,7 +201,7 @@ fn p22_what_comes_during_a_cancel_with_manual_ack_goes_back() {
 
 // haypile does better: a clear error.
 #[test]
-fn p23_stop_consuming_after_the_loss_of_the_connection_says_so() {
+fn p23_stop_consuming_after_the_loss_of_the_connection_fails() {
     bounded(|| {
         let proxy = Proxy::start();
         let connection = Connection::open(proxy.url()).unwrap();
@@ -308,7 +308,7 @@ fn p27_the_iterator_ends_on_cancel() {
 
 // haypile does better: the number is the true one.
 #[test]
-fn p28_p29_cancel_gives_back_what_waits_and_says_how_much() {
+fn p28_p29_cancel_gives_back_what_waits_and_returns_how_much() {
     bounded(|| {
         let (channel, queue) = channel_and_queue_of(&["1", "2", "3", "4", "5"]);
         assert_eq!(channel.get_waiting_message_count(), 0);

@@ -191,7 +191,7 @@ fn p37_a_second_confirm_delivery_does_nothing() {
 }
 
 #[test]
-fn p37_a_broker_without_confirms_is_told_apart() {
+fn p37_a_broker_without_confirms_is_recognized() {
     bounded(|| {
         let peer = Peer::start(|session| {
             let capabilities = vec!["basic.nack", "consumer_cancel_notify"];
@@ -247,7 +247,7 @@ fn p38_channel_numbers_are_the_lowest_free_up_to_the_limit() {
 }
 
 #[test]
-fn p39_calls_answer_what_the_brokers_answer_holds() {
+fn p39_calls_return_what_the_brokers_reply_holds() {
     bounded(|| {
         let channel = channel();
         let queue = unique("q");

@@ -203,7 +203,7 @@ fn mute(mut end: End) -> thread::JoinHandle<usize> {
 }
 
 #[test]
-fn a_peer_that_says_nothing_is_given_up() {
+fn a_silent_peer_is_given_up() {
     bounded(|| {
         let (ours, theirs) = pair();
         let peer = mute(theirs);
@@ -287,7 +287,7 @@ fn valve(end: End, stopped: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
 }
 
 #[test]
-fn a_call_without_an_answer_ends_in_time() {
+fn a_call_without_a_reply_ends_in_time() {
     bounded(|| {
         let peer = Peer::start(|session| {
             session.handshake();
@@ -337,7 +337,7 @@ fn an_idle_connection_lives_on_its_heartbeats() {
 }
 
 #[test]
-fn the_end_of_the_stream_wakes_whoever_waits() {
+fn the_end_of_the_stream_wakes_every_thread_that_waits() {
     bounded(|| {
         let (ours, theirs) = pair();
         let end = Stream::try_clone(&theirs).unwrap();

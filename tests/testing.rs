@@ -141,7 +141,7 @@ fn a_withheld_confirm_comes_when_it_is_released() {
 }
 
 #[test]
-fn a_blocked_broker_tells_those_that_publish() {
+fn a_blocked_broker_notifies_those_that_publish() {
     let broker = Broker::start().unwrap();
     let channel = channel(&broker);
     channel.queue_declare("q").unwrap();
@@ -266,7 +266,7 @@ fn a_fetch_does_not_count_what_has_expired() {
 }
 
 #[test]
-fn the_log_says_what_was_said_and_no_password() {
+fn the_log_has_every_method_and_no_password() {
     let broker = Broker::builder().user("me", "s3cret").start().unwrap();
     let connection = Connection::open(broker.url()).unwrap();
     let channel = connection.channel().unwrap();

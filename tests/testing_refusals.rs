@@ -71,7 +71,7 @@ fn exchanges_of_plugins_are_unknown() {
 
 /// Users and virtual hosts are those that were named when it started; nothing adds others.
 #[test]
-fn strangers_are_refused() {
+fn unknown_users_and_virtual_hosts_are_refused() {
     let broker = Broker::builder()
         .user("me", "secret")
         .virtual_host("mine")

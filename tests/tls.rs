@@ -115,7 +115,7 @@ fn a_certificate_of_a_trusted_authority_is_good() {
 }
 
 #[test]
-fn a_url_says_it_all() {
+fn a_url_is_enough_for_tls() {
     bounded_by(LIMIT, || {
         let folder = Folder::new();
         let ca = folder.write("ca and more.pem", &authority().pem());
@@ -526,7 +526,7 @@ fn a_broker_that_requires_a_certificate() {
 }
 
 #[test]
-fn a_missing_certificate_is_told_whatever_the_version() {
+fn a_missing_certificate_is_reported_with_each_version() {
     bounded_by(LIMIT, || {
         for versions in [[&TLS13], [&TLS12]] {
             let server = authority().server(&NAMES);

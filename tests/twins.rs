@@ -101,7 +101,7 @@ fn ttl_twins_declare_the_queue_either_way() {
 }
 
 #[test]
-fn ttl_twin_says_so_when_the_queue_is_declared_otherwise() {
+fn ttl_twin_reports_that_the_queue_is_declared_otherwise() {
     let scene = Scene::new();
     scene.run(Rust, "ttl_producer", &["--count", "1"]);
     let Ended { code, stderr, .. } = scene.start(Rust, "ttl_consumer", &["--count", "1"]).end();
@@ -640,7 +640,7 @@ mod same_message {
     }
 
     #[test]
-    fn as_answer() {
+    fn as_reply() {
         for (program, queue, waiting) in [
             ("rpc_server", "rpc_queue", "Waiting RPC requests"),
             ("compute_node", "compute_queue", " [*] Waiting for n"),

@@ -31,7 +31,7 @@ fn headers_and_arguments_take_the_same_things() {
 }
 
 #[test]
-fn headers_are_reached_into() {
+fn a_value_inside_of_headers_is_found_by_its_keys() {
     let death = FieldTable::from([("count", FieldValue::from(3)), ("queue", "work".into())]);
     let properties = BasicProperties::new().header("x-death", vec![FieldValue::from(death)]);
     let count = properties

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_broker_says_passes_or_does_not() {
+    fn reply_codes_and_texts_are_retryable_or_not() {
         for (reply_code, reply_text, passes) in [
             (200, "Goodbye", true),
             (311, "CONTENT_TOO_LARGE", false),

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_confirmed_is_let_go_in_any_order() {
+    fn what_is_confirmed_is_removed_in_any_order() {
         let mut flight = of(1..=6);
         assert_eq!(flight.take_in(acked(1, &[3, 5])).confirmed, 3);
         assert_eq!(flight.undecided_numbers(), [2, 4, 6]);

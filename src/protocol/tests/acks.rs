@@ -159,7 +159,7 @@ fn acks_in_order_share_a_frame() {
 }
 
 #[test]
-fn one_ack_alone_stays_as_it_was_said() {
+fn one_ack_alone_stays_as_it_was_given() {
     let mut client = client(1);
     client.ack(1, false);
     let mut expected = Vec::new();
@@ -260,7 +260,7 @@ fn mistakes_are_complained_of_by_themselves() {
 }
 
 #[test]
-fn whatever_a_program_says_comes_to_the_same() {
+fn random_acks_come_to_the_same_together_and_one_by_one() {
     let mut random = Random(0x5EED_0009);
     let (mut calls, mut frames, mut failed) = (0, 0, 0);
     for _ in 0..4_000 {

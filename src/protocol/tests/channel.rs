@@ -276,7 +276,7 @@ pub(super) fn session(channel: ChannelState) -> (Session, usize) {
 }
 
 #[test]
-fn events_are_run_by_those_who_consume_or_else_by_whoever_looks() {
+fn callbacks_run_on_threads_that_consume_or_else_on_any_that_looks() {
     let on = |thread, channel| Dispatcher { thread, channel };
     let mut channel = channel();
     channel.home = 7;

@@ -245,7 +245,7 @@ fn keys_in_the_worst_order_take_little_time() {
 }
 
 #[test]
-fn a_length_inside_must_not_reach_outside() {
+fn an_inner_length_must_not_exceed_the_outer_one() {
     // The inner table and array say that they are longer than what holds them.
     for bytes in [
         "01:61 46 00000005 01:62 42 07",

@@ -280,7 +280,7 @@ fn content(random: &mut Random, out: &mut Vec<Vec<u8>>, channel: u16, body: &[u8
 }
 
 #[test]
-fn all_that_a_broker_says_is_told() {
+fn all_that_a_broker_sends_is_delivered() {
     let mut random = Random(0x5EED_0004);
     for _ in 0..300 {
         let Stream { bytes, expected } = stream(&mut random);
@@ -304,7 +304,7 @@ fn places(bytes: &[u8]) -> impl Iterator<Item = usize> {
 }
 
 #[test]
-fn the_same_is_told_wherever_the_bytes_are_cut() {
+fn the_same_is_delivered_wherever_the_bytes_are_cut() {
     let mut random = Random(0x5EED_0005);
     for _ in 0..12 {
         let Stream { bytes, .. } = stream(&mut random);
@@ -415,7 +415,7 @@ fn blocking_is_kept_only_for_those_who_listen() {
 
 /// A consumer that the broker cancels while the program cancels it too: what was held for it is not counted any more.
 #[test]
-fn a_cancellation_that_is_not_told_is_not_counted() {
+fn a_cancellation_that_is_not_delivered_is_not_counted() {
     let mut session = exercise::busy_session();
     let cancel = Method::BasicCancel {
         consumer_tag: "a".into(),

@@ -133,7 +133,7 @@ fn capitalized(word: &str) -> String {
 }
 
 #[test]
-fn content_follows_the_methods_that_the_specification_says() {
+fn content_follows_the_methods_that_the_specification_lists() {
     for method in super::golden::methods() {
         let (class, id) = method.id();
         let start = format!("{class} {id} {} ", method.name());

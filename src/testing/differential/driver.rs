@@ -464,7 +464,7 @@ impl Side {
     }
 
     /// Waits until all has happened, and writes down how many messages and consumers there are.
-    fn settle_down(&mut self, prefix: &str) {
+    fn wait_until_quiet(&mut self, prefix: &str) {
         let (mut counts, none) = (Vec::new(), FieldTable::new());
         for _ in 0..2 {
             for wire in self.wires.iter_mut().flatten() {
@@ -609,7 +609,7 @@ impl Pair {
             wire.sync(number);
         }
         for side in &mut self.sides {
-            side.settle_down(&self.prefix);
+            side.wait_until_quiet(&self.prefix);
         }
     }
 

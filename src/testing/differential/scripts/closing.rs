@@ -377,7 +377,7 @@ fn unacknowledged_messages_go_back_at_the_end() {
 }
 
 #[test]
-fn flow_and_access_are_answered() {
+fn flow_and_access_have_replies() {
     compare(|script| {
         let mut client = script.open("a");
         client.send(1, &Method::ChannelFlow { active: true });

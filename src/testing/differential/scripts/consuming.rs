@@ -301,7 +301,7 @@ fn fetched_messages_and_the_limit_of_a_channel() {
 
 /// One acknowledgement of several: a queue gets it in parts, of each message that was fetched and of each consumer.
 #[test]
-fn what_is_settled_together_is_settled_consumer_by_consumer() {
+fn one_ack_of_several_is_applied_consumer_by_consumer() {
     compare(|script| {
         let mut client = script.open("a");
         let dead = client.dead_letters_to("dead");

@@ -144,7 +144,7 @@ fn several_mistakes_in_one_message() {
 }
 
 #[test]
-fn transactions_publish_and_settle_together() {
+fn transactions_publish_and_acknowledge_together() {
     compare(|script| {
         let mut client = script.open("a");
         let mut watcher = script.open("watcher");
@@ -178,7 +178,7 @@ fn transactions_publish_and_settle_together() {
 }
 
 #[test]
-fn transactions_settle_in_order() {
+fn transactions_acknowledge_in_order() {
     compare(|script| {
         let mut client = script.open("a");
         let mut watcher = script.open("watcher");
