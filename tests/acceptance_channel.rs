@@ -19,7 +19,7 @@ fn mandatory() -> BasicPublish<'static> {
     BasicPublish::new().mandatory(true)
 }
 
-/// Fetches a message that must be there; answers its delivery tag.
+/// Fetches a message that must be there; returns its delivery tag.
 #[track_caller]
 fn fetch(channel: &Channel, queue: &str, expected: &str) -> u64 {
     let (method, _, body) = channel.basic_get(queue).unwrap().expect("a message");

@@ -24,7 +24,7 @@ fn refused(port: &RefusedPort) -> ConnectionParameters {
     ConnectionParameters::new("127.0.0.1").port(port.port())
 }
 
-/// A broker that opens the connection and answers an orderly close; the test ends with the close seen.
+/// A broker that opens the connection and replies to an orderly close; the test ends with the close seen.
 fn closing_peer(closed: Log<u16>) -> Peer {
     Peer::start(move |session| {
         session.handshake();
@@ -321,7 +321,7 @@ fn calls_after_the_loss_say_that_the_connection_is_not_open() {
         assert_matches!(error, Error::ConnectionWrongState { .. });
         assert!(
             error.to_string().contains("lost"),
-            "it should still say why: {error}"
+            "it should still name the cause: {error}"
         );
     });
 }
@@ -431,8 +431,8 @@ fn blocked_and_unblocked_callbacks_run() {
             session.serve_until_end();
         });
         let connection = Connection::open(peer.url()).unwrap();
-        let told = Log::new();
-        let (blocked, unblocked) = (told.clone(), told.clone());
+        let calls = Log::new();
+        let (blocked, unblocked) = (calls.clone(), calls.clone());
         connection.add_on_connection_blocked_callback(move |connection, reason| {
             blocked.push((connection.clone(), Some(reason)));
         });
@@ -440,11 +440,11 @@ fn blocked_and_unblocked_callbacks_run() {
             unblocked.push((connection.clone(), None));
         });
         let _channel = connection.channel().unwrap();
-        pump_until(&connection, || told.len() == 2);
-        let told = told.take();
-        assert!(told.iter().all(|(told, _)| *told == connection));
-        assert_eq!(told[0].1.as_deref(), Some("low on memory"));
-        assert_eq!(told[1].1, None);
+        pump_until(&connection, || calls.len() == 2);
+        let calls = calls.take();
+        assert!(calls.iter().all(|(of, _)| *of == connection));
+        assert_eq!(calls[0].1.as_deref(), Some("low on memory"));
+        assert_eq!(calls[1].1, None);
         connection.close().unwrap();
         peer.finish();
     });

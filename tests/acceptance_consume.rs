@@ -41,7 +41,7 @@ fn fetch_all(channel: &Channel, queue: &str) -> Vec<String> {
 #[track_caller]
 fn let_them_come(channel: &Channel, queue: &str) {
     assert_message_count(channel, queue, 0);
-    // What the broker sent before it counted has arrived when it answers once more.
+    // What the broker sent before it counted has arrived when it replies once more.
     assert_eq!(message_count(channel, queue), 0);
 }
 
@@ -167,9 +167,9 @@ fn two_consumers_on_one_channel() {
         for ((key, count), (tag, messages)) in sent.into_iter().zip(consumers) {
             let messages = messages.take();
             assert_eq!(messages.len(), count);
-            for (n, (told, method, body)) in messages.into_iter().enumerate() {
+            for (n, (given, method, body)) in messages.into_iter().enumerate() {
                 let method: Deliver = method;
-                assert_eq!(told, channel);
+                assert_eq!(given, channel);
                 assert_eq!(method.consumer_tag, *tag);
                 assert!(!method.redelivered);
                 assert_eq!(method.exchange, *exchange);

@@ -1,4 +1,4 @@
-//! Errors that tell the truth: what was tried, how far it came, what the other side said, and what to do.
+//! Errors name what really happened: what was tried, how far it came, what the other side sent, and what to do.
 
 mod support;
 
@@ -300,7 +300,7 @@ fn find_connection(name: &str) -> Option<String> {
     found
 }
 
-// What comes after a violation of the protocol is not believed: the connection ends, and says why.
+// What comes after a violation of the protocol is not believed: the connection ends, with the reason in its error.
 #[test]
 fn a_violation_of_the_protocol_ends_the_connection() {
     bounded(|| {
@@ -316,7 +316,7 @@ fn a_violation_of_the_protocol_ends_the_connection() {
             |session| session.send_raw(&[3, 0, 1, 0, 0, 0, 1, b'x', 0xCE]),
             // On a channel that nobody opened.
             |session| session.send_method(9, m::BASIC_QOS_OK, Args::new()),
-            // An answer that nobody asked for.
+            // A reply that nobody asked for.
             |session| {
                 session.send_method(
                     1,
@@ -348,7 +348,7 @@ fn a_violation_of_the_protocol_ends_the_connection() {
     });
 }
 
-// A call that the broker does not answer is given up, and its channel closed, since replies could be mistaken.
+// A call that gets no reply from the broker is given up, and its channel closed, since replies could be mistaken.
 #[test]
 fn a_call_without_a_reply_is_given_up_with_its_channel() {
     bounded(|| {

@@ -62,8 +62,8 @@ fn assert_return(method: &Return, exchange: &str) {
 #[track_caller]
 fn assert_returns(returns: Vec<Returned>, channel: &Channel, exchange: &str, bodies: &[&str]) {
     assert_eq!(returns.len(), bodies.len());
-    for ((told, method, _, body), expected) in returns.into_iter().zip(bodies) {
-        assert_eq!(told, *channel);
+    for ((given, method, _, body), expected) in returns.into_iter().zip(bodies) {
+        assert_eq!(given, *channel);
         assert_return(&method, exchange);
         assert_eq!(body, expected.as_bytes());
     }
@@ -110,7 +110,7 @@ fn a_message_returned_before_confirms_were_asked_for_is_dispatched() {
             .basic_publish_with(&exchange, "key", "", mandatory())
             .unwrap();
         channel.confirm_delivery().unwrap();
-        // It has come, since it comes before the answer to confirm.select, but no callback runs inside other calls.
+        // It has come, since it comes before the reply to confirm.select, but no callback runs inside other calls.
         assert!(returns.is_empty());
         channel
             .connection()
@@ -224,8 +224,8 @@ fn publish_with_confirms_consume_one_at_a_time_until_the_queue_is_deleted() {
             }
             let mut came = messages.take();
             assert_eq!(came.len(), 1);
-            let (told, (method, properties, came)) = came.remove(0);
-            assert_eq!(told, channel);
+            let (given, (method, properties, came)) = came.remove(0);
+            assert_eq!(given, channel);
             assert_eq!(method.consumer_tag, *tag);
             assert_eq!(method.delivery_tag, n);
             assert!(!method.redelivered);
@@ -282,8 +282,8 @@ fn publish_without_confirms() {
         }
         let headers = [Some(one_header("test_name", "without confirms")), None];
         let bodies = [&b"mandatory"[..], b"not mandatory"];
-        for (n, (told, (method, properties, body))) in messages.take().into_iter().enumerate() {
-            assert_eq!(told, channel);
+        for (n, (given, (method, properties, body))) in messages.take().into_iter().enumerate() {
+            assert_eq!(given, channel);
             assert_eq!(method.consumer_tag, *tag);
             assert_eq!(method.delivery_tag, n as u64 + 1);
             assert!(!method.redelivered);

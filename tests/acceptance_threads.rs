@@ -188,7 +188,7 @@ fn another_thread_cancels_the_iterator() {
 /// How one waiting thread was woken.
 type Woken = (&'static str, Result<String>);
 
-/// Has threads wait in every way there is, runs `close` once they all do, and answers how each was woken.
+/// Has threads wait in every way there is, runs `close` once they all do, and returns how each was woken.
 fn wake_everyone(close: fn(&Connection)) -> Vec<Woken> {
     let peer = Peer::start(|session| {
         session.handshake();
@@ -311,11 +311,11 @@ fn closing_the_connection_from_any_thread_wakes_everyone() {
                 ("iterator", Ok(end)) => assert_eq!(end, "the end"),
                 (_, Err(error)) => {
                     assert!(error.is_connection_error(), "{name}: {error:?}");
-                    let told = matches!(
+                    let is_due = matches!(
                         error,
                         Error::ConnectionClosedByClient { .. } | Error::ConnectionWrongState { .. }
                     );
-                    assert!(told, "{name}: {error:?}");
+                    assert!(is_due, "{name}: {error:?}");
                     assert!(
                         error.to_string().contains("that was all"),
                         "{name}: {error}"
@@ -462,11 +462,11 @@ fn a_close_that_crosses_the_brokers_own() {
                 session.expect(1, m::CHANNEL_CLOSE);
                 // As if it had been sent before the client's arrived.
                 session.send_channel_close(1, 406, text, m::BASIC_ACK);
-                // RabbitMQ answers the client's own close, or does not, or its answer comes late.
+                // RabbitMQ replies to the client's own close, or does not, or its reply comes late.
                 if round % 3 == 0 {
                     session.send_method(1, m::CHANNEL_CLOSE_OK, Args::new());
                 }
-                // The broker gives the number free when its close is answered; an open before is a violation.
+                // The broker gives the number free when its close has its reply; an open before is a violation.
                 session.expect(1, m::CHANNEL_CLOSE_OK);
                 if round % 3 == 1 {
                     session.send_method(1, m::CHANNEL_CLOSE_OK, Args::new());

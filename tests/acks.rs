@@ -7,7 +7,7 @@ use support::{assert_message_count, bounded, channel, open, pump_until, Fixture,
 
 const COUNT: usize = 300;
 
-/// A channel that was given `COUNT` messages, numbered from 1 as their delivery tags are, and has settled none of them.
+/// A channel that was given `COUNT` messages, numbered from 1 as their delivery tags are, and has acknowledged none of them.
 fn channel_with_messages(connection: &Connection, queue: &str) -> Channel {
     let channel = connection.channel().unwrap();
     channel.queue_declare(QueueDeclare::new(queue)).unwrap();

@@ -86,8 +86,8 @@ fn reads_on_after(free: impl FnOnce(&Channel) + Send + 'static) {
                 let frame = session.frame();
                 match frame.method() {
                     Some(m::BASIC_CANCEL) => {
-                        let answer = Args::new().shortstr(&tag);
-                        session.send_method(1, m::BASIC_CANCEL_OK, answer);
+                        let tag = Args::new().shortstr(&tag);
+                        session.send_method(1, m::BASIC_CANCEL_OK, tag);
                         break;
                     }
                     Some(m::CHANNEL_CLOSE) => {
@@ -180,7 +180,7 @@ fn what_a_thread_leaves_undone_is_run_by_another_that_waits() {
 fn leave_undone(channel: &Channel, queue: &str) {
     let connection = channel.connection();
     let log = Log::new();
-    let told = log.clone();
+    let delivered = log.clone();
     for body in ["one", "two"] {
         channel.basic_publish("", queue, body).unwrap();
     }
@@ -189,7 +189,7 @@ fn leave_undone(channel: &Channel, queue: &str) {
     let consume = BasicConsume::new(queue).auto_ack(true);
     let tag = channel
         .basic_consume(consume, move |_, _, _, body| {
-            told.push(body.clone());
+            delivered.push(body.clone());
             if body == b"one" {
                 let _ = began.send(());
                 let _ = gone.recv();
@@ -248,12 +248,15 @@ fn a_busy_channel_does_not_starve_another() {
         quiet.basic_publish("", &few, "x").unwrap();
         support::pump_until(&connection, || !before.is_empty());
         let before = before.all()[0];
-        assert!(before < 3000, "told after {before} of the busy channel");
+        assert!(
+            before < 3000,
+            "delivered after {before} of the busy channel"
+        );
     });
 }
 
-/// A read brings many messages at once, for two channels in turn. Each message is told once, in its channel's order, or
-/// answered by the cancelling that a callback asks for in the middle.
+/// A read brings many messages at once, for two channels in turn. Each message is delivered once, in its channel's order, or
+/// returned by the cancelling that a callback asks for in the middle.
 #[test]
 fn what_one_read_brought_is_delivered_once_whatever_happens_meanwhile() {
     bounded(|| {
@@ -283,8 +286,8 @@ fn what_one_read_brought_is_delivered_once_whatever_happens_meanwhile() {
         });
         let connection = Connection::open(peer.url().as_str()).unwrap();
         let (first, second) = (connection.channel().unwrap(), connection.channel().unwrap());
-        let (told, answered, other) = (Log::new(), Log::new(), Log::new());
-        let (log, rest) = (told.clone(), answered.clone());
+        let (delivered, handed_back, other) = (Log::new(), Log::new(), Log::new());
+        let (log, rest) = (delivered.clone(), handed_back.clone());
         first
             .basic_consume(
                 BasicConsume::new("q").auto_ack(true),
@@ -309,8 +312,8 @@ fn what_one_read_brought_is_delivered_once_whatever_happens_meanwhile() {
         support::pump_until(&connection, || other.len() as u64 == RUNS * RUN);
         let all: Vec<u64> = (1..=RUNS * RUN).collect();
         assert_eq!(other.all(), all);
-        assert_eq!(told.all(), all[..MIDDLE as usize]);
-        assert_eq!(answered.all(), all[MIDDLE as usize..]);
+        assert_eq!(delivered.all(), all[..MIDDLE as usize]);
+        assert_eq!(handed_back.all(), all[MIDDLE as usize..]);
         connection.close().unwrap();
     });
 }
@@ -437,8 +440,8 @@ fn no_message_is_lost_between_a_callback_and_a_cancel_by_another_thread() {
             for _ in 0..300 {
                 consuming.basic_publish("", &queue, "x").unwrap();
             }
-            let told = Arc::new(AtomicUsize::new(0));
-            let count = Arc::clone(&told);
+            let delivered = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&delivered);
             let tag = consuming
                 .basic_consume(
                     BasicConsume::new(&queue).auto_ack(true),
@@ -448,7 +451,7 @@ fn no_message_is_lost_between_a_callback_and_a_cancel_by_another_thread() {
                 )
                 .unwrap();
             let other = consuming.clone();
-            let seen = Arc::clone(&told);
+            let seen = Arc::clone(&delivered);
             let cancelling = thread::spawn(move || {
                 while seen.load(Ordering::SeqCst) < 20 + round {
                     std::hint::spin_loop();
@@ -458,11 +461,11 @@ fn no_message_is_lost_between_a_callback_and_a_cancel_by_another_thread() {
             consuming.start_consuming().unwrap();
             let returned = cancelling.join().unwrap();
             let left = consuming.queue_purge(&queue).unwrap() as usize;
-            let told = told.load(Ordering::SeqCst);
+            let delivered = delivered.load(Ordering::SeqCst);
             assert_eq!(
-                told + returned + left,
+                delivered + returned + left,
                 300,
-                "round {round}: told {told}, returned {returned}, left {left}"
+                "round {round}: delivered {delivered}, returned {returned}, left {left}"
             );
         }
     });
@@ -548,12 +551,12 @@ fn messages_that_came_before_the_channel_ended_are_delivered() {
         let connection = Connection::open(peer.url().as_str()).unwrap();
         let channel = connection.channel().unwrap();
         let log = Log::new();
-        let told = log.clone();
+        let delivered = log.clone();
         channel
             .basic_consume(
                 BasicConsume::new("q").auto_ack(true),
                 move |channel, method, _, _| {
-                    told.push(method.delivery_tag);
+                    delivered.push(method.delivery_tag);
                     if method.delivery_tag == 1 {
                         let passive = QueueDeclare::new("none").passive(true);
                         channel.queue_declare(passive).unwrap_err();
@@ -599,8 +602,9 @@ fn publishers_of_one_channel_get_their_own_losses_each() {
                     }
                     match publisher.wait_for_confirms(SOON) {
                         Err(Error::Unconfirmed(report)) => {
-                            let told: Vec<_> = report.returned.iter().map(|(n, _)| *n).collect();
-                            assert_eq!(told, lost);
+                            let delivered: Vec<_> =
+                                report.returned.iter().map(|(n, _)| *n).collect();
+                            assert_eq!(delivered, lost);
                             assert!(report.nacked.is_empty() && report.pending.is_empty());
                         }
                         other => panic!("{other:?}"),
@@ -617,16 +621,16 @@ fn publishers_of_one_channel_get_their_own_losses_each() {
 #[test]
 fn a_thread_that_consumes_on_one_channel_does_not_fill_the_memory_from_another() {
     bounded(|| {
-        const PIECE: usize = 256 * 1024;
-        let pieces = Arc::new(AtomicUsize::new(0));
-        let sent = Arc::clone(&pieces);
+        const CHUNK: usize = 256 * 1024;
+        let chunks = Arc::new(AtomicUsize::new(0));
+        let sent = Arc::clone(&chunks);
         let peer = Peer::start(move |session| {
             session.handshake();
             session.open_channel(1);
             session.open_channel(2);
             let tag = session.accept_consumer(1);
             session.accept_consumer(2);
-            let body = vec![7; PIECE];
+            let body = vec![7; CHUNK];
             for n in 0..512 {
                 session.deliver(1, &tag, n + 1, &body);
                 sent.fetch_add(1, Ordering::SeqCst);
@@ -643,7 +647,7 @@ fn a_thread_that_consumes_on_one_channel_does_not_fill_the_memory_from_another()
         let threads = [slow, idle].map(|channel| thread::spawn(move || channel.start_consuming()));
         // What is on its way in the system's buffers counts as well.
         let filled = met_within(Duration::from_secs(2), || {
-            pieces.load(Ordering::SeqCst) * PIECE > 64 << 20
+            chunks.load(Ordering::SeqCst) * CHUNK > 64 << 20
         });
         let _ = connection.close();
         drop(go);

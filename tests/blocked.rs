@@ -1,4 +1,4 @@
-//! What the broker says when it blocks the connection, and what it has: `Connection::blocked`, `queue_exists`,
+//! Why the broker blocks the connection, and what it has: `Connection::blocked`, `queue_exists`,
 //! `exchange_exists`.
 
 #[path = "support/broker.rs"]
@@ -37,7 +37,7 @@ fn the_error_of_a_timeout_during_an_alarm_mentions_it_and_that_the_messages_fate
         publisher.wait_for_confirms(ALARM).unwrap();
 
         broker.rabbitmqctl(&["set_vm_memory_high_watermark", "0"]);
-        // The broker says it when the connection publishes next.
+        // The broker sends it when the connection publishes next.
         let error = channel.basic_publish("", &queue, "during").unwrap_err();
         assert_matches!(
             error,
@@ -71,7 +71,7 @@ fn the_error_of_a_timeout_during_an_alarm_mentions_it_and_that_the_messages_fate
             "{text}"
         );
 
-        // So says a publisher that many are waited for with, and one whose window is full.
+        // The same error comes from a publisher that waits for many, and from one whose window is full.
         publisher.publish("", &queue, "published during").unwrap();
         let error = publisher.publish("", &queue, "never sent").unwrap_err();
         assert!(

@@ -168,13 +168,13 @@ fn what_came_can_be_read() {
     });
 }
 
-/// A requester finds its answer by an id that is no text, whoever serves it.
+/// A requester finds its reply by an id that is no text, whichever server sends it.
 #[test]
 fn a_binary_correlation_id_comes_back() {
     bounded(|| {
         let channel = channel();
         let connection = channel.connection();
-        let (requests, answers) = (exclusive_queue(&channel), exclusive_queue(&channel));
+        let (requests, replies) = (exclusive_queue(&channel), exclusive_queue(&channel));
         channel
             .basic_consume(&requests, |channel, method, properties, body| {
                 let same_id = properties.correlation_id.unwrap_or_default();
@@ -190,12 +190,12 @@ fn a_binary_correlation_id_comes_back() {
         let seen = Log::new();
         let log = seen.clone();
         channel
-            .basic_consume(&answers, move |_, _, properties: BasicProperties, _| {
+            .basic_consume(&replies, move |_, _, properties: BasicProperties, _| {
                 log.push(properties.correlation_id.map(ShortString::into_bytes))
             })
             .unwrap();
         let request = BasicProperties::new()
-            .reply_to(&answers)
+            .reply_to(&replies)
             .correlation_id(BINARY);
         channel
             .basic_publish_with("", &requests, "?", request)

@@ -1,4 +1,4 @@
-//! A consumer that the broker cancels: its tag is free again, and what is settled too late is reported.
+//! A consumer that the broker cancels: its tag is free again, and what is acknowledged too late is reported.
 
 mod support;
 
@@ -36,7 +36,7 @@ fn a_cancel_without_no_wait_gets_cancel_ok() {
             for no_wait in [true, false] {
                 assert_eq!(session.accept_consumer(1), "mine");
                 cancel(session, "mine", no_wait);
-                // That of nobody is not answered unless that is asked for.
+                // That of no consumer has no reply unless one is asked for.
                 cancel(session, "other", true);
                 let method = if no_wait {
                     m::BASIC_CANCEL
@@ -130,7 +130,7 @@ fn what_is_acknowledged_too_late_is_reported_and_nothing_else() {
         channel.basic_qos(1).unwrap();
         channel.basic_ack(3).unwrap();
         assert_late(channel.basic_nack(BasicNack::new(4).requeue(false)), 4);
-        // Giving back says what is so anyway.
+        // What is given back has gone back anyway.
         channel.basic_nack(4).unwrap();
         channel.basic_ack(5).unwrap();
         sent.send(()).unwrap();
@@ -141,7 +141,7 @@ fn what_is_acknowledged_too_late_is_reported_and_nothing_else() {
     });
 }
 
-/// The answer to a cancel does no harm where the broker does not keep the tag.
+/// The reply to a cancel does no harm where the broker does not keep the tag.
 #[test]
 fn the_tag_of_a_deleted_queues_consumer_can_be_used_again() {
     bounded(|| {

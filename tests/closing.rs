@@ -9,7 +9,7 @@ use support::peer::{m, Args, Peer};
 use support::proxy::Proxy;
 use support::{assert_matches, bounded, bounded_by, exclusive_queue, message_count, open, SOON};
 
-/// What an error of `close` must say.
+/// What an error of `close` must mention.
 #[track_caller]
 fn assert_unknown(error: &Error) {
     assert!(error.is_connection_error(), "{error:?}");
@@ -23,7 +23,7 @@ fn through(proxy: &Proxy) -> Channel {
     Connection::open(proxy.url()).unwrap().channel().unwrap()
 }
 
-/// How many bytes the client and the broker say while something is closed.
+/// How many bytes the client and the broker send while something is closed.
 fn bytes_of(close: impl Fn(&Channel)) -> (usize, usize) {
     let proxy = Proxy::start();
     let channel = through(&proxy);
@@ -49,7 +49,7 @@ fn a_close_that_is_cut_at_any_byte_is_an_error() {
             assert!(matches!(error, Error::StreamLost(_)), "{offset}: {error:?}");
             assert!(channel.connection().is_closed());
         }
-        // The answer is the connection's close-ok, and sometimes the channel's before it.
+        // The reply is the connection's close-ok, and sometimes the channel's before it.
         for offset in 0..12 {
             let channel = through(&proxy);
             proxy.cut_broker_after(offset);
@@ -111,7 +111,7 @@ fn a_link_cut_under_publishes_makes_close_an_error() {
     });
 }
 
-/// A channel that the connection has taken with it is no better off, and its later calls say what they said before.
+/// A channel that the connection has taken with it is no better off, and its later calls fail as they did before.
 #[test]
 fn closing_a_channel_of_a_lost_connection_fails_with_the_loss() {
     bounded(|| {
@@ -130,7 +130,7 @@ fn closing_a_channel_of_a_lost_connection_fails_with_the_loss() {
     });
 }
 
-/// The first call after a loss is told what happened, also if that is `close`.
+/// The first call after a loss returns what happened, also if that is `close`.
 #[test]
 fn closing_a_lost_connection_fails_with_the_loss() {
     bounded(|| {

@@ -1,4 +1,4 @@
-//! A drop cannot fail; the log says what it could not send. In a process of its own, for its logger.
+//! A drop cannot fail; the log has what it could not send. In a process of its own, for its logger.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::{assert_matches, bounded, wait_until, SOON};
 #[path = "support/capture.rs"]
 mod capture;
 
-/// How many bytes the log says were not sent, in the lines of this peer.
+/// How many bytes were not sent, as the log has it, in the lines of this peer.
 fn unsent(proxy: &Proxy) -> Vec<usize> {
     let address = proxy.address().to_string();
     let logged = capture::logged();

@@ -60,7 +60,7 @@ impl Account {
         }
     }
 
-    /// Waits until `what` has been written since the `from`th write; answers when that was.
+    /// Waits until `what` has been written since the `from`th write; returns when that was.
     #[track_caller]
     fn wait_for(&self, from: usize, what: &[u8]) -> Instant {
         let deadline = Instant::now() + SOON;
@@ -408,7 +408,7 @@ fn heartbeats_flow_while_a_callback_runs() {
         let request = BasicConsume::new(&queue).auto_ack(true);
         channel.basic_consume(request, on_message).unwrap();
         channel.start_consuming().unwrap();
-        // It still answers.
+        // It still replies.
         assert_message_count(&channel, &queue, 0);
         connection.close().unwrap();
     });

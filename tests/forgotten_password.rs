@@ -17,7 +17,7 @@ use haypile::{
 use support::bounded;
 use support::peer::{m, Args, Handshake, Peer};
 
-/// What the child is told: mechanism, length of the password, port, PEM file of the authority to trust inside TLS.
+/// What the child is given: mechanism, length of the password, port, PEM file of the authority to trust inside TLS.
 const CHILD: &str = "HAYPILE_TEST_CHILD";
 
 /// The password is nowhere but in this form, so that looking for it does not put it into memory.
@@ -122,12 +122,15 @@ impl EndOf {
 /// Runs in a process of its own. Does nothing in the others.
 #[test]
 fn child() {
-    let Ok(told) = std::env::var(CHILD) else {
+    let Ok(given) = std::env::var(CHILD) else {
         return;
     };
-    let mut told = told.split(' ');
-    let (mechanism, length) = (told.next().unwrap(), told.next().unwrap().parse().unwrap());
-    let port = told.next().unwrap().parse().unwrap();
+    let mut given = given.split(' ');
+    let (mechanism, length) = (
+        given.next().unwrap(),
+        given.next().unwrap().parse().unwrap(),
+    );
+    let port = given.next().unwrap().parse().unwrap();
     let password = password(length);
     // The credentials take over this memory.
     let mut end = EndOf::new(&password);
@@ -152,7 +155,7 @@ fn child() {
     properties.insert("padding", "x".repeat(length * 3));
     let parameters = parameters.client_properties(properties);
     #[cfg(feature = "tls")]
-    let parameters = match told.next() {
+    let parameters = match given.next() {
         Some(ca) => parameters.tls(haypile::TlsOptions::new().ca_certificates_file(ca)),
         None => parameters,
     };
@@ -193,10 +196,10 @@ fn run_child(mechanism: &'static str, length: usize, through: impl FnOnce(&Peer)
         session.send_method(0, m::CONNECTION_CLOSE_OK, Args::new());
         session.expect_end();
     });
-    let told = format!("{mechanism} {length} {}", through(&peer));
+    let given = format!("{mechanism} {length} {}", through(&peer));
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture"])
-        .env(CHILD, told)
+        .env(CHILD, given)
         .output()
         .unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! A forked child has copies of its parent's handles. It must not touch the parent's connection, and is told so when it tries.
+//! A forked child has copies of its parent's handles. It must not touch the parent's connection, and gets an error when it tries.
 #![cfg(unix)]
 
 mod support;

@@ -1,4 +1,4 @@
-//! Where a broker refuses, or does something else than what was asked for, the error or one warning says what to do.
+//! Where a broker refuses, or does something else than what was asked for, the error or one warning names what to do.
 
 #[path = "support/capture.rs"]
 mod capture;
@@ -20,7 +20,7 @@ fn assert_mentions(error: &Error, parts: &[&str]) {
     }
 }
 
-/// What a declaration fails with at a broker that says this.
+/// What a declaration fails with at a broker that refuses it so.
 fn refused_declaration(reply_code: u16, reply_text: &'static str) -> Error {
     let peer = Peer::start(move |session| {
         session.handshake();
@@ -59,7 +59,7 @@ fn of_type(channel: &Channel, name: &str, queue_type: &str) {
     channel.queue_declare(request).unwrap();
 }
 
-/// What RabbitMQ 4.3 says with `deprecated_features.permit.transient_nonexcl_queues = false`.
+/// What RabbitMQ 4.3 sends with `deprecated_features.permit.transient_nonexcl_queues = false`.
 const DENIED: &str = "INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted per the \
     configuration (overriding the default, which is permitted):\n    \"deprecated_features.permit.transient_nonexcl_queues = \
     false\"\nIts use will not be permit...";

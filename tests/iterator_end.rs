@@ -264,7 +264,7 @@ fn no_consumer_outlives_a_connection_that_this_program_closed() {
     );
 }
 
-/// What had come is yielded before the error, and until then nothing says that it is over.
+/// What had come is yielded before the error, and until then nothing shows that it is over.
 #[test]
 fn what_came_before_a_closure_is_yielded_first() {
     bounded(|| {

@@ -29,7 +29,7 @@ fn status(field: &str) -> usize {
     kib.parse::<usize>().unwrap() * 1024
 }
 
-/// Runs the scenario of the test of this name in a process of its own; it says where to begin to measure. Returns by how
+/// Runs the scenario of the test of this name in a process of its own; it marks where to begin to measure. Returns by how
 /// much its memory grew at the peak.
 fn growth(name: &str, scenario: fn(&dyn Fn())) -> Option<usize> {
     if std::env::var_os(CHILD).is_some() {
@@ -228,8 +228,8 @@ fn messages_that_come_back() {
         let connection = Connection::open(support::url().as_str()).unwrap();
         let channel = connection.channel().unwrap();
         // Registered, and not run meanwhile.
-        let told = support::Log::new();
-        let log = told.clone();
+        let delivered = support::Log::new();
+        let log = delivered.clone();
         channel.add_on_return_callback(move |_, method, _, body| {
             assert_eq!(body.is_empty(), method.content_omitted);
             log.push(method.content_omitted);
@@ -260,7 +260,7 @@ fn messages_that_come_back() {
         assert!(!report.returned[0].1.method.content_omitted);
         // So are the callbacks, and there is room again.
         connection.process_data_events(Duration::ZERO).unwrap();
-        support::pump_until(&connection, || told.len() == COUNT as usize);
+        support::pump_until(&connection, || delivered.len() == COUNT as usize);
         publisher
             .publish_with("", "nowhere", &body, BasicPublish::new().mandatory(true))
             .unwrap();

@@ -22,7 +22,7 @@ const YEAR_9999: u64 = 253_402_300_799;
 /// 2024, in milliseconds.
 const MILLISECONDS: u64 = 1_704_067_200_000;
 
-/// Each with a part of the text that says it.
+/// Each with a part of the error's text.
 fn unsendable() -> Vec<(FieldValue, &'static str)> {
     vec![
         (u64::MAX.into(), "18446744073709551615"),

@@ -1,4 +1,4 @@
-//! What the peer says is data: in errors and logs it stands escaped and cut, while fields keep it as it came.
+//! What the peer sends is data: in errors and logs it stands escaped and cut, while fields keep it as it came.
 
 #[path = "support/capture.rs"]
 mod capture;

@@ -1,6 +1,6 @@
 //! What a program has handed over is written before its process ends, however it ends in good order.
 //!
-//! Each case is a program of its own: this one again, told by the environment which part to play. So it has no harness of
+//! Each case is a program of its own: this one again, with its part in the environment. So it has no harness of
 //! tests; arguments name the cases to run.
 
 #[cfg(feature = "tls")]

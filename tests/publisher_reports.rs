@@ -121,7 +121,7 @@ fn the_report_comes_after_the_broker_closed_the_connection() {
     });
 }
 
-/// The window of four has room for the sixth only when two of the first are settled; a seventh never has.
+/// The window of four has room for the sixth only when two of the first are confirmed or refused; a seventh never has.
 #[test]
 fn the_report_comes_after_a_publish_that_waited_for_room_met_the_end() {
     bounded(|| {

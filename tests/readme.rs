@@ -132,12 +132,12 @@ impl Place {
         let mut stdout = child.stdout.take().unwrap();
         stdout.read_to_string(&mut output).unwrap();
         assert!(child.wait().unwrap().success(), "{name}: {output}");
-        said(&output)
+        printed(&output)
     }
 }
 
-/// What the program said, without the words of the test around it.
-fn said(output: &str) -> Vec<String> {
+/// What the program printed, without the words of the test around it.
+fn printed(output: &str) -> Vec<String> {
     let lines = output.lines().filter(|line| line.starts_with(" ["));
     lines.map(str::to_owned).collect()
 }

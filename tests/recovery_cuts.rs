@@ -117,7 +117,7 @@ fn session(cutter: &Cutter, queue: &str, body: &str) -> Result<u32> {
                 continue;
             }
             seen += 1;
-            // The broker has the ack when it has answered this.
+            // The broker has the ack when it has replied to this.
             channel.basic_qos(1)?;
             break;
         }

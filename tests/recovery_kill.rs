@@ -77,7 +77,7 @@ fn consume(supervisor: &Supervisor, seen: &Seen) -> Result<ConsumingEnded> {
         declare(&channel)?;
         channel.basic_qos(200)?;
         if let Some((old, tag)) = &former {
-            // An ack of before the loss: it fails, and settles nothing here.
+            // An ack of before the loss: it fails, and acknowledges nothing here.
             let error = old.basic_ack(*tag).unwrap_err();
             let is_wrong = matches!(error, Error::InvalidParameter { .. });
             assert!(!is_wrong, "{error:?}");
@@ -242,14 +242,14 @@ fn consuming(lost: Option<Instant>, delivered: &[Delivered]) -> Passed {
 fn the_account_knows_what_a_loss_explains_and_what_it_does_not() {
     let (acked, now) = (Some(Outcome::Acked), Instant::now());
     let soon = now + Duration::from_millis(30);
-    let settled = Some(now);
+    let acked_at = Some(now);
     let once = [publishing(
         Some(soon),
         &[published(1, acked), published(2, None)],
     )];
     let fine = [consuming(
         None,
-        &[delivered(1, false, settled), delivered(2, false, settled)],
+        &[delivered(1, false, acked_at), delivered(2, false, acked_at)],
     )];
     let fails = |publishing: &[Passed], consuming: &[Passed], expected: &str| {
         let what = account(publishing, consuming).unwrap_err();
@@ -267,9 +267,9 @@ fn the_account_knows_what_a_loss_explains_and_what_it_does_not() {
     let twice = [consuming(
         None,
         &[
-            delivered(1, false, settled),
-            delivered(2, false, settled),
-            delivered(2, false, settled),
+            delivered(1, false, acked_at),
+            delivered(2, false, acked_at),
+            delivered(2, false, acked_at),
         ],
     )];
     assert_eq!(account(&again(2), &twice).unwrap().published_again, 1);
@@ -286,9 +286,9 @@ fn the_account_knows_what_a_loss_explains_and_what_it_does_not() {
     // Delivered again: what had no ack at a loss, or one that was lost with the broker, and marked as redelivered.
     let open = consuming(
         Some(soon),
-        &[delivered(1, false, settled), delivered(2, false, None)],
+        &[delivered(1, false, acked_at), delivered(2, false, None)],
     );
-    let back = |number, redelivered| consuming(None, &[delivered(number, redelivered, settled)]);
+    let back = |number, redelivered| consuming(None, &[delivered(number, redelivered, acked_at)]);
     assert_eq!(
         account(&once, &[open.clone(), back(2, true)])
             .unwrap()
@@ -311,8 +311,8 @@ fn the_account_knows_what_a_loss_explains_and_what_it_does_not() {
     fails(&once, &[much_later, back(1, true)], "number 1 came again");
     fails(&once, &twice, "number 2 came again");
 
-    // Acks that were swallowed, and acks that settle what they must not.
-    let swallowed = [delivered(1, false, None), delivered(2, false, settled)];
+    // Acks that were swallowed, and acks of what they must not acknowledge.
+    let swallowed = [delivered(1, false, None), delivered(2, false, acked_at)];
     fails(
         &once,
         &[consuming(Some(soon), &swallowed)],

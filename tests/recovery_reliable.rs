@@ -319,7 +319,7 @@ fn next_message(session: &mut Session) -> Option<(u16, Vec<u8>)> {
     }
 }
 
-fn settle(session: &mut Session, channel: u16, method: support::peer::Method, tag: u64) {
+fn send_confirm(session: &mut Session, channel: u16, method: support::peer::Method, tag: u64) {
     let arguments = Args::new().longlong(tag).octet(0);
     session.send_method(channel, method, arguments);
 }
@@ -340,7 +340,7 @@ fn a_nack_is_tried_again_ever_more_slowly() {
                 if !takes {
                     seen.push(body);
                 }
-                settle(session, channel, method, tag);
+                send_confirm(session, channel, method, tag);
             }
         });
         for n in 0..200 {
@@ -383,7 +383,7 @@ fn a_channel_that_refuses_everything_is_replaced() {
                         } else {
                             m::BASIC_ACK
                         };
-                        settle(session, channel, method, tag);
+                        send_confirm(session, channel, method, tag);
                     }
                     _ => {}
                 }
@@ -512,7 +512,7 @@ fn what_was_confirmed_before_a_loss_is_not_sent_again() {
                 seen.push((n, String::from_utf8(body).unwrap()));
                 // The first connection confirms only what is even, out of order, and ends with the fourth.
                 if n == 1 || tag % 2 == 0 {
-                    settle(session, channel, m::BASIC_ACK, tag);
+                    send_confirm(session, channel, m::BASIC_ACK, tag);
                 }
                 if n == 0 && tag == 4 {
                     return;

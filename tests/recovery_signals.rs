@@ -40,7 +40,7 @@ fn main() {
 
 // ---- the programs
 
-fn say(text: &str) {
+fn print_line(text: &str) {
     println!("{text}");
     std::io::stdout().flush().unwrap();
 }
@@ -49,7 +49,7 @@ fn handle(stop: Stop) {
     ctrlc::set_handler(move || {
         // Said first, since the program may end at once.
         if !stop.is_stopped() {
-            say("asked");
+            print_line("asked");
         }
         if stop.stop() > 1 {
             std::process::exit(130);
@@ -79,12 +79,12 @@ fn consume(url: &str, queue: &str) -> Result<()> {
     handle(channel.stop_handle());
     channel.basic_qos(10)?;
     channel.basic_consume(queue, |channel, method, _, _| {
-        say("busy");
+        print_line("busy");
         // The signal comes in the middle of this work, which is finished.
         thread::sleep(Duration::from_millis(1500));
         channel.basic_ack(method.delivery_tag)
     })?;
-    say("ready");
+    print_line("ready");
     let ended = channel.start_consuming()?;
     assert_eq!(ended, ConsumingEnded::Cancelled);
     Ok(())
@@ -95,7 +95,7 @@ fn publish(url: &str) -> Result<()> {
     handle(channel.stop_handle());
     let mut publisher = channel.publisher(1)?;
     publisher.publish("", "q", "")?;
-    say("ready");
+    print_line("ready");
     publisher.publish("", "q", "").map(drop)
 }
 
@@ -103,7 +103,7 @@ fn supervise(url: &str) -> Result<()> {
     let hour = Duration::from_secs(3600);
     let supervisor = Supervisor::new(url)
         .retry(Retry::new().first(hour).most(hour))
-        .on_event(|_| say("ready"));
+        .on_event(|_| print_line("ready"));
     handle(supervisor.stop_handle());
     supervisor.run(|_| Ok(ConsumingEnded::Closed)).map(drop)
 }
@@ -130,7 +130,7 @@ impl Program {
 
     fn wait_for(&mut self, line: &str) {
         let found = self.lines.by_ref().any(|found| found.unwrap() == line);
-        assert!(found, "the program ended without saying {line:?}");
+        assert!(found, "the program ended without the line {line:?}");
     }
 
     /// Sends a signal; returns when the program has noticed it.
@@ -165,8 +165,8 @@ impl Program {
     }
 }
 
-/// What is printed is for whoever wants to know how long it takes.
-fn told(what: &str, signal: &str, times: usize, (code, took): (i32, Duration)) -> i32 {
+/// Prints how long it took, for people; returns the exit code.
+fn exit_code_of(what: &str, signal: &str, times: usize, (code, took): (i32, Duration)) -> i32 {
     println!(
         "{what}, SIG{signal} {times}: exit code {code} after {} ms",
         took.as_millis()
@@ -177,14 +177,14 @@ fn told(what: &str, signal: &str, times: usize, (code, took): (i32, Duration)) -
 fn twice(what: &str, signal: &str, mut program: Program) {
     program.ask(signal);
     program.kill(signal);
-    assert_eq!(told(what, signal, 2, program.end(AT_ONCE)), 130);
+    assert_eq!(exit_code_of(what, signal, 2, program.end(AT_ONCE)), 130);
 }
 
 /// Two signals at once, at a program that may have ended by the first before the second comes.
 fn twice_at_once(what: &str, signal: &str, program: Program, by_the_first: i32) {
     program.kill(signal);
     program.kill(signal);
-    let code = told(what, signal, 2, program.end(AT_ONCE));
+    let code = exit_code_of(what, signal, 2, program.end(AT_ONCE));
     assert!(code == 130 || code == by_the_first, "{code}");
 }
 
@@ -208,7 +208,7 @@ fn busy_callback(signal: &str) {
     program.wait_for("busy");
     program.ask(signal);
     let ended = program.end(Duration::from_secs(20));
-    assert_eq!(told("a busy callback", signal, 1, ended), 0);
+    assert_eq!(exit_code_of("a busy callback", signal, 1, ended), 0);
     // The message in hand is acknowledged, the rest went back.
     assert_message_count(&admin, &queue, 2);
     let mut program = Program::start("consume", &url(), &queue);
@@ -227,7 +227,7 @@ fn idle_consumer(signal: &str) {
     program.wait_for("ready");
     program.ask(signal);
     let ended = program.end(Duration::from_secs(10));
-    assert_eq!(told("an idle consumer", signal, 1, ended), 0);
+    assert_eq!(exit_code_of("an idle consumer", signal, 1, ended), 0);
     let mut program = Program::start("consume", &url(), &queue);
     program.wait_for("ready");
     twice_at_once("an idle consumer", signal, program, 0);
@@ -251,7 +251,7 @@ fn silent_broker(signal: &str) {
         program.ask(signal);
         // Two seconds for the consumers, two for the end of the connection, two for its last bytes.
         let ended = program.end(Duration::from_secs(15));
-        assert_eq!(told("a silent broker", signal, 1, ended), 0);
+        assert_eq!(exit_code_of("a silent broker", signal, 1, ended), 0);
     }
 }
 
@@ -267,7 +267,10 @@ fn waiting_publisher(signal: &str) {
     program.wait_for("ready");
     program.ask(signal);
     let ended = program.end(Duration::from_secs(10));
-    assert_eq!(told("a waiting publisher", signal, 1, ended), STOPPED);
+    assert_eq!(
+        exit_code_of("a waiting publisher", signal, 1, ended),
+        STOPPED
+    );
     let mut program = Program::start("publish", &peer.url(), "");
     program.wait_for("ready");
     twice_at_once("a waiting publisher", signal, program, STOPPED);
@@ -280,7 +283,10 @@ fn pause_of_a_supervisor(signal: &str) {
     program.wait_for("ready");
     program.ask(signal);
     let ended = program.end(Duration::from_secs(10));
-    assert_eq!(told("a supervisor's pause", signal, 1, ended), STOPPED);
+    assert_eq!(
+        exit_code_of("a supervisor's pause", signal, 1, ended),
+        STOPPED
+    );
     let mut program = Program::start("supervise", &url, "");
     program.wait_for("ready");
     twice_at_once("a supervisor's pause", signal, program, STOPPED);

@@ -21,7 +21,7 @@ use support::{
 /// Far below every deadline of a wait that a stop has to end here.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// Runs something that waits, stops it when it does, and says how it ended.
+/// Runs something that waits, stops it when it does, and returns how it ended.
 fn stopped<T: Send + 'static>(stop: &Stop, wait: impl FnOnce() -> T + Send + 'static) -> T {
     stopped_once(stop, || true, wait)
 }
@@ -316,16 +316,16 @@ fn a_callback_that_waits_for_a_confirm_is_the_message_in_hand() {
         let proxy = Proxy::start();
         let channel = Connection::open(proxy.url()).unwrap().channel().unwrap();
         let queue = exclusive_queue(&channel);
-        let answers = exclusive_queue(&channel);
+        let replies = exclusive_queue(&channel);
         channel.basic_publish("", &queue, "ask").unwrap();
         channel.confirm_delivery().unwrap();
         let stop = channel.stop_handle();
         let (in_callback, here) = mpsc::channel();
-        let name = answers.clone();
+        let name = replies.clone();
         channel
             .basic_consume(&queue, move |channel, method, _, _| {
                 in_callback.send(()).unwrap();
-                channel.basic_publish("", &name, "answer")?;
+                channel.basic_publish("", &name, "reply")?;
                 channel.basic_ack(method.delivery_tag)
             })
             .unwrap();
@@ -340,7 +340,7 @@ fn a_callback_that_waits_for_a_confirm_is_the_message_in_hand() {
             consuming.join().unwrap().unwrap(),
             ConsumingEnded::Cancelled
         );
-        assert_eq!(message_count(&channel, &answers), 1);
+        assert_eq!(message_count(&channel, &replies), 1);
         assert_eq!(message_count(&channel, &queue), 0);
     });
 }

@@ -18,7 +18,7 @@ use support::{
     url_through, Fixture, Log, RefusedPort, SOON,
 };
 
-/// Quick enough for a test, and slow enough to be told from a loop without a pause.
+/// Quick enough for a test, and slow enough to differ from a loop without a pause.
 fn quick() -> Retry {
     Retry::new()
         .first(Duration::from_millis(20))
@@ -311,7 +311,7 @@ fn a_broker_that_is_away_is_given_up_with_all_kinds_of_errors() {
     });
 }
 
-/// Each pause that a supervisor says, and when.
+/// Each pause that a supervisor reports, and when.
 fn pauses(supervisor: Supervisor) -> (Supervisor, Log<(Instant, Option<Duration>)>) {
     let events = Log::new();
     let seen = events.clone();

@@ -27,7 +27,7 @@ fn refused_by(script: impl FnOnce(&mut Session) + Send + 'static) -> Error {
     error
 }
 
-/// How many bytes the broker says until a connection is open.
+/// How many bytes the broker sends until a connection is open.
 fn length_of_the_handshake() -> usize {
     let proxy = Proxy::start();
     let connection = Connection::open(proxy.url().as_str()).unwrap();
@@ -43,7 +43,7 @@ fn assert_a_cut_may_pass(cut: usize) {
     let error = Connection::open(proxy.url().as_str()).unwrap_err();
     assert!(error.is_connection_error(), "{cut}: {error:?}");
     assert!(error.is_retryable(), "{cut}: {error:?}");
-    let source = error.source().expect("what the stream said");
+    let source = error.source().expect("the cause from the stream");
     assert!(source.is::<io::Error>(), "{cut}: {error:?}");
 }
 
@@ -148,14 +148,14 @@ fn a_server_that_cannot_say_no_refuses_by_hanging_up() {
 #[test]
 fn what_is_no_broker_is_none_the_next_time() {
     bounded(|| {
-        for answer in [
+        for reply in [
             &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
             b"AMQP\x03\x01\x00\x00",
             b"SSH-2.0-OpenSSH_9.2\r\n",
         ] {
             let error = refused_by(move |session| {
                 session.expect_protocol_header();
-                session.send_raw(answer);
+                session.send_raw(reply);
             });
             assert_matches!(error, Error::IncompatibleProtocol(_));
             assert!(!error.is_retryable(), "{error:?}");
@@ -211,7 +211,7 @@ fn a_full_virtual_host_may_have_room_later() {
     });
 }
 
-/// One host that may come back is enough, whatever the others said; the last attempt at each host counts.
+/// One host that may come back is enough, however the others failed; the last attempt at each host counts.
 #[test]
 fn several_hosts_may_succeed_if_one_of_them_may() {
     bounded(|| {
@@ -303,7 +303,7 @@ fn a_lost_connection_may_come_back_and_a_closed_one_was_meant() {
             lost.source().is_some_and(|source| source.is::<io::Error>()),
             "{lost:?}"
         );
-        // The next call of the connection's says that it is not open. That is for the same reason.
+        // The connection's next call fails because it is not open, and keeps the reason.
         let error = connection.channel().unwrap_err();
         assert_matches!(error, Error::ConnectionWrongState { .. });
         assert!(error.is_retryable(), "{error:?}");

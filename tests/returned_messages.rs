@@ -121,7 +121,7 @@ fn threads_that_publish_on_one_channel_get_their_own_returns_each() {
     });
 }
 
-/// Each property tells messages apart; large bodies, which are not copied, go another way.
+/// Each property makes messages differ; large bodies, which are not copied, go another way.
 #[test]
 fn every_property_and_large_bodies_tell_messages_apart() {
     bounded(|| {

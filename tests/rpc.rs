@@ -1,4 +1,4 @@
-//! Remote procedure calls: clients and servers of this crate, and peers that answer by hand.
+//! Remote procedure calls: clients and servers of this crate, and peers that reply by hand.
 
 #[path = "support/capture.rs"]
 mod capture;
@@ -102,7 +102,7 @@ impl ByHand {
     fn reply(&self, to: &BasicProperties, id: Option<&str>, body: &str) {
         let mut properties = BasicProperties::new();
         properties.correlation_id = id.map(Into::into);
-        let reply_to = to.reply_to.clone().expect("a call says where to reply");
+        let reply_to = to.reply_to.clone().expect("a call has reply_to");
         self.channel
             .basic_publish_with("", reply_to, body, properties)
             .unwrap();
@@ -364,7 +364,7 @@ fn a_deadline_that_has_passed_sends_nothing() {
     });
 }
 
-/// Every call in flight, on every thread and on none, ends at once and says why.
+/// Every call in flight, on every thread and on none, ends at once with the reason.
 #[test]
 fn a_lost_connection_fails_every_call_at_once() {
     bounded(|| {
@@ -612,13 +612,16 @@ fn a_request_without_reply_to_is_rejected() {
             .basic_publish_with("", &server.queue, "empty address", empty)
             .unwrap();
         support::assert_message_count(&other, &dead, 2);
-        let said = |line: &str| {
+        let is_about_it = |line: &str| {
             line.starts_with("WARN")
                 && line.contains("a request is rejected, since its reply_to is missing")
                 && line.contains(&server.queue)
         };
         assert_eq!(
-            capture::logged().lines().filter(|line| said(line)).count(),
+            capture::logged()
+                .lines()
+                .filter(|line| is_about_it(line))
+                .count(),
             2
         );
         let client = RpcClient::open(&open()).unwrap();
@@ -628,7 +631,7 @@ fn a_request_without_reply_to_is_rejected() {
     });
 }
 
-/// Wherever a request says to reply to, the server goes on.
+/// Whatever `reply_to` a request has, the server goes on.
 #[test]
 fn no_reply_to_ends_the_server() {
     bounded(|| {

@@ -20,7 +20,7 @@ fn to_broker() -> ConnectionParameters {
     ConnectionParameters::from_url(url()).unwrap()
 }
 
-/// What a client with these parameters says to a broker that says this; the connection is open when `check` sees it.
+/// What a client with these parameters sends to a broker with these; the connection is open when `check` sees it.
 fn greeting(
     parameters: impl FnOnce(ConnectionParameters) -> ConnectionParameters,
     handshake: Handshake,
@@ -61,8 +61,8 @@ fn p44_close_closes_the_channels_first() {
             };
             closed.sort_unstable();
             assert_eq!(closed, [1, 2]);
-            let told = (close.short(), close.shortstr(), close.long());
-            assert_eq!(told, (200, "Normal shutdown".into(), 0));
+            let sent = (close.short(), close.shortstr(), close.long());
+            assert_eq!(sent, (200, "Normal shutdown".into(), 0));
             session.send_method(0, m::CONNECTION_CLOSE_OK, Args::new());
             session.expect_end();
         });
@@ -116,7 +116,7 @@ fn close_ends_while_the_broker_blocks_the_connection() {
         let channel = connection.channel().unwrap();
         channel.basic_publish("", "q", "body").unwrap();
         let start = Instant::now();
-        // Whether it says that nobody answered is left open; that it ends is not.
+        // Whether its error mentions the missing reply is left open; that it ends is not.
         let _ = connection.close();
         assert!(
             start.elapsed() < Duration::from_secs(10),
@@ -331,12 +331,12 @@ fn p51_the_limits_are_the_lower_ones_where_both_give_one() {
                 channel_max: servers,
                 ..Handshake::default()
             };
-            let said = greeting(
+            let client = greeting(
                 |parameters| parameters.channel_max(mine),
                 handshake,
                 |connection| assert_eq!(connection.channel_max(), agreed),
             );
-            assert_eq!(said.channel_max, agreed);
+            assert_eq!(client.channel_max, agreed);
         }
         for (mine, servers, agreed) in [
             (131_072, 65_536, 65_536),
@@ -348,12 +348,12 @@ fn p51_the_limits_are_the_lower_ones_where_both_give_one() {
                 frame_max: servers,
                 ..Handshake::default()
             };
-            let said = greeting(
+            let client = greeting(
                 |parameters| parameters.frame_max(mine),
                 handshake,
                 |connection| assert_eq!(connection.frame_max(), agreed),
             );
-            assert_eq!(said.frame_max, agreed);
+            assert_eq!(client.frame_max, agreed);
         }
     });
 }
@@ -475,13 +475,14 @@ fn p54_tcp_options_are_taken() {
 #[test]
 fn p55_the_capabilities_are_pikas_and_client_properties_are_added() {
     bounded(|| {
-        let said = greeting(
+        let client = greeting(
             |parameters| parameters.client_property("connection_name", "the tests"),
             Handshake::default(),
             |_| {},
         );
         let contains = |bytes: &[u8]| {
-            said.client_properties
+            client
+                .client_properties
                 .windows(bytes.len())
                 .any(|window| window == bytes)
         };
@@ -500,23 +501,23 @@ fn p55_the_capabilities_are_pikas_and_client_properties_are_added() {
         }
         assert!(contains(b"\x07productS"));
         assert!(contains(b"\x0fconnection_nameS\0\0\0\x09the tests"));
-        assert_eq!(said.mechanism, "PLAIN");
-        assert_eq!(said.response, b"\0guest\0guest");
-        assert_eq!(said.locale, "en_US");
-        assert_eq!(said.virtual_host, "/");
+        assert_eq!(client.mechanism, "PLAIN");
+        assert_eq!(client.response, b"\0guest\0guest");
+        assert_eq!(client.locale, "en_US");
+        assert_eq!(client.virtual_host, "/");
     });
 }
 
 #[test]
 fn p55_external_credentials_send_their_mechanism() {
     bounded(|| {
-        let said = greeting(
+        let client = greeting(
             |parameters| parameters.credentials(ExternalCredentials),
             Handshake::default(),
             |_| {},
         );
         assert_eq!(
-            (&*said.mechanism, &said.response[..]),
+            (&*client.mechanism, &client.response[..]),
             ("EXTERNAL", &b""[..])
         );
     });

@@ -39,7 +39,7 @@ fn publish_and_let_come(channel: &Channel, queue: &str, bodies: &[&str]) {
             .unwrap();
     }
     assert_message_count(channel, queue, 0);
-    // What the broker sent before it counted has arrived when it answers once more.
+    // What the broker sent before it counted has arrived when it replies once more.
     assert_eq!(message_count(channel, queue), 0);
 }
 
@@ -391,12 +391,12 @@ fn p11_a_channels_closure_is_reported_once() {
         assert!(error.is_channel_error(), "{error:?}");
         assert!(
             error.to_string().contains("404"),
-            "it should still say why: {error}"
+            "it should still name the cause: {error}"
         );
     });
 }
 
-// The same where the closure comes while nobody waits on that channel: other channels' calls say nothing of it.
+// The same where the closure comes while nobody waits on that channel: other channels' calls do not report it.
 #[test]
 fn p11_a_channels_closure_is_not_reported_by_another_channels_call() {
     bounded(|| {

@@ -284,7 +284,7 @@ fn p39_calls_return_what_the_brokers_reply_holds() {
 fn p40_bindings_send_their_names_and_arguments() {
     bounded(|| {
         let (channel, peer) = scripted_channel(|session| {
-            for (ask, answer, nowait) in [
+            for (ask, reply, nowait) in [
                 (m::QUEUE_BIND, m::QUEUE_BIND_OK, true),
                 (m::EXCHANGE_BIND, m::EXCHANGE_BIND_OK, true),
                 (m::EXCHANGE_UNBIND, m::EXCHANGE_UNBIND_OK, true),
@@ -300,7 +300,7 @@ fn p40_bindings_send_their_names_and_arguments() {
                 assert_eq!(names, (0, "to".into(), "from".into(), "".into()));
                 assert!(!nowait || bind.octet() == 0);
                 assert_eq!(bind.table(), b"");
-                session.send_method(1, answer, Args::new());
+                session.send_method(1, reply, Args::new());
             }
             let mut bind = session.expect(1, m::QUEUE_BIND);
             let names = (
@@ -362,8 +362,8 @@ fn p42_closing_a_channel_ends_its_consumers_and_sends_its_reason() {
                 assert!(frame.is(number, m::CHANNEL_CLOSE), "{frame:?}");
                 let mut close = frame.arguments();
                 assert_eq!(close.short(), code);
-                let said = close.shortstr();
-                assert!(text.is_none_or(|text| text == said), "{said}");
+                let sent = close.shortstr();
+                assert!(text.is_none_or(|text| text == sent), "{sent}");
                 assert_eq!(close.long(), 0);
                 session.send_method(number, m::CHANNEL_CLOSE_OK, Args::new());
             }
@@ -489,14 +489,14 @@ fn a_publisher_ties_each_loss_to_its_message() {
         let Err(Error::Unconfirmed(report)) = publisher.wait_for_confirms(SOON) else {
             panic!("all confirmed");
         };
-        let told: Vec<(u64, String)> = report
+        let reported: Vec<(u64, String)> = report
             .returned
             .iter()
             .map(|(number, ReturnedMessage { body, .. })| {
                 (*number, String::from_utf8(body.clone()).unwrap())
             })
             .collect();
-        assert_eq!(told, returned);
+        assert_eq!(reported, returned);
         assert_eq!(
             report.nacked,
             refused

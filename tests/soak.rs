@@ -90,7 +90,7 @@ fn a_long_callback_before_messages_of_10_mb() {
     long_callback(18, 10_000_000, BROKER_PATIENCE * 3);
 }
 
-/// What comes is small, and nothing tells of the large messages among it until they are there.
+/// What comes is small, and nothing announces the large messages among it until they are there.
 #[test]
 #[ignore = "takes two minutes: scripts/soak"]
 fn a_long_callback_before_a_few_large_messages_among_small_ones() {

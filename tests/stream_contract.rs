@@ -1,4 +1,4 @@
-//! What a stream of the caller's own may do, what it must not do, and how a dead connection is told from a timeout.
+//! What a stream of the caller's own may do, what it must not do, and how a dead connection differs from a timeout.
 
 mod support;
 

@@ -187,7 +187,7 @@ fn a_stream_of_crumbs() {
 
 // ---- deadlines
 
-/// Somebody who takes whatever comes and never says a word, until the stream ends.
+/// A peer that takes whatever comes and never sends a byte, until the stream ends.
 fn mute(mut end: End) -> thread::JoinHandle<usize> {
     thread::spawn(move || {
         let mut taken = 0;

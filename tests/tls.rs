@@ -90,7 +90,7 @@ fn refused(parameters: ConnectionParameters, address: &str, words: &[&str]) -> S
     text
 }
 
-/// What a server with this certificate is told when it is connected to by the name `localhost`.
+/// Connects to a server with this certificate by the name `localhost`; the error has these words.
 #[track_caller]
 fn shown(certificate: &Issued, words: &[&str]) {
     for versions in [[&TLS13], [&TLS12]] {
@@ -338,7 +338,7 @@ fn tls_on_a_plain_port() {
 #[test]
 fn tls_to_somebody_else_entirely() {
     bounded_by(LIMIT, || {
-        for (said, words) in [
+        for (sent, words) in [
             (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], ["HTTP", "15672"]),
             (b"SSH-2.0-OpenSSH_9.2\r\n", ["no TLS", "amqp://"]),
             (b"", ["closed the stream", "5671"]),
@@ -351,7 +351,7 @@ fn tls_to_somebody_else_entirely() {
         ] {
             let peer = Peer::start(move |session| {
                 session.read_bytes(5);
-                session.send_raw(said);
+                session.send_raw(sent);
                 session.half_close();
                 session.silent_until_end();
             });
@@ -477,8 +477,8 @@ fn the_example_checks_the_broker() {
         }
         let output = run(&[&stranger]);
         assert!(!output.status.success());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("certificate"), "{said}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("certificate"), "{text}");
     });
 }
 

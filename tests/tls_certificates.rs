@@ -274,7 +274,7 @@ fn a_bundle_is_read_to_its_end_wherever_byte_order_marks_stand() {
     });
 }
 
-/// What is said of a client's certificate and key before anything is connected; nothing if they can be used.
+/// The error over a client's certificate and key before anything is connected; none if they can be used.
 fn key_refused(certificate: &str, key: &str) -> Option<String> {
     let options = TlsOptions::new()
         .danger_accept_any_certificate()

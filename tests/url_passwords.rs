@@ -1,11 +1,11 @@
-//! Whatever a URL looks like, no piece of its user name and password comes out of it elsewhere. No broker is needed.
+//! Whatever a URL looks like, no part of its user name and password comes out of it elsewhere. No broker is needed.
 
 use haypile::{ConnectionParameters, Error, PlainCredentials};
 
 /// Texts that occur nowhere else, so that each of them is recognized wherever it comes out.
-const PIECES: [&str; 4] = ["Qx7Kp", "Zv3Wd", "Jy9Ht", "Bk5Nf"];
+const PARTS: [&str; 4] = ["Qx7Kp", "Zv3Wd", "Jy9Ht", "Bk5Nf"];
 
-/// That no piece comes out of the refusal, or that exactly this user and password were read for the host.
+/// That no part comes out of the refusal, or that exactly this user and password were read for the host.
 #[track_caller]
 fn check(url: &str, user: &str, password: &str) -> bool {
     match ConnectionParameters::from_url(url) {
@@ -27,15 +27,15 @@ fn check(url: &str, user: &str, password: &str) -> bool {
 #[track_caller]
 fn silent(url: &str, error: &Error) {
     let shown = format!("{error} {error:?} {error:#?}");
-    for piece in PIECES {
-        assert!(!shown.contains(piece), "{url}: {shown}");
+    for part in PARTS {
+        assert!(!shown.contains(part), "{url}: {shown}");
     }
     for digits in ["13579", "2468", "97531"] {
         assert!(!shown.contains(digits), "{url}: {shown}");
     }
 }
 
-/// Every way to put up to three of these between pieces of a password.
+/// Every way to put up to three of these between parts of a password.
 #[test]
 fn a_password_with_raw_characters_stays_where_it_is() {
     let characters = [
@@ -46,7 +46,7 @@ fn a_password_with_raw_characters_stays_where_it_is() {
     for one in characters {
         for two in characters {
             for three in characters {
-                let [a, b, c, d] = PIECES;
+                let [a, b, c, d] = PARTS;
                 let password = format!("{a}{one}{b}{two}{c}{three}{d}");
                 let url = format!("amqp://user:{password}@rabbit.example");
                 if check(&url, "user", &password) {
@@ -104,7 +104,7 @@ fn nor_does_one_that_looks_like_another_part() {
     }
 }
 
-/// An '@' behind the host is looked for before anything else, and the error says how to write what was meant.
+/// An '@' behind the host is looked for before anything else, and the error names how to write what was meant.
 #[test]
 fn a_raw_at_sign_behind_the_host_is_refused_first() {
     for url in [

@@ -1,4 +1,4 @@
-//! A peer that breaks the rules is told which one, by the reply code that the specification gives it (1.2), and costs a bounded
+//! A peer that breaks the rules gets to know which one, by the reply code that the specification gives it (1.2), and costs a bounded
 //! amount of memory.
 
 mod support;
@@ -7,9 +7,9 @@ use haypile::{Connection, Error};
 use support::peer::{m, Args, Frame, Handshake, Peer};
 use support::{assert_matches, bounded, met_within, SOON};
 
-/// Sends this on a connection on which channel 1 is open; returns what the client said was wrong, and what its calls return.
+/// Sends this on a connection on which channel 1 is open; returns what the client named as wrong, and what its calls return.
 fn reply_to(bytes: Vec<u8>) -> (u16, String, Error) {
-    let (reply, said) = std::sync::mpsc::channel();
+    let (reply, named) = std::sync::mpsc::channel();
     let peer = Peer::start(move |session| {
         session.handshake();
         session.open_channel(1);
@@ -22,7 +22,7 @@ fn reply_to(bytes: Vec<u8>) -> (u16, String, Error) {
     let connection = Connection::open(peer.url()).unwrap();
     let _channel = connection.channel().unwrap();
     let error = connection.process_data_events(SOON).unwrap_err();
-    let (code, text) = said.recv().unwrap();
+    let (code, text) = named.recv().unwrap();
     peer.finish();
     (code, text, error)
 }

@@ -25,7 +25,7 @@ pub struct Account {
     pub lost_by_broker: Vec<u64>,
 }
 
-/// Accounts for everything that passed to and from a publisher and a consumer that acks each message in order, or says what has
+/// Accounts for everything that passed to and from a publisher and a consumer that acks each message in order, or reports what has
 /// no explanation.
 pub fn account(publishing: &[Passed], consuming: &[Passed]) -> Result<Account, String> {
     let mut account = Account::default();
@@ -105,7 +105,7 @@ struct History {
     acked: Vec<Duration>,
 }
 
-/// Every number came once for each time that it was published, and again only if it was not settled before a loss.
+/// Every number came once for each time that it was published, and again only if it had no outcome before a loss.
 fn deliveries(
     passed: &Passed,
     connection: usize,

@@ -16,7 +16,7 @@ impl Folder {
         Folder(path)
     }
 
-    /// Writes a file; answers its path.
+    /// Writes a file; returns its path.
     pub fn write(&self, name: &str, content: &str) -> String {
         let path = self.0.join(name);
         fs::write(&path, content).unwrap();
@@ -45,7 +45,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts one by `scripts/with-broker`, which is told this.
+    /// Starts one by `scripts/with-broker`, with these options.
     pub fn start(options: &[(&str, &str)]) -> Broker {
         let folder = Folder::new();
         let log = folder.path().join("log");

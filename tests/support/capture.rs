@@ -41,7 +41,7 @@ pub fn assert_none_of(secrets: &[&str], text: &str, what: &str) {
         for form in forms(secret) {
             // Forms differ by letter case in places where it does not matter.
             if let Some(at) = folded.find(&form.to_lowercase()) {
-                // Not the text itself: what is around it says enough.
+                // Not the text itself: what is around it is enough.
                 let before: String = text.chars().take(at).collect();
                 let tail = before.len().saturating_sub(80);
                 let around = before.get(tail..).unwrap_or_default();

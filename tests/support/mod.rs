@@ -112,7 +112,7 @@ pub fn broker_address() -> SocketAddr {
         .to_socket_addrs()
         .unwrap_or_else(|error| panic!("AMQP_URL: {host_port}: {error}"))
         .find(|address| TcpStream::connect_timeout(address, SOON).is_ok())
-        .unwrap_or_else(|| panic!("AMQP_URL: nobody answers at {host_port}"))
+        .unwrap_or_else(|| panic!("AMQP_URL: nothing listens at {host_port}"))
 }
 
 /// Splits a URL into what comes before host and port, these, and what comes behind.
@@ -326,7 +326,7 @@ pub fn met_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
     }
 }
 
-/// Runs `rabbitmqctl` (`$RABBITMQCTL`, which may hold arguments) and answers its output; `None` where the broker comes
+/// Runs `rabbitmqctl` (`$RABBITMQCTL`, which may hold arguments) and returns its output; `None` where the broker comes
 /// without one.
 #[track_caller]
 pub fn rabbitmqctl(arguments: &[&str]) -> Option<String> {

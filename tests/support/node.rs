@@ -57,7 +57,7 @@ impl Node {
         self.node("kill");
     }
 
-    /// Starts it again, and does not wait until it answers.
+    /// Starts it again, and does not wait until it accepts connections.
     pub fn restart(&self) {
         self.node("start");
     }

@@ -281,7 +281,7 @@ impl Frame {
     }
 }
 
-/// What the scripted broker says of itself while the connection is opened.
+/// What the scripted broker announces while the connection is opened.
 #[derive(Clone, Debug)]
 pub struct Handshake {
     pub mechanisms: &'static str,
@@ -289,7 +289,7 @@ pub struct Handshake {
     pub frame_max: u32,
     /// Seconds.
     pub heartbeat: u16,
-    /// Capabilities said to be there; those not named are left out.
+    /// Capabilities that are announced; others are left out.
     pub capabilities: Vec<&'static str>,
 }
 
@@ -312,7 +312,7 @@ impl Default for Handshake {
     }
 }
 
-/// What the client said while the connection was opened.
+/// What the client sent while the connection was opened.
 #[derive(Clone, Debug)]
 pub struct Greeting {
     /// The client properties' bytes.
@@ -355,7 +355,7 @@ impl Session {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("scripted broker: nothing came from the client for {PATIENCE:?}")
             }
-            // A child process of the test has ended, say. The next look reads.
+            // A child process of the test has ended, for instance. The next look reads.
             Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(_) => false,
         }
@@ -408,7 +408,7 @@ impl Session {
         }
     }
 
-    /// The next frame must be this method; answers its arguments.
+    /// The next frame must be this method; returns its arguments.
     pub fn expect(&mut self, channel: u16, method: Method) -> Arguments {
         let frame = self.frame();
         assert!(
@@ -421,7 +421,7 @@ impl Session {
         frame.arguments()
     }
 
-    /// Passes over whatever comes before this method; answers its arguments.
+    /// Passes over whatever comes before this method; returns its arguments.
     pub fn wait_for(&mut self, channel: u16, method: Method) -> Arguments {
         loop {
             let frame = self.frame();
@@ -455,12 +455,12 @@ impl Session {
         while self.fill() {}
     }
 
-    /// Says nothing more, and waits until the client goes away.
+    /// Sends nothing more, and waits until the client goes away.
     pub fn silent_until_end(&mut self) {
         self.expect_end();
     }
 
-    /// Reads the client's bytes and says nothing for so long, or until the client goes away.
+    /// Reads the client's bytes and sends nothing for so long, or until the client goes away.
     pub fn silent_for(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         loop {
@@ -607,13 +607,13 @@ impl Session {
         }
     }
 
-    /// The client opens this channel; answers open-ok.
+    /// The client opens this channel; replies with open-ok.
     pub fn open_channel(&mut self, channel: u16) {
         self.expect(channel, m::CHANNEL_OPEN);
         self.send_method(channel, m::CHANNEL_OPEN_OK, Args::new().longstr(b""));
     }
 
-    /// Closes a channel from the broker's side, without waiting for the answer.
+    /// Closes a channel from the broker's side, without waiting for the reply.
     pub fn send_channel_close(&mut self, channel: u16, code: u16, text: &str, cause: Method) {
         let arguments = Args::new()
             .short(code)
@@ -623,7 +623,7 @@ impl Session {
         self.send_method(channel, m::CHANNEL_CLOSE, arguments);
     }
 
-    /// Closes the connection from the broker's side, without waiting for the answer.
+    /// Closes the connection from the broker's side, without waiting for the reply.
     pub fn send_connection_close(&mut self, code: u16, text: &str, cause: Method) {
         let arguments = Args::new()
             .short(code)
@@ -633,7 +633,7 @@ impl Session {
         self.send_method(0, m::CONNECTION_CLOSE, arguments);
     }
 
-    /// The client consumes; answers consume-ok and gives the tag.
+    /// The client consumes; replies with consume-ok, and returns the tag.
     pub fn accept_consumer(&mut self, channel: u16) -> String {
         let mut arguments = self.expect(channel, m::BASIC_CONSUME);
         let (_reserved, _queue, tag) = (
@@ -656,7 +656,7 @@ impl Session {
         self.send_content(channel, m::BASIC_DELIVER, arguments, body);
     }
 
-    /// Answers everything an orderly client still does, until it has closed the connection or the stream: cancels,
+    /// Replies to everything an orderly client still does, until it has closed the connection or the stream: cancels,
     /// closes of channels and of the connection. Passes over the rest.
     pub fn serve_until_end(&mut self) {
         while let Some(frame) = self.frame_or_end() {

@@ -146,12 +146,12 @@ impl Proxy {
         self.shared.lock().connections
     }
 
-    /// Holds back what the broker says.
+    /// Holds back what the broker sends.
     pub fn hold_broker(&self) {
         self.set(Some(Flow::Hold), None);
     }
 
-    /// Holds back what the client says. Its socket fills up in time.
+    /// Holds back what the client sends. Its socket fills up in time.
     pub fn hold_client(&self) {
         self.set(None, Some(Flow::Hold));
     }
@@ -166,22 +166,22 @@ impl Proxy {
         self.set(Some(Flow::Forward), Some(Flow::Forward));
     }
 
-    /// Throws away what the broker says: it seems silent.
+    /// Throws away what the broker sends: it seems silent.
     pub fn swallow_broker(&self) {
         self.set(Some(Flow::Swallow), None);
     }
 
-    /// Throws away both directions: the network is gone, and nobody says so.
+    /// Throws away both directions: the network is gone, and nothing reports that.
     pub fn swallow(&self) {
         self.set(Some(Flow::Swallow), Some(Flow::Swallow));
     }
 
-    /// Forwards so many more bytes of what the client says, and then cuts.
+    /// Forwards so many more bytes of what the client sends, and then cuts.
     pub fn cut_client_after(&self, bytes: usize) {
         self.shared.lock().client_left = Some(bytes);
     }
 
-    /// Forwards so many more bytes of what the broker says, and then cuts.
+    /// Forwards so many more bytes of what the broker sends, and then cuts.
     pub fn cut_broker_after(&self, bytes: usize) {
         self.shared.lock().broker_left = Some(bytes);
     }

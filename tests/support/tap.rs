@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::support::peer::{m, Arguments, Frame, Method};
 
-/// What the broker said of a message that was published.
+/// What the broker replied to a message that was published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
     Acked,
@@ -49,7 +49,7 @@ pub struct Passed {
 }
 
 impl Passed {
-    fn settle(&mut self, mut arguments: Arguments, outcome: Outcome) {
+    fn set_outcome(&mut self, mut arguments: Arguments, outcome: Outcome) {
         let (tag, multiple) = (arguments.longlong(), arguments.octet() & 1 == 1);
         let of_channel = &mut self.published[self.before..];
         let to = usize::try_from(tag).unwrap().min(of_channel.len());
@@ -125,7 +125,7 @@ impl Tap {
     }
 }
 
-/// Forwards one direction. When the broker is gone, what the client still says is read to its end, so that no reset keeps it from
+/// Forwards one direction. When the broker is gone, what the client still sends is read to its end, so that no reset keeps it from
 /// reading all that has passed.
 fn forward(mut from: TcpStream, mut to: TcpStream, is_client: bool, passed: &Mutex<Passed>) {
     let mut reader = Reader {
@@ -209,8 +209,8 @@ impl Reader {
             (true, m::CONNECTION_CLOSE) | (false, m::CONNECTION_CLOSE_OK) => passed.closing = true,
             (true, m::CONFIRM_SELECT) => passed.before = passed.published.len(),
             (true, m::BASIC_ACK) => passed.ack(arguments),
-            (false, m::BASIC_ACK) => passed.settle(arguments, Outcome::Acked),
-            (false, m::BASIC_NACK) => passed.settle(arguments, Outcome::Nacked),
+            (false, m::BASIC_ACK) => passed.set_outcome(arguments, Outcome::Acked),
+            (false, m::BASIC_NACK) => passed.set_outcome(arguments, Outcome::Nacked),
             (true, m::BASIC_PUBLISH) => self.content = Some((method, false)),
             (false, m::BASIC_DELIVER) => {
                 arguments.shortstr();

@@ -296,7 +296,7 @@ impl Scene {
         Running::start(format!("{program} ({language:?})"), prefix, command)
     }
 
-    /// Runs a program to its end, and answers what it printed.
+    /// Runs a program to its end, and returns what it printed.
     pub(crate) fn run(&self, language: Language, program: &str, arguments: &[&str]) -> Vec<String> {
         self.start(language, program, arguments).finish()
     }
@@ -464,7 +464,7 @@ impl Running {
             .any(|printed| printed == line)
     }
 
-    /// Waits for the end, which must be a good one, and answers what was printed.
+    /// Waits for the end, which must be a good one, and returns what was printed.
     pub(crate) fn finish(self) -> Vec<String> {
         let name = self.name.clone();
         let Ended {
