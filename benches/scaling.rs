@@ -218,7 +218,7 @@ impl Meter {
     }
 }
 
-/// Nanoseconds on the processor, by thread, of all threads but the sink's. Linux alone tells.
+/// Nanoseconds on the processor, by thread, of all threads but the sink's. Only Linux reports them.
 fn cpu_of_threads() -> Option<HashMap<String, u64>> {
     let mut all = HashMap::new();
     for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {

@@ -105,7 +105,7 @@ fn confirm(c: &mut Criterion) {
     group.finish();
 }
 
-/// Consumes so many messages; answers how long it took from subscribing to the cancellation.
+/// Consumes so many messages; returns how long it took from subscribing to the cancellation.
 fn consume_all(sink: SocketAddr, count: u64, size: usize, auto_ack: bool) -> Duration {
     let (connection, channel) = support::open(sink);
     let bytes = Arc::new(AtomicU64::new(0));

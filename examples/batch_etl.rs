@@ -13,7 +13,7 @@ use haypile::{BasicAck, BasicNack, BasicProperties, Connection, DeliveryMode, Qu
 const QUEUE: &str = "measurements";
 const BATCH: usize = 500;
 
-/// A message that was read: its delivery tag and what it says.
+/// A message that was read: its delivery tag and its text.
 struct Row {
     delivery_tag: u64,
     value: u64,

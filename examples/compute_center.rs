@@ -1,5 +1,5 @@
 //! A control centre: five threads share one connection, and each asks the compute nodes for the
-//! successor of its number. The results come back in one queue; correlation ids tell whose they are.
+//! successor of its number. The results come back in one queue; correlation ids show whose they are.
 //!
 //! Document: Python 操作 RabbitMQ 消息队列
 //! Section: 相互关联编号correlation id, center.py
@@ -110,7 +110,7 @@ fn main() -> Result<(), common::Failure> {
             .map(|thread| thread.join().expect("the thread panicked"))
             .collect();
         center.stop();
-        // What ended the consumer says more than what followed from it.
+        // What ended the consumer is worth more than what followed from it.
         consumer.join().expect("the consumer panicked")?;
         results.into_iter().collect::<haypile::Result<()>>()
     })?;

@@ -16,7 +16,7 @@ fn increase(request: &str) -> Option<i128> {
 
 fn main() -> Result<(), common::Failure> {
     let args = common::Usage::new(
-        "Takes numbers from the queue `compute_queue` and answers each with its successor.",
+        "Takes numbers from the queue `compute_queue` and replies to each with its successor.",
     )
     .count()
     .parse();
@@ -42,7 +42,7 @@ fn main() -> Result<(), common::Failure> {
             return Ok(());
         };
 
-        // The id tells the centre which of its requests this answers. Without one in the request there is none here.
+        // By the id the centre knows which of its requests this replies to. Without one in the request there is none here.
         match &properties.reply_to {
             Some(queue) => {
                 let mut same_id = BasicProperties::new();
@@ -50,7 +50,7 @@ fn main() -> Result<(), common::Failure> {
                 channel.basic_publish_with("", queue, response.to_string(), same_id)?;
             }
             // Acknowledged all the same, or the request would come back at every start.
-            None => eprintln!("the request does not say where to send the result"),
+            None => eprintln!("the request has no reply_to"),
         }
         channel.basic_ack(method.delivery_tag)?;
         if countdown.last() {

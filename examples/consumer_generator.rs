@@ -1,5 +1,5 @@
 //! Consumes by a loop instead of a callback: the loop's body may borrow, break, and use `?` with errors of any kind. With a limit
-//! on silence it says when nothing came, and goes on.
+//! on silence it prints that nothing came, and goes on.
 //!
 //! Mirrors: pika, "Using the BlockingChannel.consume generator to consume messages" (`blocking_consumer_generator`), and its
 //! `inactivity_timeout`.

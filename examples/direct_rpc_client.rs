@@ -47,7 +47,7 @@ fn main() -> haypile::Result<()> {
         ("no-such-queue", "1"),
     ] {
         match client.call(queue, request, timeout) {
-            Err(Error::Rpc(error)) => println!("{request}: the server says {}", error.kind),
+            Err(Error::Rpc(error)) => println!("{request}: the server reports {}", error.kind),
             // At once, since requests are mandatory.
             Err(Error::Unroutable(_)) => println!("{request}: there is no server at {queue}"),
             Err(Error::Timeout { .. }) => println!("{request}: no reply in time"),

@@ -1,5 +1,5 @@
 //! A server for remote procedure calls on haypile's own type: it replies with Fibonacci numbers, and to anything else with an
-//! error that the caller can tell from a result. It comes back after a loss.
+//! error that the caller can distinguish from a result. It comes back after a loss.
 //!
 //! Mirrors: RabbitMQ's tutorial 6, by other means; `tutorial_6_rpc_server` is the tutorial's own program.
 //! Run: `cargo run --example direct_rpc_server`, as often as you like, and `direct_rpc_client`.

@@ -34,7 +34,7 @@ fn main() -> Result<(), common::Failure> {
         .queue_declare(QueueDeclare::new("").durable(true).exclusive(true))?
         .queue;
 
-    // The binding's arguments say what to look for, x-match how.
+    // The binding's arguments are what to look for, x-match is how.
     let mut wanted = FieldTable::new();
     wanted.insert("x-match", args.get("match").unwrap_or("all"));
     for (key, value) in args.pairs(&[("format", "pdf"), ("type", "report")]) {

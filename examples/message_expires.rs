@@ -1,4 +1,4 @@
-//! A message seen to expire: of three, one has no limit, one lives as long as its queue lets it, one as long as it says itself. What
+//! A message seen to expire: of three, one has no limit, one lives as long as its queue lets it, one as long as its own expiration. What
 //! expires can be caught as a dead letter.
 //!
 //! Document: Python使用pika实现RabbitMQ消息收发

@@ -1,4 +1,4 @@
-//! A cluster: connects to whichever node answers, and to another one when that is lost.
+//! A cluster: connects to the first node that accepts, and to another one when that is lost.
 //!
 //! Mirrors: pika, "Connection recovery with multiple hosts" (`blocking_consume_recover_multiple_hosts`), with its rules: a loss is
 //! mended by the next host, what the broker closes by an error of the program's is not.

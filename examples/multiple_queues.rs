@@ -1,7 +1,7 @@
 //! One channel, one thread, three queues: each has its callback. A consumer may be cancelled by itself, and the others go on.
 //!
 //! Mirrors: pika, several calls of `basic_consume` before one `start_consuming`.
-//! Run: `cargo run --example multiple_queues`. It sends itself some messages, and ends when `control` says so.
+//! Run: `cargo run --example multiple_queues`. It sends itself some messages, and ends at a message in `control`.
 
 use haypile::{Connection, QueueDeclare};
 

@@ -42,7 +42,7 @@ fn main() -> haypile::Result<()> {
                 println!("bad: rejected");
                 channel.basic_reject(BasicReject::new(tag).requeue(false))?;
             }
-            // This one and all before it that are not settled: "worse" too.
+            // This one and all before it that have no ack or nack yet: "worse" too.
             b"worst" => {
                 println!("worse and worst: refused");
                 channel.basic_nack(BasicNack::new(tag).multiple(true).requeue(false))?;
@@ -57,7 +57,7 @@ fn main() -> haypile::Result<()> {
     }
     channel.cancel()?;
 
-    // The header x-death says how a message died, and how often.
+    // The header x-death has how a message died, and how often.
     while let Some((_, properties, body)) = channel.basic_get(BasicGet::new(dead).auto_ack(true))? {
         let death = properties
             .get_header("x-death")

@@ -1,5 +1,5 @@
 //! Round robin beside `prefetch_count=1`: a quick and a slow consumer share eight messages. Without a limit each is dealt every other
-//! message, ahead of its work; with a prefetch of 1 whoever is free gets the next one.
+//! message, ahead of its work; with a prefetch of 1 a worker that is free gets the next one.
 //!
 //! Document: Python 操作 RabbitMQ 消息队列
 //! Section: 四、任务分发 (1 and 4); also pika消息中间件模块, 2.4 消费者轮训机制 and 2.7, and RabbitMQ (categories: Python), 简单模式

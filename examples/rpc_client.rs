@@ -1,4 +1,4 @@
-//! Sends a request to `rpc_queue` and waits for the answer in a queue of its own.
+//! Sends a request to `rpc_queue` and waits for the reply in a queue of its own.
 //!
 //! Document: RabbitMQ (categories: Python)
 //! Section: RPC(Remote Procedure Call), 客户端
@@ -72,7 +72,7 @@ impl Client {
 
         loop {
             // Callbacks run inside this call. It ends when one has run, or after a second. (The original polls
-            // without waiting and then sleeps for a second, answer or not.)
+            // without waiting and then sleeps for a second, reply or not.)
             self.connection
                 .process_data_events(Duration::from_secs(1))?;
             println!("listen...");
@@ -84,7 +84,7 @@ impl Client {
 }
 
 fn main() -> Result<(), common::Failure> {
-    let args = common::Usage::new("Sends a request to `rpc_queue` and prints the answer.")
+    let args = common::Usage::new("Sends a request to `rpc_queue` and prints the reply.")
         .words("MESSAGE...", "the request (default: ok)")
         .parse();
     let message = args.words_or(&["ok"]).join(" ");

@@ -11,7 +11,7 @@ use common::python;
 use haypile::{BasicConsume, BasicProperties, Connection};
 
 /// What the server does for its clients.
-fn answer_to(request: &[u8]) -> Vec<u8> {
+fn reply_to_request(request: &[u8]) -> Vec<u8> {
     [b"return ", request].concat()
 }
 
@@ -30,16 +30,16 @@ fn main() -> Result<(), common::Failure> {
         move |channel, _method, properties, body| {
             println!("Request content {}", python::repr_bytes(&body));
             // Bytes: the original ends with an error if a request is no UTF-8.
-            let answer = answer_to(&body);
+            let reply = reply_to_request(&body);
 
-            // The client said where it listens, and by which id it will know the answer.
+            // The request has the queue for the reply, and the id by which the client will know it.
             match &properties.reply_to {
                 Some(queue) => {
                     let mut same_id = BasicProperties::new();
                     same_id.correlation_id = properties.correlation_id.clone();
-                    channel.basic_publish_with("", queue, answer, same_id)?;
+                    channel.basic_publish_with("", queue, reply, same_id)?;
                 }
-                None => eprintln!("the request does not say where to send the answer"),
+                None => eprintln!("the request has no reply_to"),
             }
             if countdown.last() {
                 channel.stop_consuming()?;

@@ -19,7 +19,7 @@ fn main() -> Result<(), common::Failure> {
     let channel = connection.channel()?;
     // Declared here too, so that the consumer may start first.
     channel.queue_declare(QueueDeclare::new(&queue_name).durable(true))?;
-    // One message at a time: whoever is free gets the next.
+    // One message at a time: the one that is free gets the next.
     channel.basic_qos(1)?;
     channel.basic_consume(&queue_name, move |channel, method, _properties, body| {
         println!(

@@ -1,4 +1,4 @@
-//! Works on the tasks of `task_queue`, one at a time: whoever is free gets the next one.
+//! Works on the tasks of `task_queue`, one at a time: the one that is free gets the next one.
 //!
 //! Mirrors: RabbitMQ tutorial 2, "Work Queues", `worker.py`.
 //! Run: `cargo run --example tutorial_2_worker`, as often as you like; Ctrl-C ends it.

@@ -1,4 +1,4 @@
-//! Takes tasks from the durable queue `anheng`, one at a time. Start several: whoever is free gets the next task.
+//! Takes tasks from the durable queue `anheng`, one at a time. Start several: the one that is free gets the next task.
 //!
 //! Document: Python 操作 RabbitMQ 消息队列
 //! Section: python 中操作 RabbitMQ, consumer.py

@@ -322,7 +322,7 @@ fn consumer_generator() {
     assert_eq!(printed.len(), 11);
     assert_eq!((&*printed[0], &*printed[9]), ("1: 0", "10: 9"));
     assert_eq!(printed[10], "Requeued 2 messages");
-    // And what is idle says so.
+    // And what is idle reports that.
     let printed = stage.run("consumer_generator", &[]);
     assert_eq!(
         printed,
@@ -370,7 +370,7 @@ fn multiple_hosts() {
     assert_eq!(printed.last().map(String::as_str), Some("stopped"));
 }
 
-// ---- what the documents only say
+// ---- what the documents only describe
 
 #[test]
 fn confirms() {
@@ -512,7 +512,7 @@ fn reconnecting_worker() {
     stage.run("tutorial_2_new_task", &["very long...................."]);
     worker.wait_for("working on \"very long....................\"");
     worker.signal("INT");
-    // The signals are told apart only if the first has been taken.
+    // The two signals count as two only if the first has been taken.
     eventually(|| {
         worker.signal("INT");
         worker.has_ended()
@@ -607,8 +607,8 @@ fn direct_rpc() {
             "fib(30) = 832040",
             "fib(0..10) = 0 1 1 2 3 5 8 13 21 34",
             "fib(1) + fib(2) + fib(3) + fib(4) = 7",
-            "ten: the server says bad-request",
-            "200: the server says too-large",
+            "ten: the server reports bad-request",
+            "200: the server reports too-large",
             "1: there is no server at no-such-queue",
         ]
     );
@@ -725,7 +725,7 @@ fn progress_shows_on_a_terminal_only() {
     in_pipe("move_queue", &["move.to", "move.from"]);
 }
 
-/// An example can be copied as it is, says what it shows and how it is run, and is run by a test here or in `tests/tls.rs`.
+/// An example can be copied as it is, has at its head what it shows and how it is run, and is run by a test here or in `tests/tls.rs`.
 #[test]
 fn every_example_stands_alone_and_is_tested() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -745,7 +745,7 @@ fn every_example_stands_alone_and_is_tested() {
         assert!(!text.contains("\nmod "), "{name} does not stand alone");
         assert!(
             text.contains("\n//! Run: "),
-            "{name} does not say how to run it"
+            "{name} does not have at its head how to run it"
         );
         let origin = ["\n//! Mirrors: ", "\n//! Shows: ", "\n//! Document: "];
         assert!(origin.iter().any(|line| text.contains(line)), "{name}");

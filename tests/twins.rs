@@ -505,7 +505,7 @@ fn compute_center_with_many_threads_and_both_kinds_of_nodes() {
 
 fn compute_request(center: Language, node: Language) {
     let scene = Scene::new();
-    // The document has two nodes: this request has no correlation id, so each can answer it.
+    // The document has two nodes: this request has no correlation id, so each can reply to it.
     let nodes: &[&str] = if node == Python {
         &["compute_node", "compute_node_without_id"]
     } else {
@@ -651,17 +651,17 @@ mod same_message {
                     let server = scene.start(language, program, &["--count", "1"]);
                     server.wait_for(waiting);
                     let channel = scene.connection.channel().unwrap();
-                    let answers = channel
+                    let replies = channel
                         .queue_declare(QueueDeclare::new("").exclusive(true))
                         .unwrap()
                         .queue;
-                    let mut properties = BasicProperties::new().reply_to(&answers);
+                    let mut properties = BasicProperties::new().reply_to(&replies);
                     properties.correlation_id = id.map(Into::into);
                     channel
                         .basic_publish_with("", scene.name(queue), "41", properties)
                         .unwrap();
                     server.finish();
-                    let (_, properties, body) = scene.take(&answers);
+                    let (_, properties, body) = scene.take(&replies);
                     assert_eq!(properties.correlation_id.as_deref(), id);
                     (properties, body)
                 });
@@ -709,7 +709,7 @@ fn headers_are_text() {
     );
 }
 
-/// A request without an address for the answer does not come back for ever.
+/// A request without `reply_to` does not come back for ever.
 #[test]
 fn nodes_survive_a_request_without_address() {
     let scene = Scene::new();
@@ -724,10 +724,7 @@ fn nodes_survive_a_request_without_address() {
     let Ended { code, stderr, .. } = node.end();
     assert_eq!(
         (code, stderr),
-        (
-            Some(0),
-            vec!["the request does not say where to send the result".to_owned()]
-        )
+        (Some(0), vec!["the request has no reply_to".to_owned()])
     );
     assert_eq!(scene.messages_in("compute_queue"), 0);
 }

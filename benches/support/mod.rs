@@ -2,8 +2,8 @@
 //!
 //! It speaks just enough AMQP 0-9-1, routes nothing and keeps nothing.
 //!
-//! - What is published is counted and dropped. In confirm mode, one `multiple` ack answers each read.
-//! - `queue.declare` answers with what this connection has sent so far: complete messages as `message_count`, acknowledged
+//! - What is published is counted and dropped. In confirm mode, one `multiple` ack is the reply to each read.
+//! - `queue.declare` returns what this connection has sent so far: complete messages as `message_count`, acknowledged
 //!   ones as `consumer_count`. That is the fence, and the proof that everything arrived.
 //! - The queue named `"q.COUNT.SIZE"` holds COUNT messages of SIZE bytes: [`queue`]. A consumer gets them at once, whatever
 //!   its prefetch count, and then nothing. Several consumers take turns, message by message.
@@ -61,7 +61,7 @@ pub fn held_queue(count: u64, size: usize) -> String {
     format!("held.{count}.{size}")
 }
 
-/// Waits until the sink has all that was sent; answers how many messages and acks it has seen on this connection.
+/// Waits until the sink has all that was sent; returns how many messages and acks it has seen on this connection.
 pub fn fence(channel: &Channel) -> (u32, u32) {
     let declared = channel
         .queue_declare(QueueDeclare::new("fence").passive(true))
@@ -166,7 +166,7 @@ impl Server {
             .long_string(b"PLAIN AMQPLAIN")
             .long_string(b"en_US");
         start.write(0, &mut self.replies);
-        self.answer()?;
+        self.reply()?;
         let mut buffer = vec![0; CHUNK];
         let (mut from, mut to) = (0, 0);
         // Bytes of a body frame that are dropped without being looked at.
@@ -218,7 +218,7 @@ impl Server {
                 }
             }
             self.confirm();
-            self.answer()?;
+            self.reply()?;
         }
     }
 
@@ -242,7 +242,7 @@ impl Server {
         }
     }
 
-    fn answer(&mut self) -> io::Result<()> {
+    fn reply(&mut self) -> io::Result<()> {
         if !self.replies.is_empty() {
             self.output.lock().unwrap().write_all(&self.replies)?;
             self.replies.clear();
@@ -275,7 +275,7 @@ impl Server {
             (10, 40) => Payload::method(10, 41).string(b""),
             (10, 50) => {
                 Payload::method(10, 51).write(0, &mut self.replies);
-                self.answer()?;
+                self.reply()?;
                 // The client hangs up first.
                 while self.input.read(&mut [0; 1024])? > 0 {}
                 return Ok(false);
@@ -303,7 +303,7 @@ impl Server {
                 Payload::method(60, 21)
                     .string(consumer_tag)
                     .write(channel, &mut self.replies);
-                self.answer()?;
+                self.reply()?;
                 let stream = Stream::new(channel, consumer_tag, queue, self.frame_max);
                 match queue.starts_with(b"held.") {
                     true => self.held.push(stream),
@@ -331,7 +331,7 @@ impl Server {
                 self.channel(channel).confirms = true;
                 Payload::method(85, 11)
             }
-            // Everything else is answered by the method that follows it in the specification, without arguments.
+            // The reply to everything else is the method that follows it in the specification, without arguments.
             (class, method) => Payload::method(class, method + 1),
         };
         reply.write(channel, &mut self.replies);
@@ -404,7 +404,7 @@ fn deliver_all(
     }
 }
 
-/// What a queue's name says that it holds.
+/// What a queue holds, by its name.
 fn contents(queue: &[u8]) -> (u64, usize) {
     let text = std::str::from_utf8(queue).unwrap_or_default();
     let mut parts = text.split('.').skip(1);

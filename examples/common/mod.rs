@@ -31,7 +31,7 @@ impl fmt::Debug for Failure {
 /// Declares a queue, or uses it as it is if it exists with other settings.
 ///
 /// The broker refuses a second declaration that differs from the first with 406 (PRECONDITION_FAILED) and closes the
-/// channel over it, so the answer is a new channel in that case.
+/// channel over it, so a new channel is returned in that case.
 pub fn declare_or_use(
     connection: &Connection,
     name: &str,
@@ -52,7 +52,7 @@ pub fn declare_or_use(
 }
 
 /// Says what the program waits for, to a person who sits before it. The originals are silent here, so where the output goes to
-/// a file or another program, nothing is said.
+/// a file or another program, nothing is printed.
 pub fn say_on_terminal(what: impl fmt::Display) {
     if std::io::stderr().is_terminal() {
         eprintln!("({what})");
@@ -63,7 +63,7 @@ pub fn say_on_terminal(what: impl fmt::Display) {
 pub struct Countdown(Option<u64>);
 
 impl Countdown {
-    /// Counts one message, and says whether it was the last.
+    /// Counts one message, and returns whether it was the last.
     pub fn last(&mut self) -> bool {
         match &mut self.0 {
             None => false,
@@ -85,7 +85,7 @@ pub struct Usage {
 /// One option: its name, what its value is called (empty for a flag), and what it does.
 struct Opt(&'static str, &'static str, &'static str);
 
-/// The options that say which broker to use.
+/// The options that name the broker to use.
 const BROKER: [Opt; 6] = [
     Opt(
         "url",
@@ -115,7 +115,7 @@ const PREFIX: Opt = Opt(
 );
 
 impl Usage {
-    /// An example that does what `about` says.
+    /// An example that does what `about` describes.
     pub fn new(about: &'static str) -> Self {
         Usage {
             about,
@@ -244,7 +244,7 @@ impl fmt::Display for Usage {
     }
 }
 
-/// What the command line said.
+/// What the command line holds.
 pub struct Arguments {
     values: HashMap<&'static str, String>,
     words: Vec<String>,
