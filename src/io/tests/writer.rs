@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Instant;
 
 use super::super::fork::Process;
-use super::super::writer::{Outgoing, Patience, Refused, Work, HIGH_WATER, WRITE_SLICE};
+use super::super::writer::{
+    Gathered, Outgoing, Patience, Refused, Work, WriteResult, HIGH_WATER, WRITE_SLICE,
+};
 use super::*;
 use crate::error::Error;
 use crate::protocol::frame::{FRAME_END, HEARTBEAT};
@@ -19,16 +21,17 @@ fn outgoing(script: &Script) -> Outgoing {
     Outgoing::new(script.transport(), Process::current()).unwrap()
 }
 
-fn gather(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> Result<bool, Refused> {
-    outgoing.gather(channel, NOT_AT_ALL.into(), |out, _| {
+fn gather(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> Result<Gathered, Refused> {
+    outgoing.gather(channel, NOT_AT_ALL.into(), |out| {
         out.bytes.extend_from_slice(bytes);
         Ok(())
     })
 }
 
+/// Gathers bytes; returns whether so much has gathered that the caller must write it.
 fn gathered(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> bool {
     match gather(outgoing, channel, bytes) {
-        Ok(is_much) => is_much,
+        Ok(gathered) => matches!(gathered, Gathered::Much),
         Err(_) => panic!("refused"),
     }
 }
@@ -55,7 +58,7 @@ fn write_message(
     body: &[u8],
     chunk: usize,
     head: &[u8],
-) -> Result<Result<(), Arc<io::Error>>, Refused> {
+) -> Result<WriteResult, Refused> {
     outgoing.write_message(NOT_AT_ALL.into(), 5, body, chunk, |out| {
         out.bytes.extend_from_slice(head);
         Ok(())
@@ -459,7 +462,7 @@ fn a_publisher_goes_on_when_there_is_room() {
             limit: LONG,
             is_stopped: &is_stopped,
         };
-        let gathered = patient.gather(1, patience, |out, _| {
+        let gathered = patient.gather(1, patience, |out| {
             out.bytes.push(b'x');
             Ok(())
         });
@@ -501,7 +504,7 @@ fn a_wait_for_room_can_be_stopped() {
             limit: LONG,
             is_stopped: &is_stopped,
         };
-        let gathered = patient.gather(1, patience, |_, _| Ok(()));
+        let gathered = patient.gather(1, patience, |_| Ok(()));
         matches!(gathered, Err(Refused::Stopped))
     });
     while !waits.load(Ordering::Relaxed) {
@@ -526,8 +529,8 @@ fn what_cannot_be_encoded_is_refused() {
     let script = Script::default();
     let outgoing = outgoing(&script);
     gathered(&outgoing, 1, b"before");
-    let refused = outgoing.gather(1, NOT_AT_ALL.into(), |_, appended| {
-        assert_eq!(appended, 6);
+    let refused = outgoing.gather(1, NOT_AT_ALL.into(), |out| {
+        assert_eq!(out.appended(), 6);
         Err(Error::Stopped { waiting_for: "it" })
     });
     assert!(matches!(
