@@ -263,6 +263,20 @@ mod tests {
     }
 
     #[test]
+    fn acks_in_a_row_count_what_they_confirm() {
+        let mut confirms = Confirms::default();
+        assert_eq!(confirms.record(2, true, false, 9), Some(2));
+        assert_eq!(confirms.record(3, false, false, 9), Some(1));
+        assert_eq!(confirms.record(7, true, false, 9), Some(4));
+        assert_eq!((confirms.all_to, confirms.above.len()), (7, 0));
+        assert!(!confirms.has_losses);
+        confirms.record(8, false, true, 9);
+        assert!(confirms.has_losses);
+        confirms.record(9, false, false, 9);
+        assert!(confirms.has_losses, "until it is asked for");
+    }
+
+    #[test]
     fn outcomes_report_each_loss_once() {
         let mut confirms = Confirms::default();
         confirms.record(2, true, false, 9);
@@ -313,7 +327,14 @@ mod tests {
         let mut confirms = Confirms::default();
         confirms.record(1, false, false, 9);
         confirms.record(4, false, false, 9);
-        for (first, last, unconfirmed) in [(1, 9, 7), (3, 5, 2), (4, 5, 1), (4, 4, 0), (5, 4, 0)] {
+        for (first, last, unconfirmed) in [
+            (1, 9, 7),
+            (3, 5, 2),
+            (4, 5, 1),
+            (4, 4, 0),
+            (5, 5, 1),
+            (5, 4, 0),
+        ] {
             let count = confirms.unconfirmed(first, last);
             assert_eq!(count, unconfirmed, "{first} to {last}");
         }

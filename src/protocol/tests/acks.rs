@@ -171,6 +171,33 @@ fn one_ack_alone_stays_as_it_was_given() {
     assert_eq!(client.out, expected);
 }
 
+/// A refusal is sent by itself, and what was acknowledged up to there is known as before.
+#[test]
+fn acks_share_a_frame_behind_a_refusal_too() {
+    let reject = |delivery_tag| Method::BasicReject {
+        delivery_tag,
+        requeue: true,
+    };
+    let nack = |delivery_tag, multiple| Method::BasicNack {
+        delivery_tag,
+        multiple,
+        requeue: true,
+    };
+    for (refusal, next) in [(reject(1), 2), (nack(1, false), 2), (nack(3, true), 4)] {
+        let mut client = client(9);
+        client.say(refusal);
+        assert_eq!(client.acks.acknowledged_to(), Some(next - 1));
+        (next..=9).for_each(|tag| client.ack(tag, false));
+        client.check(2);
+        assert_eq!(client.got.acknowledged.len(), 9);
+    }
+    let mut client = client(3);
+    client.say(nack(2, false));
+    client.ack(3, false);
+    assert_eq!(client.acks.acknowledged_to(), None);
+    client.check(2);
+}
+
 /// Else the message that the program still works on would be acknowledged.
 #[test]
 fn an_ack_does_not_speak_for_a_message_that_is_worked_on() {

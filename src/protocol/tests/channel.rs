@@ -168,6 +168,26 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
     assert!(channel.consumer_tags().is_empty());
 }
 
+/// One consumer's messages in a row are remembered as one, however many they are.
+#[test]
+fn messages_in_a_row_are_remembered_together() {
+    let mut channel = channel();
+    for tag in 1..=5000 {
+        channel.handed_over(tag, 1);
+    }
+    channel.gate.acks.came(5000);
+    let ack = Method::BasicAck {
+        delivery_tag: 2,
+        multiple: true,
+    };
+    let acks = &channel.gate.acks;
+    acks.write(&mut Vec::new(), 0, 1, &ack).unwrap();
+    assert!(channel.cancel_consumer("a"));
+    assert!((1..=5000).all(|tag| channel.lost_consumer_of(tag).is_some()));
+    assert!(channel.lost_consumer_of(5001).is_none());
+    assert_eq!(channel.last_lost("a").map(|lost| lost.held), Some(Some(3)));
+}
+
 /// A channel that lives long remembers the latest only.
 #[test]
 fn what_is_remembered_of_consumers_is_bounded() {

@@ -11,8 +11,10 @@ mod message;
 mod phases;
 mod properties;
 mod random;
+mod returns;
 mod seeds;
 mod session;
+mod sizes;
 mod spec;
 mod values;
 
