@@ -22,6 +22,12 @@ impl Process {
     pub(crate) fn id(self) -> u32 {
         self.0
     }
+
+    /// Another process than this.
+    #[cfg(test)]
+    pub(crate) fn other() -> Self {
+        Process(std::process::id() ^ 1)
+    }
 }
 
 /// Locks, unless `is_forked` says that this process is a fork's child: then the thread that holds the lock may not exist here.

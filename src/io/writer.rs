@@ -771,6 +771,14 @@ impl Outgoing {
         state.lost + state.outbox.bytes.len() + at_rest
     }
 
+    /// Whether the writer thread sleeps until woken, and how many threads wait for room, for the write half, or for the end
+    /// of a flush.
+    #[cfg(test)]
+    pub(super) fn sleepers(&self) -> (bool, usize) {
+        let state = self.lock();
+        (state.asleep, state.waiting)
+    }
+
     /// When the last bytes were written.
     pub(super) fn last_write(&self) -> Instant {
         self.lock().last_write

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use super::super::fork::Process;
 use super::super::writer::{
-    Gathered, Outgoing, Patience, Refused, Work, WriteResult, HIGH_WATER, WRITE_SLICE,
+    Gathered, Outgoing, Patience, Refused, Work, WriteResult, DIRECT_BODY, HIGH_WATER, WRITE_SLICE,
 };
 use super::*;
 use crate::error::Error;
 use crate::protocol::frame::{FRAME_END, HEARTBEAT};
+use crate::protocol::publish::Outbox;
 
 /// Much longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -21,17 +22,18 @@ fn outgoing(script: &Script) -> Outgoing {
     Outgoing::new(script.transport(), Process::current()).unwrap()
 }
 
-fn gather(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> Result<Gathered, Refused> {
-    outgoing.gather(channel, NOT_AT_ALL.into(), |out| {
+/// Whether so much has gathered that the caller must write it.
+fn gather(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> Result<bool, Refused> {
+    let gathered = outgoing.gather(channel, NOT_AT_ALL.into(), |out| {
         out.bytes.extend_from_slice(bytes);
         Ok(())
-    })
+    })?;
+    Ok(matches!(gathered, Gathered::Much))
 }
 
-/// Gathers bytes; returns whether so much has gathered that the caller must write it.
 fn gathered(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> bool {
     match gather(outgoing, channel, bytes) {
-        Ok(gathered) => matches!(gathered, Gathered::Much),
+        Ok(is_much) => is_much,
         Err(_) => panic!("refused"),
     }
 }
@@ -90,6 +92,27 @@ fn elsewhere<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> mps
 
 fn ends<T>(receiver: &mpsc::Receiver<T>) -> T {
     receiver.recv_timeout(LONG).expect("it does not end")
+}
+
+/// Waits until this is so.
+fn until(is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < LONG, "it does not come to that");
+        thread::yield_now();
+    }
+}
+
+/// Writes begin and do not end until what is returned first is dropped. The other tells of each that begins.
+fn hold_writes(script: &Script) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
+    let (release, held) = mpsc::channel::<()>();
+    let (begin, began) = mpsc::channel();
+    let (held, begin) = (Mutex::new(held), Mutex::new(begin));
+    script.lock().before_write = Some(Arc::new(move || {
+        let _ = begin.lock().unwrap().send(());
+        let _ = held.lock().unwrap().recv();
+    }));
+    (release, began)
 }
 
 // ---- what goes into one system call
@@ -408,6 +431,8 @@ fn a_wait_for_the_end_after_a_failed_write_is_over_when_it_has_come() {
     let outgoing = Arc::new(outgoing);
     let waiting = Arc::clone(&outgoing);
     let ended = elsewhere(move || waiting.wait_for_end(LONG));
+    until(|| outgoing.sleepers().1 == 1);
+    assert!(ended.try_recv().is_err());
     outgoing.finish();
     ends(&ended);
     assert!(outgoing.is_finishing());
@@ -472,9 +497,9 @@ fn a_publisher_goes_on_when_there_is_room() {
     let room = elsewhere(move || large.wait_for_room(LONG, 1 << 20));
     let small = Arc::clone(&outgoing);
     let room_for_small = elsewhere(move || small.wait_for_room(LONG, 1));
-    while waits.load(Ordering::Relaxed) == 0 {
-        thread::yield_now();
-    }
+    until(|| outgoing.sleepers().1 == 3);
+    assert_eq!(waits.load(Ordering::Relaxed), 1);
+    assert!(room.try_recv().is_err() && room_for_small.try_recv().is_err());
     script.lock().is_stuck = false;
     write_all(&outgoing);
     assert!(ends(&published));
@@ -507,9 +532,7 @@ fn a_wait_for_room_can_be_stopped() {
         let gathered = patient.gather(1, patience, |_| Ok(()));
         matches!(gathered, Err(Refused::Stopped))
     });
-    while !waits.load(Ordering::Relaxed) {
-        thread::yield_now();
-    }
+    until(|| outgoing.sleepers().1 == 1 && waits.load(Ordering::Relaxed));
     stop.store(true, Ordering::Relaxed);
     outgoing.wake_all();
     assert!(ends(&refused));
@@ -552,32 +575,144 @@ fn replies_have_a_bound() {
     assert_eq!(outgoing.appended(), (16 << 20) + 1);
 }
 
+#[test]
+fn room_for_a_large_body_is_the_write_half() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    script.lock().is_stuck = true;
+    gathered(&outgoing, 1, b"stuck");
+    outgoing.write_gathered().unwrap();
+    // There is room for bytes, and for a body that is copied.
+    outgoing.wait_for_room(LONG, DIRECT_BODY - 1);
+    let waiting = Arc::clone(&outgoing);
+    let room = elsewhere(move || waiting.wait_for_room(LONG, DIRECT_BODY));
+    until(|| outgoing.sleepers().1 == 1);
+    script.lock().is_stuck = false;
+    write_all(&outgoing);
+    ends(&room);
+}
+
+#[test]
+fn mandatory_messages_are_handed_over_once() {
+    use crate::protocol::channel::{Gate, Phase};
+    use crate::protocol::publish::{Fingerprint, Mandatory, SentMandatory};
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let gate = Gate::new(Phase::Open);
+    let note = |out: &mut Outbox, sequence| {
+        let print = Fingerprint {
+            content: 1,
+            properties: 2,
+        };
+        let message = Mandatory { sequence, print };
+        out.bytes.push(b'x');
+        out.mandatory.push(SentMandatory {
+            slot: 3,
+            gate: Arc::clone(&gate),
+            message,
+        });
+    };
+    let taken = || {
+        let taken = outgoing.take_mandatory();
+        let sequences = taken.iter().map(|sent| sent.message.sequence);
+        sequences.collect::<Vec<_>>()
+    };
+    assert!(taken().is_empty());
+    let gathered = outgoing.gather(1, NOT_AT_ALL.into(), |out| {
+        note(out, 1);
+        Ok(())
+    });
+    assert!(gathered.is_ok());
+    assert_eq!(taken(), [1]);
+    assert!(taken().is_empty());
+    outgoing
+        .append_call(|out| {
+            note(out, 2);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(taken(), [2]);
+    let written = outgoing.write_message(NOT_AT_ALL.into(), 1, b"body", 10, |out| {
+        note(out, 3);
+        Ok(())
+    });
+    assert!(written.is_ok());
+    assert_eq!(taken(), [3]);
+}
+
+#[test]
+fn a_forked_child_gathers_and_writes_nothing() {
+    let script = Script::default();
+    let outgoing = Outgoing::new(script.transport(), Process::other()).unwrap();
+    assert!(matches!(gather(&outgoing, 1, b"x"), Err(Refused::Forked)));
+    assert_eq!(outgoing.appended(), 0);
+    assert!(outgoing.append_replies(&vec![0; 64 * 1024]));
+    outgoing.write_gathered().unwrap();
+    outgoing.write_rest().unwrap();
+    assert!(script.written().is_empty());
+}
+
 // ---- the writer thread
 
 #[test]
-fn the_writer_thread_is_woken_when_something_was_gathered() {
-    type Append = fn(&Outgoing);
-    let ways: [(&str, Append); 3] = [
-        ("gathered", |outgoing| {
-            gathered(outgoing, 1, b"x");
-        }),
-        ("a reply", |outgoing| assert!(outgoing.append_replies(b"x"))),
-        ("the end", Outgoing::finish),
+fn the_writer_thread_is_woken_when_there_is_something_to_do() {
+    type Way = fn(&Outgoing);
+    let ways: [Way; 4] = [
+        |outgoing| assert!(!gathered(outgoing, 1, b"x")),
+        |outgoing| assert!(outgoing.append_replies(b"x")),
+        Outgoing::finish,
+        Outgoing::kill,
     ];
-    for (way, append) in ways {
+    for way in ways {
         let outgoing = Arc::new(outgoing(&Script::default()));
         let sleeping = Arc::clone(&outgoing);
-        let (asleep, sleeps) = mpsc::channel();
-        let woken = elsewhere(move || {
-            asleep.send(()).unwrap();
-            // Whether it looks before or after it sleeps makes no difference.
-            sleeping.wait_for_work(None, None)
-        });
-        ends(&sleeps);
-        append(&outgoing);
+        let woken = elsewhere(move || sleeping.wait_for_work(None, None));
+        until(|| outgoing.sleepers().0);
+        // What its caller goes on to write is no reason.
+        outgoing.append_call(|_| Ok(())).unwrap();
+        assert!(outgoing.append_replies(b""));
+        assert!(outgoing.sleepers().0);
+        way(&outgoing);
         ends(&woken);
-        assert!(!way.is_empty());
+        assert!(!outgoing.sleepers().0);
     }
+}
+
+#[test]
+fn what_is_in_a_hurry_wakes_the_writer_thread() {
+    let outgoing = Arc::new(outgoing(&Script::default()));
+    let sleeping = Arc::clone(&outgoing);
+    let woken = elsewhere(move || sleeping.wait_for_work(None, None));
+    until(|| outgoing.sleepers().0);
+    outgoing
+        .append_call(|out| {
+            out.bytes.push(b'x');
+            Ok(())
+        })
+        .unwrap();
+    assert!(outgoing.sleepers().0);
+    assert_eq!(outgoing.hurry(), Some(1));
+    ends(&woken);
+    assert!(matches!(work(&outgoing), Work::Write));
+}
+
+#[test]
+fn the_writer_thread_goes_on_with_what_others_left() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    let (release, began) = hold_writes(&script);
+    gathered(&outgoing, 1, b"first");
+    let writes = Arc::clone(&outgoing);
+    let first = elsewhere(move || writes.write_gathered().is_ok());
+    ends(&began);
+    let sleeping = Arc::clone(&outgoing);
+    let woken = elsewhere(move || sleeping.wait_for_work(None, None));
+    until(|| outgoing.sleepers().0);
+    script.lock().is_stuck = true;
+    drop(release);
+    assert!(ends(&first));
+    ends(&woken);
+    assert!(matches!(work(&outgoing), Work::Write));
 }
 
 #[test]
@@ -614,13 +749,7 @@ fn without_traffic_a_heartbeat_is_sent() {
 fn a_write_that_others_wait_for_is_urgent() {
     let script = Script::default();
     let outgoing = Arc::new(outgoing(&script));
-    let (release, held) = mpsc::channel::<()>();
-    let (begin, began) = mpsc::channel();
-    let (held, begin) = (Mutex::new(held), Mutex::new(begin));
-    script.lock().before_write = Some(Arc::new(move || {
-        let _ = begin.lock().unwrap().send(());
-        let _ = held.lock().unwrap().recv();
-    }));
+    let (release, began) = hold_writes(&script);
     gathered(&outgoing, 1, b"first ");
     let writes = Arc::clone(&outgoing);
     let first = elsewhere(move || writes.write_gathered().is_ok());
@@ -634,6 +763,8 @@ fn a_write_that_others_wait_for_is_urgent() {
     let woken = elsewhere(move || sleeping.wait_for_work(None, None));
     let waiting = Arc::clone(&outgoing);
     let written = elsewhere(move || waiting.wait_for_write(LONG));
+    until(|| outgoing.sleepers() == (true, 1));
+    assert!(written.try_recv().is_err(), "it is not written yet");
     drop(release);
     assert!(ends(&first));
     ends(&written);
@@ -642,8 +773,13 @@ fn a_write_that_others_wait_for_is_urgent() {
     outgoing.write_rest().unwrap();
     assert_eq!(script.written(), b"first second");
     assert!(matches!(work(&outgoing), Work::Look));
-    // Written is what was urgent; what is gathered now may wait.
-    script.lock().before_write = None;
+    // What was urgent is written, and what is gathered now may wait: at least once before a moment has passed.
+    let waits = (0..1000).any(|_| {
+        outgoing.write_rest().unwrap();
+        gathered(&outgoing, 1, b"third");
+        matches!(work(&outgoing), Work::Look)
+    });
+    assert!(waits);
 }
 
 #[test]
@@ -718,15 +854,27 @@ fn whoever_waits_until_all_is_written_is_woken() {
     gathered(&outgoing, 1, b"abc");
     let waiting = Arc::clone(&outgoing);
     let written = elsewhere(move || waiting.wait_until_written(3, Instant::now() + LONG));
+    until(|| outgoing.sleepers().1 == 1);
     outgoing.write_gathered().unwrap();
     assert!(ends(&written));
-    let began = outgoing.last_write();
     gathered(&outgoing, 1, b"abc");
     let waiting = Arc::clone(&outgoing);
     let written = elsewhere(move || waiting.wait_until_written(6, Instant::now() + LONG));
+    until(|| outgoing.sleepers().1 == 1);
     outgoing.kill();
     assert!(!ends(&written));
-    assert_eq!(outgoing.last_write(), began);
+    assert_eq!(outgoing.sleepers().1, 0);
+    // A failed write ends the wait, too.
+    let script = Script::default();
+    let outgoing = Arc::new(self::outgoing(&script));
+    let (began, waiting) = (outgoing.last_write(), Arc::clone(&outgoing));
+    let written = elsewhere(move || waiting.wait_until_written(1, Instant::now() + LONG));
+    until(|| outgoing.sleepers().1 == 1);
+    script.lock().takes = [Err(io::ErrorKind::ConnectionReset.into())].into();
+    gathered(&outgoing, 1, b"abc");
+    outgoing.write_gathered().unwrap_err();
+    assert!(!ends(&written));
+    assert!(outgoing.last_write() > began);
 }
 
 // ---- what the broker has handled
