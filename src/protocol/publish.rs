@@ -263,6 +263,7 @@ impl<'a> Publishing<'a> {
 mod tests {
     use super::*;
     use crate::protocol::channel::Phase;
+    use crate::protocol::frame::Frame;
 
     fn publish(gate: &Arc<Gate>, outbox: &mut Outbox, id: &str) -> Result<Option<u64>, Error> {
         let properties = BasicProperties::new().message_id(id);
@@ -329,5 +330,103 @@ mod tests {
         assert_eq!(found("b", b"body"), Some(1));
         assert_eq!(found("unknown", b"body"), Some(0));
         assert_eq!(found("a", b"another"), None);
+    }
+    /// What was sent, frame by frame: its kind and its payload.
+    fn sent(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+        let (mut frames, mut rest) = (Vec::new(), bytes);
+        while let Some((frame, length)) = frame::parse(rest, 4096).unwrap() {
+            assert!(length <= 4096);
+            rest = &rest[length..];
+            frames.push(match frame {
+                Frame::Method {
+                    channel: 1,
+                    payload,
+                } => ("method", payload.to_vec()),
+                Frame::Header {
+                    channel: 1,
+                    payload,
+                } => ("header", payload.to_vec()),
+                Frame::Body {
+                    channel: 1,
+                    payload,
+                } => ("body", payload.to_vec()),
+                other => panic!("{other:?}"),
+            });
+        }
+        assert!(rest.is_empty());
+        frames
+    }
+
+    #[test]
+    fn a_body_is_cut_into_frames_that_are_as_large_as_they_may_be() {
+        const CHUNK: usize = 4096 - 8;
+        for (size, chunks) in [
+            (0, &[][..]),
+            (1, &[1]),
+            (CHUNK, &[CHUNK]),
+            (CHUNK + 1, &[CHUNK, 1]),
+            (3 * CHUNK, &[CHUNK; 3]),
+        ] {
+            for body_follows in [false, true] {
+                let gate = Gate::new(Phase::Open);
+                let body: Vec<u8> = (0..size).map(|at| at as u8).collect();
+                let message = OutgoingMessage {
+                    exchange: b"x",
+                    routing_key: b"k",
+                    body: &body,
+                    publish: &BasicPublish::new(),
+                };
+                let publishing = Publishing::new(&gate, 3, 1, 4096, message, body_follows);
+                assert_eq!(publishing.chunk(), CHUNK);
+                let mut outbox = Outbox::default();
+                assert_eq!(publishing.write(&mut outbox).unwrap(), Some(0));
+                let frames = sent(&outbox.bytes);
+                assert_eq!((frames[0].0, frames[1].0), ("method", "header"));
+                let announced = frame::read_header(&frames[1].1).unwrap().0;
+                assert_eq!(announced, size as u64);
+                let sizes: Vec<usize> = frames[2..].iter().map(|(_, it)| it.len()).collect();
+                let expected = if body_follows { &[] } else { chunks };
+                assert_eq!(sizes, expected);
+                let written: Vec<u8> = frames.into_iter().skip(2).flat_map(|it| it.1).collect();
+                assert!(body_follows || written == body);
+            }
+        }
+    }
+
+    #[test]
+    fn properties_that_just_fit_into_a_frame_are_sent() {
+        let fits = |length: usize| {
+            let gate = Gate::new(Phase::Open);
+            let mut outbox = Outbox::default();
+            let properties = BasicProperties::new().header("a", "m".repeat(length));
+            let sent = publish_with(&gate, &mut outbox, &properties);
+            sent.map(|_| outbox.bytes.len())
+        };
+        // A frame's 8 bytes, 14 of the header, and 11 of the table.
+        let most = 4096 - 8 - 14 - 11;
+        let without_header = fits(most).unwrap() - 4096;
+        assert_eq!(fits(most - 1).unwrap(), 4095 + without_header);
+        let refused = fits(most + 1).unwrap_err().to_string();
+        assert!(
+            refused.contains("4097") && refused.contains("4096"),
+            "{refused}"
+        );
+    }
+
+    /// The bytes and their count are given away together.
+    #[test]
+    fn what_was_appended_is_counted_wherever_it_is() {
+        let mut outbox = Outbox::default();
+        outbox.bytes.extend_from_slice(b"12345");
+        assert_eq!((outbox.appended(), outbox.taken()), (5, 0));
+        let mut taken = Vec::new();
+        outbox.take_bytes(&mut taken);
+        assert_eq!((&taken[..], outbox.bytes.len()), (&b"12345"[..], 0));
+        assert_eq!((outbox.appended(), outbox.taken()), (5, 5));
+        outbox.count_direct(3);
+        assert_eq!((outbox.appended(), outbox.taken()), (8, 8));
+        outbox.bytes.extend_from_slice(b"12");
+        assert_eq!((outbox.appended(), outbox.discard()), (10, 2));
+        assert_eq!((outbox.appended(), outbox.taken()), (10, 10));
     }
 }

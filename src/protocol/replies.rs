@@ -165,7 +165,8 @@ mod tests {
         let mut replies = Replies::new("p".into());
         let (call, id) = replies.begin();
         let kept = file(&mut replies, &id, &"x".repeat(1000));
-        assert!(kept > 1000);
+        assert_eq!(kept, size_of::<CallOutcome>() + 1000);
+        assert_eq!(replies.in_flight(), 1);
         assert_eq!(replies.end(call).map(|(_, size)| size), Some(kept));
     }
 }

@@ -8,6 +8,7 @@ mod golden;
 mod handshake;
 mod inbox;
 mod message;
+mod numbers;
 mod phases;
 mod properties;
 mod random;

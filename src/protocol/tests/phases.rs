@@ -325,6 +325,43 @@ fn a_consumer_is_active_once_it_is_confirmed() {
     assert!(matches!(state.take_reply(call), Some(Reply::Done)));
 }
 
+/// It is confirmed if the broker asks for that, and cancelled by this end as well if not, once.
+#[test]
+fn a_cancel_is_responded_to_as_the_broker_wants() {
+    let cancel = |consumer_tag: &'static str, no_wait| {
+        let consumer_tag = consumer_tag.into();
+        method(
+            1,
+            &Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            },
+        )
+    };
+    let cancel_ok = |consumer_tag: &'static str| {
+        let consumer_tag = consumer_tag.into();
+        method(1, &Method::BasicCancelOk { consumer_tag })
+    };
+    for (consumer_tag, is_known) in [("a", true), ("i", true), ("nobody", false)] {
+        let (mut session, slot) = session(channel());
+        let mut step = |no_wait, response: Vec<u8>, is_reported: bool| {
+            session.feed(&cancel(consumer_tag, no_wait)).unwrap();
+            assert_eq!(std::mem::take(&mut session.to_send), response);
+            let event = session.next_event(slot);
+            let reported = matches!(event, Some(Incoming::Cancelled(tag)) if tag == consumer_tag);
+            assert_eq!(reported, is_reported, "{consumer_tag}");
+        };
+        let response = if is_known {
+            cancel(consumer_tag, true)
+        } else {
+            Vec::new()
+        };
+        step(true, response, is_known);
+        step(true, Vec::new(), false);
+        step(false, cancel_ok(consumer_tag), false);
+    }
+}
+
 /// This end cancels what the broker has cancelled, too, and the broker may confirm that.
 #[test]
 fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
@@ -357,14 +394,27 @@ fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
     assert!(matches!(reply, Some(Reply::Count(3))));
 }
 
+/// How long the frame is that these bytes begin with.
+fn method_size(bytes: &[u8]) -> usize {
+    let size = bytes[3..7].try_into().unwrap();
+    u32::from_be_bytes(size) as usize + 8
+}
+
 #[test]
 fn a_message_that_is_too_large_costs_its_channel() {
-    for (size, is_refused) in [(99, false), (100, false), (101, true)] {
+    let cases = [(99, false), (100, false), (101, true)];
+    let cases = cases
+        .into_iter()
+        .flat_map(|case| [(case, false), (case, true)]);
+    for ((size, is_refused), is_cut) in cases {
         let (mut session, slot) = session(channel());
         session.max_message_size = 100;
         session.feed(&deliver(1, "a", 1, b"before")).unwrap();
-        let body = vec![7; size];
-        session.feed(&deliver(1, "a", 2, &body)).unwrap();
+        // As a whole, and with its header by itself.
+        let message = deliver(1, "a", 2, &vec![7; size]);
+        let (first, rest) = message.split_at(if is_cut { method_size(&message) } else { 0 });
+        session.feed(first).unwrap();
+        session.feed(rest).unwrap();
         let expected = if is_refused { 1 } else { 2 };
         assert_eq!(session.channel(slot).unwrap().inbox.len(), expected);
         if !is_refused {

@@ -1,5 +1,7 @@
 //! The properties of a message: each alone, none, all, against bytes that were computed independently.
 
+use std::time::{Duration, SystemTime};
+
 use super::{golden_lines, hex};
 use crate::protocol::frame::{read_header, write_header};
 use crate::protocol::{BasicProperties, DeliveryMode, FieldTable, WireError};
@@ -229,4 +231,32 @@ fn headers_gather() {
     ]);
     assert_eq!(properties.headers.as_ref(), Some(&headers));
     assert_eq!(properties.clone().headers(headers), properties);
+}
+
+#[test]
+fn properties_are_made_of_what_programs_have() {
+    let modes = [
+        (DeliveryMode::Transient, 1),
+        (DeliveryMode::Persistent, 2),
+        (DeliveryMode::Other(7), 7),
+    ];
+    for (mode, number) in modes {
+        assert_eq!((u8::from(mode), mode.value()), (number, number));
+        assert_eq!(DeliveryMode::from(number), mode);
+    }
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(5999);
+    assert_eq!(BasicProperties::new().timestamp(time).timestamp, Some(5));
+    // Never earlier than asked for.
+    for (expiration, text) in [
+        (Duration::from_millis(1500), "1500"),
+        (Duration::from_micros(1500), "2"),
+        (Duration::ZERO, "0"),
+    ] {
+        let properties = BasicProperties::new().expiration(expiration);
+        assert_eq!(properties.expiration.as_deref(), Some(text));
+    }
+    let properties = BasicProperties::new().header("a", 1).header("b", 2);
+    assert_eq!(properties.get_header("b"), Some(&2.into()));
+    assert_eq!(properties.get_header("c"), None);
+    assert_eq!(BasicProperties::new().get_header("a"), None);
 }
