@@ -1,6 +1,6 @@
 //! The end of a thread or of the process: what has gathered by then is written first, and the broker handles it.
 //!
-//! What nobody waits for is gathered, and written a little later by the writer thread, which would be too late if the process
+//! What no thread waits for is gathered, and written a little later by the writer thread, which would be too late if the process
 //! ended in between. The standard library has no hook for the end of a process, but it runs the destructors of the ending
 //! thread's `thread_local!`s: when a thread ends, when `main` returns, and when `std::process::exit` is called. So each
 //! thread that uses a connection is given such a value, whose destructor has everything written that has gathered on any

@@ -1,4 +1,4 @@
-//! What the threads of a connection share: the session with its lock, the two halves of the stream when nobody uses them, and
+//! What the threads of a connection share: the session with its lock, the two halves of the stream when no thread uses them, and
 //! the list of threads that wait.
 //!
 //! There are two locks. `shared` protects the session and the read half at rest; `Outgoing` has its own for the bytes that
@@ -80,7 +80,7 @@ struct Waiter {
 /// What the lock `shared` protects.
 pub(crate) struct Shared {
     pub(crate) session: Session,
-    /// The read half, when nobody is reading.
+    /// The read half, unless a thread is reading.
     pub(super) reader: Option<Box<Reader>>,
     /// How often callers have read for themselves.
     pub(super) turns: u64,
@@ -158,7 +158,7 @@ impl Shared {
     }
 
     /// Wakes a thread that waits, if the right to read is free: it must read now, or wait for the reader thread to notice
-    /// that nobody does.
+    /// that no thread does.
     pub(super) fn wake_next_reader(&self) {
         if self.reader.is_some() {
             if let Some(waiter) = self.waiters.first() {
@@ -374,7 +374,7 @@ impl Link {
 
     // ---- the reader thread
 
-    /// Lets the reader thread read, so that nobody else has to.
+    /// Lets the reader thread read, so that no caller has to.
     pub(super) fn hand_over(&self, shared: &mut Shared) {
         shared.hand_over = true;
         self.wake_reader();

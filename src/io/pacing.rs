@@ -1,6 +1,6 @@
 //! When gathered bytes are written.
 //!
-//! What nobody waits for is written by the writer thread, a little later than it could be: so one system call takes all that
+//! What no thread waits for is written by the writer thread, a little later than it could be: so one system call takes all that
 //! comes meanwhile. A caller that waits for the broker, or that has gathered much, writes it itself. All these decisions are
 //! made here, without a lock and without asking the time.
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::sync::LONG;
 
-/// A caller that has gathered this much writes it itself, if nobody is writing.
+/// A caller that has gathered this much writes it itself, if no thread is writing.
 const WRITE_AT: usize = 48 * 1024;
 
 /// How long after a write bytes may gather before the writer thread writes them.
@@ -24,7 +24,7 @@ pub(super) struct Pacing {
     pub(super) is_idle: bool,
     /// It must not wait: a thread waits for it, it is the rest of a write, or the connection ends.
     pub(super) is_urgent: bool,
-    /// Nobody else is writing.
+    /// No other thread is writing.
     pub(super) has_half: bool,
     pub(super) since_write: Duration,
     /// When a heartbeat is due, if nothing else is sent.

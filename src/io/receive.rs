@@ -23,7 +23,7 @@ impl Link {
         self.act_on_changes(shared);
     }
 
-    /// Handles a little of what has been read before, if nobody is reading. Returns whether there was any.
+    /// Handles a little of what has been read before, if no thread is reading. Returns whether there was any.
     pub(crate) fn receive_more(&self, shared: &mut Shared) -> bool {
         let Some(mut reader) = shared.reader.take_if(|reader| reader.more) else {
             return false;

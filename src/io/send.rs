@@ -13,7 +13,7 @@ use crate::protocol::publish::Outbox;
 const ROOM: &str = "room in the output buffer; nothing was sent";
 
 impl Link {
-    /// Gathers what nobody waits for. Waits for room if there is none.
+    /// Gathers what no thread waits for. Waits for room if there is none.
     #[inline]
     pub(crate) fn gather(
         &self,
@@ -88,7 +88,7 @@ impl Link {
         self.outgoing.wait_for_room(limit, body);
     }
 
-    /// Writes what has gathered, if nobody else is writing; if somebody is, the writer thread writes it right afterwards.
+    /// Writes what has gathered, unless another thread is writing: then the writer thread writes it right afterwards.
     pub(super) fn write_gathered(&self) {
         self.check_write(self.outgoing.write_gathered());
     }

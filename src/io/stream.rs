@@ -251,7 +251,7 @@ impl Write for Transport {
     }
 }
 
-/// A stream that somebody else wrote may claim more than it was given, and a slice with such an end is a panic.
+/// A stream from outside this crate may claim more than it was given, and a slice with such an end is a panic.
 fn checked(method: &str, count: usize, given: usize) -> io::Result<usize> {
     if count <= given {
         return Ok(count);

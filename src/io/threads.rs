@@ -33,7 +33,7 @@ impl Link {
     }
 
     /// Starts the reader thread. The writer thread does this when the connection is a little older than `SLICE`: before
-    /// that nobody needs it, and a program that sends one message and closes is spared a thread.
+    /// that no thread needs it, and a program that sends one message and closes is spared a thread.
     fn start_reader(self: &Arc<Self>) {
         match self.spawn("haypile-reader", read) {
             Ok(thread) => {
@@ -76,7 +76,7 @@ fn write(link: &Arc<Link>) {
     }
 }
 
-/// The reader thread: reads whenever nobody else does, and is the connection's clock.
+/// The reader thread: reads whenever no other thread does, and is the connection's clock.
 fn read(link: &Arc<Link>) {
     read_until_end(link);
     link.log_end();

@@ -40,7 +40,7 @@ impl Link {
                 continue;
             }
             if self.notice_fork() {
-                // Nobody would ever wake this thread, and what it read would be the parent's.
+                // No other thread would ever wake this one, and what it read would be the parent's.
                 return;
             }
             let left = match deadline {

@@ -1,28 +1,21 @@
-//! Bytes out: what is gathered to be sent, and the write half of the stream.
+//! Bytes out: what is gathered to be sent, and which thread writes it.
 //!
 //! Nothing here knows the connection. What happened comes back as a value: a write that failed, a buffer that must be written,
 //! a forked child. `send.rs` does what follows.
 
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::fork::{lock_unless_forked, Process};
 use super::pacing::{Next, Pacing};
-use super::stream::{is_timeout, Transport};
+use super::stream::Transport;
 use super::sync::{after, Condvar, Instant, Mutex, MutexGuard};
+use super::write_half::{framed_size, WriteHalf, Written, WRITE_SLICE};
 use crate::error::Error;
 use crate::protocol::frame;
 use crate::protocol::publish::{Outbox, SentMandatory};
-
-/// One system call is given no more than this. A call that does not fit into one segment of 64 KiB, as loopback has them,
-/// makes a small one after it, and what the peer has not read yet outgrows the processor's cache: half as many bytes get
-/// through.
-const WRITE_MOST: usize = 60 * 1024;
-
-/// A body is cut into slices of this size, so that several of them and what goes before come near `WRITE_MOST`.
-const BODY_SLICE: usize = 16 * 1024;
 
 /// Above this much, publishers wait for room.
 pub(super) const HIGH_WATER: usize = 512 * 1024;
@@ -33,160 +26,17 @@ const REPLIES_BOUND: usize = 16 << 20;
 /// Bodies of this size and more are written from where they lie.
 pub(crate) const DIRECT_BODY: usize = 32 * 1024;
 
-/// The bound of one system call, so that the thread that writes can look at its deadline.
-pub(super) const WRITE_SLICE: Duration = Duration::from_secs(1);
-
 /// How long the last bytes may take when the connection ends.
 const FINISH: Duration = Duration::from_secs(2);
 
-/// The write half of the stream: the right to write.
-struct WriteHalf {
-    stream: Transport,
-    /// What this half has taken to write; what of it is written.
-    batch: Vec<u8>,
-    done: usize,
-    /// All of the batch is written, but the stream may buffer and has not been flushed.
-    unflushed: bool,
-    /// How many bytes of a body could not be written because the stream was lost.
-    lost: usize,
-}
-
-enum Written {
-    All,
-    /// The peer takes nothing at present; the rest stays in the batch.
-    Stuck,
-    Failed(io::Error),
-}
-
-impl WriteHalf {
-    fn is_clear(&self) -> bool {
-        self.done == self.batch.len() && !self.unflushed
-    }
-
-    /// Sends what the stream itself may have buffered.
-    fn flush(&mut self) -> Written {
-        self.unflushed = true;
-        loop {
-            match self.stream.flush() {
-                Ok(()) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) => return Written::Stuck,
-                Err(error) => return Written::Failed(error),
-            }
-        }
-        self.unflushed = false;
-        Written::All
-    }
-
-    /// How many of the bytes it has taken are not written. What the stream has not flushed counts as one of them.
-    fn left(&self) -> usize {
-        self.batch.len() - self.done + self.lost + usize::from(self.unflushed)
-    }
-
-    fn write(&mut self) -> Written {
-        let mut began = None;
-        while self.done < self.batch.len() {
-            let rest = &self.batch[self.done..];
-            match self.stream.write(&rest[..rest.len().min(WRITE_MOST)]) {
-                Ok(0) => return Written::Failed(io::ErrorKind::WriteZero.into()),
-                Ok(count) => self.done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) => return Written::Stuck,
-                Err(error) => return Written::Failed(error),
-            }
-            // A peer that takes a little at a time must not hold a caller beyond its deadline.
-            if self.done < self.batch.len()
-                && began.get_or_insert_with(Instant::now).elapsed() >= WRITE_SLICE
-            {
-                return Written::Stuck;
-            }
-        }
-        self.batch.clear();
-        self.done = 0;
-        self.flush()
-    }
-
-    /// Writes the batch, of which nothing is written yet, and after it the frames of a body, without copying the body.
-    fn write_body(&mut self, channel: u16, body: &[u8], chunk: usize) -> Written {
-        let head = std::mem::take(&mut self.batch);
-        let mut left = head.len() + framed_size(body.len(), chunk);
-        let began = Instant::now();
-        let mut outcome = Written::All;
-        let mut first = Some(&head[..]);
-        // Groups bound the list of slices; 64 frames are 8 MiB at the usual frame size.
-        for group in body.chunks(chunk * 64) {
-            let prefixes: Vec<[u8; 7]> = group
-                .chunks(chunk)
-                .map(|part| frame::body_prefix(channel, part.len() as u32))
-                .collect();
-            let before = first.take().unwrap_or_default();
-            let mut slices: Vec<IoSlice<'_>> = Vec::new();
-            slices.extend(before.chunks(BODY_SLICE).map(IoSlice::new));
-            for (part, prefix) in group.chunks(chunk).zip(&prefixes) {
-                slices.push(IoSlice::new(prefix));
-                slices.extend(part.chunks(BODY_SLICE).map(IoSlice::new));
-                slices.push(IoSlice::new(&[frame::FRAME_END]));
-            }
-            let mut rest = &mut slices[..];
-            while matches!(outcome, Written::All) && !rest.is_empty() {
-                match self.stream.write_vectored(first_slices(rest)) {
-                    Ok(0) => outcome = Written::Failed(io::ErrorKind::WriteZero.into()),
-                    Ok(count) => {
-                        left -= count;
-                        IoSlice::advance_slices(&mut rest, count);
-                        if !rest.is_empty() && began.elapsed() >= WRITE_SLICE {
-                            outcome = Written::Stuck;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if is_timeout(&error) => outcome = Written::Stuck,
-                    Err(error) => outcome = Written::Failed(error),
-                }
-            }
-            match outcome {
-                Written::All => {}
-                // A message that has begun must be finished; the next write goes on with the rest.
-                Written::Stuck => rest
-                    .iter()
-                    .for_each(|slice| self.batch.extend_from_slice(slice)),
-                Written::Failed(_) => {
-                    self.lost = left;
-                    return outcome;
-                }
-            }
-        }
-        if self.batch.is_empty() {
-            self.batch = head;
-            self.batch.clear();
-            return self.flush();
-        }
-        outcome
-    }
-}
-
-/// How many bytes the frames of a body are.
-fn framed_size(body: usize, chunk: usize) -> usize {
-    body + body.div_ceil(chunk) * frame::FRAME_OVERHEAD
-}
-
-/// As many of the slices as one system call is given, at least one.
-fn first_slices<'a, 'b>(slices: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
-    let mut size = 0;
-    let fits = |slice: &&IoSlice<'_>| {
-        size += slice.len();
-        size <= WRITE_MOST
-    };
-    &slices[..slices.iter().take_while(fits).count().max(1)]
-}
-
 struct State {
     outbox: Outbox,
-    /// The write half, when nobody is writing.
+    /// The write half, unless a thread is writing.
     half: Option<Box<WriteHalf>>,
     /// How many of all bytes that were ever appended are written.
     written: u64,
     last_write: Instant,
-    /// How many times something was gathered that nobody waits for, since the writer thread last looked.
+    /// How many times something was gathered since the writer thread last looked.
     gathered: u32,
     /// A thread that waits for the broker came to write while another one was writing.
     urgent: bool,
@@ -292,13 +142,7 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new(stream: Transport, process: Process) -> io::Result<Self> {
         stream.set_write_timeout(WRITE_SLICE)?;
-        let half = Some(Box::new(WriteHalf {
-            stream,
-            batch: Vec::new(),
-            done: 0,
-            unflushed: false,
-            lost: 0,
-        }));
+        let half = Some(Box::new(WriteHalf::new(stream)));
         Ok(Outgoing {
             state: Mutex::new(State {
                 outbox: Outbox::default(),
@@ -329,7 +173,7 @@ impl Outgoing {
 
     // ---- appending
 
-    /// Gathers what nobody waits for. Waits for room if there is none.
+    /// Gathers what no thread waits for. Waits for room if there is none.
     #[inline]
     pub(super) fn gather(
         &self,
@@ -360,7 +204,7 @@ impl Outgoing {
         Ok(Gathered::Little)
     }
 
-    /// The lock, for what is only gathered. In a forked child nobody would ever write it, and this is where that is noticed.
+    /// The lock, for what is only gathered. In a forked child no thread would ever write it, and this is where that is noticed.
     ///
     /// To ask each time would cost a system call for each message. So it is asked when the writer thread sleeps or the lock
     /// stays taken, which means system calls anyway; for the first few after each look of the writer thread; and for one of
@@ -430,7 +274,7 @@ impl Outgoing {
         let Some(mut half) = state.half.take() else {
             return Ok(Ok(()));
         };
-        state.outbox.take_bytes(&mut half.batch);
+        half.take(&mut state.outbox);
         state.outbox.count_direct(framed_size(body.len(), chunk));
         state.note_sent(channel);
         state.urgent = false;
@@ -546,7 +390,7 @@ impl Outgoing {
             return Ok(());
         };
         if half.is_clear() {
-            state.outbox.take_bytes(&mut half.batch);
+            half.take(&mut state.outbox);
             state.urgent = false;
         }
         drop(state);

@@ -9,7 +9,7 @@ use shuttle::rand::Rng;
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::io::link::Opened;
 use crate::io::stream::{Stream, Transport};
-use crate::io::writer::WRITE_SLICE;
+use crate::io::write_half::WRITE_SLICE;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::Negotiated;
 use crate::protocol::method::Method;

@@ -9,7 +9,7 @@ use super::check;
 use super::sync::thread::{spawn, JoinHandle};
 use super::sync::{is_exact, sleep, Instant};
 use crate::io::end::WRITE_ERROR_LIMIT;
-use crate::io::writer::WRITE_SLICE;
+use crate::io::write_half::WRITE_SLICE;
 use crate::protocol::method::Method;
 use crate::{BasicConsume, Channel, Connection, Error, QueueDeclare};
 

@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Instant;
 
 use super::super::fork::Process;
+use super::super::write_half::WRITE_SLICE;
 use super::super::writer::{
-    Gathered, Outgoing, Patience, Refused, Work, WriteResult, DIRECT_BODY, HIGH_WATER, WRITE_SLICE,
+    Gathered, Outgoing, Patience, Refused, Work, WriteResult, DIRECT_BODY, HIGH_WATER,
 };
 use super::*;
 use crate::error::Error;
