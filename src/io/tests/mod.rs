@@ -1,6 +1,8 @@
 //! The parts of a connection one by one, over a stream that does what a test tells it to: what a real peer does only now and
 //! then, and what can be counted only here.
 
+mod link;
+mod reader;
 mod writer;
 
 use std::collections::VecDeque;

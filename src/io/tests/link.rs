@@ -1,0 +1,484 @@
+//! A connection without its threads: whom a change wakes, when reading pauses, and what ends a connection.
+
+use std::thread;
+use std::time::Instant;
+
+use super::super::link::{Interest, Link, Opened, Shared};
+use super::super::reader::Outcome;
+use super::*;
+use crate::protocol::channel::{ChannelState, Gate, Phase};
+use crate::protocol::connection::{Dispatcher, HELD_BOUND, RESUME_BELOW};
+use crate::protocol::frame::{self, Frame};
+use crate::protocol::handshake::Negotiated;
+use crate::protocol::method::Method;
+use crate::Error;
+
+fn link_with(script: &Script, heartbeat: u16, blocked_timeout: Option<Duration>) -> Link {
+    let opened = Opened {
+        stream: script.transport(),
+        leftover: Vec::new(),
+        negotiated: Negotiated {
+            channel_max: 10,
+            frame_max: 16 * 1024,
+            heartbeat,
+            ..Negotiated::default()
+        },
+        address: "broker:5672".into(),
+        max_message_size: 1 << 20,
+        rpc_timeout: Duration::from_secs(60),
+        blocked_timeout,
+    };
+    Link::new(opened).unwrap()
+}
+
+fn link(script: &Script) -> Link {
+    link_with(script, 0, None)
+}
+
+/// A channel whose callbacks were registered by this thread.
+fn add_channel(shared: &mut Shared, home: u64) -> usize {
+    let mut channel = ChannelState::new(Gate::new(Phase::Open));
+    channel.home = home;
+    let Ok((slot, _)) = shared.session.add_channel(None, channel) else {
+        panic!("there is no channel left");
+    };
+    slot
+}
+
+/// Whether this thread was woken since it was asked for last.
+fn is_woken() -> bool {
+    let (limit, began) = (Duration::from_millis(20), Instant::now());
+    thread::park_timeout(limit);
+    began.elapsed() < limit
+}
+
+fn ago(time: Duration) -> Instant {
+    Instant::now().checked_sub(time).unwrap()
+}
+
+fn methods(bytes: &[u8]) -> Vec<String> {
+    let (mut rest, mut methods) = (bytes, Vec::new());
+    while let Some((frame, used)) = frame::parse(rest, 1 << 20).unwrap() {
+        if let Frame::Method { channel, payload } = frame {
+            methods.push(format!("{channel} {:?}", Method::decode(payload).unwrap()));
+        }
+        rest = &rest[used..];
+    }
+    methods
+}
+
+fn lost(end: Option<&Error>) -> String {
+    match end {
+        Some(Error::StreamLost(lost)) => lost.cause.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+// ---- who is woken
+
+#[test]
+fn a_change_wakes_those_whom_it_concerns() {
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    let (one, two) = (add_channel(&mut shared, 7), add_channel(&mut shared, 0));
+    let dispatcher = |thread, channel| Interest::from(Dispatcher { thread, channel });
+    // Who waits, and whether a change of the first channel, of the second, and of the connection concerns it.
+    let waits = [
+        (Interest::channel(one), [true, false, true]),
+        (Interest::channel(two), [false, true, true]),
+        (Interest::connection(), [true, true, true]),
+        (Interest::idle(), [true, true, true]),
+        (dispatcher(3, None), [true, true, true]),
+        (dispatcher(7, Some(two)), [true, true, true]),
+        (dispatcher(8, Some(two)), [false, true, true]),
+        // A channel that no thread calls its own is nobody's.
+        (dispatcher(0, Some(one)), [true, false, true]),
+    ];
+    is_woken();
+    for (interest, expected) in waits {
+        let waiter = shared.add_waiter(interest);
+        let mut woken = [false; 3];
+        for (change, woken) in woken.iter_mut().enumerate() {
+            match change {
+                0 => shared.session.changed.push(one),
+                1 => shared.session.changed.push(two),
+                _ => shared.session.connection_changed = true,
+            }
+            link.act_on_changes(&mut shared);
+            *woken = is_woken();
+            // It was woken for it, and is not again.
+            link.act_on_changes(&mut shared);
+            assert!(!is_woken(), "{interest:?}");
+        }
+        assert_eq!(woken, expected, "{interest:?}");
+        shared.remove_waiter(waiter);
+        shared.session.connection_changed = true;
+        link.act_on_changes(&mut shared);
+        assert!(!is_woken(), "it does not wait any more");
+    }
+}
+
+#[test]
+fn a_waiting_thread_is_woken_to_read_when_nobody_does() {
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    is_woken();
+    assert!(!shared.is_waited_for() && !shared.is_reader_wanted());
+    shared.wake_next_reader();
+    let first = shared.add_waiter(Interest::connection());
+    let second = shared.add_waiter(Interest::connection());
+    assert!(first != second && shared.is_waited_for() && shared.is_reader_wanted());
+    shared.wake_next_reader();
+    assert!(is_woken());
+    let reader = shared.reader.take();
+    shared.wake_next_reader();
+    assert!(!is_woken(), "somebody reads");
+    shared.reader = reader;
+    shared.remove_waiter(first);
+    assert!(shared.is_waited_for());
+    shared.remove_waiter(second);
+    assert!(!shared.is_waited_for() && !shared.is_reader_wanted());
+    shared.dispatching.push(1);
+    assert!(shared.is_reader_wanted() && !shared.is_waited_for());
+}
+
+#[test]
+fn a_stop_wakes_all_that_wait() {
+    use crate::protocol::channel::Wake;
+    let link = link(&Script::default());
+    let usual = Duration::from_secs(5);
+    assert_eq!(link.closing_timeout(usual), usual);
+    assert_eq!(
+        link.closing_timeout(Duration::from_secs(99)),
+        Duration::from_secs(60)
+    );
+    is_woken();
+    link.lock().add_waiter(Interest::channel(1));
+    link.wake();
+    assert!(is_woken());
+    assert_eq!(link.closing_timeout(usual), Duration::from_secs(2));
+    assert_eq!(
+        link.closing_timeout(Duration::from_secs(1)),
+        Duration::from_secs(1)
+    );
+}
+
+// ---- pauses
+
+#[test]
+fn reading_pauses_while_the_program_is_at_work_and_nobody_waits_for_a_reply() {
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    let slot = add_channel(&mut shared, 0);
+    let idle = Some(Interest::idle());
+    let call = Some(Interest::channel(slot));
+    shared.session.undelivered = HELD_BOUND;
+    assert!(!shared.has_enough(None));
+    shared.session.undelivered += 1;
+    assert!(shared.has_enough(None));
+    // A thread that waits would wait for ever, unless the program's code is at work and comes back for more.
+    assert!(!shared.has_enough(idle) && !shared.has_enough(call));
+    let waiter = shared.add_waiter(Interest::idle());
+    assert!(!shared.has_enough(None));
+    let at_work = |shared: &mut Shared, running| {
+        shared.session.channel(slot).unwrap().running = running;
+    };
+    at_work(&mut shared, true);
+    assert!(shared.has_enough(None) && shared.has_enough(idle) && !shared.has_enough(call));
+    let caller = shared.add_waiter(Interest::connection());
+    assert!(!shared.has_enough(None) && !shared.has_enough(idle));
+    shared.remove_waiter(caller);
+    shared.stream_ended = true;
+    assert!(!shared.has_enough(None));
+    shared.stream_ended = false;
+    shared.write_error = Some(Arc::new(io::ErrorKind::BrokenPipe.into()));
+    assert!(!shared.has_enough(None));
+    shared.write_error = None;
+    at_work(&mut shared, false);
+    shared.remove_waiter(waiter);
+    assert!(shared.has_enough(None));
+}
+
+#[test]
+fn a_pause_is_over_when_half_of_it_was_taken() {
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    shared.session.undelivered = 0;
+    link.resume_if_paused(&mut shared);
+    link.look_again_if_paused(&mut shared);
+    assert!(!shared.hand_over, "there is no pause");
+    shared.pause();
+    shared.session.undelivered = RESUME_BELOW + 1;
+    link.resume_if_paused(&mut shared);
+    assert!(!shared.hand_over);
+    link.look_again_if_paused(&mut shared);
+    assert!(std::mem::take(&mut shared.hand_over));
+    shared.session.undelivered = RESUME_BELOW;
+    link.act_on_changes(&mut shared);
+    assert!(std::mem::take(&mut shared.hand_over));
+    link.look_again_if_paused(&mut shared);
+    assert!(!shared.hand_over, "it is over");
+    // A pause of a moment explains nothing.
+    assert_eq!(shared.describe_pause(), None);
+}
+
+// ---- what follows a change
+
+#[test]
+fn replies_go_out_and_a_peer_that_reads_none_is_given_up() {
+    let script = Script::default();
+    let link = link(&script);
+    let mut shared = link.lock();
+    shared.session.to_send = b"reply".to_vec();
+    link.act_on_changes(&mut shared);
+    assert_eq!(
+        (link.outgoing.unsent(), shared.session.to_send.len()),
+        (5, 0)
+    );
+    link.act_on_changes(&mut shared);
+    assert_eq!(link.outgoing.unsent(), 5);
+    shared.session.to_send = vec![0; 17 << 20];
+    link.act_on_changes(&mut shared);
+    assert!(shared.session.end().is_none());
+    shared.session.to_send = b"reply".to_vec();
+    link.act_on_changes(&mut shared);
+    let end = shared.session.end().cloned();
+    assert!(
+        matches!(end, Some(Error::UnexpectedFrame { .. })),
+        "{end:?}"
+    );
+    assert!(link.outgoing.is_finishing());
+}
+
+#[test]
+fn a_connection_may_be_blocked_for_so_long() {
+    let limit = Duration::from_millis(30);
+    let link = link_with(&Script::default(), 0, Some(limit));
+    let mut shared = link.lock();
+    let far = link.next_limit(&shared, Instant::now());
+    assert!(far > Duration::from_secs(600));
+    assert!(shared.blocked_since.is_none());
+    shared.session.blocked = Some("alarm".into());
+    link.act_on_changes(&mut shared);
+    let since = shared.blocked_since.unwrap();
+    assert!(link.next_limit(&shared, Instant::now()) <= limit);
+    link.act_on_changes(&mut shared);
+    assert_eq!(shared.blocked_since, Some(since), "it goes on");
+    shared.session.blocked = None;
+    link.act_on_changes(&mut shared);
+    assert!(shared.blocked_since.is_none());
+    shared.session.blocked = Some("alarm".into());
+    link.act_on_changes(&mut shared);
+    let since = shared.blocked_since.unwrap();
+    while since.elapsed() < limit {
+        thread::sleep(limit);
+    }
+    assert_eq!(link.blocked_limit(&shared), Duration::ZERO);
+    assert_eq!(
+        link.next_limit(&shared, Instant::now()),
+        Duration::from_millis(1)
+    );
+    link.check_silence(&mut shared, Instant::now());
+    match shared.session.end() {
+        Some(Error::ConnectionBlockedTimeout {
+            reason, timeout, ..
+        }) => {
+            assert_eq!((&**reason, *timeout), ("alarm", limit));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(link.outgoing.is_finishing());
+}
+
+#[test]
+fn without_a_limit_a_connection_stays_blocked() {
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    shared.session.blocked = Some("alarm".into());
+    link.act_on_changes(&mut shared);
+    shared.blocked_since = Some(ago(Duration::from_secs(100)));
+    link.check_blocked(&mut shared);
+    assert!(shared.session.end().is_none());
+    drop(shared);
+    match link.timed_out("it", Duration::from_secs(1), Some(3)) {
+        Error::Timeout {
+            blocked, channel, ..
+        } => {
+            assert_eq!((blocked.as_deref(), channel), (Some("alarm"), Some(3)));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn silence_ends_a_connection_five_seconds_after_the_interval() {
+    let link = link_with(&Script::default(), 10, None);
+    let mut shared = link.lock();
+    let next = link.next_limit(&shared, ago(Duration::from_secs(5)));
+    assert!(next <= Duration::from_secs(10) && next > Duration::from_secs(8));
+    link.check_silence(&mut shared, ago(Duration::from_secs(12)));
+    assert!(shared.session.end().is_none());
+    link.check_silence(&mut shared, ago(Duration::from_secs(15)));
+    match shared.session.end() {
+        Some(Error::HeartbeatTimeout {
+            heartbeat,
+            silent_for,
+            ..
+        }) => {
+            assert_eq!(*heartbeat, Duration::from_secs(10));
+            assert!(*silent_for >= Duration::from_secs(15));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(shared);
+    // Nothing is sent to a peer that is dead.
+    assert!(!link.outgoing.may_have_unhandled() && link.outgoing.hurry().is_none());
+}
+
+// ---- ends
+
+#[test]
+fn what_came_is_handled_and_a_violation_is_reported_to_the_peer() {
+    let cases: [(&[u8], u16); 2] = [
+        (b"\x09\0\0\0\0\0\0\xce", 501),
+        (b"\x03\0\0\0\0\0\x01x\xce", 505),
+    ];
+    for (bytes, code) in cases {
+        let script = Script::default();
+        let link = link(&script);
+        let mut shared = link.lock();
+        let mut reader = shared.reader.take().unwrap();
+        script.lock().reads.push_back(Ok(frame::HEARTBEAT.to_vec()));
+        let outcome = reader.read(Duration::from_millis(1));
+        link.receive(&mut shared, &mut reader, outcome);
+        assert!(shared.session.end().is_none());
+        assert_eq!(shared.last_bytes, reader.last_bytes());
+        script.lock().reads.push_back(Ok(bytes.to_vec()));
+        let outcome = reader.read(Duration::from_millis(1));
+        link.receive(&mut shared, &mut reader, outcome);
+        assert!(shared.session.end().is_some());
+        link.outgoing.write_rest().unwrap();
+        let close = methods(&script.written());
+        assert_eq!(close.len(), 1, "{close:?}");
+        assert!(
+            close[0].starts_with("0 ConnectionClose") && close[0].contains(&code.to_string()),
+            "{close:?}"
+        );
+    }
+}
+
+#[test]
+fn the_error_that_says_more_is_the_reason() {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, UnexpectedEof};
+    // What a write failed with, what a read found, and which of them counts.
+    let cases = [
+        (None, UnexpectedEof, UnexpectedEof),
+        (Some(ConnectionReset), UnexpectedEof, ConnectionReset),
+        (Some(BrokenPipe), ConnectionReset, ConnectionReset),
+        (Some(ConnectionReset), TimedOut, ConnectionReset),
+        (Some(BrokenPipe), UnexpectedEof, BrokenPipe),
+    ];
+    for (written, read, reason) in cases {
+        for is_reported in [true, false] {
+            let script = Script::default();
+            let link = link(&script);
+            if let Some(written) = written {
+                script.lock().takes = [Err(written.into())].into();
+                link.append_call(|out| {
+                    out.bytes.push(b'x');
+                    Ok(())
+                })
+                .unwrap();
+                assert!(link.is_open() && !link.is_over());
+                if is_reported {
+                    link.write_gathered();
+                    assert!(script.lock().is_shut_down);
+                    assert!(link.lock().hand_over && link.lock().session.is_draining);
+                } else {
+                    link.outgoing.write_gathered().unwrap_err();
+                }
+                assert!(!link.is_open() && link.is_over());
+            }
+            let mut shared = link.lock();
+            link.end_for_lost_stream(&mut shared, read.into());
+            let text = lost(shared.session.end());
+            let expected = io::Error::from(reason).to_string();
+            assert!(text.contains(&expected), "{text}, not {expected}");
+            drop(shared);
+            assert!(!link.is_open() && link.is_over());
+            assert_eq!(lost(Some(&link.end_reason())), text);
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_is_the_reason_until_the_reads_say_more() {
+    let script = Script::default();
+    let link = link(&script);
+    script.lock().takes = [Err(io::ErrorKind::ConnectionReset.into())].into();
+    link.append_call(|out| {
+        out.bytes.push(b'x');
+        Ok(())
+    })
+    .unwrap();
+    link.write_gathered();
+    let reset = io::Error::from(io::ErrorKind::ConnectionReset).to_string();
+    assert!(lost(Some(&link.end_reason())).contains(&reset));
+    // The first error stays.
+    link.write_failed(Arc::new(io::ErrorKind::BrokenPipe.into()));
+    assert!(lost(Some(&link.end_reason())).contains(&reset));
+    let mut shared = link.lock();
+    assert!(shared.session.end().is_none());
+    let mut reader = shared.reader.take().unwrap();
+    let end = Outcome::End(io::ErrorKind::UnexpectedEof.into());
+    link.receive(&mut shared, &mut reader, end);
+    assert!(lost(shared.session.end()).contains(&reset));
+}
+
+#[test]
+fn a_connection_that_is_given_up_says_so_to_the_broker() {
+    let script = Script::default();
+    let link = link(&script);
+    let cause = Error::Stopped { waiting_for: "it" };
+    link.abandon(&cause);
+    link.abandon(&Error::Stopped {
+        waiting_for: "other",
+    });
+    assert!(!link.is_open() && link.is_over() && link.outgoing.is_finishing());
+    match link.end_reason() {
+        Error::ConnectionClosedByClient {
+            reply_code,
+            reply_text,
+            ..
+        } => {
+            assert_eq!(reply_code, 200);
+            assert!(reply_text.contains(&cause.to_string()), "{reply_text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    link.outgoing.write_rest().unwrap();
+    let sent = methods(&script.written());
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert!(
+        sent[0].starts_with("0 ConnectionClose") && sent[0].contains("200"),
+        "{sent:?}"
+    );
+    assert!(link.check_confirmed(&link.end_reason()).is_ok());
+}
+
+#[test]
+fn a_close_that_is_not_confirmed_in_time_ends_the_connection_all_the_same() {
+    let script = Script::default();
+    let link = link(&script);
+    let timeout = Duration::from_millis(20);
+    let closed = link.close(200, "bye", timeout);
+    assert!(matches!(closed, Err(Error::Timeout { .. })), "{closed:?}");
+    assert!(methods(&script.written())[0].starts_with("0 ConnectionClose"));
+    assert!(script.lock().is_shut_down && link.is_over());
+    // Again, it has ended.
+    let again = link.close(200, "bye", timeout);
+    assert!(
+        matches!(again, Err(Error::ConnectionWrongState { .. })),
+        "{again:?}"
+    );
+}

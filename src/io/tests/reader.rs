@@ -1,0 +1,315 @@
+//! What reads bring, which of them make a new period, and a stream that does not wait.
+
+use std::time::Instant;
+
+use super::super::backlog::{MUCH, PERIOD};
+use super::super::reader::{Ahead, Outcome, Reader, SLICE};
+use super::super::stream::EarlyReads;
+use super::*;
+use crate::protocol::channel::{ChannelState, Gate, Phase};
+use crate::protocol::connection::Session;
+use crate::protocol::frame::{self, HEARTBEAT};
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+fn reader(script: &Script, leftover: &[u8]) -> Reader {
+    Reader::new(script.transport(), leftover).unwrap()
+}
+
+fn session() -> Session {
+    Session::new(1 << 20, 8, "broker:5672".into())
+}
+
+fn kind(outcome: &Outcome) -> Option<io::ErrorKind> {
+    match outcome {
+        Outcome::End(error) => Some(error.kind()),
+        _ => None,
+    }
+}
+
+/// Not before the end of the period, and hardly later.
+fn end_of_period(reader: &Reader) -> Instant {
+    let next = reader.next_look(PERIOD * 2);
+    Instant::now() + next
+}
+
+#[test]
+fn what_came_behind_the_handshake_is_handled_first() {
+    let script = Script::default();
+    let mut reader = reader(&script, &HEARTBEAT);
+    assert!(reader.more && reader.has_unhandled());
+    reader.handle(&mut session()).unwrap();
+    assert!(!reader.more && !reader.has_unhandled());
+    let mut nothing = self::reader(&script, b"");
+    assert!(!nothing.has_unhandled());
+    assert!(matches!(nothing.read(MOMENT), Outcome::Nothing));
+}
+
+#[test]
+fn a_timeout_is_set_only_when_it_is_another() {
+    let script = Script::default();
+    let mut reader = reader(&script, b"");
+    for timeout in [SLICE, MOMENT, MOMENT, SLICE] {
+        reader.read(timeout);
+    }
+    assert_eq!(script.lock().read_timeouts, [SLICE, MOMENT, SLICE]);
+}
+
+#[test]
+fn reads_say_what_they_brought() {
+    let script = Script::default();
+    let mut reader = reader(&script, b"");
+    let began = reader.last_bytes();
+    script.lock().reads = [
+        Err(io::ErrorKind::Interrupted.into()),
+        Err(io::ErrorKind::TimedOut.into()),
+        Ok(HEARTBEAT.to_vec()),
+        Err(io::ErrorKind::ConnectionReset.into()),
+        Ok(Vec::new()),
+    ]
+    .into();
+    assert!(matches!(reader.read(MOMENT), Outcome::Nothing));
+    assert!(matches!(reader.read(MOMENT), Outcome::Nothing));
+    assert_eq!(reader.last_bytes(), began);
+    assert!(matches!(reader.read(MOMENT), Outcome::Bytes));
+    assert!(reader.last_bytes() > began);
+    let reset = reader.read(MOMENT);
+    assert_eq!(kind(&reset), Some(io::ErrorKind::ConnectionReset));
+    let end = reader.read(MOMENT);
+    assert_eq!(kind(&end), Some(io::ErrorKind::UnexpectedEof));
+}
+
+#[test]
+fn frames_of_any_size_in_pieces_of_any_size_are_put_together() {
+    // The largest is larger than what is read at once.
+    let (mut bytes, mut frames) = (Vec::new(), 0);
+    for length in [0, 1, 100_000, 7, 300_000, 131_072, 50, 131_064, 3] {
+        let start = bytes.len();
+        bytes.extend_from_slice(&frame::body_prefix(1, length));
+        bytes.extend((0..length).map(|n| n as u8));
+        bytes.push(frame::FRAME_END);
+        frames += 1;
+        assert_eq!(bytes.len() - start, length as usize + 8);
+    }
+    for piece in [1000, 8191, 131_072, 1 << 20] {
+        let script = Script::default();
+        script.lock().reads = bytes
+            .chunks(piece)
+            .map(|piece| Ok(piece.to_vec()))
+            .collect();
+        // A channel that is being closed: its frames are skipped, but they must be whole.
+        let mut reader = reader(&script, b"");
+        let mut session = session();
+        let closing = ChannelState::new(Gate::new(Phase::Closing));
+        assert!(session.add_channel(Some(1), closing).is_ok());
+        let mut reads = 0;
+        while let Outcome::Bytes = reader.read(MOMENT) {
+            reader.handle(&mut session).unwrap();
+            reads += 1;
+            assert!(reads < 10_000, "it goes round in circles");
+        }
+        assert!(!reader.has_unhandled() && frames == 9);
+        assert_eq!(session.rest_of_frame(), 0);
+    }
+}
+
+#[test]
+fn what_is_read_ahead_is_handled_in_its_turn_and_the_end_behind_it() {
+    let script = Script::default();
+    let mut reader = reader(&script, b"");
+    let mut session = session();
+    script.lock().reads.push_back(Ok(HEARTBEAT[..3].to_vec()));
+    assert!(matches!(reader.read(MOMENT), Outcome::Bytes));
+    reader.handle(&mut session).unwrap();
+    reader.prepare_backlog(&mut session);
+    script.lock().reads = [
+        Ok(HEARTBEAT[3..].to_vec()),
+        Err(io::ErrorKind::WouldBlock.into()),
+    ]
+    .into();
+    assert_eq!(reader.read_ahead(), Ahead::Bytes);
+    assert!(reader.has_unhandled());
+    assert_eq!(reader.read_ahead(), Ahead::Nothing);
+    script.lock().reads.push_back(Ok(HEARTBEAT.to_vec()));
+    script.lock().reads.push_back(Ok(Vec::new()));
+    assert_eq!(
+        (reader.read_ahead(), reader.read_ahead()),
+        (Ahead::Bytes, Ahead::End)
+    );
+    // What comes behind what was read before is read after it.
+    for _ in 0..2 {
+        if !reader.has_unhandled() {
+            break;
+        }
+        assert!(matches!(reader.read(MOMENT), Outcome::Bytes));
+        reader.handle(&mut session).unwrap();
+    }
+    assert!(!reader.has_unhandled());
+    let end = reader.read(MOMENT);
+    assert_eq!(kind(&end), Some(io::ErrorKind::UnexpectedEof));
+    assert!(
+        matches!(reader.read(MOMENT), Outcome::Nothing),
+        "it is said once"
+    );
+}
+
+/// Reads ahead so many bytes.
+fn read_ahead(script: &Script, reader: &mut Reader, count: usize) {
+    reader.prepare_backlog(&mut session());
+    script
+        .lock()
+        .reads
+        .push_back(Ok(HEARTBEAT.repeat(count / 8)));
+    while !script.lock().reads.is_empty() {
+        assert_eq!(reader.read_ahead(), Ahead::Bytes);
+    }
+}
+
+/// A read that took long because the machine is busy begins a period of its own, so such tests try more than once.
+fn once(is_so: impl Fn() -> bool) -> bool {
+    (0..20).any(|_| is_so())
+}
+
+#[test]
+fn a_quota_is_reached_within_a_period() {
+    let is_so = || {
+        let script = Script::default();
+        let mut reader = reader(&script, b"");
+        assert!(!reader.has_quota(0) && !reader.is_period_over());
+        assert!(reader.next_look(PERIOD) <= PERIOD);
+        assert_eq!(reader.next_look(Duration::ZERO), Duration::ZERO);
+        read_ahead(&script, &mut reader, MUCH);
+        let early = reader.has_quota(0);
+        read_ahead(&script, &mut reader, MUCH);
+        let reached = reader.has_quota(0);
+        // A look within the period leaves what was counted. So does a pause while what was read ahead is not handled.
+        reader.end_look(false);
+        reader.begin_pause();
+        let stays = reader.has_quota(0);
+        // A look at its end begins the next.
+        reader.end_look(true);
+        assert!(!early && !reader.has_quota(0));
+        reached && stays
+    };
+    assert!(once(is_so));
+}
+
+#[test]
+fn a_pause_after_much_was_read_begins_a_period() {
+    let has_quota = |count: usize| {
+        let script = Script::default();
+        let (mut reader, mut session) = (reader(&script, b""), session());
+        script
+            .lock()
+            .reads
+            .push_back(Ok(HEARTBEAT.repeat(count / 8)));
+        while let Outcome::Bytes = reader.read(MOMENT) {
+            reader.handle(&mut session).unwrap();
+        }
+        reader.begin_pause();
+        // What is missing to the quota if no period has begun, and not enough if one has.
+        read_ahead(&script, &mut reader, MUCH + 8);
+        reader.has_quota(0)
+    };
+    assert!(once(|| has_quota(MUCH - 8)));
+    assert!(!has_quota(MUCH));
+}
+
+#[test]
+fn a_read_that_had_to_wait_begins_a_period() {
+    struct Slow(Script, Duration);
+    impl Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            std::thread::sleep(self.1);
+            self.0.read(buffer)
+        }
+    }
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Stream for Slow {
+        fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+            self.0.try_clone()
+        }
+
+        fn set_read_timeout(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_write_timeout(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn shutdown(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let script = Script::default();
+    let slow = Slow(script.clone(), Duration::from_millis(12));
+    let mut reader = Reader::new(Transport::Other(Box::new(slow)), b"").unwrap();
+    let before = Instant::now();
+    script.lock().reads.push_back(Ok(HEARTBEAT.to_vec()));
+    assert!(matches!(reader.read(SLICE), Outcome::Bytes));
+    // The period began when the bytes came, so its end is not before the end of one that began then.
+    let began = reader.last_bytes();
+    assert!(began >= before + SLICE);
+    let end = end_of_period(&reader);
+    assert!(end >= began + PERIOD);
+    // So does one that brought nothing, if its time was as long.
+    let before = Instant::now();
+    assert!(matches!(reader.read(SLICE), Outcome::Nothing));
+    let end = end_of_period(&reader);
+    assert!(end >= before + SLICE + PERIOD);
+    let before = Instant::now();
+    assert!(matches!(reader.read(MOMENT), Outcome::Nothing));
+    let end = end_of_period(&reader);
+    assert!(end <= before + PERIOD + Duration::from_millis(5));
+}
+
+// ---- a stream that does not wait
+
+#[test]
+fn reads_that_return_too_early_again_and_again_are_an_error() {
+    let early = |timeout, reads: usize| {
+        let mut counted = EarlyReads::default();
+        (0..reads).find(|_| counted.note(timeout).is_err())
+    };
+    let minute = Duration::from_secs(60);
+    assert_eq!(early(minute, 50), None);
+    assert_eq!(early(minute, 51), Some(50));
+    // With a timeout as short as they took they are not early.
+    assert_eq!(early(Duration::ZERO, 200), None);
+    // Bytes in between begin the count anew.
+    let mut counted = EarlyReads::default();
+    for n in 0..500 {
+        assert!(counted.note(minute).is_ok(), "{n}");
+        if n % 50 == 49 {
+            counted.clear();
+        }
+    }
+}
+
+#[test]
+fn reads_that_wait_a_tenth_of_their_time_are_not_too_early() {
+    let mut counted = EarlyReads::default();
+    let timeout = Duration::from_millis(10);
+    for n in 0..60 {
+        assert!(counted.note(timeout).is_ok(), "{n}");
+        std::thread::sleep(timeout / 5);
+    }
+}
+
+#[test]
+fn a_stream_that_never_waits_ends_the_connection() {
+    let script = Script::default();
+    let mut reader = reader(&script, b"");
+    let reads =
+        (0..60).position(|_| matches!(reader.read(Duration::from_secs(60)), Outcome::End(_)));
+    assert_eq!(reads, Some(50));
+}
