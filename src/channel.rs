@@ -136,7 +136,16 @@ impl Drop for ChannelHandle {
 /// How long `close` waits for a close-ok that may have got lost because the broker closed the channel at the same time.
 const CLOSE_OK_AFTER_BOTH: Duration = Duration::from_millis(50);
 
-/// For calls whose reply says nothing but that it is done.
+/// How a channel that this end closes came to its end.
+enum Closed {
+    InGoodOrder,
+    /// The broker closed it at the same time, because of this.
+    ByBroker(Error),
+    /// The connection has taken the channel with it.
+    WithConnection(Error),
+}
+
+/// For calls whose reply has nothing in it.
 fn done(reply: Result<Reply, Error>) -> Result<()> {
     reply?;
     Ok(())
@@ -390,34 +399,12 @@ impl Channel {
         link.end_channel(&mut shared, slot, reply_code, reply_text, why);
         drop(shared);
         let limit = Duration::from_secs(10).min(link.rpc_timeout);
-        let deadline = after(limit);
-        let mut broker_close = None;
-        let closed = link.wait(Interest::channel(slot), Some(deadline), |shared| {
-            let channel = shared.session.channel(slot);
-            broker_close = channel
-                .as_ref()
-                .and_then(|channel| channel.broker_close.clone());
-            let closed = channel.is_none_or(|channel| channel.phase() == Phase::Closed);
-            (closed || broker_close.is_some()).then(|| shared.session.end().cloned())
-        });
-        if broker_close.is_some() {
-            let patience = deadline.min(after(CLOSE_OK_AFTER_BOTH));
-            link.wait(Interest::channel(slot), Some(patience), |shared| {
-                let channel = shared.session.channel(slot);
-                channel
-                    .is_none_or(|channel| channel.phase() == Phase::Closed)
-                    .then_some(())
-            });
-            link.lock().session.give_up_close_ok(slot);
-        }
+        let closed = self.wait_for_close_ok(after(limit));
         self.callbacks().clear();
-        if let Some(closed_by_broker) = broker_close {
-            return Err(closed_by_broker);
-        }
         match closed {
-            Some(None) => Ok(()),
-            // The connection has taken the channel with it.
-            Some(Some(end)) => {
+            Some(Closed::InGoodOrder) => Ok(()),
+            Some(Closed::ByBroker(error)) => Err(error),
+            Some(Closed::WithConnection(end)) => {
                 link.lock().session.end_reported = true;
                 link.check_confirmed(&end)
             }
@@ -426,6 +413,36 @@ impl Channel {
                 Err(link.timed_out(waiting_for, limit, Some(self.handle.number)))
             }
         }
+    }
+
+    /// Waits for the broker's `channel.close-ok`; `None` if it did not come in time.
+    fn wait_for_close_ok(&self, deadline: Instant) -> Option<Closed> {
+        let (link, slot) = (self.link(), self.slot());
+        let is_closed = |channel: Option<&mut ChannelState>| {
+            channel.is_none_or(|channel| channel.phase() == Phase::Closed)
+        };
+        let closed = link.wait(Interest::channel(slot), Some(deadline), |shared| {
+            let channel = shared.session.channel(slot);
+            let by_broker = channel
+                .as_ref()
+                .and_then(|channel| channel.broker_close.clone());
+            if let Some(error) = by_broker {
+                return Some(Closed::ByBroker(error));
+            }
+            is_closed(channel).then(|| match shared.session.end() {
+                Some(end) => Closed::WithConnection(end.clone()),
+                None => Closed::InGoodOrder,
+            })
+        });
+        if let Some(Closed::ByBroker(_)) = closed {
+            // Both ends have closed it, and RabbitMQ often loses its close-ok then.
+            let patience = deadline.min(after(CLOSE_OK_AFTER_BOTH));
+            link.wait(Interest::channel(slot), Some(patience), |shared| {
+                is_closed(shared.session.channel(slot)).then_some(())
+            });
+            link.lock().session.give_up_close_ok(slot);
+        }
+        closed
     }
 
     /// What stops this channel: its [`start_consuming`](Channel::start_consuming), its iterator, and its waits for confirms and

@@ -155,23 +155,19 @@ impl Channel {
     /// As every call.
     pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
         self.notice_fork();
-        let slot = self.handle.slot;
-        let (consumer, of_iterator) = {
-            let mut shared = self.link().lock();
-            let channel = shared.session.channel(slot);
-            let iterator = channel
-                .as_ref()
-                .and_then(|channel| channel.iterator.as_ref());
-            let of_iterator = iterator.is_some_and(|iterator| iterator.has_tag(consumer_tag));
-            (
-                channel.and_then(|channel| channel.consumer(consumer_tag).cloned()),
-                of_iterator,
-            )
+        let (is_of_iterator, consumer) = match self.link().lock().session.channel(self.slot()) {
+            Some(channel) => {
+                let iterator = channel.iterator.as_ref();
+                let is_of_iterator =
+                    iterator.is_some_and(|iterator| iterator.has_tag(consumer_tag));
+                (is_of_iterator, channel.consumer(consumer_tag).cloned())
+            }
+            None => (false, None),
         };
         if self.is_ended() {
             return Err(self.closure());
         }
-        if of_iterator {
+        if is_of_iterator {
             self.cancel()?;
             return Ok(Vec::new());
         }
@@ -183,18 +179,7 @@ impl Channel {
             return Ok(Vec::new());
         };
         self.unsubscribe(consumer_tag)?;
-        let (undelivered, removed) = {
-            let mut shared = self.link().lock();
-            let callbacks = self.callbacks();
-            let removed = callbacks.remove_consumer(&mut shared, slot, consumer_tag, consumer.id);
-            if let Some(channel) = shared.session.channel(slot) {
-                channel.cancelled_by_broker = None;
-            }
-            let undelivered = shared.session.take_undelivered(slot, consumer_tag);
-            self.link().resume_if_paused(&mut shared);
-            (undelivered, removed)
-        };
-        drop(removed);
+        let undelivered = self.remove_consumer(&consumer);
         // A thread inside start_consuming may have nothing left to wait for.
         self.link().wake_all();
         if consumer.auto_ack {
@@ -202,6 +187,24 @@ impl Channel {
         }
         self.give_back_messages(undelivered.into_iter(), consumer.of_stream)?;
         Ok(Vec::new())
+    }
+
+    /// Forgets a consumer that the broker knows no more; returns what came for it and was not delivered.
+    fn remove_consumer(&self, consumer: &Consumer) -> Vec<Message> {
+        let (slot, tag) = (self.slot(), &*consumer.consumer_tag);
+        let mut shared = self.link().lock();
+        let callback = self
+            .callbacks()
+            .remove_consumer(&mut shared, slot, tag, consumer.id);
+        if let Some(channel) = shared.session.channel(slot) {
+            channel.cancelled_by_broker = None;
+        }
+        let undelivered = shared.session.take_undelivered(slot, tag);
+        self.link().resume_if_paused(&mut shared);
+        drop(shared);
+        // What the callback captured may do anything when it is dropped, so not under the lock.
+        drop(callback);
+        undelivered
     }
 
     /// Gives back messages that came and were not handed to the program; returns how many. To a stream there is nothing to
@@ -242,7 +245,7 @@ impl Channel {
         done(self.call_within(&method, limit))
     }
 
-    /// Runs callbacks until no consumer is left on this channel, and says why it ended (pika: `start_consuming`).
+    /// Runs callbacks until no consumer is left on this channel, and returns why it ended (pika: `start_consuming`).
     ///
     /// From another thread or a signal's handler it is ended by [`stop_handle`](Channel::stop_handle).
     ///
@@ -313,6 +316,11 @@ impl Channel {
             self.stop_now();
             return Ok(ConsumingEnded::Cancelled);
         }
+        self.why_consuming_ended()
+    }
+
+    /// The channel is over or has no consumer left: what `start_consuming` returns then.
+    fn why_consuming_ended(&self) -> Result<ConsumingEnded> {
         if let Some(end) = self.handle.gate.end() {
             // Nothing will come any more; the callbacks may hold clones of this channel.
             self.callbacks().clear();
@@ -323,11 +331,9 @@ impl Channel {
                 _ => Err(self.ended()),
             };
         }
-        let by_broker = link
-            .lock()
-            .session
-            .channel(slot)
-            .and_then(|channel| channel.cancelled_by_broker.take());
+        let mut shared = self.link().lock();
+        let channel = shared.session.channel(self.slot());
+        let by_broker = channel.and_then(|channel| channel.cancelled_by_broker.take());
         Ok(match by_broker {
             Some(consumer_tag) => ConsumingEnded::CancelledByBroker { consumer_tag },
             None => ConsumingEnded::Cancelled,

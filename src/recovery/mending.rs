@@ -305,7 +305,7 @@ fn look_after(
             eager = !eager;
             channel.watch_confirms(eager);
         }
-        let next = refusals.look(core, &mut state, channel);
+        let next = refusals.try_again(core, &mut state, channel);
         drop(state);
         if std::mem::take(&mut refusals.gave_up) {
             // A wait for confirms may have nothing left to wait for.
@@ -370,7 +370,7 @@ impl Refusals {
     }
 
     /// Tries again what is due. Returns when to look again.
-    fn look(&mut self, core: &Core, state: &mut State, channel: &Channel) -> Option<Instant> {
+    fn try_again(&mut self, core: &Core, state: &mut State, channel: &Channel) -> Option<Instant> {
         let now = Instant::now();
         let (mended, refused_again) = state.take_refusals();
         if mended > 0 {
@@ -403,6 +403,13 @@ impl Refusals {
             self.due = Some(due);
             return self.due;
         }
+        self.send_batch(core, state, channel);
+        // Their outcome wakes the thread; if none comes, others are tried.
+        self.due = Some(now + self.retry.with_jitter(self.delay));
+        self.due
+    }
+
+    fn send_batch(&self, core: &Core, state: &mut State, channel: &Channel) {
         for _ in 0..self.batch {
             let Some(entry) = state.flight.next_refused() else {
                 break;
@@ -418,9 +425,6 @@ impl Refusals {
                 }
             }
         }
-        // Their outcome wakes the thread; if none comes, others are tried.
-        self.due = Some(now + self.retry.with_jitter(self.delay));
-        self.due
     }
 }
 

@@ -245,6 +245,16 @@ impl Core {
     }
 }
 
+/// What became of an attempt to send a message.
+enum Attempt {
+    Sent,
+    /// As much is in flight as may be.
+    NoRoom,
+    NoConnection,
+    /// This channel's connection takes no more into its output buffer.
+    Full(Channel),
+}
+
 /// Why a wait is over.
 enum Waited {
     /// Something has changed.
@@ -467,56 +477,17 @@ impl ReliablePublisher {
 
     /// Sends a message as soon as there is room and a connection.
     fn send(&self, number: u64, body: &[u8]) -> Result<()> {
-        let weight = in_flight::weight(&self.envelope, body);
         let mut deadline = None;
         loop {
             let mut state = self.core.lock();
-            if let Some(error) = &state.over {
-                return Err(error.clone());
-            }
-            if let Some(confirmed) = state.channel.as_ref().map(Channel::confirmed) {
-                let is_full = !self.has_room(&state, weight);
-                if confirmed != state.seen
-                    && (is_full || confirmed.saturating_sub(state.seen) >= TAKE_IN)
-                {
-                    state.take_in_present();
-                }
-            }
-            let has_room = self.has_room(&state, weight);
-            let State {
-                flight, channel, ..
-            } = &mut *state;
-            let mut full = None;
-            let waiting_for = match channel {
-                _ if !has_room => {
-                    if flight.undecided() == 0 {
-                        return Err(unconfirmed(&mut state, None));
-                    }
-                    "room in flight; the message was not taken"
-                }
-                None => "a connection; the message was not taken",
-                Some(open) => match in_flight::send(open, &self.envelope, &self.properties, body) {
-                    Ok(sequence) => {
-                        let entry = Entry {
-                            number,
-                            envelope: Arc::clone(&self.envelope),
-                            body: flight.copy(body),
-                            refusals: 0,
-                        };
-                        flight.take(sequence, entry);
-                        return Ok(());
-                    }
-                    Err(NotSent::Lost(_)) => {
-                        // The thread notices as well, and opens another.
-                        *channel = None;
-                        "a connection; the message was not taken"
-                    }
-                    Err(NotSent::NoRoom) => {
-                        full = Some(open.clone());
-                        "room in the output buffer; the message was not taken"
-                    }
-                    Err(NotSent::Unsendable(error)) => return Err(error),
-                },
+            let (waiting_for, full) = match self.try_send(&mut state, number, body)? {
+                Attempt::Sent => return Ok(()),
+                Attempt::NoRoom => ("room in flight; the message was not taken", None),
+                Attempt::NoConnection => ("a connection; the message was not taken", None),
+                Attempt::Full(channel) => (
+                    "room in the output buffer; the message was not taken",
+                    Some(channel),
+                ),
             };
             let channel = state.channel.clone();
             let deadline = *deadline.get_or_insert_with(|| after(self.timeout));
@@ -532,6 +503,54 @@ impl ReliablePublisher {
                 Waited::Stopped => return Err(stopped(waiting_for)),
                 Waited::TimedOut => return Err(self.timed_out(waiting_for, channel.as_ref())),
             }
+        }
+    }
+
+    /// Sends a message, and notes it as in flight, if that can be done at once.
+    fn try_send(&self, state: &mut State, number: u64, body: &[u8]) -> Result<Attempt> {
+        if let Some(error) = &state.over {
+            return Err(error.clone());
+        }
+        let weight = in_flight::weight(&self.envelope, body);
+        if let Some(confirmed) = state.channel.as_ref().map(Channel::confirmed) {
+            let is_full = !self.has_room(state, weight);
+            if confirmed != state.seen
+                && (is_full || confirmed.saturating_sub(state.seen) >= TAKE_IN)
+            {
+                state.take_in_present();
+            }
+        }
+        if !self.has_room(state, weight) {
+            return match state.flight.undecided() {
+                // No confirm can make room: all of it was returned or refused for good, and is to be reported.
+                0 => Err(unconfirmed(state, None)),
+                _ => Ok(Attempt::NoRoom),
+            };
+        }
+        let State {
+            flight, channel, ..
+        } = state;
+        let Some(open) = channel else {
+            return Ok(Attempt::NoConnection);
+        };
+        match in_flight::send(open, &self.envelope, &self.properties, body) {
+            Ok(sequence) => {
+                let entry = Entry {
+                    number,
+                    envelope: Arc::clone(&self.envelope),
+                    body: flight.copy(body),
+                    refusals: 0,
+                };
+                flight.take(sequence, entry);
+                Ok(Attempt::Sent)
+            }
+            Err(NotSent::Lost(_)) => {
+                // The thread notices as well, and opens another.
+                *channel = None;
+                Ok(Attempt::NoConnection)
+            }
+            Err(NotSent::NoRoom) => Ok(Attempt::Full(open.clone())),
+            Err(NotSent::Unsendable(error)) => Err(error),
         }
     }
 
