@@ -17,7 +17,7 @@ use crate::protocol::method::Method;
 
 /// What a client does with a message that was delivered to it, or that it fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Settle {
+pub(super) enum Acknowledgement {
     Ack,
     Requeue(Failure),
     Discard(Failure),
@@ -302,13 +302,7 @@ impl State {
         let vhost = self.vhost_of(at);
         let named = Named("queue", &name, &vhost);
         if is_reply_name(&name) {
-            let own = self
-                .channel_mut(at)
-                .and_then(|channel| channel.replies.as_ref());
-            if own.is_some_and(|(own, _)| *own == name) {
-                refuse!(406, "multiple consumers are unsupported for {named}");
-            }
-            refuse!(406, "only creator channel may consume from {named}");
+            return self.refuse_replies(at, &name, &named);
         }
         let id = self.own_queue(at, &name)?;
         let arguments = arguments.values().unwrap_or_default();
@@ -347,6 +341,17 @@ impl State {
         }
         self.later(Work::Dispatch(id));
         Ok(())
+    }
+
+    /// The name that the broker made for a channel's direct replies is no queue that one could consume from.
+    fn refuse_replies(&mut self, at: At, name: &Text, named: &Named<'_>) -> Outcome {
+        let own = self
+            .channel_mut(at)
+            .and_then(|channel| channel.replies.as_ref());
+        if own.is_some_and(|(own, _)| own == name) {
+            refuse!(406, "multiple consumers are unsupported for {named}");
+        }
+        refuse!(406, "only creator channel may consume from {named}");
     }
 
     fn consume_replies(&mut self, at: At, tag: &Text, no_ack: bool) -> Outcome {
@@ -431,16 +436,16 @@ impl State {
     pub(super) fn acknowledging_method(&mut self, at: At, method: &Method<'_>) -> Outcome {
         let requeue_or_discard = |requeue, failure| {
             if requeue {
-                Settle::Requeue(failure)
+                Acknowledgement::Requeue(failure)
             } else {
-                Settle::Discard(failure)
+                Acknowledgement::Discard(failure)
             }
         };
         let (tag, multiple, how) = match *method {
             Method::BasicAck {
                 delivery_tag,
                 multiple,
-            } => (delivery_tag, multiple, Settle::Ack),
+            } => (delivery_tag, multiple, Acknowledgement::Ack),
             Method::BasicNack {
                 delivery_tag,
                 multiple,
@@ -468,7 +473,7 @@ impl State {
                 if matches!(method, Method::BasicRecover { .. }) {
                     self.send(at, &Method::BasicRecoverOk {});
                 }
-                self.settle(at, Settle::Requeue(Failure::NotCounted), messages);
+                self.acknowledge(at, Acknowledgement::Requeue(Failure::NotCounted), messages);
                 return Ok(());
             }
             _ => return Ok(()),
@@ -476,7 +481,7 @@ impl State {
         let Some(channel) = self.channel_mut(at) else {
             return Ok(());
         };
-        let settled = if multiple && tag == 0 {
+        let messages = if multiple && tag == 0 {
             std::mem::take(&mut channel.unacknowledged)
         } else if !channel.unacknowledged.contains_key(&tag) {
             refuse!(406, "unknown delivery tag {tag}");
@@ -488,8 +493,8 @@ impl State {
             message.map(|message| (tag, message)).into_iter().collect()
         };
         match &mut channel.transaction {
-            Some(transaction) => transaction.add_settled(how, settled),
-            None => self.settle(at, how, settled),
+            Some(transaction) => transaction.add(how, messages),
+            None => self.acknowledge(at, how, messages),
         }
         Ok(())
     }
@@ -498,7 +503,12 @@ impl State {
     ///
     /// RabbitMQ sends this to a queue in parts, and the queue is done with one part before the next: first each message that
     /// was fetched, then those of each consumer, in the order of the consumers' tags.
-    pub(super) fn settle(&mut self, at: At, how: Settle, messages: BTreeMap<u64, Unacknowledged>) {
+    pub(super) fn acknowledge(
+        &mut self,
+        at: At,
+        how: Acknowledgement,
+        messages: BTreeMap<u64, Unacknowledged>,
+    ) {
         self.now = Instant::now();
         let was_limited = self.channel_mut(at).is_some_and(|channel| {
             let was_limited = channel.is_limited();
@@ -516,7 +526,7 @@ impl State {
             part.or_default().push(message);
         }
         for ((queue, ..), messages) in parts {
-            self.settle_part(at, queue, how, messages);
+            self.acknowledge_part(at, queue, how, messages);
         }
         if was_limited {
             self.unblock_channel(at);
@@ -524,7 +534,13 @@ impl State {
     }
 
     /// All of one queue and one consumer.
-    fn settle_part(&mut self, at: At, id: u64, how: Settle, mut messages: Vec<Unacknowledged>) {
+    fn acknowledge_part(
+        &mut self,
+        at: At,
+        id: u64,
+        how: Acknowledgement,
+        mut messages: Vec<Unacknowledged>,
+    ) {
         let mut consumer = None;
         for message in &messages {
             consumer = self.forget_delivery(at, message);
@@ -533,9 +549,9 @@ impl State {
             self.unblock_consumer(id, consumer);
         }
         match how {
-            Settle::Ack => {}
-            Settle::Requeue(failure) => return self.put_back(id, failure, messages),
-            Settle::Discard(failure) => {
+            Acknowledgement::Ack => {}
+            Acknowledgement::Requeue(failure) => return self.put_back(id, failure, messages),
+            Acknowledgement::Discard(failure) => {
                 // The highest priority first.
                 messages.sort_by_key(|message| message.stored.place.0);
                 for mut message in messages {

@@ -91,7 +91,7 @@ fn a_difference_is_found_and_shrunk_to_a_few_operations() {
     const VERSION: (u32, u32) = (4, 3);
     let drop_instead = |operation: &Operation| {
         let mut operation = operation.clone();
-        if let What::Settle { requeue, .. } = &mut operation.what {
+        if let What::Acknowledge { requeue, .. } = &mut operation.what {
             *requeue = false;
         }
         operation

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::arguments;
 use super::channel::Unacknowledged;
 use super::declare::Named;
-use super::deliver::{write_content, Settle};
+use super::deliver::{write_content, Acknowledgement};
 use super::exchange::{Destination, Route};
 use super::faults::NextPublish;
 use super::queue::{Death, Message, Reason, Stored};
@@ -17,7 +17,7 @@ use super::text::{shown, Text};
 use crate::protocol::method::Method;
 use crate::protocol::properties::ReceivedProperties;
 use crate::protocol::wire::Reader;
-use crate::{BasicProperties, DeliveryMode, FieldTable, FieldValue};
+use crate::{BasicProperties, DeliveryMode, FieldTable, FieldValue, ShortString};
 
 /// What a client consumes from, and names in `reply_to`, to get direct replies.
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -37,7 +37,7 @@ pub(super) struct Published {
 #[derive(Default)]
 pub(super) struct Transaction {
     publishes: Vec<Routed>,
-    settled: Vec<(Settle, BTreeMap<u64, Unacknowledged>)>,
+    acknowledged: Vec<(Acknowledgement, BTreeMap<u64, Unacknowledged>)>,
 }
 
 /// A message that is to be delivered to queues.
@@ -60,16 +60,16 @@ enum Target {
 
 impl Transaction {
     /// The same done again and again is done together, in the order of the delivery tags.
-    pub(super) fn add_settled(&mut self, how: Settle, messages: BTreeMap<u64, Unacknowledged>) {
-        match self.settled.last_mut() {
+    pub(super) fn add(&mut self, how: Acknowledgement, messages: BTreeMap<u64, Unacknowledged>) {
+        match self.acknowledged.last_mut() {
             Some((last, together)) if *last == how => together.extend(messages),
-            _ => self.settled.push((how, messages)),
+            _ => self.acknowledged.push((how, messages)),
         }
     }
 
     /// The messages whose acknowledgement is not committed.
     pub(super) fn into_unacknowledged(self) -> impl Iterator<Item = Unacknowledged> {
-        self.settled
+        self.acknowledged
             .into_iter()
             .flat_map(|(_, messages)| messages.into_values())
     }
@@ -106,6 +106,43 @@ fn encode_properties(properties: &BasicProperties) -> Vec<u8> {
     // What could be read can be written.
     let _ = properties.encode(&mut bytes);
     bytes
+}
+
+/// How long a message is to be kept.
+fn read_expiration(text: &ShortString) -> Outcome<Duration> {
+    arguments::expiration(text.as_bytes()).or_else(|why| {
+        let text = shown(text.as_bytes());
+        let before = format!("invalid expiration '{text}': ");
+        refuse!(406, "{before}{}", arguments::wrapped(&before, why))
+    })
+}
+
+/// Adds the routing keys in the headers `CC` and `BCC` to a message's, and takes `BCC` out. Returns whether it was there.
+fn take_copies(headers: &mut FieldTable, message: &mut Message) -> Outcome<bool> {
+    let mut removed = false;
+    for key in ["CC", "BCC"] {
+        let before = message.keys.len();
+        match headers.get(key) {
+            None => {}
+            Some(FieldValue::Array(keys)) => {
+                for key in keys {
+                    if let FieldValue::Text(key) = key {
+                        message.keys.push(key[..].into());
+                    }
+                }
+            }
+            Some(other) => refuse!(
+                406,
+                "invalid message: {{unacceptable_type_in_header,\"{key}\",{}}}",
+                arguments::type_name(other)
+            ),
+        }
+        if key == "BCC" {
+            message.blind_keys = message.keys.len() - before;
+            removed = headers.remove(key).is_some();
+        }
+    }
+    Ok(removed)
 }
 
 impl State {
@@ -203,38 +240,10 @@ impl State {
             changed = true;
         }
         if let Some(text) = &properties.expiration {
-            match arguments::expiration(text.as_bytes()) {
-                Ok(time) => message.time_to_live = Some(time),
-                Err(why) => {
-                    let text = shown(text.as_bytes());
-                    let before = format!("invalid expiration '{text}': ");
-                    refuse!(406, "{before}{}", arguments::wrapped(&before, why))
-                }
-            }
+            message.time_to_live = Some(read_expiration(text)?);
         }
         if let Some(headers) = &mut properties.headers {
-            for key in ["CC", "BCC"] {
-                let before = message.keys.len();
-                match headers.get(key) {
-                    None => {}
-                    Some(FieldValue::Array(keys)) => {
-                        for key in keys {
-                            if let FieldValue::Text(key) = key {
-                                message.keys.push(key[..].into());
-                            }
-                        }
-                    }
-                    Some(other) => refuse!(
-                        406,
-                        "invalid message: {{unacceptable_type_in_header,\"{key}\",{}}}",
-                        arguments::type_name(other)
-                    ),
-                }
-                if key == "BCC" {
-                    message.blind_keys = message.keys.len() - before;
-                    changed |= headers.remove(key).is_some();
-                }
-            }
+            changed |= take_copies(headers, message)?;
         }
         if let Some(user) = &properties.user_id {
             let Some(connection) = self.connections.get(&at.connection) else {
@@ -449,7 +458,7 @@ impl State {
                 if matches!(method, Method::TxCommit { .. }) {
                     return self.commit(at, transaction);
                 }
-                for (_, messages) in transaction.settled {
+                for (_, messages) in transaction.acknowledged {
                     channel.unacknowledged.extend(messages);
                 }
                 self.send(at, &Method::TxRollbackOk {});
@@ -467,8 +476,8 @@ impl State {
         if taken {
             self.send(at, &Method::TxCommitOk {});
         }
-        for (how, messages) in transaction.settled {
-            self.settle(at, how, messages);
+        for (how, messages) in transaction.acknowledged {
+            self.acknowledge(at, how, messages);
         }
         if !taken {
             refuse!(406, "partial tx completion");

@@ -574,7 +574,7 @@ impl Pair {
         let number = operation.channel;
         self.bodies += 1;
         let target = self.target(operation);
-        if matches!(operation.what, What::Settle { which, .. } if which < ALL)
+        if matches!(operation.what, What::Acknowledge { which, .. } if which < ALL)
             && target.is_some_and(|(tags, _)| tags == [999, 999])
         {
             // The channel has nothing to be acknowledged.
@@ -615,7 +615,7 @@ impl Pair {
 
     /// The delivery tags that a settling operation means, on either side, and whether it is for several.
     fn target(&mut self, operation: &Operation) -> Option<([u64; 2], bool)> {
-        let What::Settle {
+        let What::Acknowledge {
             which, multiple, ..
         } = operation.what
         else {

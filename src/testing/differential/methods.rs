@@ -290,7 +290,7 @@ pub(super) fn send(
                 }
             }
         }
-        What::Settle { how, requeue, .. } => {
+        What::Acknowledge { how, requeue, .. } => {
             let (delivery_tag, multiple) = target.unwrap_or((999, false));
             let requeue = *requeue;
             let multiple = multiple && *how != 1;

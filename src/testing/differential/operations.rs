@@ -77,7 +77,7 @@ pub(super) enum What {
     },
     /// Of the messages that the channel has, the one at this place, counted around; [`ALL`] means all, and [`UNKNOWN`] a tag
     /// that there is not.
-    Settle {
+    Acknowledge {
         how: u8,
         which: usize,
         multiple: bool,
@@ -324,7 +324,7 @@ fn what() -> impl Strategy<Value = What> {
         2 => (0..8u8).prop_map(|tag| What::Cancel { tag }),
         6 => (queue(), seldom()).prop_map(|(queue, no_ack)| What::Get { queue, no_ack }),
         20 => (0..3u8, 0..=UNKNOWN, seldom(), any::<bool>()).prop_map(
-            |(how, which, multiple, requeue)| What::Settle { how, which, multiple, requeue }),
+            |(how, which, multiple, requeue)| What::Acknowledge { how, which, multiple, requeue }),
         1 => Just(What::Recover),
         3 => (0..4u16, seldom()).prop_map(|(count, global)| What::Qos { count, global }),
         2 => Just(What::Confirm),
