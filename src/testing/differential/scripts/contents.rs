@@ -259,7 +259,7 @@ fn returns_and_confirms_of_many() {
         client.publish_to(2, "e", "other", &BasicProperties::new(), "3", true);
         client.sync(2);
         client.commit(2);
-        client.count(1, "q");
+        client.await_count(1, "q", 1);
     });
 }
 

@@ -156,7 +156,7 @@ fn transactions_publish_and_acknowledge_together() {
         client.sync(1);
         watcher.count(1, "q");
         client.commit(1);
-        watcher.count(1, "q");
+        watcher.await_count(1, "q", 2);
         client.publish(1, "q", "3");
         client.rollback(1);
         watcher.count(1, "q");
@@ -170,10 +170,10 @@ fn transactions_publish_and_acknowledge_together() {
         watcher.count(1, "q");
         client.rollback(1);
         client.ack(1, 1, false);
-        // Twice in a transaction.
+        // Twice in a transaction: the channel is closed, and both messages go back.
         client.ack(1, 1, false);
         client.sync(1);
-        watcher.count(1, "q");
+        watcher.await_count(1, "q", 2);
     });
 }
 
@@ -231,7 +231,7 @@ fn a_transaction_with_a_missing_exchange_and_full_queues() {
         client.publish(1, "q", "2");
         client.commit(1);
         client.open_again(1);
-        client.count(1, "q");
+        client.await_count(1, "q", 1);
         client.select(1);
         client.publish_to(1, "", "nobody", &BasicProperties::new(), "a", true);
         client.publish_to(1, "", "nobody", &BasicProperties::new(), "b", true);
