@@ -351,6 +351,7 @@ as_short_string_behind!(&T, &mut T, Box<T>, Rc<T>, Arc<T>);
 )]
 mod tests {
     use std::collections::HashSet;
+    use std::hash::BuildHasher;
     use std::mem::size_of;
 
     use super::*;
@@ -388,6 +389,10 @@ mod tests {
         assert!(bytes != shown && bytes != *bytes.as_str());
         assert_eq!(bytes, ShortString::from(BINARY.to_vec()));
         assert_eq!(HashSet::from([bytes.clone(), shown.clone()]).len(), 2);
+        let hasher = std::hash::RandomState::new();
+        assert_eq!(hasher.hash_one(&bytes), hasher.hash_one(&bytes.clone()));
+        assert_ne!(hasher.hash_one(&bytes), hasher.hash_one(&shown));
+        assert_eq!(ShortString::from(&BINARY), bytes);
         assert_eq!(bytes.cmp(&shown), BINARY[..].cmp(shown.as_bytes()));
         assert_eq!(bytes.into_bytes(), BINARY);
         let control = ShortString::from("\u{1b}[2J");

@@ -200,6 +200,11 @@ fn a_table_is_sent_as_it_came_until_it_is_changed() {
     assert_eq!(encode(&table.clone()), Ok(came.clone()));
     assert_eq!(table, decode(&sorted).unwrap());
     assert_eq!(encode(&table.iter().collect()), Ok(sorted.clone()));
+    // Out of order, or twice: each of them is enough.
+    for came in ["01:62 56  01:61 56", "01:61 42 01  01:61 42 02"] {
+        let came = hex(came);
+        assert_eq!(encode(&decode(&came).unwrap()), Ok(came));
+    }
 
     let outer = one(table.clone());
     let inside = [
@@ -264,8 +269,14 @@ fn an_inner_length_must_not_exceed_the_outer_one() {
 
 #[test]
 fn numbers_that_are_none_are_read_but_not_sent() {
-    for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        refused(&one(number));
+    let numbers = [
+        (f64::NAN, "NaN"),
+        (f64::INFINITY, "inf"),
+        (f64::NEG_INFINITY, "-inf"),
+    ];
+    for (number, shown) in numbers {
+        let why = refused(&one(number));
+        assert!(why.contains(&format!("is {shown}; ")), "{why}");
         refused(&one(number as f32));
         refused(&one(vec![FieldValue::from(number)]));
     }

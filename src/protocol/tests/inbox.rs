@@ -3,7 +3,7 @@
 use super::channel::{channel, consumer, end, session};
 use super::message::{cancel, close, deliver, method, returned};
 use crate::protocol::channel::{Incoming, Phase};
-use crate::protocol::connection::{ConnectionEvent, Dispatcher, Session};
+use crate::protocol::connection::{ConnectionEvent, Dispatcher, Session, HELD_BOUND, RESUME_BELOW};
 use crate::protocol::method::Method;
 
 /// Calls on the connection.
@@ -39,6 +39,12 @@ fn held(session: &mut Session, slot: usize) -> (usize, usize, usize) {
     let channel = session.channel(slot).unwrap();
     let (held, held_returns) = (channel.held, channel.held_returns);
     (session.undelivered, held, held_returns)
+}
+
+/// As the documentation of `basic_qos` and of the errors has it.
+#[test]
+fn four_mib_may_wait_and_two_end_a_pause() {
+    assert_eq!((HELD_BOUND, RESUME_BELOW), (4 << 20, 2 << 20));
 }
 
 #[test]

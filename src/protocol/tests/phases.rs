@@ -2,7 +2,9 @@
 
 use super::channel::{channel, consumer, end, session};
 use super::message::{cancel, close, deliver, method, with_content};
-use crate::protocol::channel::{ChannelState, ConsumerState, Gate, Incoming, Phase, Reply};
+use crate::protocol::channel::{
+    ChannelState, ConsumerState, Content, Gate, Incoming, Phase, Reply,
+};
 use crate::protocol::connection::{Fed, Session};
 use crate::protocol::frame::{write_body, write_header};
 use crate::protocol::method::Method;
@@ -474,6 +476,12 @@ fn a_body_gets_the_room_that_it_needs() {
         let mut header = Vec::new();
         write_header(&mut header, 1, size as u64, &Default::default()).unwrap();
         session.feed(&header).unwrap();
+        match &session.channel(slot).unwrap().content {
+            Content::Body { message, .. } => {
+                assert_eq!(message.body.capacity(), size.min(1 << 20));
+            }
+            other => panic!("{other:?}"),
+        }
         for chunk in vec![7; size].chunks(CHUNK) {
             let mut frame = Vec::new();
             write_body(&mut frame, 1, chunk);
