@@ -22,8 +22,8 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(8);
 /// How much is read each time, at least: four times what brokers were seen to need.
 const QUOTA: usize = 4 << 20;
 
-/// Twice what brokers were seen to need: as good as the quota when reading pauses anew.
-pub(crate) const MUCH: usize = QUOTA / 2;
+/// Still twice what brokers were seen to need: as good as the quota when reading pauses anew.
+pub(crate) const HALF_QUOTA: usize = QUOTA / 2;
 
 const CHUNK: usize = 64 * 1024;
 

@@ -222,7 +222,7 @@ impl Link {
         let interest = match ending {
             Ending::Process => Interest::connection(),
             // Once too much waits for the program, nothing more is read for this.
-            Ending::Thread => Interest::idle(),
+            Ending::Thread => Interest::optional(),
         };
         let waited = self.wait(interest, Some(deadline), |shared| {
             asked.retain(|asked| !self.is_handled(shared, asked));

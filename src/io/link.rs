@@ -51,8 +51,8 @@ impl Interest {
         }
     }
 
-    /// The same for a thread that can do without the reply.
-    pub(crate) fn idle() -> Self {
+    /// The same for a thread that can do without the reply, so that nothing more is read for it while the program has enough.
+    pub(crate) fn optional() -> Self {
         Interest {
             for_reply: false,
             ..Interest::connection()

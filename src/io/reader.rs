@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use super::backlog::{Backlog, MUCH, PERIOD};
+use super::backlog::{Backlog, HALF_QUOTA, PERIOD};
 use super::stream::{closed, is_timeout, EarlyReads, Transport};
 use super::sync::Instant;
 use crate::protocol::connection::Session;
@@ -186,7 +186,7 @@ impl Reader {
     pub(super) fn begin_pause(&mut self) {
         let source = &mut self.source;
         source.looked_at = Instant::now();
-        if self.backlog.is_empty() && source.period_bytes >= MUCH {
+        if self.backlog.is_empty() && source.period_bytes >= HALF_QUOTA {
             source.begin_period(source.looked_at);
         }
     }

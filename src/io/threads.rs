@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::backlog::PERIOD;
 use super::exit::{self, AtExit};
 use super::link::{Link, Opened, Shared};
-use super::reader::{Ahead, Outcome, SLICE};
+use super::reader::{Ahead, Outcome, Reader, SLICE};
 use super::sync::thread::{self, Thread};
 use super::sync::{after, spawn, Instant, MutexGuard, LONG};
 use super::writer::Work;
@@ -109,26 +109,35 @@ fn read_until_end(link: &Link) {
             continue;
         };
         shared.hand_over = false;
-        loop {
-            let outcome = if reader.more {
-                Outcome::Bytes
-            } else {
-                let timeout = link.next_limit(&shared, reader.last_bytes());
-                drop(shared);
-                let outcome = reader.read(timeout);
-                link.wait_for_write_error(&outcome);
-                shared = link.lock();
-                outcome
-            };
-            link.receive(&mut shared, &mut reader, outcome);
-            let is_over = shared.session.end().is_some();
-            if is_over || shared.is_reader_wanted() || shared.has_enough(None) {
-                break;
-            }
-        }
+        shared = read_until_wanted(link, shared, &mut reader);
         seen_turns = shared.turns;
         shared.reader = Some(reader);
         shared.wake_next_reader();
+    }
+}
+
+/// Reads and handles what comes until a caller wants to read, or the program has enough, or the connection ends.
+fn read_until_wanted<'a>(
+    link: &'a Link,
+    mut shared: MutexGuard<'a, Shared>,
+    reader: &mut Reader,
+) -> MutexGuard<'a, Shared> {
+    loop {
+        let outcome = if reader.more {
+            Outcome::Bytes
+        } else {
+            let timeout = link.next_limit(&shared, reader.last_bytes());
+            drop(shared);
+            let outcome = reader.read(timeout);
+            link.wait_for_write_error(&outcome);
+            shared = link.lock();
+            outcome
+        };
+        link.receive(&mut shared, reader, outcome);
+        let is_over = shared.session.end().is_some();
+        if is_over || shared.is_reader_wanted() || shared.has_enough(None) {
+            return shared;
+        }
     }
 }
 

@@ -32,6 +32,17 @@ enum State {
     Nacked,
 }
 
+/// What the broker says of published messages: `basic.ack` or `basic.nack`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Confirmation {
+    /// The number of a message. 0 with `multiple` stands for all that were published so far (specification, `basic.ack`).
+    pub(crate) tag: u64,
+    /// Whether it is about all messages before this one, too.
+    pub(crate) multiple: bool,
+    /// Whether the broker refuses them.
+    pub(crate) is_nack: bool,
+}
+
 /// What the broker did not take.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Losses {
@@ -69,16 +80,14 @@ impl Confirms {
         }
     }
 
-    /// Records the broker's ack or nack. Returns how many messages it was the first for, or `None` if one of them was never
-    /// published.
-    /// A tag of 0 with `multiple` stands for all messages published so far (specification, `basic.ack`).
-    pub(crate) fn record(
-        &mut self,
-        tag: u64,
-        multiple: bool,
-        nack: bool,
-        published: u64,
-    ) -> Option<u64> {
+    /// Records what the broker says. Returns how many messages it was the first to confirm or refuse, or `None` if one of them
+    /// was never published.
+    pub(crate) fn record(&mut self, confirmation: Confirmation, published: u64) -> Option<u64> {
+        let Confirmation {
+            tag,
+            multiple,
+            is_nack,
+        } = confirmation;
         let last = if tag == 0 && multiple { published } else { tag };
         if last > published || (last == 0 && !multiple) {
             return None;
@@ -86,9 +95,9 @@ impl Confirms {
         let Some(index) = self.index(last) else {
             return Some(0);
         };
-        self.has_losses |= nack;
+        self.has_losses |= is_nack;
         let mut count = 0;
-        if self.above.is_empty() && !nack && (multiple || index == 0) {
+        if self.above.is_empty() && !is_nack && (multiple || index == 0) {
             // Acknowledged runs cost nothing per message.
             count = last - self.all_to;
             self.all_to = last;
@@ -99,10 +108,9 @@ impl Confirms {
             let first = if multiple { 0 } else { index };
             for state in &mut self.above[first..=index] {
                 if *state == State::Unconfirmed {
-                    *state = if nack {
-                        State::Nacked
-                    } else {
-                        State::Confirmed
+                    *state = match is_nack {
+                        true => State::Nacked,
+                        false => State::Confirmed,
                     };
                     count += 1;
                 }
@@ -220,6 +228,36 @@ fn is_in(runs: &[(u64, u64)], sequence: u64) -> bool {
 mod tests {
     use super::*;
 
+    fn ack(tag: u64) -> Confirmation {
+        Confirmation {
+            tag,
+            multiple: false,
+            is_nack: false,
+        }
+    }
+
+    /// All up to this one.
+    fn ack_to(tag: u64) -> Confirmation {
+        Confirmation {
+            multiple: true,
+            ..ack(tag)
+        }
+    }
+
+    fn nack(tag: u64) -> Confirmation {
+        Confirmation {
+            is_nack: true,
+            ..ack(tag)
+        }
+    }
+
+    fn nack_to(tag: u64) -> Confirmation {
+        Confirmation {
+            is_nack: true,
+            ..ack_to(tag)
+        }
+    }
+
     fn nacked(sequence: u64) -> Losses {
         Losses {
             nacked: vec![sequence],
@@ -238,13 +276,13 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_not_kept() {
         let mut confirms = Confirms::default();
-        confirms.record(1, false, true, 4);
+        confirms.record(nack(1), 4);
         let mut losses = Losses::default();
         confirms.take_for_good(1, 3, &mut losses);
         assert_eq!((losses.nacked, losses.pending), (vec![1], vec![2, 3]));
         confirms.add_returned(2, returned());
-        confirms.record(3, false, true, 4);
-        confirms.record(4, true, true, 4);
+        confirms.record(nack(3), 4);
+        confirms.record(nack_to(4), 4);
         assert_eq!((confirms.nacked, confirms.returned), (vec![4], vec![]));
         assert!(confirms.forgotten.is_empty());
     }
@@ -258,30 +296,30 @@ mod tests {
         confirms.take_for_good(1, 2, &mut losses);
         assert_eq!(losses.returned, [(2, returned())]);
         assert_eq!(losses.pending, [1]);
-        assert_eq!(confirms.record(2, true, false, 2), Some(2));
+        assert_eq!(confirms.record(ack_to(2), 2), Some(2));
         assert!(confirms.returned.is_empty() && confirms.forgotten.is_empty());
     }
 
     #[test]
     fn acks_in_a_row_count_what_they_confirm() {
         let mut confirms = Confirms::default();
-        assert_eq!(confirms.record(2, true, false, 9), Some(2));
-        assert_eq!(confirms.record(3, false, false, 9), Some(1));
-        assert_eq!(confirms.record(7, true, false, 9), Some(4));
+        assert_eq!(confirms.record(ack_to(2), 9), Some(2));
+        assert_eq!(confirms.record(ack(3), 9), Some(1));
+        assert_eq!(confirms.record(ack_to(7), 9), Some(4));
         assert_eq!((confirms.all_to, confirms.above.len()), (7, 0));
         assert!(!confirms.has_losses);
-        confirms.record(8, false, true, 9);
+        confirms.record(nack(8), 9);
         assert!(confirms.has_losses);
-        confirms.record(9, false, false, 9);
+        confirms.record(ack(9), 9);
         assert!(confirms.has_losses, "until it is asked for");
     }
 
     #[test]
     fn outcomes_report_each_loss_once() {
         let mut confirms = Confirms::default();
-        confirms.record(2, true, false, 9);
-        confirms.record(4, false, true, 9);
-        confirms.record(6, false, false, 9);
+        confirms.record(ack_to(2), 9);
+        confirms.record(nack(4), 9);
+        confirms.record(ack(6), 9);
         confirms.add_returned(8, returned());
         assert!(confirms.has_losses);
         let outcomes = confirms.outcomes();
@@ -289,12 +327,12 @@ mod tests {
         assert_eq!(outcomes.losses.nacked, [4]);
         assert_eq!(outcomes.losses.returned, [(8, returned())]);
         assert!(!confirms.has_losses);
-        confirms.record(3, false, true, 9);
+        confirms.record(nack(3), 9);
         let outcomes = confirms.outcomes();
         assert_eq!((outcomes.all_to, outcomes.above), (4, vec![6]));
         assert_eq!(outcomes.losses.nacked, [3]);
         assert_eq!(outcomes.losses.returned, []);
-        confirms.record(0, true, false, 9);
+        confirms.record(ack_to(0), 9);
         let all = Outcomes {
             all_to: 9,
             ..Outcomes::default()
@@ -325,8 +363,8 @@ mod tests {
     #[test]
     fn what_is_unconfirmed_is_counted_from_any_message_on() {
         let mut confirms = Confirms::default();
-        confirms.record(1, false, false, 9);
-        confirms.record(4, false, false, 9);
+        confirms.record(ack(1), 9);
+        confirms.record(ack(4), 9);
         for (first, last, unconfirmed) in [
             (1, 9, 7),
             (3, 5, 2),
@@ -343,11 +381,11 @@ mod tests {
     #[test]
     fn single_acks_out_of_order_close_the_gap() {
         let mut confirms = Confirms::default();
-        assert_eq!(confirms.record(3, false, false, 5), Some(1));
-        assert_eq!(confirms.record(2, false, false, 5), Some(1));
+        assert_eq!(confirms.record(ack(3), 5), Some(1));
+        assert_eq!(confirms.record(ack(2), 5), Some(1));
         assert!(!confirms.is_confirmed(1));
         assert_eq!(confirms.unconfirmed(1, 5), 3);
-        assert_eq!(confirms.record(1, false, false, 5), Some(1));
+        assert_eq!(confirms.record(ack(1), 5), Some(1));
         assert_eq!(confirms.all_to, 3);
         assert!(confirms.above.is_empty());
     }
@@ -355,9 +393,9 @@ mod tests {
     #[test]
     fn multiple_counts_only_what_was_unconfirmed() {
         let mut confirms = Confirms::default();
-        confirms.record(2, false, true, 9);
-        assert_eq!(confirms.record(4, true, false, 9), Some(3));
-        assert_eq!(confirms.record(4, true, false, 9), Some(0));
+        confirms.record(nack(2), 9);
+        assert_eq!(confirms.record(ack_to(4), 9), Some(3));
+        assert_eq!(confirms.record(ack_to(4), 9), Some(0));
         assert_eq!(confirms.take(2), Some(nacked(2)));
         assert_eq!(confirms.take(3), Some(Losses::default()));
         assert_eq!(confirms.take(5), None);
@@ -366,8 +404,8 @@ mod tests {
     #[test]
     fn multiple_nack_spares_what_was_acked_before() {
         let mut confirms = Confirms::default();
-        confirms.record(2, false, false, 3);
-        assert_eq!(confirms.record(3, true, true, 3), Some(2));
+        confirms.record(ack(2), 3);
+        assert_eq!(confirms.record(nack_to(3), 3), Some(2));
         let mut losses = Losses::default();
         confirms.take_losses(1, 3, &mut losses);
         assert_eq!(losses.nacked, [1, 3]);
@@ -382,9 +420,15 @@ mod tests {
         // 7919 is prime, so each number comes once.
         for n in 0..COUNT {
             let sequence = n * 7919 % COUNT + 1;
-            let count = confirms.record(sequence, false, sequence.is_multiple_of(1000), COUNT);
+            let count = confirms.record(
+                Confirmation {
+                    is_nack: sequence.is_multiple_of(1000),
+                    ..ack(sequence)
+                },
+                COUNT,
+            );
             assert_eq!(count, Some(1));
-            assert_eq!(confirms.record(sequence, false, false, COUNT), Some(0));
+            assert_eq!(confirms.record(ack(sequence), COUNT), Some(0));
         }
         assert_eq!((confirms.all_to, confirms.above.len()), (COUNT, 0));
         let mut losses = Losses::default();
@@ -403,7 +447,13 @@ mod tests {
         let mut confirms = Confirms::default();
         for sequence in 1..=2 * COUNT {
             let lost = sequence <= COUNT;
-            confirms.record(sequence, false, lost, 2 * COUNT);
+            confirms.record(
+                Confirmation {
+                    is_nack: lost,
+                    ..ack(sequence)
+                },
+                2 * COUNT,
+            );
             let outcome = (!lost).then(|| confirms.take(sequence));
             assert!(outcome.is_none_or(|outcome| outcome == Some(Losses::default())));
         }
@@ -415,14 +465,14 @@ mod tests {
     #[test]
     fn a_loss_above_an_unconfirmed_message_is_reported_once() {
         let mut confirms = Confirms::default();
-        confirms.record(3, false, true, 5);
-        confirms.record(5, true, false, 5);
+        confirms.record(nack(3), 5);
+        confirms.record(ack_to(5), 5);
         assert_eq!(confirms.take(3), Some(nacked(3)));
 
         let mut confirms = Confirms::default();
-        confirms.record(3, false, true, 5);
+        confirms.record(nack(3), 5);
         assert_eq!(confirms.take(3), Some(nacked(3)));
-        confirms.record(0, true, false, 5);
+        confirms.record(ack_to(0), 5);
         let mut losses = Losses::default();
         confirms.take_losses(1, 5, &mut losses);
         assert!(losses.nacked.is_empty());
@@ -432,8 +482,8 @@ mod tests {
     #[test]
     fn a_tag_of_zero_means_all_and_tags_never_published_are_refused() {
         let mut confirms = Confirms::default();
-        assert_eq!(confirms.record(4, false, false, 3), None);
-        assert_eq!(confirms.record(0, false, false, 3), None);
-        assert_eq!(confirms.record(0, true, false, 3), Some(3));
+        assert_eq!(confirms.record(ack(4), 3), None);
+        assert_eq!(confirms.record(ack(0), 3), None);
+        assert_eq!(confirms.record(ack_to(0), 3), Some(3));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Session, HELD_BOUND};
 use crate::protocol::channel::{Carrier, Content, Incoming, Received, Reply};
+use crate::protocol::confirms::Confirmation;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::{id, Method};
 use crate::protocol::properties::ReceivedProperties;
@@ -157,19 +158,13 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn confirm(
-        &mut self,
-        slot: usize,
-        tag: u64,
-        multiple: bool,
-        nack: bool,
-    ) -> Result<(), Error> {
+    pub(super) fn confirm(&mut self, slot: usize, confirmation: Confirmation) -> Result<(), Error> {
         let channel = self.at(slot)?;
         let gate = Arc::clone(&channel.gate);
         let published = gate.published.load(Ordering::Acquire);
-        let confirmed = channel.confirms.record(tag, multiple, nack, published);
+        let confirmed = channel.confirms.record(confirmation, published);
         let Some(confirmed) = confirmed.filter(|_| gate.confirming.load(Ordering::Acquire)) else {
-            let number = channel.number;
+            let (number, tag) = (channel.number, confirmation.tag);
             return Err(Error::unexpected(format_args!(
                 "a confirmation on channel {number} of message {tag}, never published"
             )));

@@ -6,6 +6,7 @@ use super::channels::Number;
 use super::{ConnectionEvent, Session};
 use crate::error::Result;
 use crate::protocol::channel::{Call, Content, Phase, Reply, FORGOTTEN};
+use crate::protocol::confirms::Confirmation;
 use crate::protocol::frame;
 use crate::protocol::method::{id, Method, MethodId};
 use crate::{Error, QueueDeclareOk};
@@ -112,12 +113,26 @@ impl Session {
             Method::BasicAck {
                 delivery_tag,
                 multiple,
-            } => self.confirm(slot, delivery_tag, multiple, false),
+            } => {
+                let confirmation = Confirmation {
+                    tag: delivery_tag,
+                    multiple,
+                    is_nack: false,
+                };
+                self.confirm(slot, confirmation)
+            }
             Method::BasicNack {
                 delivery_tag,
                 multiple,
                 ..
-            } => self.confirm(slot, delivery_tag, multiple, true),
+            } => {
+                let confirmation = Confirmation {
+                    tag: delivery_tag,
+                    multiple,
+                    is_nack: true,
+                };
+                self.confirm(slot, confirmation)
+            }
             Method::BasicCancel {
                 consumer_tag,
                 no_wait,

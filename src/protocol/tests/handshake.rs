@@ -276,7 +276,7 @@ fn a_refusal_is_reported_by_where_it_came() {
     );
     assert_eq!((&*at_once.cause, at_once.hint), ("320 maintenance", None));
 
-    let login = [start.clone(), close(403, "ACCESS_REFUSED")];
+    let login = [start, close(403, "ACCESS_REFUSED")];
     for (host, user, is_afar) in [
         ("broker", "guest", true),
         ("10.0.0.1", "guest", true),
