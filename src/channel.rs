@@ -36,7 +36,7 @@ use crate::Error;
 /// holds a clone of its own channel keeps that channel alive until it is cancelled or closed. Callbacks are given the
 /// channel, so they need no clone.
 ///
-/// When the broker closes a channel (over a missing queue, say), the connection stays open. The call that caused it fails
+/// When the broker closes a channel (over a missing queue, for instance), the connection stays open. The call that caused it fails
 /// with [`Error::ChannelClosedByBroker`], and so does every later call on the channel. What is only sent
 /// ([`basic_publish`](Channel::basic_publish) without confirms, [`basic_ack`](Channel::basic_ack)) cannot fail that way
 /// itself: the closure shows at the next call. A program that only asks [`is_open`](Channel::is_open) and drops the channel finds
@@ -502,7 +502,7 @@ impl Channel {
 
     /// Whether the channel is open (pika: `is_open`).
     ///
-    /// It turns false when the broker's close has come, and says nothing of why: the next call on the channel returns that.
+    /// It turns false when the broker's close has come, and does not show the reason: the next call on the channel returns that.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

@@ -55,7 +55,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// a connection while other threads have just published**: most such runs lose what was sent last, a whole burst included. Any
 /// call in the main thread that sends something or runs callbacks protects, before or after, and so does joining the threads. The protection rests on
 /// destructors of thread-local values, which run at the end of the process on Linux with glibc; elsewhere they may not.
-/// [`close`](Connection::close) is certain everywhere, and says what came of it.
+/// [`close`](Connection::close) is certain everywhere, and returns what came of it.
 ///
 /// # Forked children
 ///
@@ -119,7 +119,7 @@ impl Connection {
     /// Connects, logs in and opens the virtual host (pika: `BlockingConnection(parameters)`; specification 2.2.4).
     ///
     /// Takes [`ConnectionParameters`], an AMQP URL, or several of either as an array, a slice or a `Vec`: they are tried in
-    /// order, every address of each, as often as the last one's `connection_attempts` says.
+    /// order, every address of each, as often as the last one's `connection_attempts` is.
     ///
     /// ```
     /// # #[cfg(feature = "testing")]
@@ -154,7 +154,7 @@ impl Connection {
     }
 
     /// The same over a [`Stream`] that the caller made: a proxy, a tunnel, a Unix socket. Has no counterpart in pika. Host and port of the parameters
-    /// serve to name the peer in errors, and to check its certificate if they say TLS, which is then put around the
+    /// serve to name the peer in errors, and to check its certificate if they ask for TLS, which is then put around the
     /// stream. If opening fails, the stream is shut down.
     ///
     /// ```
@@ -290,7 +290,7 @@ impl Connection {
                 channel.close()?;
                 Ok(Some(found))
             }
-            // What may pass says that it is there and cannot be reached.
+            // An error that may pass means that it is there, and cannot be used just now.
             Err(error) if error.reply_code() == Some(404) && !error.is_retryable() => Ok(None),
             Err(error) => Err(error),
         }
@@ -537,7 +537,7 @@ impl Connection {
         self.link().heartbeat.interval()
     }
 
-    /// What the server says of itself: product, version, capabilities (specification 1.4.2.1; not in pika's blocking API).
+    /// What the server announces of itself: product, version, capabilities (specification 1.4.2.1; not in pika's blocking API).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

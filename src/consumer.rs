@@ -47,8 +47,8 @@ impl Channel {
     ///
     /// It waits for each message, and runs callbacks meanwhile. It ends when [`cancel`](Channel::cancel) was called, when
     /// the broker cancelled the consumer, when this program closed the channel or the connection, or when a limit of the
-    /// request is reached: [`idle_exit`](Consume::idle_exit), [`time_limit`](Consume::time_limit). If the broker closed or
-    /// the connection is lost, it yields that error once and ends. [`Messages::ended`] says why nothing more can come.
+    /// request has passed: [`idle_exit`](Consume::idle_exit), [`time_limit`](Consume::time_limit). If the broker closed or
+    /// the connection is lost, it yields that error once and ends. [`Messages::ended`] returns why nothing more can come.
     /// [`Messages::inactivity_timeout`] yields an idle tick instead of ending, as pika's generator does.
     ///
     /// Dropping it leaves the consumer as it is: the same request resumes it, [`cancel`](Channel::cancel) ends it.
@@ -225,7 +225,7 @@ impl Messages {
     }
 
     /// Whether nothing more can come, whatever the cause: the consumer was cancelled, by this program or by the broker, or
-    /// its channel or connection is closed, and all that had come has been yielded. [`ended`](Messages::ended) says which.
+    /// its channel or connection is closed, and all that had come has been yielded. [`ended`](Messages::ended) returns which.
     ///
     /// While it is false, an iterator that ended by [`idle_exit`](Consume::idle_exit) can be asked again.
     ///
@@ -246,7 +246,7 @@ impl Messages {
     /// Why nothing more can come, once that is so: [`Cancelled`](ConsumingEnded::Cancelled) by this program,
     /// [`CancelledByBroker`](ConsumingEnded::CancelledByBroker), or [`Closed`](ConsumingEnded::Closed) with its channel or
     /// connection, by whichever side. If it was the broker that closed these, or they were lost, the iterator has yielded the error
-    /// that says why; after a cancellation by the broker it ends without one. The iterator must outlive the loop for this:
+    /// with the reason; after a cancellation by the broker it ends without one. The iterator must outlive the loop for this:
     /// `for message in &mut messages`.
     ///
     /// ```

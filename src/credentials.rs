@@ -100,7 +100,7 @@ impl Default for PlainCredentials {
 /// RabbitMQ needs its plugin `rabbitmq_auth_mechanism_ssl`, `EXTERNAL` among its `auth_mechanisms`, and takes the user's
 /// name from the certificate: the whole distinguished name, or with `ssl_cert_login_from = common_name` the common name.
 /// The certificate is given with `TlsOptions::client_certificate_files` (feature `tls`). A server that does not offer
-/// `EXTERNAL` makes for [`Error::Authentication`](crate::Error::Authentication), which says what it offers.
+/// `EXTERNAL` makes for [`Error::Authentication`](crate::Error::Authentication), which names what it offers.
 ///
 /// ```
 /// use haypile::{ConnectionParameters, ExternalCredentials};
@@ -131,7 +131,7 @@ pub enum Credentials {
     Plain(PlainCredentials),
     /// User name and password, by `AMQPLAIN` alone.
     AmqPlain(AmqPlainCredentials),
-    /// What the transport says.
+    /// The identity is the transport's.
     External(ExternalCredentials),
     /// The first of these whose mechanism the server offers.
     FirstOffered(Vec<Credentials>),

@@ -111,7 +111,7 @@ pub struct GetOk {
 pub struct Return {
     /// The AMQP reply code, such as 312 (`NO_ROUTE`).
     pub reply_code: u16,
-    /// What the server said.
+    /// The server's text.
     pub reply_text: String,
     /// The exchange it was published to; empty for the default exchange.
     pub exchange: ShortString,
@@ -212,7 +212,7 @@ pub struct QueueDeclareOk {
 pub enum ConsumingEnded {
     /// This program cancelled the last consumer.
     Cancelled,
-    /// The broker cancelled the last consumer. It does not say why: the queue was deleted, its node was lost, a permission
+    /// The broker cancelled the last consumer. It does not send the reason: the queue was deleted, its node was lost, a permission
     /// was withdrawn, or, on a quorum queue from RabbitMQ 4.3 on, a message was held for too long (`consumer_timeout`,
     /// `x-consumer-timeout`; 30 minutes unless set). The log names the message that was held, and acknowledging a message
     /// of such a consumer is [`Error::ConsumerCancelled`](crate::Error::ConsumerCancelled). The tag can be used again.

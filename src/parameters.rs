@@ -450,7 +450,7 @@ impl ConnectionParameters {
         self
     }
 
-    /// Puts the connection inside TLS (pika: `ssl_options`; feature `tls`). Default: none, or what an `amqps://` URL says.
+    /// Puts the connection inside TLS (pika: `ssl_options`; feature `tls`). Default: none, or as an `amqps://` URL has it.
     /// Takes a [`TlsOptions`], or `None` to leave TLS out. It also sets the default port.
     ///
     /// ```
@@ -490,7 +490,7 @@ impl ConnectionParameters {
         format!("{before}{}{behind}:{port}", self.host)
     }
 
-    /// What `connection.start-ok` says to the server: the defaults, and what the program adds to them or puts in their
+    /// What `connection.start-ok` announces to the server: the defaults, and what the program adds to them or puts in their
     /// place.
     pub(crate) fn merged_client_properties(&self) -> FieldTable {
         let mut capabilities = FieldTable::new();
@@ -524,7 +524,7 @@ impl ConnectionParameters {
 
     /// Refuses what is out of range or cannot be sent.
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        // This may be a URL, or a piece of one, with a password in it: it is not repeated.
+        // This may be a URL, or a part of one, with a password in it: it is not repeated.
         if self.host.contains(['/', '@', '?', '#'])
             || (self.host.contains([':', '[', ']']) && !is_ipv6(&self.host))
         {
@@ -608,7 +608,7 @@ impl ConnectionParameters {
         if let Some((field, value, expected)) = self.tls.as_ref().and_then(TlsOptions::problem) {
             return Err(Error::invalid(field, value, expected));
         }
-        // Whether they fit into a frame is known when the server has said how large one may be.
+        // Whether they fit into a frame is known when the server has sent how large one may be.
         let properties = self.merged_client_properties();
         if let Err(error) = properties.encode(&mut Vec::new()) {
             return Err(match error {
@@ -718,7 +718,7 @@ pub(crate) fn has_space(text: &str) -> bool {
     text.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
-/// Whether this is an IPv6 address, perhaps with the interface by which it is reached: `fe80::1%eth0`.
+/// Whether this is an IPv6 address, perhaps with its interface: `fe80::1%eth0`.
 fn is_ipv6(host: &str) -> bool {
     let address = host.split_once('%').map_or(host, |(address, _)| address);
     address.parse::<Ipv6Addr>().is_ok()

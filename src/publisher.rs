@@ -35,7 +35,7 @@ use crate::{AsShortString, BasicPublish, Error, UnconfirmedReport};
 ///     publisher.publish("", "numbers", n.to_string())?;
 /// }
 /// match publisher.wait_for_confirms(Duration::from_secs(30)) {
-///     // Also when the connection was lost meanwhile: then `report.cause` says so.
+///     // Also when the connection was lost meanwhile: then it is in `report.cause`.
 ///     Err(Error::Unconfirmed(report)) => eprintln!("publish again: {:?} {:?}", report.nacked, report.pending),
 ///     other => other?,
 /// }
@@ -212,7 +212,7 @@ impl Publisher {
 
     /// Waits until the broker has confirmed, refused or returned every message published so far, or the time is up.
     ///
-    /// After the end of the channel or the connection the report still comes: [`UnconfirmedReport::cause`] says what ended
+    /// After the end of the channel or the connection the report still comes: [`UnconfirmedReport::cause`] is what ended
     /// it, [`pending`](UnconfirmedReport::pending) which messages have no confirmation, and
     /// [`confirmed`](UnconfirmedReport::confirmed) which have one, so that only the rest need be published again elsewhere.
     ///

@@ -115,7 +115,7 @@ impl TlsOptions {
     /// followed by those that lead to its authority. The key may be in the same file.
     ///
     /// Keys are for RSA (2048 to 8192 bits), ECDSA (P-256 or P-384) or Ed25519, as PKCS#8, PKCS#1 or SEC1. One that needs a
-    /// passphrase is refused, with an error that says so: `openssl pkey -in encrypted.key -out client.key` decrypts it.
+    /// passphrase is refused, with an error that names the remedy: `openssl pkey -in encrypted.key -out client.key` decrypts it.
     ///
     /// Who this is to RabbitMQ is another matter: see [`ExternalCredentials`](crate::ExternalCredentials).
     ///
@@ -335,7 +335,7 @@ impl TlsOptions {
     fn server_name(&self, host: &str) -> Result<ServerName<'static>> {
         let (field, name) = match &self.server_hostname {
             Some(name) => (SERVER_NAME, name.as_str()),
-            // Certificates know nothing of the interface by which an address of one link is reached: fe80::1%eth0
+            // Certificates know nothing of the interface of an address of one link: fe80::1%eth0
             None => (
                 "host",
                 host.split_once('%').map_or(host, |(address, _)| address),
@@ -394,7 +394,7 @@ impl ServerCertVerifier for AnyCertificate {
         Ok(ServerCertVerified::assertion())
     }
 
-    // Who signed says nothing where anybody will do, and certificates that are too odd to be read are taken too.
+    // Who signed means nothing where anybody will do, and certificates that are too odd to be read are taken too.
     fn verify_tls12_signature(
         &self,
         _: &[u8],
@@ -482,28 +482,28 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named() {
         let missing = TlsOptions::new().ca_certificates_file("/no/such/ca.pem");
-        let said = text(missing.prepare("h"));
+        let shown = text(missing.prepare("h"));
         assert!(
-            said.contains("cacertfile") && said.contains("/no/such/ca.pem"),
-            "{said}"
+            shown.contains("cacertfile") && shown.contains("/no/such/ca.pem"),
+            "{shown}"
         );
-        let said = text(
+        let shown = text(
             TlsOptions::new()
                 .danger_accept_any_certificate()
                 .client_certificate_files("/no/such/c.pem", "/no/such/k.pem")
                 .prepare("h"),
         );
         assert!(
-            said.contains("certfile") && said.contains("/no/such/c.pem"),
-            "{said}"
+            shown.contains("certfile") && shown.contains("/no/such/c.pem"),
+            "{shown}"
         );
         let none = TlsOptions::new().ca_certificates_pem("nothing of the kind");
         assert!(text(none.prepare("h")).contains("no certificate"));
         let broken = TlsOptions::new().ca_certificates_pem("-----BEGIN CERTIFICATE-----\nhush");
-        let said = text(broken.prepare("h"));
+        let shown = text(broken.prepare("h"));
         assert!(
-            said.contains("END line") && !said.contains("hush"),
-            "{said}"
+            shown.contains("END line") && !shown.contains("hush"),
+            "{shown}"
         );
     }
 

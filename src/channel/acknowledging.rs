@@ -14,7 +14,7 @@ impl Channel {
     ///
     /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. As long as all messages of
     /// the channel are acknowledged in the order in which they came, acknowledgements that go out together go out as one with
-    /// `multiple`, which says the same and costs the broker much less. A tag that the broker does not know makes it close the
+    /// `multiple`, which means the same and costs the broker much less. A tag that the broker does not know makes it close the
     /// channel, which shows at a later call.
     ///
     /// ```
@@ -161,7 +161,7 @@ impl Channel {
     }
 
     /// What acknowledges a message of a consumer that the broker has cancelled is sent, since it may count still, and reported:
-    /// most often the broker has given the message to another consumer. One that gives it back says what is so anyway.
+    /// most often the broker has given the message to another consumer. A message that is given back has gone back anyway.
     #[cold]
     fn check_not_late(&self, method: &Method<'_>) -> Result<()> {
         let delivery_tag = match *method {

@@ -17,7 +17,7 @@ pub(crate) fn is_of_stream(arguments: &FieldTable) -> bool {
     arguments.get(STREAM_OFFSET).is_some()
 }
 
-/// The argument that says where in a stream to begin, and the header that says where in its stream a message is.
+/// The argument with the position in a stream at which to begin, and the header with the position of a message in its stream.
 pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
 
 impl Channel {
@@ -408,7 +408,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Runs a callback whenever the broker cancels a consumer of this channel, because its queue was deleted, say
+    /// Runs a callback whenever the broker cancels a consumer of this channel, because its queue was deleted, for instance
     /// (pika: `add_on_cancel_callback`; RabbitMQ's consumer cancel notification).
     ///
     /// ```
@@ -608,7 +608,7 @@ impl Channel {
     ///   connection (on Linux up to the last values of `tcp_wmem` and `tcp_rmem`, 4 and 6 MiB by default, and what the broker
     ///   itself has on its way), for each call that is made while more than 4 MiB wait. Measured beside a flood of 300 MB:
     ///   14 to 19 MB a call; 50 MB where the machine was so busy that the broker sent on for long before it came to the call.
-    /// * What comes for a channel that nobody serves, while every thread that runs callbacks or asks an iterator waits for
+    /// * What comes for a channel that no thread serves, while every thread that runs callbacks or asks an iterator waits for
     ///   messages of other channels. These can only come behind it, so **it is taken in without a bound**: a queue of 300 MB
     ///   takes 300 MB. A channel is not served when no thread is inside a call that runs its callbacks, or asks its iterator
     ///   for the next message. Give such a consumer a prefetch limit, or cancel it.

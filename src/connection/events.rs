@@ -158,7 +158,7 @@ impl Connection {
     /// Why the broker blocks this connection, such as `low on memory`; `None` if it does not (RabbitMQ's
     /// `connection.blocked`; pika keeps only whether).
     ///
-    /// The broker says so when a connection publishes while memory or disk are short. It reads nothing from the connection
+    /// The broker reports it when a connection publishes while memory or disk are short. It reads nothing from the connection
     /// then: what is published waits, and so does every call behind it.
     ///
     /// ```

@@ -193,7 +193,7 @@ impl InFlight {
         self.open += 1;
     }
 
-    /// Takes in what the broker said of the present channel's messages.
+    /// Takes in the broker's confirms and refusals of the present channel's messages.
     pub(super) fn take_in(&mut self, outcomes: Outcomes) -> Progress {
         let mut progress = Progress::default();
         for (sequence, message) in outcomes.losses.returned {

@@ -77,7 +77,7 @@ pub(super) trait Connections {
     /// may pass.
     fn attempt(&mut self) -> Result<Option<Connection>>;
 
-    /// A connection ended by this. Fails with what ends everything. `progress` says whether anything was confirmed on it.
+    /// A connection ended by this. Fails with what ends everything. `progress`: whether anything was confirmed on it.
     fn ended(&mut self, connection: &Connection, error: Error, progress: bool) -> Result<()>;
 
     fn report(&self, _event: &SupervisorEvent) {}
@@ -265,7 +265,7 @@ fn send_again(core: &Core, channel: &Channel) -> Result<()> {
                 return Err(error);
             }
             Err(NotSent::Unsendable(error)) => {
-                // The new broker takes smaller frames than the former, say.
+                // The new broker may take smaller frames than the former.
                 log::warn!("message {} cannot be sent: {error}", entry.number);
                 state.flight.give_up(entry);
                 continue;

@@ -64,7 +64,7 @@ type OnEvent = dyn Fn(&SupervisorEvent) + Send + Sync;
 /// that follow; see [`in_order`](Supervisor::in_order).
 ///
 /// Nothing is recorded and nothing is restored: queues, bindings, consumers, qos and confirm mode are there again because the
-/// code that makes them runs again. Handles of a former connection stay dead: each call on them fails with an error that says
+/// code that makes them runs again. Handles of a former connection stay dead: each call on them fails with an error that names
 /// how that connection ended, and sends nothing. So a worker thread that acknowledges a message of before a loss gets an error,
 /// which it can ignore: the broker has put the message back, and delivers it again.
 ///

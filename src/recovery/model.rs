@@ -1,5 +1,5 @@
-//! A model checker walks the hand-offs of a reliable publisher between its caller, its thread, and what the broker says or
-//! fails to say. See `io/model.rs` for the checker, its clock and its two kinds of timing.
+//! A model checker walks the hand-offs of a reliable publisher between its caller, its thread, and what the broker sends or
+//! fails to send. See `io/model.rs` for the checker, its clock and its two kinds of timing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
@@ -189,7 +189,7 @@ struct Served {
     number: usize,
     may_be_lost: bool,
     broker: Broker,
-    /// What is not acknowledged or refused, by its tag. Held until the settling is sent, as a broker sends acks and nacks in the order in which
+    /// What is not acknowledged or refused, by its tag. Held until that is sent, as a broker sends acks and nacks in the order in which
     /// it makes them.
     open: Arc<sync::Mutex<BTreeMap<u64, u64>>>,
 }

@@ -40,7 +40,7 @@ const TAKE_IN: u64 = 256;
 /// [`take_unconfirmed`](ReliablePublisher::take_unconfirmed) hands it back.
 ///
 /// A loss is mended by a thread of the publisher's own, without a further call: it connects again, runs the set-up, and sends
-/// what was not confirmed once more, oldest first. What the broker refuses is tried again, ever more slowly. A receiver can tell
+/// what was not confirmed once more, oldest first. What the broker refuses is tried again, ever more slowly. A receiver recognizes
 /// doubles by their `message_id`, which is set where there is none. Order is kept but for what is sent again.
 ///
 /// ```
@@ -98,7 +98,7 @@ pub(super) struct Core {
     id: String,
     /// Wakes the thread.
     pub(super) signal: Arc<Signal>,
-    /// How often refused messages were given up: the broker says nothing then that would end a wait for confirms.
+    /// How often refused messages were given up: the broker sends nothing then that would end a wait for confirms.
     pub(super) given_up: AtomicU64,
     closing: AtomicBool,
     /// The process whose thread works for this publisher.
@@ -131,7 +131,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Takes in what the broker said of this channel's messages.
+    /// Takes in the broker's confirms and refusals of this channel's messages.
     pub(super) fn take_in(&mut self, channel: &Channel) {
         // Counted first, so that what comes meanwhile is looked at once more.
         self.seen = channel.confirmed();
@@ -385,7 +385,7 @@ impl ReliablePublisher {
     ///
     /// - [`Error::Timeout`] if there was no room or no connection in time. The publisher goes on.
     /// - [`Error::Stopped`] if a stop ended the wait.
-    /// - [`Error::Unconfirmed`] if what was returned or refused for good leaves no room; the report says what that is.
+    /// - [`Error::Unconfirmed`] if what was returned or refused for good leaves no room; the report lists it.
     /// - [`Error::ShortStringTooLong`] and [`Error::InvalidParameter`] for what cannot be sent.
     /// - What the publisher cannot mend: [`Error::GaveUp`], what the set-up failed with, and what the broker refuses for good,
     ///   such as an exchange that does not exist. The publisher is at its end then, and

@@ -192,7 +192,7 @@ pub(super) fn random() -> u64 {
     high ^ low.rotate_left(32)
 }
 
-/// Kinds of errors that `GaveUp` tells apart.
+/// Kinds of errors that `GaveUp` keeps apart.
 const KINDS: usize = 16;
 
 /// What has gone wrong since the last lasting connection.

@@ -38,7 +38,7 @@ pub(super) fn loss(
     }
 }
 
-/// What an error comes from: after the end of a connection many calls say only that something is not open.
+/// What an error comes from: after the end of a connection many calls report only that something is not open.
 fn cause(connection: &Connection, error: &Error) -> Error {
     match error {
         Error::ConnectionWrongState { .. }

@@ -303,7 +303,7 @@ impl BasicGet {
     }
 }
 
-/// What `basic_ack` says (pika: `basic_ack(delivery_tag=0, multiple=False)`; AMQP 0-9-1, `basic.ack`).
+/// What `basic_ack` sends (pika: `basic_ack(delivery_tag=0, multiple=False)`; AMQP 0-9-1, `basic.ack`).
 ///
 /// ```
 /// use haypile::BasicAck;
@@ -374,7 +374,7 @@ impl From<u64> for BasicAck {
     }
 }
 
-/// What `basic_nack` says (pika: `basic_nack(delivery_tag=0, multiple=False, requeue=True)`; RabbitMQ's extension
+/// What `basic_nack` sends (pika: `basic_nack(delivery_tag=0, multiple=False, requeue=True)`; RabbitMQ's extension
 /// `basic.nack`).
 ///
 /// ```
@@ -461,7 +461,7 @@ impl From<u64> for BasicNack {
     }
 }
 
-/// What `basic_reject` says (pika: `basic_reject(delivery_tag=0, requeue=True)`; AMQP 0-9-1, `basic.reject`).
+/// What `basic_reject` sends (pika: `basic_reject(delivery_tag=0, requeue=True)`; AMQP 0-9-1, `basic.reject`).
 ///
 /// ```
 /// use haypile::BasicReject;

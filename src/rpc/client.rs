@@ -60,7 +60,7 @@ const LONGEST_EXPIRATION: u128 = u32::MAX as u128;
 /// assert_eq!(reply.body, b"42");
 ///
 /// match client.call("increase", "many", Duration::from_secs(5)) {
-///     Err(Error::Rpc(error)) => eprintln!("the server says: {}", error.message),
+///     Err(Error::Rpc(error)) => eprintln!("the server reports: {}", error.message),
 ///     Err(Error::Unroutable(_)) => eprintln!("there is no such queue"),
 ///     Err(Error::Timeout { .. }) => eprintln!("nobody replied in time"),
 ///     other => println!("{:?}", other?.body),
@@ -132,7 +132,7 @@ impl RpcClient {
     /// Sends a request to a queue and waits for its reply.
     ///
     /// `timeout` bounds the whole call. It is also the request's `expiration`, so that the queue drops a request that
-    /// nobody waits for any more. (What a server has taken by then it does work on; one with a prefetch of 1 takes no more than it
+    /// no caller waits for any more. (What a server has taken by then it does work on; one with a prefetch of 1 takes no more than it
     /// works on.)
     ///
     /// ```

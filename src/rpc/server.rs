@@ -16,7 +16,7 @@ type Foreign = Box<dyn std::error::Error + Send + Sync>;
 const KIND_MOST: usize = 255;
 
 /// Replies to requests: a loop that takes each message of a queue, calls a handler, and sends what it returns to where the
-/// request's `reply_to` says, with the request's correlation id. pika's users write this loop by hand (its example of an RPC server).
+/// request's `reply_to` names, with the request's correlation id. pika's users write this loop by hand (its example of an RPC server).
 ///
 /// The requests may come from an [`RpcClient`](crate::RpcClient) or from any other client, in any language.
 ///
@@ -101,7 +101,7 @@ impl RpcServer {
         self
     }
 
-    /// Replies to requests until the consumer ends, and says why it ended. It sets the prefetch of the channel, and consumes by the
+    /// Replies to requests until the consumer ends, and returns why it ended. It sets the prefetch of the channel, and consumes by the
     /// channel's [iterator](Channel::consume).
     ///
     /// It is ended by [`stop_handle`](Channel::stop_handle) from any thread, or by [`cancel`](Channel::cancel), in the handler

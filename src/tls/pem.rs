@@ -120,7 +120,7 @@ fn private_key(bytes: &[u8]) -> Read<PrivateKeyDer<'static>> {
         Err(pem::Error::NoItemsFound) => return Err(no_key(&text)),
         Err(error) => return Err(describe(&error)),
     };
-    // The label may say one form while the content has another.
+    // The label may name one form while the content has another.
     match PrivateKeyDer::try_from(key.secret_der()) {
         Ok(key) => Ok(key.clone_key()),
         Err(_) => Ok(key),
@@ -196,7 +196,7 @@ fn ends_section(line: &[u8]) -> bool {
     line.starts_with(b"-----END ") && line.trim_ascii_end().ends_with(b"-----")
 }
 
-/// Whether it is a sequence in DER, and as long as it says.
+/// Whether it is a sequence in DER, and as long as its length field has it.
 fn is_der(bytes: &[u8]) -> bool {
     match *bytes {
         [0x30, short, ..] if short < 0x80 => bytes.len() == usize::from(short) + 2,
