@@ -400,3 +400,125 @@ fn a_slot_belongs_to_the_handle_that_took_it_last() {
         assert!(callbacks.owner(3).is_none());
     });
 }
+
+/// Takes every lock that dispatch might hold, as the program's code may. A lock that is held never comes free.
+fn take_all_locks(rig: &Rig, handle: &Handle) {
+    drop(rig.link.lock());
+    rig.link.wake_all();
+    handle.callbacks.new_consumer_id();
+    handle.callbacks.add_returned(Box::new(|_, _, _, _| Ok(())));
+    handle.callbacks.add_cancelled(Box::new(|_, _| Ok(())));
+    rig.callbacks.add_blocked(Box::new(|_| Ok(())));
+    rig.callbacks.add_unblocked(Box::new(|| Ok(())));
+    let due = Instant::now() + Duration::from_secs(3600);
+    let timer = rig.callbacks.timers.add(due, Box::new(|| Ok(())));
+    drop(rig.callbacks.timers.take(timer));
+    drop(rig.callbacks.owner(handle.slot));
+}
+
+/// What a callback of the program captures: its drop is the program's code as well.
+struct Probe {
+    rig: Rig,
+    handle: Arc<Handle>,
+    name: &'static str,
+}
+
+impl Probe {
+    fn run(&self) -> Result<()> {
+        take_all_locks(&self.rig, &self.handle);
+        self.rig.log.push(self.name);
+        Ok(())
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        take_all_locks(&self.rig, &self.handle);
+        self.rig.log.push(format!("{} dropped", self.name));
+    }
+}
+
+#[test]
+fn no_lock_is_held_while_the_programs_code_runs() {
+    bounded(|| {
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let (same, its) = (rig.clone(), Arc::clone(&handle));
+        let probe = move |name| Probe {
+            rig: same.clone(),
+            handle: Arc::clone(&its),
+            name,
+        };
+        let mut shared = rig.link.lock();
+        let channel = shared.session.channel(handle.slot).unwrap();
+        channel.wants_returns = true;
+        drop(shared);
+        let message = probe("message");
+        rig.consume(&handle, "c", move |_, _| message.run());
+        // One that is removed while it runs, and one in its place.
+        let (replaced, then) = (probe("replaced"), probe("then"));
+        let (mut then, same) = (Some(then), rig.clone());
+        let id = handle.callbacks.new_consumer_id() + 1;
+        rig.consume(&handle, "d", move |handle, _| {
+            same.remove_consumer(handle, "d", id);
+            if let Some(then) = then.take() {
+                same.consume(handle, "d", move |_, _| then.run());
+            }
+            replaced.run()
+        });
+        let (returned_probe, cancelled) = (probe("returned"), probe("cancelled"));
+        let callbacks = &handle.callbacks;
+        callbacks.add_returned(Box::new(move |_, _, _, _| returned_probe.run()));
+        callbacks.add_cancelled(Box::new(move |_, _| cancelled.run()));
+        let (timer, late) = (probe("timer"), probe("late"));
+        let (blocked_probe, unblocked_probe) = (probe("blocked"), probe("unblocked"));
+        let timers = &rig.callbacks.timers;
+        timers.add(Instant::now(), Box::new(move || timer.run()));
+        let due = Instant::now() + Duration::from_secs(3600);
+        timers.add(due, Box::new(move || late.run()));
+        rig.callbacks
+            .add_blocked(Box::new(move |_| blocked_probe.run()));
+        rig.callbacks
+            .add_unblocked(Box::new(move || unblocked_probe.run()));
+        drop(probe);
+
+        let events = [
+            blocked("memory"),
+            unblocked(),
+            deliver(1, "c", 1, "m"),
+            deliver(1, "d", 2, "m"),
+            deliver(1, "d", 3, "m"),
+            returned(1, "m"),
+            cancel(1, "c"),
+        ];
+        rig.say(&events.concat());
+        assert!(rig.look().unwrap());
+        let expected = [
+            "timer",
+            "timer dropped",
+            "blocked",
+            "unblocked",
+            "message",
+            "replaced",
+            "replaced dropped",
+            "then",
+            "returned",
+            "message dropped",
+            "cancelled",
+        ];
+        assert_eq!(rig.log.take(), expected);
+        rig.end();
+        assert_eq!(rig.look().unwrap_err().reply_code(), Some(320));
+        let mut dropped = rig.log.take();
+        dropped.sort();
+        let expected = [
+            "blocked",
+            "cancelled",
+            "late",
+            "returned",
+            "then",
+            "unblocked",
+        ];
+        assert_eq!(dropped, expected.map(|name| format!("{name} dropped")));
+    });
+}
