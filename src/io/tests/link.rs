@@ -87,7 +87,7 @@ fn a_change_wakes_those_whom_it_concerns() {
         (Interest::channel(one), [true, false, true]),
         (Interest::channel(two), [false, true, true]),
         (Interest::connection(), [true, true, true]),
-        (Interest::idle(), [true, true, true]),
+        (Interest::optional(), [true, true, true]),
         (dispatcher(3, None), [true, true, true]),
         (dispatcher(7, Some(two)), [true, true, true]),
         (dispatcher(8, Some(two)), [false, true, true]),
@@ -170,7 +170,7 @@ fn reading_pauses_while_the_program_is_at_work_and_nobody_waits_for_a_reply() {
     let link = link(&Script::default());
     let mut shared = link.lock();
     let slot = add_channel(&mut shared, 0);
-    let idle = Some(Interest::idle());
+    let idle = Some(Interest::optional());
     let call = Some(Interest::channel(slot));
     shared.session.undelivered = HELD_BOUND;
     assert!(!shared.has_enough(None));
@@ -178,7 +178,7 @@ fn reading_pauses_while_the_program_is_at_work_and_nobody_waits_for_a_reply() {
     assert!(shared.has_enough(None));
     // A thread that waits would wait for ever, unless the program's code is at work and comes back for more.
     assert!(!shared.has_enough(idle) && !shared.has_enough(call));
-    let waiter = shared.add_waiter(Interest::idle());
+    let waiter = shared.add_waiter(Interest::optional());
     assert!(!shared.has_enough(None));
     let at_work = |shared: &mut Shared, running| {
         shared.session.channel(slot).unwrap().running = running;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::super::backlog::{MUCH, PERIOD};
+use super::super::backlog::{HALF_QUOTA, PERIOD};
 use super::super::reader::{Ahead, Outcome, Reader, SLICE};
 use super::super::stream::EarlyReads;
 use super::*;
@@ -178,9 +178,9 @@ fn a_quota_is_reached_within_a_period() {
         assert!(!reader.has_quota(0) && !reader.is_period_over());
         assert!(reader.next_look(PERIOD) <= PERIOD);
         assert_eq!(reader.next_look(Duration::ZERO), Duration::ZERO);
-        read_ahead(&script, &mut reader, MUCH);
+        read_ahead(&script, &mut reader, HALF_QUOTA);
         let early = reader.has_quota(0);
-        read_ahead(&script, &mut reader, MUCH);
+        read_ahead(&script, &mut reader, HALF_QUOTA);
         let reached = reader.has_quota(0);
         // A look within the period leaves what was counted. So does a pause while what was read ahead is not handled.
         reader.end_look(false);
@@ -208,11 +208,11 @@ fn a_pause_after_much_was_read_begins_a_period() {
         }
         reader.begin_pause();
         // What is missing to the quota if no period has begun, and not enough if one has.
-        read_ahead(&script, &mut reader, MUCH + 8);
+        read_ahead(&script, &mut reader, HALF_QUOTA + 8);
         reader.has_quota(0)
     };
-    assert!(once(|| has_quota(MUCH - 8)));
-    assert!(!has_quota(MUCH));
+    assert!(once(|| has_quota(HALF_QUOTA - 8)));
+    assert!(!has_quota(HALF_QUOTA));
 }
 
 #[test]
