@@ -85,7 +85,7 @@ pub(crate) struct Shared {
     /// How often callers have read for themselves.
     pub(super) turns: u64,
     /// A caller found nothing to read and leaves reading to the reader thread.
-    pub(super) hand_over: bool,
+    pub(crate) hand_over: bool,
     /// The reader thread does not read, because too much waits for the program.
     paused: bool,
     /// When reading paused last, and when it went on.
@@ -224,7 +224,7 @@ impl Shared {
     }
 
     /// Reading pauses, if it does not already.
-    pub(super) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         if !self.paused {
             self.paused = true;
             self.pause = Some((Instant::now(), None));

@@ -89,7 +89,8 @@ struct Rig {
     link: Arc<Link>,
     callbacks: Arc<ConnectionCallbacks<Handle>>,
     log: Log,
-    _broker: Arc<TcpStream>,
+    /// The other end, which says and reads nothing by itself.
+    broker: Arc<TcpStream>,
 }
 
 impl Rig {
@@ -121,7 +122,7 @@ impl Rig {
             link,
             callbacks: Arc::new(ConnectionCallbacks::new()),
             log: Log::default(),
-            _broker: Arc::new(broker),
+            broker: Arc::new(broker),
         }
     }
 

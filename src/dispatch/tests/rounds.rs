@@ -1,5 +1,6 @@
 //! What a call that runs callbacks waits for, what it delivers, and what it leaves for the next.
 
+use std::io::Read;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -7,8 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::{in_callback, thread_number, CallbackResult, UNHANDLED};
-use super::{blocked, bounded, cancel, close, deliver, never, unblocked, Handle, Rig, LONG};
+use super::{blocked, bounded, cancel, close, deliver, frame, never, unblocked, Handle, Rig, LONG};
 use crate::error::Result;
+use crate::protocol::connection::HELD_BOUND;
+use crate::protocol::method::Method;
 use crate::stop::Stop;
 use crate::Error;
 
@@ -526,6 +529,8 @@ fn the_end_of_a_turn_wakes_those_that_wait_for_it() {
             match body {
                 "1" => {
                     runs.send(()).unwrap();
+                    // It looks, reads for a moment, looks again, and sleeps then.
+                    is_waiting.recv_timeout(LONG).unwrap();
                     is_waiting.recv_timeout(LONG).unwrap();
                     Err(Error::other("refused"))
                 }
@@ -592,5 +597,68 @@ fn the_brokers_cancel_is_delivered_behind_the_messages_before_it() {
         assert!(channel.consumers.is_empty());
         assert_eq!(channel.cancelled_by_broker.as_deref(), Some("c"));
         assert_eq!(channel.last_lost("c").unwrap().held, Some(1));
+    });
+}
+
+/// It is lost if the program ends its process over that report.
+#[test]
+fn a_closure_is_reported_when_its_close_ok_is_on_the_wire() {
+    bounded(|| {
+        let rig = Rig::with_unhandled(close(1));
+        let _handle = rig.channel();
+        assert_eq!(rig.look().unwrap_err().reply_code(), Some(404));
+        let close_ok = frame(1, &Method::ChannelCloseOk {});
+        let mut read = vec![0; close_ok.len()];
+        rig.broker.set_read_timeout(Some(LONG)).unwrap();
+        (&*rig.broker).read_exact(&mut read).unwrap();
+        assert_eq!(read, close_ok);
+    });
+}
+
+/// Reading pauses while too much waits for the program, which takes it off in calls like these.
+#[test]
+fn what_is_taken_off_lets_reading_go_on() {
+    bounded(|| {
+        let goes_on = |happens: Happens, and_more_waits: bool| {
+            let rig = Rig::new();
+            rig.log_blocked();
+            let handle = rig.logging_channel();
+            happens(&rig, &handle);
+            let mut shared = rig.link.lock();
+            if and_more_waits {
+                shared.session.undelivered += HELD_BOUND;
+            }
+            shared.pause();
+            shared.hand_over = false;
+            drop(shared);
+            assert!(rig.look().unwrap());
+            let goes_on = rig.link.lock().hand_over;
+            goes_on
+        };
+        let blocked: Happens = |rig, _| rig.say(&blocked("memory"));
+        let message: Happens = |rig, handle| rig.say(&deliver(handle.number, "c", 1, "message"));
+        assert!(goes_on(blocked, false) && !goes_on(blocked, true));
+        // At the end of a turn the reader thread looks again in any case, since nobody may be at work then.
+        assert!(goes_on(message, false) && goes_on(message, true));
+
+        // While the turn lasts, it is what has been taken off that counts.
+        let rig = Rig::new();
+        let handle = rig.channel();
+        let same = rig.clone();
+        rig.consume(&handle, "c", move |_, body| {
+            same.log
+                .push(format!("{body} {}", same.link.lock().hand_over));
+            Ok(())
+        });
+        for (number, body, and_more_waits) in [(1, "few", false), (2, "many", true)] {
+            rig.say(&deliver(1, "c", number, body));
+            let mut shared = rig.link.lock();
+            shared.session.undelivered += if and_more_waits { HELD_BOUND } else { 0 };
+            shared.pause();
+            shared.hand_over = false;
+            drop(shared);
+            assert!(rig.look().unwrap());
+        }
+        assert_eq!(rig.log.take(), ["few true", "many false"]);
     });
 }
