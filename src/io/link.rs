@@ -89,7 +89,7 @@ pub(crate) struct Shared {
     /// The reader thread does not read, because too much waits for the program.
     paused: bool,
     /// When reading paused last, and when it went on.
-    pause: Option<(Instant, Option<Instant>)>,
+    pub(super) pause: Option<(Instant, Option<Instant>)>,
     /// The stream has ended, and what came before is being handled.
     pub(super) stream_ended: bool,
     waiters: Vec<Waiter>,

@@ -1,16 +1,22 @@
 //! A connection without its threads: whom a change wakes, when reading pauses, and what ends a connection.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
+use super::super::end::WRITE_ERROR_LIMIT;
+use super::super::fork::Process;
 use super::super::link::{Interest, Link, Opened, Shared};
 use super::super::reader::Outcome;
+use super::super::writer::Patience;
 use super::*;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::{Dispatcher, HELD_BOUND, RESUME_BELOW};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::Negotiated;
 use crate::protocol::method::Method;
+use crate::protocol::publish::Outbox;
 use crate::Error;
 
 fn link_with(script: &Script, heartbeat: u16, blocked_timeout: Option<Duration>) -> Link {
@@ -43,6 +49,18 @@ fn add_channel(shared: &mut Shared, home: u64) -> usize {
         panic!("there is no channel left");
     };
     slot
+}
+
+/// Waits until this is so.
+fn until(is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "it does not come to that"
+        );
+        thread::yield_now();
+    }
 }
 
 /// Whether this thread was woken since it was asked for last.
@@ -154,8 +172,29 @@ fn a_stop_wakes_all_that_wait() {
     );
     is_woken();
     link.lock().add_waiter(Interest::channel(1));
+    let link = Arc::new(link);
+    let (publisher, done) = (Arc::clone(&link), Arc::new(AtomicBool::new(false)));
+    let is_done = Arc::clone(&done);
+    let publishing = thread::spawn(move || {
+        let patience = Patience {
+            limit: Duration::from_secs(20),
+            is_stopped: &|| publisher.is_stopped(),
+        };
+        let full = |out: &mut Outbox| {
+            out.bytes.resize(1 << 20, 0);
+            Ok(())
+        };
+        publisher.append_call(full).unwrap();
+        let error = publisher.gather(1, patience, |_| Ok(())).unwrap_err();
+        is_done.store(true, Ordering::Relaxed);
+        error
+    });
+    until(|| link.outgoing.sleepers().1 == 1);
+    assert!(!done.load(Ordering::Relaxed));
     link.wake();
     assert!(is_woken());
+    let error = publishing.join().unwrap();
+    assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
     assert_eq!(link.closing_timeout(usual), Duration::from_secs(2));
     assert_eq!(
         link.closing_timeout(Duration::from_secs(1)),
@@ -220,6 +259,84 @@ fn a_pause_is_over_when_half_of_it_was_taken() {
     assert!(!shared.hand_over, "it is over");
     // A pause of a moment explains nothing.
     assert_eq!(shared.describe_pause(), None);
+}
+
+#[test]
+fn a_long_pause_is_reported_for_a_minute() {
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    assert_eq!(shared.describe_pause(), None);
+    shared.pause();
+    let (began, ended) = shared.pause.unwrap();
+    assert_eq!(ended, None);
+    shared.pause();
+    assert_eq!(shared.pause, Some((began, None)), "it goes on");
+    shared.resume();
+    let ended = shared.pause.unwrap().1.unwrap();
+    assert!(ended >= began);
+    shared.resume();
+    assert_eq!(shared.pause, Some((began, Some(ended))), "it was over");
+    shared.pause();
+    assert!(shared.pause.unwrap().0 >= ended, "another one");
+    let seconds = |seconds| ago(Duration::from_secs(seconds));
+    let mut described = |began, ended| {
+        shared.pause = Some((began, ended));
+        shared.describe_pause()
+    };
+    assert_eq!(described(seconds(4), None), None);
+    assert!(described(seconds(5), None).unwrap().contains("for 5 s"));
+    assert!(described(seconds(900), None)
+        .unwrap()
+        .contains("more than 4 MiB"));
+    assert_eq!(described(seconds(60), Some(seconds(57))), None);
+    let text = described(seconds(68), Some(seconds(57))).unwrap();
+    assert!(
+        text.contains("for 11 s") || text.contains("for 10 s"),
+        "{text}"
+    );
+    assert_eq!(described(seconds(900), Some(seconds(60))), None);
+}
+
+#[test]
+fn the_reader_thread_is_woken_when_it_has_to_look() {
+    let link = link_with(&Script::default(), 0, Some(Duration::from_secs(60)));
+    assert!(link.reader_thread.set(thread::current()).is_ok());
+    let mut shared = link.lock();
+    is_woken();
+    link.act_on_changes(&mut shared);
+    assert!(!is_woken() && !link.outgoing.is_finishing());
+    link.hand_over(&mut shared);
+    assert!(is_woken() && shared.hand_over);
+    shared.session.blocked = Some("alarm".into());
+    link.act_on_changes(&mut shared);
+    assert!(is_woken(), "it may have to end this");
+    link.check_blocked(&mut shared);
+    link.act_on_changes(&mut shared);
+    assert!(!is_woken() && shared.session.end().is_none());
+    link.end_for_lost_stream(&mut shared, io::ErrorKind::UnexpectedEof.into());
+    assert!(!is_woken());
+    link.act_on_changes(&mut shared);
+    assert!(is_woken() && link.outgoing.is_finishing());
+}
+
+#[test]
+fn a_forked_child_sees_a_connection_that_has_ended() {
+    let script = Script::default();
+    let mut link = link(&script);
+    assert!(!link.notice_fork() && !link.is_inherited());
+    assert_eq!(link.lock().session.max_message_size, 1 << 20);
+    link.process = Process::other();
+    assert!(!link.is_inherited() && link.lock().session.end().is_none());
+    assert!(link.notice_fork() && link.is_inherited() && link.notice_fork());
+    let end = link.lock().session.end().cloned();
+    assert!(
+        matches!(end, Some(Error::ConnectionWrongState { .. })),
+        "{end:?}"
+    );
+    assert!(link.is_over() && !link.is_open());
+    assert_eq!(link.end_reason().to_string(), end.unwrap().to_string());
+    assert!(link.close(200, "bye", Duration::ZERO).is_err());
+    assert!(script.written().is_empty() && !script.lock().is_shut_down);
 }
 
 // ---- what follows a change
@@ -312,7 +429,14 @@ fn without_a_limit_a_connection_stays_blocked() {
 
 #[test]
 fn silence_ends_a_connection_five_seconds_after_the_interval() {
-    let link = link_with(&Script::default(), 10, None);
+    let script = Script::default();
+    let link = link_with(&script, 10, None);
+    link.append_call(|out| {
+        out.bytes.push(b'x');
+        Ok(())
+    })
+    .unwrap();
+    assert!(link.outgoing.hurry().is_some());
     let mut shared = link.lock();
     let next = link.next_limit(&shared, ago(Duration::from_secs(5)));
     assert!(next <= Duration::from_secs(10) && next > Duration::from_secs(8));
@@ -333,6 +457,8 @@ fn silence_ends_a_connection_five_seconds_after_the_interval() {
     drop(shared);
     // Nothing is sent to a peer that is dead.
     assert!(!link.outgoing.may_have_unhandled() && link.outgoing.hurry().is_none());
+    link.write_gathered();
+    assert!(script.written().is_empty());
 }
 
 // ---- ends
@@ -422,6 +548,7 @@ fn a_failed_write_is_the_reason_until_the_reads_say_more() {
     })
     .unwrap();
     link.write_gathered();
+    assert!(link.lock().write_error.is_some());
     let reset = io::Error::from(io::ErrorKind::ConnectionReset).to_string();
     assert!(lost(Some(&link.end_reason())).contains(&reset));
     // The first error stays.
@@ -433,6 +560,69 @@ fn a_failed_write_is_the_reason_until_the_reads_say_more() {
     let end = Outcome::End(io::ErrorKind::UnexpectedEof.into());
     link.receive(&mut shared, &mut reader, end);
     assert!(lost(shared.session.end()).contains(&reset));
+}
+
+#[test]
+fn the_end_is_waited_for_after_a_failed_write() {
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    script.lock().takes = [Err(io::ErrorKind::BrokenPipe.into())].into();
+    link.append_call(|out| {
+        out.bytes.push(b'x');
+        Ok(())
+    })
+    .unwrap();
+    // Under a busy machine the wait may be over before; then the write's error is what is known.
+    let is_so = (0..20).any(|_| {
+        link.write_gathered();
+        let waits = Arc::clone(&link);
+        let reason = thread::spawn(move || waits.end_reason());
+        let began = Instant::now();
+        while link.outgoing.sleepers().1 == 0 && began.elapsed() < Duration::from_millis(100) {
+            thread::yield_now();
+        }
+        let mut shared = link.lock();
+        link.end_for_lost_stream(&mut shared, io::ErrorKind::ConnectionReset.into());
+        link.act_on_changes(&mut shared);
+        drop(shared);
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset).to_string();
+        lost(Some(&reason.join().unwrap())).contains(&reset)
+    });
+    assert!(is_so);
+}
+
+#[test]
+fn the_end_of_the_stream_waits_for_a_write_that_is_going_on() {
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    script.lock().before_write = Some(Arc::new(move || {
+        let _ = held.lock().unwrap().recv();
+    }));
+    link.append_call(|out| {
+        out.bytes.push(b'x');
+        Ok(())
+    })
+    .unwrap();
+    let writes = Arc::clone(&link);
+    let writing = thread::spawn(move || writes.write_gathered());
+    let outgoing = &link.outgoing;
+    // Until the write half is taken there is nothing to wait for.
+    let waits = |outcome: Outcome| {
+        let began = Instant::now();
+        link.wait_for_write_error(&outcome);
+        began.elapsed()
+    };
+    until(|| waits(Outcome::End(io::ErrorKind::UnexpectedEof.into())) >= WRITE_ERROR_LIMIT);
+    let shortest = (0..20)
+        .map(|_| waits(Outcome::Nothing).min(waits(Outcome::Bytes)))
+        .min();
+    assert!(shortest < Some(WRITE_ERROR_LIMIT / 2));
+    assert_eq!(outgoing.sleepers().1, 0);
+    drop(release);
+    writing.join().unwrap();
+    assert!(waits(Outcome::End(io::ErrorKind::UnexpectedEof.into())) < Duration::from_secs(5));
 }
 
 #[test]

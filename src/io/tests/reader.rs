@@ -88,6 +88,10 @@ fn frames_of_any_size_in_pieces_of_any_size_are_put_together() {
         bytes.extend_from_slice(&frame::body_prefix(1, length));
         bytes.extend((0..length).map(|n| n as u8));
         bytes.push(frame::FRAME_END);
+        if length > 131_072 {
+            // A header, which must be whole to be read, where a body is taken as it comes.
+            bytes[start] = 2;
+        }
         frames += 1;
         assert_eq!(bytes.len() - start, length as usize + 8);
     }
@@ -212,7 +216,8 @@ fn a_pause_after_much_was_read_begins_a_period() {
         reader.has_quota(0)
     };
     assert!(once(|| has_quota(HALF_QUOTA - 8)));
-    assert!(!has_quota(HALF_QUOTA));
+    // One that has begun may be followed by another in the same way, so this is looked at more than once as well.
+    assert!((0..5).all(|_| !has_quota(HALF_QUOTA)));
 }
 
 #[test]
@@ -309,7 +314,12 @@ fn reads_that_wait_a_tenth_of_their_time_are_not_too_early() {
 fn a_stream_that_never_waits_ends_the_connection() {
     let script = Script::default();
     let mut reader = reader(&script, b"");
-    let reads =
-        (0..60).position(|_| matches!(reader.read(Duration::from_secs(60)), Outcome::End(_)));
-    assert_eq!(reads, Some(50));
+    let mut is_end = || matches!(reader.read(Duration::from_secs(60)), Outcome::End(_));
+    // Not while it brings something now and then.
+    for _ in 0..5 {
+        assert!(!(0..40).any(|_| is_end()));
+        script.lock().reads.push_back(Ok(HEARTBEAT.to_vec()));
+        assert!(!is_end());
+    }
+    assert_eq!((0..60).position(|_| is_end()), Some(50));
 }
