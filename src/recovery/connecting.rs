@@ -88,7 +88,7 @@ impl<'a> Connecting<'a> {
         candidates
     }
 
-    /// What ended a connection on which the set-up returned this, if it is to run again.
+    /// The loss that ended a connection on which the set-up returned `result`, if the set-up is to run again.
     pub(super) fn loss(
         &self,
         connection: &Connection,
@@ -100,7 +100,7 @@ impl<'a> Connecting<'a> {
             .filter(|_| result.is_err() || !self.supervisor.stop.is_stopped())
     }
 
-    /// A connection ended by this, after so long.
+    /// Notes that a connection was lost, by this error and after so long. Fails if it is time to give up.
     pub(super) fn lost(&mut self, error: Error, connected: Duration) -> Result<()> {
         self.past.worked |= matches!(error, Error::ConsumerCancelled { .. })
             || self.supervisor.retry.is_lasting(connected);

@@ -215,14 +215,14 @@ impl Served {
                 if left == 0 {
                     tag += 1;
                     let number = u64::from(payload[0]);
-                    self.settle(channel, tag, number, outcomes, &frames);
+                    self.decide(channel, tag, number, outcomes, &frames);
                 }
             },
         );
     }
 
     /// A message is here as a whole.
-    fn settle(&self, channel: u16, tag: u64, number: u64, outcomes: &[Outcome], frames: &[u8]) {
+    fn decide(&self, channel: u16, tag: u64, number: u64, outcomes: &[Outcome], frames: &[u8]) {
         self.open.lock().unwrap().insert(tag, number);
         let refusals = self.world.look(|seen| {
             seen.arrived.push((self.number, number));

@@ -1,4 +1,4 @@
-//! Which ends are mended by running the set-up again.
+//! Which ends of a connection are mended by running the set-up again.
 
 use crate::error::Result;
 use crate::{Connection, ConsumingEnded, Error};
@@ -10,7 +10,7 @@ pub(super) struct Past {
     pub(super) worked: bool,
 }
 
-/// What a run of the set-up that returned this is to be mended by, if it is: an error is what it ended by.
+/// The loss that ended a run of the set-up which returned `result`, if running it again can mend that.
 pub(super) fn loss(
     connection: &Connection,
     past: &Past,
