@@ -326,7 +326,7 @@ mod tests {
     use crate::{AmqPlainCredentials, FieldValue};
 
     /// Host, effective port and virtual host.
-    fn place(url: &str) -> (String, u16, String) {
+    fn address_of(url: &str) -> (String, u16, String) {
         let parameters = parse(url).unwrap();
         (
             parameters.host.clone(),
@@ -366,7 +366,7 @@ mod tests {
             ("amqp://[::1]", "::1", 5672, "/"),
         ] {
             assert_eq!(
-                place(url),
+                address_of(url),
                 (host.to_owned(), port, virtual_host.to_owned()),
                 "{url}"
             );
@@ -381,17 +381,20 @@ mod tests {
 
     #[test]
     fn hosts_and_ports() {
-        assert_eq!(place("AMQP://host:"), ("host".into(), 5672, "/".into()));
         assert_eq!(
-            place("amqp://[2001:db8::1]:1/v"),
+            address_of("AMQP://host:"),
+            ("host".into(), 5672, "/".into())
+        );
+        assert_eq!(
+            address_of("amqp://[2001:db8::1]:1/v"),
             ("2001:db8::1".into(), 1, "v".into())
         );
         assert_eq!(
-            place("amqp://[fe80::1%25eth0]"),
+            address_of("amqp://[fe80::1%25eth0]"),
             ("fe80::1%eth0".into(), 5672, "/".into())
         );
         assert_eq!(
-            place("amqp://b\u{fc}cher/caf%C3%A9"),
+            address_of("amqp://b\u{fc}cher/caf%C3%A9"),
             ("b\u{fc}cher".into(), 5672, "caf\u{e9}".into())
         );
         // more than the grammar allows, but with one meaning only
@@ -532,7 +535,10 @@ mod tests {
     #[cfg(feature = "tls")]
     #[test]
     fn tls_options() {
-        assert_eq!(place("amqps://host"), ("host".into(), 5671, "/".into()));
+        assert_eq!(
+            address_of("amqps://host"),
+            ("host".into(), 5671, "/".into())
+        );
         assert_eq!(parse("amqp://host").unwrap().tls, None);
         assert_eq!(parse("amqps://host").unwrap().tls, Some(TlsOptions::new()));
         let verifying = TlsOptions::new()

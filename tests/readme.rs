@@ -85,21 +85,21 @@ fn program() {
 }
 
 /// A virtual host of its own, so that the fixed names in the READMEs meet nothing, or the one there is.
-struct Place {
+struct Scene {
     url: String,
     vhost: Option<String>,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Scene {
+    fn new() -> Scene {
         let vhost = support::unique("readme");
         if support::rabbitmqctl(&["add_vhost", &vhost]).is_none() {
-            return Place {
+            return Scene {
                 url: support::url(),
                 vhost: None,
             };
         }
-        let place = Place {
+        let scene = Scene {
             url: support::url_of_vhost(&vhost),
             vhost: Some(vhost.clone()),
         };
@@ -112,7 +112,7 @@ impl Place {
             ".*",
             ".*",
         ]);
-        place
+        scene
     }
 
     fn start(&self, name: &str) -> Child {
@@ -142,7 +142,7 @@ fn printed(output: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-impl Drop for Place {
+impl Drop for Scene {
     fn drop(&mut self) {
         if let Some(vhost) = &self.vhost {
             support::rabbitmqctl(&["delete_vhost", vhost]);
@@ -162,10 +162,10 @@ impl Drop for Place {
 #[test]
 fn the_programs_run() {
     support::bounded_by(std::time::Duration::from_secs(120), || {
-        let place = Place::new();
+        let scene = Scene::new();
         for language in ["", "_zh"] {
             assert_eq!(
-                place.run(&format!("first{language}")),
+                scene.run(&format!("first{language}")),
                 [
                     " [x] sent dig",
                     " [x] sent plant",
@@ -177,23 +177,23 @@ fn the_programs_run() {
                 ]
             );
             let reliable = [" [x] the broker has them all; sent again: 0"];
-            assert_eq!(place.run(&format!("reliable{language}")), reliable);
-            let connection = Connection::open(place.url.as_str()).unwrap();
+            assert_eq!(scene.run(&format!("reliable{language}")), reliable);
+            let connection = Connection::open(scene.url.as_str()).unwrap();
             let channel = connection.channel().unwrap();
             assert_eq!(channel.queue_purge("orders").unwrap(), 10_000);
-            survives_and_ends(&place, &format!("survive{language}"));
+            survives_and_ends(&scene, &format!("survive{language}"));
         }
-        assert_eq!(place.run("delay_zh"), [" [x] 两秒之后"]);
+        assert_eq!(scene.run("delay_zh"), [" [x] 两秒之后"]);
     });
 }
 
 /// The consumer comes back after a loss, and ends by Ctrl-C with its message finished.
-fn survives_and_ends(place: &Place, name: &str) {
-    let connection = Connection::open(place.url.as_str()).unwrap();
+fn survives_and_ends(scene: &Scene, name: &str) {
+    let connection = Connection::open(scene.url.as_str()).unwrap();
     let channel = connection.channel().unwrap();
     let queue = QueueDeclare::new("task_queue").durable(true);
     channel.queue_declare(queue).unwrap();
-    let mut child = place.start(name);
+    let mut child = scene.start(name);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || loop {
         let line = lines.next().expect("the program goes on").unwrap();
@@ -206,9 +206,9 @@ fn survives_and_ends(place: &Place, name: &str) {
         .basic_publish_with("", "task_queue", "before", &tasks)
         .unwrap();
     assert_eq!(next(), " [x] before");
-    if let Some(vhost) = &place.vhost {
+    if let Some(vhost) = &scene.vhost {
         support::rabbitmqctl(&["close_all_connections", "--vhost", vhost, "a test"]);
-        let connection = Connection::open(place.url.as_str()).unwrap();
+        let connection = Connection::open(scene.url.as_str()).unwrap();
         let channel = connection.channel().unwrap();
         channel.basic_publish("", "task_queue", "after").unwrap();
         assert_eq!(next(), " [x] after");
