@@ -22,5 +22,5 @@ mod threads;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 mod wait;
-pub(crate) mod write_half;
+mod write_half;
 pub(crate) mod writer;
