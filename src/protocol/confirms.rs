@@ -291,6 +291,7 @@ mod tests {
     fn what_was_returned_is_reported_before_it_is_confirmed_too() {
         let mut confirms = Confirms::default();
         confirms.add_returned(2, returned());
+        assert!(confirms.has_losses);
         assert_eq!(confirms.take(2), None);
         let mut losses = Losses::default();
         confirms.take_for_good(1, 2, &mut losses);

@@ -129,3 +129,183 @@ impl<'de> Visitor<'de> for Fields {
         Ok(FieldTable::from_fields(fields))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::value::{BytesDeserializer, StrDeserializer, StringDeserializer};
+    use serde::de::Error as _;
+    use serde::ser::Impossible;
+
+    use super::*;
+
+    type Failed = serde::de::value::Error;
+
+    /// A format that says of nothing what it is, as most that are not for people: one sequence of bytes.
+    struct Compact<'a>(&'a [u8]);
+
+    impl<'de> Deserializer<'de> for Compact<'de> {
+        type Error = Failed;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Failed> {
+            Err(Failed::custom("it does not say"))
+        }
+
+        fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
+            visitor.visit_bytes(self.0)
+        }
+
+        fn is_human_readable(&self) -> bool {
+            false
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes option unit unit_struct newtype_struct seq
+            tuple tuple_struct map struct enum identifier ignored_any
+        }
+    }
+
+    /// What a value is written as; nothing but texts and bytes is.
+    struct Written {
+        is_human_readable: bool,
+    }
+
+    macro_rules! refused {
+        ($($name:ident($($argument:ty),*);)+) => {$(
+            fn $name(self, $(_: $argument),*) -> Result<String, Failed> {
+                Err(Failed::custom(stringify!($name)))
+            }
+        )+};
+    }
+
+    macro_rules! refused_compounds {
+        ($($name:ident($($argument:ty),*) -> $compound:ident;)+) => {$(
+            type $compound = Impossible<String, Failed>;
+
+            fn $name(self, $(_: $argument),*) -> Result<Self::$compound, Failed> {
+                Err(Failed::custom(stringify!($name)))
+            }
+        )+};
+    }
+
+    impl Serializer for Written {
+        type Ok = String;
+        type Error = Failed;
+
+        fn serialize_str(self, text: &str) -> Result<String, Failed> {
+            Ok(format!("text {text}"))
+        }
+
+        fn serialize_bytes(self, bytes: &[u8]) -> Result<String, Failed> {
+            Ok(format!("bytes {bytes:?}"))
+        }
+
+        fn is_human_readable(&self) -> bool {
+            self.is_human_readable
+        }
+
+        refused! {
+            serialize_bool(bool);
+            serialize_i8(i8);
+            serialize_i16(i16);
+            serialize_i32(i32);
+            serialize_i64(i64);
+            serialize_u8(u8);
+            serialize_u16(u16);
+            serialize_u32(u32);
+            serialize_u64(u64);
+            serialize_f32(f32);
+            serialize_f64(f64);
+            serialize_char(char);
+            serialize_none();
+            serialize_unit();
+            serialize_unit_struct(&'static str);
+            serialize_unit_variant(&'static str, u32, &'static str);
+        }
+
+        fn serialize_some<T: ?Sized + Serialize>(self, _: &T) -> Result<String, Failed> {
+            Err(Failed::custom("serialize_some"))
+        }
+
+        fn serialize_newtype_struct<T: ?Sized + Serialize>(
+            self,
+            _: &'static str,
+            _: &T,
+        ) -> Result<String, Failed> {
+            Err(Failed::custom("serialize_newtype_struct"))
+        }
+
+        fn serialize_newtype_variant<T: ?Sized + Serialize>(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: &T,
+        ) -> Result<String, Failed> {
+            Err(Failed::custom("serialize_newtype_variant"))
+        }
+
+        refused_compounds! {
+            serialize_seq(Option<usize>) -> SerializeSeq;
+            serialize_tuple(usize) -> SerializeTuple;
+            serialize_tuple_struct(&'static str, usize) -> SerializeTupleStruct;
+            serialize_tuple_variant(&'static str, u32, &'static str, usize) -> SerializeTupleVariant;
+            serialize_map(Option<usize>) -> SerializeMap;
+            serialize_struct(&'static str, usize) -> SerializeStruct;
+            serialize_struct_variant(&'static str, u32, &'static str, usize) -> SerializeStructVariant;
+        }
+    }
+
+    #[test]
+    fn texts_are_texts_only_where_people_read_them() {
+        let (people, programs) = (true, false);
+        for (value, is_human_readable, written) in [
+            (&b"ab"[..], people, "text ab"),
+            (b"ab", programs, "bytes [97, 98]"),
+            (b"\xff", people, "bytes [255]"),
+            (b"\xff", programs, "bytes [255]"),
+        ] {
+            let format = Written { is_human_readable };
+            let as_written = text_or_bytes::serialize(value, format);
+            assert_eq!(as_written.as_deref(), Ok(written));
+        }
+        let format = Written {
+            is_human_readable: people,
+        };
+        let written = bytes::serialize(b"ab", format);
+        assert_eq!(written.as_deref(), Ok("bytes [97, 98]"));
+    }
+
+    #[test]
+    fn both_are_read_in_whatever_form_they_come() {
+        let expected = || Ok(b"ab".to_vec());
+        assert_eq!(text_or_bytes::deserialize(Compact(b"ab")), expected());
+        assert_eq!(bytes::deserialize(Compact(b"ab")), expected());
+        let text: StrDeserializer<'_, Failed> = StrDeserializer::new("ab");
+        assert_eq!(text_or_bytes::deserialize(text), expected());
+        let owned: StringDeserializer<Failed> = StringDeserializer::new("ab".into());
+        assert_eq!(text_or_bytes::deserialize(owned), expected());
+        let borrowed: BytesDeserializer<'_, Failed> = BytesDeserializer::new(b"ab");
+        assert_eq!(text_or_bytes::deserialize(borrowed), expected());
+        assert_eq!(bytes::deserialize(borrowed), expected());
+        let read: Result<Vec<u8>, Failed> = TextOrBytes.visit_byte_buf(b"ab".to_vec());
+        assert_eq!(read, expected());
+        let json = serde_json::json!([97, 98]);
+        let read = text_or_bytes::deserialize(&json).map_err(Failed::custom);
+        assert_eq!(read, expected());
+        let error = text_or_bytes::deserialize(&serde_json::json!(true)).unwrap_err();
+        assert!(error.to_string().contains("a text or bytes"), "{error}");
+    }
+    #[test]
+    fn tables_are_maps_and_names_are_texts() {
+        let table = FieldTable::from([("b", 2), ("a", 1)]);
+        let json = serde_json::json!({"a": {"I32": 1}, "b": {"I32": 2}});
+        assert_eq!(serde_json::to_value(&table).unwrap(), json);
+        assert_eq!(FieldTable::deserialize(&json).unwrap(), table);
+        let error = FieldTable::deserialize(&serde_json::json!(1)).unwrap_err();
+        assert!(error.to_string().contains("a table"), "{error}");
+        let name = ShortString::from("name");
+        let json = serde_json::json!("name");
+        assert_eq!(serde_json::to_value(&name).unwrap(), json);
+        assert_eq!(ShortString::deserialize(&json).unwrap(), name);
+    }
+}

@@ -134,8 +134,11 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
     assert_eq!(acks.acknowledged_to(), Some(2));
 
     assert!(!channel.cancel_consumer("nobody"));
+    let is_lost = |channel: &ChannelState| channel.gate.consumer_lost.load(Ordering::Acquire);
+    assert!(!is_lost(&channel));
     assert_eq!(channel.consumer_tags(), ["a", "b", "i"]);
     assert!(channel.cancel_consumer("a") && !channel.cancel_consumer("a"));
+    assert!(is_lost(&channel));
     assert!(channel.cancel_consumer("i") && !channel.cancel_consumer("i"));
     assert_eq!(channel.consumer_tags(), ["b"]);
     let lost = |channel: &ChannelState, delivery_tag| {
