@@ -177,7 +177,6 @@ impl Session {
             max,
         };
         channel.gate.finish(Phase::Closing, why);
-        channel.content = Content::None;
         let close = Method::ChannelClose {
             reply_code: 311,
             reply_text: "CONTENT_TOO_LARGE".into(),

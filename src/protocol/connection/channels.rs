@@ -109,7 +109,6 @@ impl Session {
     /// A closed channel without a handle: its slot is free for another.
     fn forget(&mut self, slot: usize) {
         self.channels[slot] = None;
-        take_out(&mut self.ready, slot);
         while take_out(&mut self.changed, slot) {}
         self.vacant.push(slot);
     }

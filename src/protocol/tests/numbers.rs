@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::channel::{channel, end};
-use super::message::{close, method};
+use super::message::{close, deliver, method};
 use crate::protocol::channel::Phase;
 use crate::protocol::connection::Session;
 use crate::protocol::method::Method;
@@ -56,6 +56,7 @@ fn the_lowest_free_number_is_given() {
     session.feed(&close(3)).unwrap();
     assert_eq!(added(&mut session, Some(3)), (6, 3));
     session.abandon(2);
+    assert!(session.channel(2).is_none());
     session.feed(&close(4)).unwrap();
     assert_eq!(added(&mut session, None), (2, 4));
 }
@@ -160,7 +161,11 @@ fn what_changes_is_listed_for_those_that_wait() {
 fn a_channel_is_closed_once() {
     let mut session = session(1);
     let slot = added(&mut session, None).0;
+    session.feed(&deliver(1, "a", 1, b"waits")).unwrap();
+    assert!(session.undelivered > 0);
     session.close_channel(slot, 200, "done", end()).unwrap();
+    // What waited for the program is dropped.
+    assert_eq!((session.undelivered, session.is_idle(slot)), (0, true));
     let sent = Method::ChannelClose {
         reply_code: 200,
         reply_text: "done".into(),

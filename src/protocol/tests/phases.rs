@@ -88,6 +88,23 @@ fn a_connection_is_open_closing_or_ended() {
     assert!(error.to_string().contains("did not ask"), "{error}");
     session.close(200, "done").unwrap();
     assert!(!session.is_open() && session.is_closing() && session.end().is_none());
+    assert!(std::mem::take(&mut session.connection_changed));
+    // The channel's close goes first, as pika has it.
+    let reply_text = || "done".into();
+    let of_channel = Method::ChannelClose {
+        reply_code: 200,
+        reply_text: reply_text(),
+        class_id: 0,
+        method_id: 0,
+    };
+    let of_all = Method::ConnectionClose {
+        reply_code: 200,
+        reply_text: reply_text(),
+        class_id: 0,
+        method_id: 0,
+    };
+    let sent = [method(1, &of_channel), method(0, &of_all)].concat();
+    assert_eq!(session.to_send, sent);
     assert_eq!(phase(&mut session, slot), Phase::Closing);
     // Only the end counts now, and on channel 0.
     session.to_send.clear();
@@ -103,7 +120,7 @@ fn a_connection_is_open_closing_or_ended() {
     session
         .feed(&method(0, &Method::ConnectionCloseOk {}))
         .unwrap();
-    assert!(!session.is_open() && !session.is_closing());
+    assert!(!session.is_open() && !session.is_closing() && session.connection_changed);
     match session.end() {
         Some(Error::ConnectionClosedByClient {
             reply_code: 200,
@@ -179,8 +196,10 @@ fn both_ends_may_close_a_channel_at_once() {
     let (mut session, slot) = session(channel());
     session.close_channel(slot, 200, "done", end()).unwrap();
     session.to_send.clear();
+    session.changed.clear();
     session.feed(&close(1)).unwrap();
     assert_eq!(session.to_send, close_ok(1));
+    assert_eq!(session.changed, [slot]);
     // Its number is taken until this end's close is confirmed.
     assert_eq!(phase(&mut session, slot), Phase::Closing);
     assert!(session.channel(slot).unwrap().broker_close.is_some());
@@ -306,7 +325,31 @@ fn what_has_no_meaning_is_skipped_if_there_was_a_former_channel() {
 
         let (mut session, _) = super::channel::session(channel());
         assert!(session.feed(&bytes).is_err(), "{bytes:?}");
+        // In two pieces as well.
+        let (mut session, _) = super::channel::session(channel());
+        let (first, rest) = bytes.split_at(9);
+        let used = session.feed(first).map(|fed| fed.used);
+        let fed = used.and_then(|used| session.feed(&[&first[used..], rest].concat()));
+        assert!(fed.is_err(), "{bytes:?}");
     }
+}
+
+/// The rest of a message of which a part was skipped is skipped, too.
+#[test]
+fn a_message_with_a_part_that_was_skipped_is_never_whole() {
+    let (mut session, slot) = reopening(None);
+    session.feed(&open_ok(1)).unwrap();
+    session.channel(slot).unwrap().consumers = vec![consumer("a", 1, false)];
+    let message = deliver(1, "a", 1, b"");
+    let (announced, header) = message.split_at(method_size(&message));
+    let mut body = Vec::new();
+    write_body(&mut body, 1, b"late");
+    for part in [announced, &body, header] {
+        session.feed(part).unwrap();
+    }
+    assert_eq!(session.undelivered, 0);
+    session.feed(&message).unwrap();
+    assert!(session.undelivered > 0);
 }
 
 #[test]
@@ -412,6 +455,7 @@ fn a_message_that_is_too_large_costs_its_channel() {
         let (mut session, slot) = session(channel());
         session.max_message_size = 100;
         session.feed(&deliver(1, "a", 1, b"before")).unwrap();
+        session.changed.clear();
         // As a whole, and with its header by itself.
         let message = deliver(1, "a", 2, &vec![7; size]);
         let (first, rest) = message.split_at(if is_cut { method_size(&message) } else { 0 });
