@@ -1,6 +1,7 @@
 //! The parts of a connection one by one, over a stream that does what a test tells it to: what a real peer does only now and
 //! then, and what can be counted only here.
 
+mod exit;
 mod link;
 mod reader;
 mod writer;
