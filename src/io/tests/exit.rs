@@ -140,6 +140,33 @@ fn a_thread_does_not_ask_where_the_reply_cannot_come_soon() {
 }
 
 #[test]
+fn where_nothing_is_asked_all_is_written_at_least() {
+    let script = Script::default();
+    let link = link(&script, "OtherMQ");
+    script.lock().is_stuck = true;
+    let sent = link.gather(1, LONG.into(), |out| {
+        out.bytes.push(b'x');
+        Ok(())
+    });
+    sent.unwrap();
+    let (began, late) = (Instant::now(), Duration::from_millis(300));
+    let wait = Arc::clone(&link).ask_for_unhandled(Ending::Thread);
+    wait(began + late);
+    assert!(began.elapsed() >= late);
+}
+
+#[test]
+fn as_much_as_may_be_held_is_no_reason_not_to_ask() {
+    let script = Script::default();
+    let link = link(&script, "RabbitMQ");
+    link.lock().session.undelivered = HELD_BOUND;
+    let wait = Arc::clone(&link).ask_for_unhandled(Ending::Thread);
+    reply(&script);
+    wait(Instant::now() + LONG);
+    assert!(!link.may_have_unhandled());
+}
+
+#[test]
 fn a_channel_that_is_being_closed_is_waited_for() {
     let script = Script::default();
     let link = link(&script, "RabbitMQ");

@@ -670,11 +670,61 @@ fn a_close_that_is_not_confirmed_in_time_ends_the_connection_all_the_same() {
     let closed = link.close(200, "bye", timeout);
     assert!(matches!(closed, Err(Error::Timeout { .. })), "{closed:?}");
     assert!(methods(&script.written())[0].starts_with("0 ConnectionClose"));
-    assert!(script.lock().is_shut_down && link.is_over());
+    assert!(script.lock().is_shut_down && link.is_over() && link.outgoing.is_finishing());
+    // Nothing more is written.
+    link.append_call(|out| {
+        out.bytes.push(b'x');
+        Ok(())
+    })
+    .unwrap();
+    assert!(link.outgoing.hurry().is_none());
     // Again, it has ended.
     let again = link.close(200, "bye", timeout);
     assert!(
         matches!(again, Err(Error::ConnectionWrongState { .. })),
         "{again:?}"
     );
+}
+
+#[test]
+fn a_connection_is_closed_once() {
+    let script = Script::default();
+    let link = link(&script);
+    link.lock().session.close(200, "bye").unwrap();
+    let again = link.close(200, "bye", Duration::ZERO);
+    let text = again.unwrap_err().to_string();
+    assert!(text.contains("another thread"), "{text}");
+    link.abandon(&Error::Stopped { waiting_for: "it" });
+    link.outgoing.write_rest().unwrap();
+    let sent = methods(&script.written());
+    assert_eq!(sent.len(), 1, "{sent:?}");
+}
+
+#[test]
+fn a_close_that_the_broker_did_not_confirm_says_what_was_not_sent() {
+    let script = Script::default();
+    let link = link(&script);
+    let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+    link.lock().last_bytes = ago(Duration::from_secs(3));
+    let mut shared = link.lock();
+    link.end_for_lost_stream(&mut shared, reset());
+    let end = shared.session.end().cloned().unwrap();
+    // What came since says nothing of how long the peer had been silent.
+    shared.last_bytes = Instant::now();
+    drop(shared);
+    let report = |end| match link.check_confirmed(end).unwrap_err() {
+        Error::StreamLost(lost) => (lost.cause.clone(), lost.silent_for),
+        other => panic!("{other:?}"),
+    };
+    let (cause, silent_for) = report(&end);
+    assert!(cause.starts_with(&reset().to_string()), "{cause}");
+    assert!(!cause.contains("bytes"), "{cause}");
+    assert!(silent_for >= Duration::from_secs(3));
+    link.append_call(|out| {
+        out.bytes.extend_from_slice(b"unsent");
+        Ok(())
+    })
+    .unwrap();
+    let (cause, _) = report(&end);
+    assert!(cause.contains("; 6 bytes were not sent, and "), "{cause}");
 }
