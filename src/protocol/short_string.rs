@@ -374,6 +374,10 @@ mod tests {
         assert_eq!(String::from(text.clone()), "grün");
         assert_eq!(format!("{:>6}", ShortString::from("x")), "     x");
         assert!(text.is_utf8());
+        assert_eq!(AsRef::<str>::as_ref(&text), "grün");
+        assert_eq!(AsRef::<[u8]>::as_ref(&text), "grün".as_bytes());
+        let sent = crate::protocol::wire::ShortStr::from(&text);
+        assert_eq!(*sent, *"grün".as_bytes());
     }
 
     #[test]

@@ -147,6 +147,28 @@ mod tests {
         }
     }
 
+    /// A header that is too short to say how large its message is.
+    #[test]
+    fn a_header_that_is_cut_short_says_nothing() {
+        let mut bytes = Vec::new();
+        write_header(&mut bytes, 1, 70_000, &BasicProperties::new()).unwrap();
+        let mut short = bytes[..PREFIX + 11].to_vec();
+        short[3..PREFIX].copy_from_slice(&11u32.to_be_bytes());
+        short.push(0xCE);
+        let mut skim = Skim::new(0);
+        skim.follow(&short);
+        assert_eq!((skim.largest, skim.skip, skim.gathered), (0, 0, 0));
+        skim.follow(&bytes);
+        assert_eq!(skim.largest, 70_000);
+        // A frame without a payload ends behind its own octets.
+        for size in [0u32, 1, 2, 3] {
+            let payload = vec![0; size as usize];
+            let frame = [&[1, 0, 0][..], &size.to_be_bytes(), &payload, &[0xCE]].concat();
+            skim.follow(&frame);
+            assert_eq!((skim.skip, skim.gathered), (0, 0), "{size}");
+        }
+    }
+
     #[test]
     fn what_is_no_frame_does_no_harm() {
         let mut skim = Skim::new(0);

@@ -90,6 +90,7 @@ fn a_confirmed_message_is_not_expected_back() {
     session
         .feed(&super::message::method(1, &ack(1, false)))
         .unwrap();
+    assert!(session.changed.contains(&slot));
     assert_eq!(gate.confirmed.load(Ordering::Acquire), 1);
     assert_eq!(gate.unconfirmed(), 8);
     session.feed(&returned(1, b"same")).unwrap();
