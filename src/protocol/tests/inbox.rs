@@ -399,3 +399,47 @@ fn a_cancelled_consumer_is_reported_with_what_it_held() {
     assert_eq!((cancelled.consumer, by_broker(&mut session)), (None, None));
     assert!(session.report_cancelled(9, "c").is_none());
 }
+
+#[test]
+fn a_message_that_came_is_noted() {
+    let (mut session, slot) = session(channel());
+    let last = |session: &mut Session| session.channel(slot).unwrap().gate.acks.last_came();
+    feed(&mut session, &deliver(1, "a", 1, b""));
+    assert_eq!(
+        (session.changed.clone(), last(&mut session)),
+        (vec![slot], 1)
+    );
+    let got = Method::BasicGetOk {
+        delivery_tag: 2,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "k".into(),
+        message_count: 0,
+    };
+    session.add_call(slot, (60, 71));
+    feed(&mut session, &super::message::with_content(1, &got, b""));
+    assert_eq!(last(&mut session), 2);
+}
+
+/// What the broker delivers again anyway is not taken in beyond the bound once the stream has ended.
+#[test]
+fn while_the_rest_is_taken_in_the_bound_holds_for_what_goes_back() {
+    for (is_draining, held, consumer_tag, is_kept) in [
+        (true, HELD_BOUND + 1, "a", false),
+        (true, HELD_BOUND + 1, "b", true),
+        (true, HELD_BOUND, "a", true),
+        (true, 0, "a", true),
+        (false, HELD_BOUND + 1, "a", true),
+    ] {
+        let (mut session, slot) = session(channel());
+        session.is_draining = is_draining;
+        session.undelivered = held;
+        feed(&mut session, &deliver(1, consumer_tag, 1, b""));
+        let kept = session.channel(slot).unwrap().inbox.len();
+        assert_eq!(
+            kept,
+            usize::from(is_kept),
+            "{is_draining} {held} {consumer_tag}"
+        );
+    }
+}
