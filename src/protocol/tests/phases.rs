@@ -537,3 +537,29 @@ fn a_body_gets_the_room_that_it_needs() {
         assert_eq!((message.body.len(), message.body.capacity()), (size, size));
     }
 }
+
+#[test]
+fn replies_bring_what_they_say() {
+    let (mut session, slot) = session(channel());
+    let calls = [(50, 11), (50, 41), (20, 21)].map(|expects| session.add_call(slot, expects));
+    let declared = Method::QueueDeclareOk {
+        queue: "q".into(),
+        message_count: 3,
+        consumer_count: 4,
+    };
+    for reply in [
+        declared,
+        Method::QueueDeleteOk { message_count: 5 },
+        Method::ChannelFlowOk { active: true },
+    ] {
+        session.feed(&method(1, &reply)).unwrap();
+    }
+    let channel = session.channel(slot).unwrap();
+    match calls.map(|call| channel.take_reply(call)) {
+        [Some(Reply::Declared(declared)), Some(Reply::Count(5)), Some(Reply::Active(true))] => {
+            let counts = (declared.message_count, declared.consumer_count);
+            assert_eq!((&*declared.queue, counts), ("q", (3, 4)));
+        }
+        other => panic!("{other:?}"),
+    }
+}
