@@ -632,8 +632,7 @@ fn what_is_taken_off_lets_reading_go_on() {
             shared.hand_over = false;
             drop(shared);
             assert!(rig.look().unwrap());
-            let goes_on = rig.link.lock().hand_over;
-            goes_on
+            rig.link.lock().hand_over
         };
         let blocked: Happens = |rig, _| rig.say(&blocked("memory"));
         let message: Happens = |rig, handle| rig.say(&deliver(handle.number, "c", 1, "message"));
