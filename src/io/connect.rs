@@ -675,6 +675,50 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn the_socket_has_the_options_that_were_asked_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = TcpOptions::new()
+            .keepidle(Duration::from_secs(31))
+            .keepintvl(Duration::from_secs(7))
+            .keepcnt(4)
+            .user_timeout(Duration::from_secs(19));
+        let limit = Duration::from_secs(20);
+        let stream = connect_tcp(&address, limit, &options).unwrap();
+        let socket = socket2::SockRef::from(&stream);
+        assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 31);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 7);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        let user_timeout = socket.tcp_user_timeout().unwrap();
+        assert_eq!(user_timeout, Some(Duration::from_secs(19)));
+        // What was not asked for stays as the system has it.
+        let stream = connect_tcp(&address, limit, &TcpOptions::new()).unwrap();
+        let socket = socket2::SockRef::from(&stream);
+        assert!(!socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    }
+
+    #[test]
+    fn a_port_that_nothing_listens_on_is_named_as_the_likely_reason() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let parameters = ConnectionParameters::new("127.0.0.1").port(address.port());
+        let target = Target::new(&parameters).unwrap();
+        let Err(failure) = target.open(&address) else {
+            panic!("something listens there");
+        };
+        assert_eq!(failure.stage, Stage::Tcp);
+        assert!(failure.retryable);
+        assert!(failure
+            .hint
+            .unwrap()
+            .contains("nothing listens on that port"));
+    }
+
+    #[test]
     fn an_address_is_not_looked_up() {
         for host in ["127.0.0.1", "::1"] {
             let parameters = ConnectionParameters::new(host).port(7);
