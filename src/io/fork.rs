@@ -24,7 +24,7 @@ impl Process {
     }
 
     /// Another process than this.
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     pub(crate) fn other() -> Self {
         Process(std::process::id() ^ 1)
     }
