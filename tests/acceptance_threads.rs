@@ -539,3 +539,31 @@ fn nothing_follows_the_reply_to_the_brokers_close() {
         peer.finish();
     });
 }
+
+/// The end of a thread asks the broker whether it has handled what was published. On a channel that commits, RabbitMQ takes
+/// nothing and closes the connection.
+#[test]
+fn a_thread_that_ends_does_not_disturb_a_commit() {
+    bounded(|| {
+        let channel = channel();
+        let queue = exclusive_queue(&channel);
+        channel.tx_select().unwrap();
+        let committed = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&committed);
+        let other = channel.connection().channel().unwrap();
+        let ending = thread::spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                let publisher = other.clone();
+                let publish = move || publisher.basic_publish("", "no such queue", "body");
+                thread::spawn(publish).join().unwrap().unwrap();
+            }
+        });
+        for _ in 0..200 {
+            channel.basic_publish("", &queue, "body").unwrap();
+            channel.tx_commit().unwrap();
+        }
+        committed.store(true, Ordering::SeqCst);
+        ending.join().unwrap();
+        assert_message_count(&channel, &queue, 200);
+    });
+}

@@ -456,6 +456,9 @@ impl Channel {
 
     /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
     ///
+    /// No other thread may publish, acknowledge or call anything on this channel until it returns: RabbitMQ takes nothing there
+    /// while it commits, and closes the connection (504). Give such threads a channel of their own.
+    ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
     /// # fn main() { example(|_connection, channel| {

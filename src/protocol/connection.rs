@@ -12,7 +12,7 @@ use self::channels::Number;
 pub(crate) use self::inbox::{HELD_BOUND, RESUME_BELOW};
 use super::channel::{Call, ChannelState, Content, Gate, Phase};
 use super::frame::{self, Frame};
-use super::method::{Method, MethodId};
+use super::method::{id, Method, MethodId};
 use crate::error::Result;
 use crate::Error;
 
@@ -261,6 +261,13 @@ impl Session {
             channel.calls.push_back(Call { id, expects });
         }
         id
+    }
+
+    /// Whether a commit waits for its reply on a channel. RabbitMQ closes the connection over any other method there meanwhile.
+    pub(crate) fn is_committing(&mut self, slot: usize) -> bool {
+        let is_commit = |call: &Call| call.expects == id::TX_COMMIT_OK;
+        self.channel(slot)
+            .is_some_and(|channel| channel.calls.iter().any(is_commit))
     }
 
     // ---- what comes from the broker

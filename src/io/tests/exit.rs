@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::exit::{AtExit, Ending};
-use super::super::link::{Link, Opened};
+use super::super::link::{Interest, Link, Opened, Shared};
 use super::*;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::HELD_BOUND;
@@ -201,4 +201,27 @@ fn a_channel_that_has_ended_is_not_waited_for() {
     let began = Instant::now();
     wait(began + LONG);
     assert!(began.elapsed() < LONG);
+}
+
+#[test]
+fn a_channel_is_not_asked_while_a_commit_waits_for_its_reply() {
+    for ending in [Ending::Process, Ending::Thread] {
+        let script = Script::default();
+        let link = link(&script, "RabbitMQ");
+        let slot = link.lock().session.open_channels()[0].0;
+        let commit = Method::TxCommit {}.reply_id();
+        let _ = link.lock().session.add_call(slot, commit);
+        let wait = Arc::clone(&link).ask_for_unhandled(ending);
+        wait(Instant::now() + LONG);
+        assert!(script.written().is_empty() && link.may_have_unhandled());
+        // The reply to the commit.
+        let reply = method(1, &Method::TxCommitOk {});
+        script.lock().reads.push_back(Ok(reply));
+        let is_done = |shared: &mut Shared| (!shared.session.is_committing(slot)).then_some(());
+        assert_eq!(link.wait(Interest::channel(slot), None, is_done), Some(()));
+        let wait = Arc::clone(&link).ask_for_unhandled(ending);
+        self::reply(&script);
+        wait(Instant::now() + LONG);
+        assert_eq!(script.written(), asks());
+    }
 }
