@@ -5,7 +5,7 @@ mod support;
 
 use std::io::Write as _;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,14 @@ use support::{assert_message_count, bounded, exclusive_queue, open, url, SOON};
 
 /// Runs something in a child, which ends in good order afterwards; fails if it panics there.
 #[track_caller]
+/// One test after another: the standard library locks its list of threads while one starts or ends, and a child in which that
+/// lock is taken never gets through `exit`.
+fn alone(test: impl FnOnce() + Send + 'static) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    bounded(test);
+}
+
 fn in_child(body: impl FnOnce()) {
     match fork::fork().unwrap() {
         fork::Fork::Child => {
@@ -55,7 +63,7 @@ fn assert_forked(error: Error) {
 
 #[test]
 fn a_child_that_drops_its_handles_leaves_the_connection_alone() {
-    bounded(|| {
+    alone(|| {
         let connection = open();
         let channel = connection.channel().unwrap();
         let queue = exclusive_queue(&channel);
@@ -88,7 +96,7 @@ fn a_child_that_drops_its_handles_leaves_the_connection_alone() {
 
 #[test]
 fn every_use_in_a_child_is_an_error() {
-    bounded(|| {
+    alone(|| {
         let connection = open();
         let channel = connection.channel().unwrap();
         let queue = exclusive_queue(&channel);
@@ -150,7 +158,7 @@ fn every_use_in_a_child_is_an_error() {
 /// Each way in is the first that the child takes.
 #[test]
 fn the_first_use_in_a_child_is_an_error_already() {
-    bounded(|| {
+    alone(|| {
         let connection = open();
         let channel = connection.channel().unwrap();
         let queue = exclusive_queue(&channel);
@@ -179,7 +187,7 @@ fn the_first_use_in_a_child_is_an_error_already() {
 /// However much is gathered when the child comes to be, and whichever locks the connection's threads hold.
 #[test]
 fn a_child_of_a_busy_parent_neither_hangs_nor_writes() {
-    bounded(|| {
+    alone(|| {
         let connection = open();
         let channel = connection.channel().unwrap();
         let queue = exclusive_queue(&channel);
@@ -219,7 +227,7 @@ fn a_child_of_a_busy_parent_neither_hangs_nor_writes() {
 /// Its thread is not there in the child, so that nothing would ever be mended or confirmed.
 #[test]
 fn a_childs_use_of_a_reliable_publisher_is_an_error() {
-    bounded(|| {
+    alone(|| {
         let channel = support::channel();
         let mut fixture = support::Fixture::new();
         let queue = fixture.queue("fork");
@@ -259,7 +267,7 @@ fn a_childs_use_of_a_reliable_publisher_is_an_error() {
 
 #[test]
 fn a_child_may_open_a_connection_of_its_own() {
-    bounded(|| {
+    alone(|| {
         let connection = open();
         let channel = connection.channel().unwrap();
         let queue = exclusive_queue(&channel);
