@@ -360,3 +360,13 @@ fn a_global_limit_is_for_each_consumer_unless_the_channel_may_have_one() {
         assert_eq!(queue.unacknowledged.len(), delivered, "{permitted}");
     }
 }
+
+#[test]
+fn a_builder_shows_no_password() {
+    let builder = Broker::builder().user("reporter", "hush");
+    let shown = format!("{builder:?}");
+    assert!(
+        shown.contains("reporter") && !shown.contains("hush"),
+        "{shown}"
+    );
+}

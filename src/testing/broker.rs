@@ -52,10 +52,33 @@ pub struct Broker {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     settings: Settings,
+}
+
+/// Without the passwords.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings {
+            users,
+            vhosts,
+            frame_max,
+            channel_max,
+            heartbeat,
+            global_qos,
+        } = &self.settings;
+        let users: Vec<&String> = users.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Builder")
+            .field("users", &users)
+            .field("vhosts", vhosts)
+            .field("frame_max", frame_max)
+            .field("channel_max", channel_max)
+            .field("heartbeat", heartbeat)
+            .field("global_qos", global_qos)
+            .finish()
+    }
 }
 
 pub(super) struct Shared {

@@ -19,7 +19,7 @@ use crate::protocol::method::Method;
 use crate::FieldTable;
 
 /// What was set when the broker was started.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Settings {
     /// Names and passwords.
     pub(super) users: Vec<(String, String)>,
