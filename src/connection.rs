@@ -22,7 +22,7 @@ use crate::protocol::method::Method;
 use crate::stop::Stop;
 use crate::{
     ConnectionParameters, Error, ExchangeDeclare, ExchangeType, FieldTable, QueueDeclare,
-    QueueDeclareOk, Stream,
+    QueueDeclareOk, ShortString, Stream,
 };
 
 /// How long closing waits for the broker, where `rpc_timeout` allows more.
@@ -258,7 +258,7 @@ impl Connection {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] with 403 if the user may not know, 405 if the queue is there and belongs to another
     /// connection, 404 if it is there and its node is down; and as [`channel`](Connection::channel) and every call.
-    pub fn queue_exists(&self, queue: &str) -> Result<Option<QueueDeclareOk>> {
+    pub fn queue_exists(&self, queue: impl Into<ShortString>) -> Result<Option<QueueDeclareOk>> {
         self.look_up(|channel| channel.queue_declare(QueueDeclare::new(queue).passive(true)))
     }
 
@@ -276,7 +276,7 @@ impl Connection {
     /// # Errors
     /// [`Error::ChannelClosedByBroker`] with 403 if the user may not know, as for the default exchange `""`, which always
     /// exists; and as [`channel`](Connection::channel) and every call.
-    pub fn exchange_exists(&self, exchange: &str) -> Result<bool> {
+    pub fn exchange_exists(&self, exchange: impl Into<ShortString>) -> Result<bool> {
         // The broker ignores the type.
         let passive = ExchangeDeclare::new(exchange, ExchangeType::Direct).passive(true);
         let found = self.look_up(|channel| channel.exchange_declare(passive))?;

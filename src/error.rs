@@ -313,9 +313,20 @@ pub enum Error {
 pub(crate) const CANCEL_CAUSES: &str = "its queue was deleted, its node was lost, a permission was withdrawn, or it held a message for too long";
 
 /// The variant's name and the text: what a program shows whose `main` returns this.
+/// What `main` and `unwrap` print: the variant, the text, and the causes that the text does not name.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {self}", self.kind())
+        let text = self.to_string();
+        write!(f, "{}: {text}", self.kind())?;
+        // So many causes that no chain is longer, unless it has no end.
+        let first = std::error::Error::source(self);
+        for cause in std::iter::successors(first, |cause| cause.source()).take(32) {
+            let cause = cause.to_string();
+            if !text.contains(&cause) {
+                write!(f, ": {}", Escaped(&cause))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -375,7 +386,7 @@ impl Error {
     #[doc(alias = "AMQPConnectionError")]
     pub fn is_connection_error(&self) -> bool {
         matches!(
-            self.end_of_channel(),
+            self.end(),
             Error::Connection(_)
                 | Error::Dns(_)
                 | Error::Tls(_)
@@ -410,7 +421,7 @@ impl Error {
     #[doc(alias = "AMQPChannelError")]
     pub fn is_channel_error(&self) -> bool {
         matches!(
-            self.end_of_channel(),
+            self.end(),
             Error::ChannelClosedByBroker { .. }
                 | Error::ChannelClosedByClient { .. }
                 | Error::MessageTooLarge { .. }
@@ -427,10 +438,12 @@ impl Error {
         )
     }
 
-    /// What a report of unconfirmed messages gives as the end of its channel or connection; any other error is its own.
-    fn end_of_channel(&self) -> &Error {
+    /// What ended the channel or connection: the cause of a report of unconfirmed messages, and that of a call on a connection
+    /// that is not open. Any other error is its own.
+    fn end(&self) -> &Error {
         match self {
-            Error::Unconfirmed(report) => report.cause.as_ref().unwrap_or(self),
+            Error::Unconfirmed(report) => report.cause.as_ref().map_or(self, Error::end),
+            Error::ConnectionWrongState { cause, .. } => cause.as_deref().map_or(self, Error::end),
             _ => self,
         }
     }
@@ -445,7 +458,7 @@ impl Error {
     /// # Ok(()) }) }
     /// ```
     pub fn reply_code(&self) -> Option<u16> {
-        match self.end_of_channel() {
+        match self.end() {
             Error::ConnectionClosedByBroker { reply_code, .. }
             | Error::ConnectionClosedByClient { reply_code, .. }
             | Error::ChannelClosedByBroker { reply_code, .. }
@@ -468,7 +481,7 @@ impl Error {
     /// assert_eq!(refused.address(), Some("127.0.0.1:1"));
     /// ```
     pub fn address(&self) -> Option<&str> {
-        match self.end_of_channel() {
+        match self.end() {
             Error::StreamLost(lost) => Some(&lost.address),
             Error::HeartbeatTimeout { address, .. }
             | Error::ConnectionClosedByBroker { address, .. }
@@ -574,6 +587,11 @@ impl Error {
                 Error::ShortStringTooLong { field, length }
             }
             WireError::Unsendable(what) => Error::invalid(&what.field, what.value, what.expected),
+            WireError::NestedTooDeeply => Error::invalid(
+                "argument",
+                "a table with tables and arrays in it, more than 128 levels deep",
+                "128 levels at most are expected",
+            ),
             other => Error::invalid(
                 "argument",
                 other,
@@ -734,6 +752,28 @@ pub struct GaveUp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_is_not_open_gives_what_ended_it() {
+        let end = Error::ConnectionClosedByBroker {
+            reply_code: 320,
+            reply_text: "CONNECTION_FORCED".to_owned(),
+            method: None,
+            address: "broker:5672".into(),
+            while_closing: false,
+        };
+        let later = Error::connection_ended(&end);
+        assert!(matches!(later, Error::ConnectionWrongState { .. }));
+        assert_eq!(later.reply_code(), Some(320));
+        assert_eq!(later.address(), Some("broker:5672"));
+        assert!(later.is_connection_error() && !later.is_channel_error());
+    }
+
+    #[test]
+    fn too_deep_a_table_is_named() {
+        let error = Error::unsendable(WireError::NestedTooDeeply).to_string();
+        assert!(error.contains("128 levels at most are expected"), "{error}");
+    }
 
     #[test]
     fn errors_are_small() {

@@ -202,6 +202,28 @@ mod tests {
         assert!(!error.is_retryable());
         let again = error.clone();
         assert_eq!(chain(&again).len(), 2);
+        // What a `main` that returns it prints.
+        assert_eq!(
+            format!("{error:?}"),
+            "Other: cannot save order 7: disk full"
+        );
+    }
+
+    #[test]
+    fn an_error_has_no_debug_output_without_end() {
+        #[derive(Debug)]
+        struct Endless;
+        impl fmt::Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("endless")
+            }
+        }
+        impl StdError for Endless {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                Some(self)
+            }
+        }
+        assert_eq!(format!("{:?}", Error::other(Endless)), "Other: endless");
     }
 
     #[test]

@@ -174,16 +174,20 @@ impl fmt::Display for GaveUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "gave up after {} attempts in {}",
+            "gave up after {} {} in {}",
             self.attempts,
+            if self.attempts == 1 {
+                "attempt"
+            } else {
+                "attempts"
+            },
             Span(self.after)
         )?;
         for (n, (error, count)) in self.errors.iter().rev().enumerate() {
-            write!(
-                f,
-                "{} {error} ({count} times)",
-                if n == 0 { ":" } else { ";" }
-            )?;
+            write!(f, "{} {error}", if n == 0 { ":" } else { ";" })?;
+            if *count > 1 {
+                write!(f, " ({count} times)")?;
+            }
         }
         Ok(())
     }

@@ -616,7 +616,7 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
         FieldValue::I64(value) => (b'l', 8, *value as u64),
         FieldValue::U64(value) if i64::try_from(*value).is_ok() => (b'l', 8, *value),
         FieldValue::U64(value) => {
-            let expected = "clients read no whole number above 9223372036854775807 alike";
+            let expected = "whole numbers up to 9223372036854775807 are expected, since clients read larger ones differently";
             return Err(unsendable(value, expected));
         }
         FieldValue::Timestamp(value) => (b'T', 8, sendable_timestamp(*value)?),
@@ -625,7 +625,7 @@ fn encode_value(value: &FieldValue, out: &mut Vec<u8>, depth: usize) -> Result<(
         FieldValue::F32(value) => return Err(not_finite((*value).into())),
         FieldValue::F64(value) => return Err(not_finite(*value)),
         FieldValue::Decimal { value, .. } if *value > DECIMAL_MOST => {
-            let expected = "clients read no decimal with digits above 2147483647 alike";
+            let expected = "decimals with digits up to 2147483647 are expected, since clients read larger ones differently";
             return Err(unsendable(value, expected));
         }
         FieldValue::Decimal { scale, value } => (b'D', 5, decimal_bits(*scale, *value)),
@@ -659,7 +659,7 @@ fn not_finite(value: f64) -> WireError {
         f64::NEG_INFINITY => "-inf",
         _ => "NaN",
     };
-    let expected = "brokers close the connection over a number that is not finite";
+    let expected = "finite numbers are expected, since brokers close the connection over others";
     unsendable(&value, expected)
 }
 

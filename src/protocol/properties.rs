@@ -26,7 +26,8 @@ pub enum DeliveryMode {
     Transient,
     /// 2: written to disk if the queue is durable (pika: `DeliveryMode.Persistent`).
     Persistent,
-    /// A number that AMQP gives no meaning to. RabbitMQ takes it for transient.
+    /// A number that AMQP gives no meaning to. RabbitMQ 3.10 closes the channel over it (406); 4.0 and later take it for
+    /// transient.
     Other(u8),
 }
 

@@ -114,7 +114,7 @@ fn private_key(bytes: &[u8]) -> Read<PrivateKeyDer<'static>> {
         Ok(key) => key,
         Err(_) if is_encrypted(&text) => {
             return Err(
-                "the key in it is encrypted; decrypt it first: openssl pkey -in FILE".to_owned(),
+                "the key in it is encrypted; decrypt it first: openssl pkey -in encrypted.key -out client.key".to_owned(),
             )
         }
         Err(pem::Error::NoItemsFound) => return Err(no_key(&text)),

@@ -239,7 +239,7 @@ const OTHERS: [(&str, &str, &str); 6] = [
     (
         "CaUsedAsEndEntity",
         "the server shows the certificate of an authority as its own",
-        "openssl req -x509 makes such, unless told otherwise; let the authority issue one for the server",
+        "openssl req -x509 makes such by default; let the authority issue one for the server",
     ),
     (
         "EndEntityUsedAsCa",
