@@ -180,7 +180,7 @@ fn asking_for_a_queue_costs_nothing() {
         // It exists, and is another connection's.
         let error = open().queue_exists(&queue).unwrap_err();
         assert_eq!(error.reply_code(), Some(405));
-        let error = connection.queue_exists(&"q".repeat(256)).unwrap_err();
+        let error = connection.queue_exists("q".repeat(256)).unwrap_err();
         assert_matches!(error, Error::ShortStringTooLong { .. });
         connection.close().unwrap();
         let error = connection.queue_exists(&queue).unwrap_err();
@@ -202,7 +202,7 @@ fn asking_for_an_exchange_costs_nothing() {
         for _ in 0..3 {
             assert!(connection.exchange_exists(&exchange).unwrap());
             assert!(connection.exchange_exists("amq.headers").unwrap());
-            assert!(!connection.exchange_exists(&unique("missing")).unwrap());
+            assert!(!connection.exchange_exists(unique("missing")).unwrap());
         }
         channel.exchange_delete(exchange.as_str()).unwrap();
         assert!(!connection.exchange_exists(&exchange).unwrap());
