@@ -568,7 +568,8 @@ impl BasicQos {
         }
     }
 
-    /// At most so many bytes unacknowledged at a time; 0 (the default) is no limit, and all that RabbitMQ accepts.
+    /// At most so many bytes unacknowledged at a time; 0 (the default) is no limit. RabbitMQ accepts nothing else, and closes the
+    /// connection over it (540).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
