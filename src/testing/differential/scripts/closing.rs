@@ -279,7 +279,6 @@ fn a_connection_is_closed_by_either_end() {
         client.count(1, "q");
 
         script.note("by the broker, with more behind it");
-        client.send(9, &Method::ChannelCloseOk {});
         client.send(9, &Method::BasicRecover { requeue: true });
         client.until("ConnectionClose");
         client.publish(1, "q", "behind");
