@@ -85,7 +85,7 @@ fn end_amid_everything(
 }
 
 #[test]
-fn everybody_is_told_that_the_stream_is_lost() {
+fn every_wait_ends_when_the_stream_is_lost() {
     check(|| {
         let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
@@ -100,7 +100,7 @@ fn everybody_is_told_that_the_stream_is_lost() {
 
 /// Publishers that wait for room, and threads that wait for a flush, get the error that the stream is lost.
 #[test]
-fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
+fn a_wait_for_room_ends_when_the_stream_is_lost() {
     check(|| {
         let (connection, broker) = connect(Behavior {
             room: 1000,
@@ -140,7 +140,7 @@ fn whoever_waits_for_room_is_told_that_the_stream_is_lost() {
 
 /// The broker closes the connection. Its close is confirmed, after all else that is sent.
 #[test]
-fn everybody_is_told_that_the_broker_closed_the_connection() {
+fn every_wait_ends_when_the_broker_closes_the_connection() {
     check(|| {
         let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);
@@ -160,7 +160,7 @@ fn everybody_is_told_that_the_broker_closed_the_connection() {
 
 /// This end closes the connection while others wait and publish.
 #[test]
-fn everybody_is_told_that_this_end_closed_the_connection() {
+fn every_wait_ends_when_this_end_closes_the_connection() {
     check(|| {
         let (connection, broker) = connect(Behavior::PROMPT);
         let playing = play(&broker);

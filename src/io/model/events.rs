@@ -48,7 +48,7 @@ fn send_both(broker: &Broker, sent: &Sent, messages: u64, pauses: &[Duration]) {
 /// A thread inside `start_consuming` gets each message, and another one its reply, both at once, while either may read for
 /// both. A callback that takes its time holds up no other thread.
 #[test]
-fn a_consumer_and_a_caller_are_told_at_once() {
+fn a_consumer_and_a_caller_are_woken_at_once() {
     check(|| {
         let (connection, broker) = connect(Behavior::PROMPT);
         let sent = Sent::default();
@@ -89,7 +89,7 @@ fn a_consumer_and_a_caller_are_told_at_once() {
 /// The same with a thread that calls `process_data_events` again and again, with a pause after each time: it gets messages soon, even if
 /// it never stays long enough to read.
 #[test]
-fn whoever_looks_again_and_again_is_told_everything() {
+fn looking_again_and_again_delivers_everything() {
     check(|| {
         let at_rest = pick(&[true, false]);
         let read_most = if at_rest { usize::MAX } else { 200 };
@@ -265,7 +265,7 @@ fn a_pause_ends_with_the_connection() {
 
 /// When a callback fails, what comes behind it is delivered to another thread that waited meanwhile.
 #[test]
-fn what_a_failed_callback_leaves_is_told_to_others() {
+fn what_a_failed_callback_leaves_is_delivered_to_others() {
     check(|| {
         let (connection, broker) = connect(Behavior::PROMPT);
         let playing = {

@@ -755,7 +755,7 @@ fn a_write_that_others_wait_for_is_urgent() {
     let writes = Arc::clone(&outgoing);
     let first = elsewhere(move || writes.write_gathered().is_ok());
     ends(&began);
-    // Somebody is writing, and another thread goes on to wait for the broker.
+    // One thread is writing, and another goes on to wait for the broker.
     gathered(&outgoing, 1, b"second");
     outgoing.write_gathered().unwrap();
     assert!(matches!(work(&outgoing), Work::Look), "somebody is writing");
@@ -849,7 +849,7 @@ fn a_thread_in_a_hurry_has_it_written_at_once_unless_that_was_in_vain() {
 }
 
 #[test]
-fn whoever_waits_until_all_is_written_is_woken() {
+fn a_thread_that_waits_until_all_is_written_is_woken() {
     let script = Script::default();
     let outgoing = Arc::new(outgoing(&script));
     gathered(&outgoing, 1, b"abc");
