@@ -5,6 +5,7 @@ mod exit;
 mod link;
 mod reader;
 mod writer;
+mod writer_thread;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
