@@ -272,6 +272,7 @@ impl Channel {
         let number = self.handle.number;
         let link = self.link();
         let frame_max = link.negotiated.frame_max as usize;
+        method.check_utf8().map_err(Error::unsendable)?;
         link.append_call(|Outbox { bytes: out, .. }| {
             let start = out.len();
             frame::write_method(out, number, method).map_err(Error::unsendable)?;

@@ -284,3 +284,65 @@ fn a_returned_message_too() {
         channel.connection().close().unwrap();
     });
 }
+
+/// RabbitMQ closes the connection over such a name, except in `basic.publish`.
+#[test]
+fn a_name_that_is_no_text_is_refused_before_it_is_sent() {
+    bounded(|| {
+        let channel = channel();
+        let connection = channel.connection();
+        let queue = exclusive_queue(&channel);
+        let name = || ShortString::from(BINARY);
+        let declare = |exchange| ExchangeDeclare::new(exchange, ExchangeType::Fanout);
+        let refused = [
+            ("queue", channel.queue_declare(name()).map(drop)),
+            ("queue", connection.queue_exists(BINARY).map(drop)),
+            ("queue", channel.queue_delete(name()).map(drop)),
+            ("queue", channel.queue_purge(BINARY).map(drop)),
+            ("queue", channel.basic_get(name()).map(drop)),
+            ("queue", channel.consume(name()).map(drop)),
+            (
+                "queue",
+                channel.basic_consume(name(), |_, _, _, _| ()).map(drop),
+            ),
+            ("queue", channel.queue_bind(BINARY, "amq.topic", "k")),
+            ("exchange", channel.queue_bind(&queue, BINARY, "k")),
+            (
+                "routing_key",
+                channel.queue_bind(&queue, "amq.topic", BINARY),
+            ),
+            ("queue", channel.queue_unbind(BINARY, "amq.topic", "k")),
+            ("exchange", channel.queue_unbind(&queue, BINARY, "k")),
+            (
+                "routing_key",
+                channel.queue_unbind(&queue, "amq.topic", BINARY),
+            ),
+            ("exchange", channel.exchange_declare(declare(name()))),
+            ("exchange", connection.exchange_exists(BINARY).map(drop)),
+            ("exchange", channel.exchange_delete(name())),
+            (
+                "destination",
+                channel.exchange_bind(BINARY, "amq.topic", "k"),
+            ),
+            ("source", channel.exchange_bind("amq.topic", BINARY, "k")),
+            (
+                "routing_key",
+                channel.exchange_bind("amq.fanout", "amq.topic", BINARY),
+            ),
+            ("source", channel.exchange_unbind("amq.topic", BINARY, "k")),
+        ];
+        for (named, result) in refused {
+            match result {
+                Err(haypile::Error::InvalidParameter { field, value, .. }) => {
+                    assert_eq!((&*field, &*value), (named, r#"b"\x00\xff\xfe key \xc3""#));
+                }
+                other => panic!("{named}: {other:?}"),
+            }
+        }
+        // Nothing was sent: connection and channel are as they were.
+        channel
+            .queue_declare(QueueDeclare::new(&queue).passive(true))
+            .unwrap();
+        connection.close().unwrap();
+    });
+}

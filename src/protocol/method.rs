@@ -40,6 +40,18 @@ macro_rules! pass {
     ($side:ident.$kind:ident($($argument:expr),*)) => { $side.$kind($($argument),*) };
 }
 
+/// Returns from a function if this is a short string that is not UTF-8.
+macro_rules! must_be_utf8 {
+    (shortstr $field:ident) => {
+        if std::str::from_utf8($field).is_err() {
+            return Err(WireError::not_utf8(stringify!($field), $field));
+        }
+    };
+    ($other:ident $field:ident) => {
+        let _ = $field;
+    };
+}
+
 /// Whether a method of this sender is read: a client reads what a server sends. The broker for tests, tests and fuzzing
 /// read everything.
 macro_rules! comes_from {
@@ -147,6 +159,18 @@ macro_rules! methods {
                     _ => debug_assert!(false, "a client does not send {}", self.name()),
                 }
                 writer.finish()
+            }
+
+            /// Refuses a short string that is not UTF-8: RabbitMQ closes the connection (501) over it in every method but
+            /// `basic.publish`.
+            pub(crate) fn check_utf8(&self) -> Result<(), WireError> {
+                match self {
+                    $( Method::$variant $({ $($field),+ })? if goes_from!($sender) => {
+                        $( $( must_be_utf8!($kind $field); )+ )?
+                    } )+
+                    _ => {}
+                }
+                Ok(())
             }
 
             /// Class id and method id.

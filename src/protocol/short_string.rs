@@ -28,7 +28,9 @@ use crate::escaped::Shown;
 /// # Ok(()) }) }
 /// ```
 ///
-/// Bytes convert too:
+/// Bytes convert too. RabbitMQ takes those that are not UTF-8 among a message's properties and as the exchange and routing key of a
+/// publish. Everywhere else, as the name of a queue for instance, it would close the connection over them, so they are refused there
+/// before anything is sent ([`Error::InvalidParameter`](crate::Error::InvalidParameter)).
 ///
 /// ```
 /// use haypile::{BasicProperties, ShortString};
@@ -281,7 +283,8 @@ impl From<ShortString> for Vec<u8> {
 
 // ---- as an argument
 
-/// What names an exchange, a queue, or a key in a call: any text, a [`ShortString`] that came with a message, or bytes.
+/// What names an exchange, a queue, or a key in a call: any text, a [`ShortString`] that came with a message, or bytes, which must be
+/// UTF-8 except in a publish.
 ///
 /// The trait is not meant to be implemented elsewhere.
 ///

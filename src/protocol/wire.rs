@@ -8,6 +8,7 @@ use std::ops::Deref;
 use byteorder::{BigEndian, ByteOrder};
 
 use super::short_string::ShortString;
+use crate::escaped::Shown;
 
 /// The most bytes a short string can have (specification 4.2.5.3).
 pub(crate) const SHORT_STRING_MAX: usize = 255;
@@ -99,6 +100,15 @@ pub(crate) struct Unsendable {
 }
 
 impl WireError {
+    #[cold]
+    pub(super) fn not_utf8(field: &str, value: &[u8]) -> Self {
+        WireError::Unsendable(Box::new(Unsendable {
+            field: field.to_owned(),
+            value: format!("{:?}", Shown(value)),
+            expected: "UTF-8 is expected, since brokers close the connection over other bytes here",
+        }))
+    }
+
     /// The same, seen from around the value: `outer` is put before the name of what cannot be sent.
     #[cold]
     pub(crate) fn inside(mut self, outer: fmt::Arguments<'_>) -> Self {
