@@ -184,7 +184,8 @@ impl Connection {
     }
 
     pub(crate) fn start(opened: crate::io::link::Opened) -> Result<Connection> {
-        let link = Link::start(opened).map_err(Error::other)?;
+        let address = Arc::clone(&opened.address);
+        let link = Link::start(opened).map_err(|error| connect::not_started(address, error))?;
         Ok(Connection {
             handle: Arc::new(ConnectionHandle {
                 link,

@@ -100,6 +100,26 @@ impl Failure {
         self
     }
 
+    /// The error of all attempts, of which this is the one that got furthest.
+    pub(crate) fn into_error(
+        self: Box<Self>,
+        address: Arc<str>,
+        attempts: Vec<Attempt>,
+        attempts_made: usize,
+    ) -> Error {
+        (self.kind)(Arc::new(ConnectFailure {
+            address,
+            stage: self.stage,
+            cause: self.cause,
+            reply_code: self.reply_code,
+            hint: self.hint,
+            attempts,
+            attempts_made,
+            retryable: self.retryable,
+            source: self.source,
+        }))
+    }
+
     /// Keeps the error that caused it.
     pub(crate) fn caused_by(
         mut self: Box<Self>,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::deadline::within;
 use super::link::Opened;
-use super::stream::{closed, copy, describe, is_dead_path, is_timeout, EarlyReads, Transport};
+use super::stream::{
+    closed, describe, is_dead_path, is_timeout, EarlyReads, Transport, LAST_WORDS,
+};
 use super::sync::{after, Instant};
 #[cfg(feature = "tls")]
 use super::tls;
@@ -123,18 +125,16 @@ impl<'a> Target<'a> {
         let limit = limit.min(parameters.stack_timeout.unwrap_or(Duration::MAX));
         match connect_tcp(address, limit, &parameters.tcp_options) {
             Ok(stream) => self.open_over(Transport::Tcp(stream), deadline),
-            Err(error) => Err(self.unreached(&error, limit)),
+            Err(error) => Err(self.unreached(error, limit)),
         }
     }
 
     #[cold]
-    fn unreached(&self, error: &io::Error, limit: Duration) -> Box<Failure> {
+    fn unreached(&self, error: io::Error, limit: Duration) -> Box<Failure> {
         let failure = |cause: fmt::Arguments<'_>, hint| {
-            Failure::new(Error::Connection, Stage::Tcp, cause, hint)
-                .retryable(true)
-                .caused_by(copy(error))
+            Failure::new(Error::Connection, Stage::Tcp, cause, hint).retryable(true)
         };
-        match error.kind() {
+        let failure = match error.kind() {
             io::ErrorKind::TimedOut if limit < Duration::MAX => failure(
                 format_args!("timed out after {}", Span(limit)),
                 Some("a firewall may swallow what is sent there"),
@@ -144,7 +144,8 @@ impl<'a> Target<'a> {
                 Some("nothing listens on that port: is the broker running, and is the port right?"),
             ),
             _ => failure(format_args!("{error}"), None),
-        }
+        };
+        failure.caused_by(error)
     }
 
     fn open_over(
@@ -353,6 +354,7 @@ impl Opening<'_> {
         loop {
             if !out.is_empty() {
                 // What the peer said before it hung up tells more than the failed write, so that is read first.
+                self.limit_waits()?;
                 self.send_error = self.send(&out).err();
                 self.sent_last = out.len();
                 // The password was in it.
@@ -402,7 +404,6 @@ impl Opening<'_> {
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.limit_waits()?;
         self.stream.write_all(bytes)?;
         self.stream.flush()
     }
@@ -412,15 +413,12 @@ impl Opening<'_> {
         if !self.has_replied && self.received.starts_with(b"AMQP") && self.received.len() >= 8 {
             return Err(self.not_amqp(&"another protocol version"));
         }
-        let deadline = self.deadline;
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if self.is_late() {
             return Err(self.too_slow());
         }
+        self.limit_waits()?;
         let mut chunk = [0; 4096];
-        let read = self
-            .limit_waits()
-            .and_then(|()| self.stream.read(&mut chunk));
-        let error = match read {
+        let error = match self.stream.read(&mut chunk) {
             Ok(0) => match self.send_error.take() {
                 Some(error) => error,
                 None => closed(),
@@ -432,20 +430,32 @@ impl Opening<'_> {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             // Whether the deadline has passed is looked at above, before the next read.
-            Err(error) if is_timeout(&error) => match self.early_reads.note(self.limit) {
-                Ok(()) => return Ok(()),
-                Err(error) => return Err(self.lost(&error)),
+            Err(error) if is_timeout(&error) => match self.send_error.take() {
+                Some(error) if is_timeout(&error) && self.is_late() => return Err(self.too_slow()),
+                Some(error) => return Err(self.lost(error)),
+                None => match self.early_reads.note(self.limit) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => return Err(self.lost(error)),
+                },
             },
             Err(error) => error,
         };
-        Err(self.ended(&error))
+        Err(self.ended(error))
     }
 
-    /// Sets the stream's timeouts to what is left, unless this was done a moment ago: each is a system call.
-    fn limit_waits(&mut self) -> io::Result<()> {
+    /// Whether the time for all of it is up.
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Sets the stream's timeouts to what is left, unless this was done a moment ago: each is a system call. After a write that
+    /// failed, only what has come already is worth waiting for.
+    fn limit_waits(&mut self) -> Result<(), Box<Failure>> {
         const MOMENT: Duration = Duration::from_millis(100);
         let now = Instant::now();
-        if self.limited_at.is_some_and(|at| now - at < MOMENT) {
+        let has_failed = self.send_error.is_some();
+        if self.limited_at.is_some_and(|at| now - at < MOMENT) && !has_failed {
             return Ok(());
         }
         let left = match self.deadline {
@@ -454,8 +464,19 @@ impl Opening<'_> {
                 .max(Duration::from_millis(1)),
             None => Duration::from_secs(3600),
         };
-        self.stream.set_write_timeout(left)?;
-        self.stream.set_read_timeout(left)?;
+        let left = if has_failed {
+            left.min(LAST_WORDS)
+        } else {
+            left
+        };
+        self.stream
+            .set_write_timeout(left)
+            .and_then(|()| self.stream.set_read_timeout(left))
+            .map_err(|error| {
+                let cause = format_args!("the stream's timeouts cannot be set: {error}");
+                let failure = self.failure(Error::Connection, cause, None);
+                failure.retryable(true).caused_by(error)
+            })?;
         self.limited_at = Some(now);
         self.limit = left;
         Ok(())
@@ -476,19 +497,20 @@ impl Opening<'_> {
 
     /// The stream ended. What that means depends on how far things had come.
     #[cold]
-    fn ended(&self, error: &io::Error) -> Box<Failure> {
+    fn ended(&self, error: io::Error) -> Box<Failure> {
         #[cfg(feature = "tls")]
-        if let Some(failure) = self.tls_failure(error) {
-            return failure;
-        }
+        let error = match self.tls_failure(error) {
+            Ok(failure) => return failure,
+            Err(error) => error,
+        };
         // Half a frame is never a refusal.
         let is_cut = self.has_replied
             || METHOD_FRAME.starts_with(self.received.get(..3).unwrap_or(self.received));
-        if is_dead_path(error) || is_cut && !self.received.is_empty() {
+        if is_dead_path(&error) || is_cut && !self.received.is_empty() {
             return self.lost(error);
         }
         if !self.has_replied && !self.received.is_empty() {
-            return self.not_amqp(error);
+            return self.not_amqp(&error).caused_by(error);
         }
         let (kind, hint, on_purpose): (fn(_) -> _, _, _) = match self.handshake.stage {
             Stage::Authentication if self.sent_last > LOGIN_MOST => {
@@ -516,25 +538,26 @@ impl Opening<'_> {
         };
         self.failure(kind, format_args!("{error}"), Some(hint))
             .retryable(!on_purpose)
-            .caused_by(copy(error))
+            .caused_by(error)
     }
 
     /// The stream ended where no peer ends it on purpose.
     #[cold]
-    fn lost(&self, error: &io::Error) -> Box<Failure> {
-        self.failure(Error::Connection, format_args!("{}", describe(error)), None)
+    fn lost(&self, error: io::Error) -> Box<Failure> {
+        let cause = describe(&error);
+        self.failure(Error::Connection, format_args!("{cause}"), None)
             .retryable(true)
-            .caused_by(copy(error))
+            .caused_by(error)
     }
 
     /// Whether the end of the stream is TLS's doing. With TLS 1.3 a server refuses the client's certificate, or the lack
-    /// of one, only after the client has gone on to AMQP.
+    /// of one, only after the client has gone on to AMQP. Otherwise the error comes back.
     #[cfg(feature = "tls")]
-    fn tls_failure(&self, error: &io::Error) -> Option<Box<Failure>> {
+    fn tls_failure(&self, error: io::Error) -> Result<Box<Failure>, io::Error> {
         let failure =
             |cause: fmt::Arguments<'_>, hint| Failure::new(Error::Tls, Stage::Tls, cause, hint);
         let nothing_came = !self.has_replied && self.received.is_empty();
-        match tls::described(error, self.certificate_missing) {
+        match tls::described(&error, self.certificate_missing) {
             Some(tls::Failure::Other {
                 cause,
                 hint,
@@ -543,13 +566,13 @@ impl Opening<'_> {
             }) => {
                 let mut failure = failure(format_args!("{cause}"), hint);
                 failure.source = source;
-                Some(failure)
+                Ok(failure)
             }
             _ if nothing_came && self.certificate_missing => {
                 let hint = Some(tls::MISSING_CERTIFICATE);
-                Some(failure(format_args!("{error}"), hint).caused_by(copy(error)))
+                Ok(failure(format_args!("{error}"), hint).caused_by(error))
             }
-            _ => None,
+            _ => Err(error),
         }
     }
 
@@ -637,18 +660,26 @@ impl Failures {
                 "at least one set of parameters",
             );
         };
-        (failure.kind)(Arc::new(ConnectFailure {
-            address,
-            stage: failure.stage,
-            cause: failure.cause,
-            reply_code: failure.reply_code,
-            hint: failure.hint,
-            attempts: self.attempts,
-            attempts_made: self.made,
-            retryable: self.retryable.iter().any(|(_, retryable)| *retryable),
-            source: failure.source,
-        }))
+        let retryable = self.retryable.iter().any(|(_, retryable)| *retryable);
+        failure
+            .retryable(retryable)
+            .into_error(address, self.attempts, self.made)
     }
+}
+
+/// The connection is open, and its stream or the threads that it needs cannot be had.
+#[cold]
+pub(crate) fn not_started(address: Arc<str>, error: io::Error) -> Error {
+    let cause = format_args!("the connection was open, and then: {error}");
+    let failure = Failure::new(Error::Connection, Stage::VirtualHost, cause, None)
+        .retryable(true)
+        .caused_by(error);
+    let attempt = Attempt {
+        address: address.to_string(),
+        stage: failure.stage,
+        cause: failure.cause.clone(),
+    };
+    failure.into_error(address, vec![attempt], 1)
 }
 
 #[cfg(test)]

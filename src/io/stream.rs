@@ -303,6 +303,9 @@ impl EarlyReads {
     }
 }
 
+/// For how long to look for what the peer said, after a write of a handshake that failed: it may say why.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// What a read comes to that finds the end of the stream.
 #[cold]
 pub(crate) fn closed() -> io::Error {
@@ -322,16 +325,6 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
 /// code is the same as for the end of a socket's timeout; there the next read or write finds the end of the connection.
 pub(crate) fn is_dead_path(error: &io::Error) -> bool {
     cfg!(not(windows)) && error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_some()
-}
-
-/// Errors of input and output cannot be cloned.
-#[cold]
-pub(crate) fn copy(error: &io::Error) -> io::Error {
-    match (error.raw_os_error(), error.get_ref()) {
-        (Some(code), _) => io::Error::from_raw_os_error(code),
-        (None, Some(inner)) => io::Error::new(error.kind(), inner.to_string()),
-        (None, None) => error.kind().into(),
-    }
 }
 
 /// What an error of the stream means, for the report of the connection's end.

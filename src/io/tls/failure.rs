@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rustls::{AlertDescription, CertificateError};
 
 use crate::error::Source;
-use crate::io::stream::{copy, describe as describe_io};
+use crate::io::stream::describe as describe_io;
 
 /// Why TLS did not come about.
 pub(crate) enum Failure {
@@ -30,8 +30,8 @@ pub(crate) const MISSING_CERTIFICATE: &str =
     "the server asked for a client certificate and was given none: give one with client_certificate_files \
      (in a URL: certfile and keyfile)";
 
-/// A server that does not speak TLS is known by its first bytes.
-pub(super) fn other_protocol(first: &[u8]) -> Option<Failure> {
+/// A server that does not speak TLS is known by its first bytes. `error` is what became of the handshake.
+pub(super) fn other_protocol(first: &[u8], error: Source) -> Result<Failure, Source> {
     let (cause, hint) = if first.starts_with(b"AMQP") {
         ("the peer replied with AMQP, without TLS", PLAIN_PORT)
     } else if first.starts_with(b"HTTP") {
@@ -42,30 +42,40 @@ pub(super) fn other_protocol(first: &[u8]) -> Option<Failure> {
     } else if !matches!(first, [20..=23, 3, ..] | [20..=23] | []) {
         ("what the peer sent is no TLS", PLAIN_PORT)
     } else {
-        return None;
+        return Err(error);
     };
-    Some(Failure::Other {
+    Ok(Failure::Other {
         cause: cause.to_owned(),
         hint: Some(hint),
         lost: false,
-        source: Source::default(),
+        source: error,
     })
 }
 
 /// The stream ended within the handshake.
-pub(super) fn lost(error: &io::Error, first: &[u8]) -> Failure {
-    other_protocol(first).unwrap_or_else(|| Failure::Other {
-        cause: match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                "the peer closed the stream during the TLS handshake".to_owned()
-            }
-            _ => describe_io(error),
-        },
-        hint: first.is_empty().then_some(
+pub(super) fn lost(error: io::Error, first: &[u8]) -> Failure {
+    let (cause, hung_up) = match error.kind() {
+        io::ErrorKind::UnexpectedEof => (
+            "the peer closed the stream during the TLS handshake".to_owned(),
+            true,
+        ),
+        kind => (
+            describe_io(&error),
+            matches!(
+                kind,
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+            ),
+        ),
+    };
+    other_protocol(first, Source::new(error)).unwrap_or_else(|source| Failure::Other {
+        cause,
+        hint: (hung_up && first.is_empty()).then_some(
             "perhaps this port does not expect TLS: AMQP is most often on 5672, and over TLS on 5671",
         ),
         lost: true,
-        source: Source::new(copy(error)),
+        source,
     })
 }
 

@@ -11,8 +11,8 @@ use rustls::{ClientConnection, SignatureScheme};
 
 use super::failure::{describe, lost, other_protocol, Failure};
 use super::{ReceivedRecords, TlsStream, SEAL};
-use crate::escaped::Escaped;
-use crate::io::stream::{is_timeout, EarlyReads, Stream};
+use crate::error::Source;
+use crate::io::stream::{is_timeout, EarlyReads, Stream, LAST_WORDS};
 use crate::io::sync::Instant;
 use crate::tls::Prepared;
 
@@ -59,7 +59,7 @@ fn secure(
             stream: Box::new(stream),
             certificate_missing,
         }),
-        Err(error) => Err(lost(&error, &[])),
+        Err(error) => Err(lost(error, &[])),
     }
 }
 
@@ -72,6 +72,8 @@ struct Handshake<'a> {
     /// The first bytes that the peer sent: they say what it speaks if that is not TLS.
     first: Vec<u8>,
     early_reads: EarlyReads,
+    /// Why the peer may not have got what was sent last.
+    send_error: Option<io::Error>,
     certificate: Arc<ClientCertificate>,
 }
 
@@ -97,6 +99,7 @@ impl<'a> Handshake<'a> {
             incoming: ReceivedRecords::default(),
             first: Vec::new(),
             early_reads: EarlyReads::default(),
+            send_error: None,
             certificate,
         })
     }
@@ -118,16 +121,20 @@ impl<'a> Handshake<'a> {
 
     /// How long a read or write may take.
     fn remaining(&self) -> Duration {
-        match self.deadline {
+        let remaining = match self.deadline {
             Some(deadline) => deadline
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1)),
             None => Duration::from_secs(3600),
+        };
+        match &self.send_error {
+            Some(_) => remaining.min(LAST_WORDS),
+            None => remaining,
         }
     }
 
     fn send(&mut self) -> Result<(), Failure> {
-        let sealed = take_sealed(&mut self.session).map_err(|error| self.lost(&error))?;
+        let sealed = take_sealed(&mut self.session).map_err(|error| self.lost(error))?;
         if sealed.is_empty() {
             return Ok(());
         }
@@ -142,10 +149,10 @@ impl<'a> Handshake<'a> {
             Err(error) if is_timeout(&error) => Err(Failure::TimeUp),
             // What the peer said before it hung up tells more, and is read next.
             Err(error) if self.session.is_handshaking() => {
-                log::trace!("TLS handshake: {}", Escaped(&error.to_string()));
+                self.send_error = Some(error);
                 Ok(())
             }
-            Err(error) => Err(self.lost(&error)),
+            Err(error) => Err(self.lost(error)),
         }
     }
 
@@ -157,14 +164,17 @@ impl<'a> Handshake<'a> {
             .set_read_timeout(limit)
             .and_then(|()| self.incoming.fill(self.stream));
         match read {
-            Ok(0) => return Err(self.lost(&io::ErrorKind::UnexpectedEof.into())),
+            Ok(0) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => self.early_reads.clear(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) if is_timeout(&error) => {
-                let noted = self.early_reads.note(limit);
-                return noted.map_err(|error| self.lost(&error));
+                let noted = match self.send_error.take() {
+                    Some(error) => Err(error),
+                    None => self.early_reads.note(limit),
+                };
+                return noted.map_err(|error| self.lost(error));
             }
-            Err(error) => return Err(self.lost(&error)),
+            Err(error) => return Err(self.lost(error)),
         }
         let missing = 8_usize.saturating_sub(self.first.len());
         self.first.extend(self.incoming.rest().iter().take(missing));
@@ -178,21 +188,22 @@ impl<'a> Handshake<'a> {
             let taken = self
                 .session
                 .read_tls(&mut rest)
-                .map_err(|error| lost(&error, &self.first))?;
+                .map_err(|error| lost(error, &self.first))?;
             self.incoming.start += taken;
             if let Err(error) = self.session.process_new_packets() {
                 send_alert(&mut self.session, self.stream);
-                return Err(other_protocol(&self.first)
-                    .unwrap_or_else(|| describe(&error, self.certificate.is_missing())));
+                let source = Source::new(error.clone());
+                return Err(other_protocol(&self.first, source)
+                    .unwrap_or_else(|_| describe(&error, self.certificate.is_missing())));
             }
             if taken == 0 {
-                return Err(self.lost(&io::ErrorKind::UnexpectedEof.into()));
+                return Err(self.lost(io::ErrorKind::UnexpectedEof.into()));
             }
         }
         Ok(())
     }
 
-    fn lost(&self, error: &io::Error) -> Failure {
+    fn lost(&self, error: io::Error) -> Failure {
         lost(error, &self.first)
     }
 }

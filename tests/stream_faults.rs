@@ -1,0 +1,243 @@
+//! A stream that fails while a connection is opened over it.
+
+mod support;
+
+use std::error::Error as _;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use haypile::{Connection, ConnectionParameters, Error, Stream};
+use support::{assert_matches, bounded, broker_address, url};
+
+/// What fails.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    /// Each write after so many.
+    Writes {
+        after: usize,
+    },
+    SetReadTimeout,
+    SetWriteTimeout,
+    TryClone,
+}
+
+/// The program's own error, inside the stream's.
+#[derive(Debug)]
+struct TunnelDown;
+
+impl fmt::Display for TunnelDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the tunnel is down")
+    }
+}
+
+impl std::error::Error for TunnelDown {}
+
+struct Faulty {
+    stream: TcpStream,
+    fault: Fault,
+    writes: Arc<AtomicUsize>,
+}
+
+impl Faulty {
+    fn new(stream: TcpStream, fault: Fault) -> Self {
+        let writes = Arc::default();
+        Faulty {
+            stream,
+            fault,
+            writes,
+        }
+    }
+
+    fn fail_if(&self, is_faulty: bool) -> io::Result<()> {
+        match is_faulty {
+            true => Err(io::Error::other(TunnelDown)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Read for Faulty {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Faulty {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.writes.fetch_add(1, Ordering::SeqCst);
+        self.fail_if(matches!(self.fault, Fault::Writes { after } if before >= after))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Stream for Faulty {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        self.fail_if(self.fault == Fault::TryClone)?;
+        Ok(Box::new(Faulty {
+            stream: self.stream.try_clone()?,
+            fault: self.fault,
+            writes: Arc::clone(&self.writes),
+        }))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.fail_if(self.fault == Fault::SetReadTimeout)?;
+        Stream::set_read_timeout(&self.stream, timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.fail_if(self.fault == Fault::SetWriteTimeout)?;
+        Stream::set_write_timeout(&self.stream, timeout)
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Stream::shutdown(&self.stream)
+    }
+}
+
+/// One that would wait for ever for a peer that sends nothing.
+fn patient() -> ConnectionParameters {
+    let parameters = ConnectionParameters::from_url(url()).unwrap();
+    parameters.host("tunnel.example").stack_timeout(None)
+}
+
+/// A stream whose other end sends nothing, and that end.
+fn silent() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (stream, listener.accept().unwrap().0)
+}
+
+#[track_caller]
+fn assert_names_the_cause(error: &Error) {
+    assert_matches!(error, Error::Connection(_));
+    assert!(error.address().unwrap().starts_with("tunnel.example:"));
+    assert!(error.to_string().contains("the tunnel is down"), "{error}");
+    let source = error.source().expect("the stream's error");
+    let source: &io::Error = source.downcast_ref().unwrap();
+    assert!(source.get_ref().unwrap().is::<TunnelDown>(), "{source:?}");
+    assert_eq!(error.connect_failure().unwrap().attempts.len(), 1);
+}
+
+#[test]
+fn a_write_that_fails_is_reported_at_once() {
+    bounded(|| {
+        let (stream, _other_end) = silent();
+        let stream = Faulty::new(stream, Fault::Writes { after: 0 });
+        let error = Connection::open_stream(patient(), stream).unwrap_err();
+        assert_names_the_cause(&error);
+        assert!(error.is_retryable());
+        // In the middle of the handshake: the login, and what follows it.
+        for after in 1..3 {
+            let stream = TcpStream::connect(broker_address()).unwrap();
+            let stream = Faulty::new(stream, Fault::Writes { after });
+            let error = Connection::open_stream(patient(), stream).unwrap_err();
+            assert_names_the_cause(&error);
+        }
+    });
+}
+
+#[test]
+fn what_the_peer_said_before_tells_more_than_a_write_that_fails() {
+    bounded(|| {
+        let (stream, mut other_end) = silent();
+        other_end
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n")
+            .unwrap();
+        stream.peek(&mut [0]).unwrap();
+        let stream = Faulty::new(stream, Fault::Writes { after: 0 });
+        let error = Connection::open_stream(patient(), stream).unwrap_err();
+        assert_matches!(error, Error::IncompatibleProtocol(_));
+        assert!(error.to_string().contains("HTTP"), "{error}");
+    });
+}
+
+#[test]
+fn timeouts_that_cannot_be_set_are_no_fault_of_the_peer() {
+    bounded(|| {
+        for fault in [Fault::SetReadTimeout, Fault::SetWriteTimeout] {
+            let stream = TcpStream::connect(broker_address()).unwrap();
+            let stream = Faulty::new(stream, fault);
+            let error = Connection::open_stream(patient(), stream).unwrap_err();
+            assert_names_the_cause(&error);
+            assert!(error.to_string().contains("timeout"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_stream_that_cannot_be_cloned_is_named() {
+    bounded(|| {
+        let stream = TcpStream::connect(broker_address()).unwrap();
+        let stream = Faulty::new(stream, Fault::TryClone);
+        let error = Connection::open_stream(patient(), stream).unwrap_err();
+        assert_names_the_cause(&error);
+    });
+}
+
+#[cfg(feature = "tls")]
+mod inside_tls {
+    use haypile::TlsOptions;
+
+    use super::*;
+
+    fn patient_with_tls() -> ConnectionParameters {
+        patient().tls(TlsOptions::new().danger_accept_any_certificate())
+    }
+
+    fn source(error: &Error) -> &io::Error {
+        error.source().unwrap().downcast_ref().unwrap()
+    }
+
+    #[test]
+    fn a_write_that_fails_in_the_tls_handshake_is_reported_at_once() {
+        bounded(|| {
+            let faults = [
+                Fault::Writes { after: 0 },
+                Fault::SetReadTimeout,
+                Fault::SetWriteTimeout,
+            ];
+            for fault in faults {
+                let (stream, _other_end) = silent();
+                let stream = Faulty::new(stream, fault);
+                let error = Connection::open_stream(patient_with_tls(), stream).unwrap_err();
+                assert_matches!(error, Error::Tls(_));
+                assert!(error.to_string().contains("the tunnel is down"), "{error}");
+                // It is not the port.
+                assert_eq!(error.connect_failure().unwrap().hint, None);
+                let source = source(&error).get_ref().unwrap();
+                assert!(source.is::<TunnelDown>(), "{source:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_peer_without_tls_leaves_a_cause() {
+        bounded(|| {
+            // It goes on, and what it sends cannot be read; or it hangs up.
+            for (hangs_up, said) in [
+                (false, &b"AMQP\0\0\x09\x01"[..]),
+                (false, b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                (true, b"AMQP"),
+                (true, b"HT"),
+            ] {
+                let (stream, mut other_end) = silent();
+                other_end.write_all(said).unwrap();
+                let other_end = Some(other_end).filter(|_| !hangs_up);
+                let error = Connection::open_stream(patient_with_tls(), stream).unwrap_err();
+                assert_matches!(error, Error::Tls(_));
+                assert!(error.source().is_some(), "{error:?}");
+                drop(other_end);
+            }
+        });
+    }
+}
