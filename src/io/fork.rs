@@ -52,3 +52,56 @@ pub(crate) fn lock_unless_forked<T>(
     }
     Some(mutex.lock().unwrap_or_else(PoisonError::into_inner))
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    #[test]
+    fn a_process_knows_itself() {
+        let (process, other) = (Process::current(), Process::other());
+        assert_eq!(process.id(), std::process::id());
+        assert!(process.is_current() && !other.is_current());
+        assert_ne!(other.id(), process.id());
+    }
+
+    #[test]
+    fn whether_this_is_a_child_is_asked_only_where_a_lock_stays_taken() {
+        let mutex = Mutex::new(7);
+        let never = || -> bool { panic!("asked") };
+        assert_eq!(
+            lock_unless_forked(&mutex, never).map(|guard| *guard),
+            Some(7)
+        );
+        let guard = mutex.lock().unwrap();
+        assert!(lock_unless_forked(&mutex, || true).is_none());
+        let asked = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let is_forked = || {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    false
+                };
+                lock_unless_forked(&mutex, is_forked).map(|guard| *guard)
+            });
+            while asked.load(Ordering::Relaxed) == 0 {
+                thread::yield_now();
+            }
+            assert!(!waiting.is_finished());
+            drop(guard);
+            assert_eq!(waiting.join().unwrap(), Some(7));
+            let panics = scope.spawn(|| {
+                let _guard = mutex.lock().unwrap();
+                panic!("on purpose");
+            });
+            assert!(panics.join().is_err() && mutex.is_poisoned());
+        });
+        assert_eq!(asked.into_inner(), 1);
+        assert_eq!(
+            lock_unless_forked(&mutex, never).map(|guard| *guard),
+            Some(7)
+        );
+    }
+}

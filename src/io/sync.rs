@@ -28,3 +28,17 @@ pub(crate) fn spawn(name: &str, run: Box<dyn FnOnce() + Send>) -> io::Result<thr
     let handle = thread::Builder::new().name(name.into()).spawn(run)?;
     Ok(handle.thread().clone())
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_that_cannot_be_told_is_far_away() {
+        const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+        assert!(after(Duration::MAX) > Instant::now() + CENTURY);
+        let (before, hour) = (Instant::now(), Duration::from_secs(3600));
+        let later = after(hour);
+        assert!(later >= before + hour && later <= Instant::now() + hour);
+    }
+}
