@@ -162,5 +162,47 @@ mod tests {
         backlog.begin(0, 0, &header);
         assert_eq!(backlog.quota(1 << 40), 50 << 20);
         assert_eq!(backlog.quota(20 << 20), 20 << 20);
+        // The largest may have come before.
+        backlog.begin(0, 60 << 20, &header);
+        assert_eq!(backlog.quota(1 << 40), 60 << 20);
+        // What is left of a frame goes before what is looked at, and is none itself.
+        backlog.begin(header.len() - 1, 0, &header[1..]);
+        assert_eq!(backlog.quota(1 << 40), QUOTA);
+        // What is read later counts as well.
+        backlog.room()[..header.len()].copy_from_slice(&header);
+        backlog.add(header.len());
+        assert_eq!(backlog.quota(1 << 40), 50 << 20);
+        assert!(!backlog.is_closed());
+    }
+
+    #[test]
+    fn small_reads_share_a_chunk() {
+        let mut backlog = Backlog::new();
+        for _ in 0..10 {
+            backlog.room();
+            backlog.add(100);
+        }
+        assert_eq!(backlog.chunks.len(), 1);
+        assert_eq!(backlog.room().len(), CHUNK - 1000);
+    }
+
+    #[test]
+    fn a_close_is_seen_wherever_it_is_cut() {
+        let close = crate::protocol::method::Method::ConnectionClose {
+            reply_code: 320,
+            reply_text: "CONNECTION_FORCED".into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        let mut bytes = Vec::new();
+        crate::protocol::frame::write_method(&mut bytes, 0, &close).unwrap();
+        for cut in 0..bytes.len() {
+            let mut backlog = Backlog::new();
+            backlog.begin(0, 0, &bytes[..cut]);
+            let rest = &bytes[cut..];
+            backlog.room()[..rest.len()].copy_from_slice(rest);
+            backlog.add(rest.len());
+            assert!(backlog.is_closed(), "{cut}");
+        }
     }
 }

@@ -222,6 +222,14 @@ impl Reader {
         }
     }
 
+    /// Lets the present period and the last look be older than they are.
+    #[cfg(all(test, not(shuttle)))]
+    pub(super) fn age(&mut self, by: Duration) {
+        let source = &mut self.source;
+        source.period_began = source.period_began.checked_sub(by).unwrap();
+        source.looked_at = source.looked_at.checked_sub(by).unwrap();
+    }
+
     /// If the backlog is empty, what is read next begins it: where the session has come to, and behind what is not handled.
     pub(super) fn prepare_backlog(&mut self, session: &mut Session) {
         if self.backlog.is_empty() {

@@ -124,7 +124,7 @@ impl WriteHalf {
                     Ok(count) => {
                         left -= count;
                         IoSlice::advance_slices(&mut rest, count);
-                        if !rest.is_empty() && began.elapsed() >= WRITE_SLICE {
+                        if began.elapsed() >= WRITE_SLICE {
                             outcome = Written::Stuck;
                         }
                     }
@@ -183,12 +183,12 @@ pub(super) fn framed_size(body: usize, chunk: usize) -> usize {
     body + body.div_ceil(chunk) * frame::FRAME_OVERHEAD
 }
 
-/// As many of the slices as one system call is given, at least one.
+/// As many of the slices as one system call is given. None of them is larger than that.
 fn first_slices<'a, 'b>(slices: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
     let mut size = 0;
     let fits = |slice: &&IoSlice<'_>| {
         size += slice.len();
         size <= WRITE_MOST
     };
-    &slices[..slices.iter().take_while(fits).count().max(1)]
+    &slices[..slices.iter().take_while(fits).count()]
 }

@@ -136,7 +136,7 @@ pub(super) struct Outgoing {
     /// There are mandatory messages that the session does not know of.
     has_mandatory: AtomicBool,
     /// The process that opened the connection.
-    process: Process,
+    pub(super) process: Process,
 }
 
 impl Outgoing {
@@ -257,10 +257,7 @@ impl Outgoing {
         chunk: usize,
         write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
     ) -> Result<WriteResult, Refused> {
-        let mut state = self.lock();
-        if !state.can_write() {
-            state = self.wait_patiently(state, patience, State::can_write)?;
-        }
+        let mut state = self.wait_patiently(self.lock(), patience, State::can_write)?;
         if state.dead {
             return Err(Refused::Ended);
         }

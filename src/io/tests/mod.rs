@@ -23,6 +23,8 @@ struct Script(Arc<Mutex<Scripted>>);
 struct Scripted {
     /// What the next reads return.
     reads: VecDeque<io::Result<Vec<u8>>>,
+    /// How much each read had room for.
+    room: Vec<usize>,
     /// How much the next writes take, or why they fail.
     takes: VecDeque<io::Result<usize>>,
     /// When there are no more `takes`, writes take nothing.
@@ -64,6 +66,7 @@ impl Script {
 impl Read for Script {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut script = self.lock();
+        script.room.push(buffer.len());
         match script.reads.pop_front() {
             Some(Ok(mut bytes)) => {
                 let count = bytes.len().min(buffer.len());

@@ -124,6 +124,7 @@ pub(super) fn hold_writes(script: &Script) -> (mpsc::Sender<()>, mpsc::Receiver<
 fn what_was_gathered_goes_out_at_once_in_order_and_is_flushed() {
     let script = Script::default();
     let outgoing = outgoing(&script);
+    assert_eq!(outgoing.sleepers(), (false, 0));
     assert_eq!(script.lock().write_timeouts, [WRITE_SLICE]);
     assert!(!gathered(&outgoing, 1, b"one "));
     outgoing
@@ -138,6 +139,7 @@ fn what_was_gathered_goes_out_at_once_in_order_and_is_flushed() {
     assert_eq!(script.written(), b"one two three");
     assert_eq!(script.calls(), (1, 1));
     assert_eq!(outgoing.unsent(), 0);
+    assert!(outgoing.wait_until_written(12, Instant::now()));
     assert!(outgoing.wait_until_written(13, Instant::now()));
     assert!(!outgoing.wait_until_written(14, Instant::now()));
     // With nothing to write there is no system call.
@@ -334,11 +336,14 @@ fn a_stream_that_takes_nothing_and_says_so_is_lost() {
 fn a_write_that_took_its_time_and_took_all_is_done() {
     let script = Script::default();
     let outgoing = outgoing(&script);
-    let late = WRITE_SLICE + Duration::from_millis(10);
+    let late = WRITE_SLICE / 2 + Duration::from_millis(10);
     script.lock().before_write = Some(Arc::new(move || thread::sleep(late)));
     gathered(&outgoing, 1, b"abc");
+    // The time counts from the end of the first call.
+    script.lock().takes = [Ok(1), Err(io::ErrorKind::Interrupted.into()), Ok(2)].into();
     outgoing.write_gathered().unwrap();
     assert_eq!((outgoing.unsent(), script.lock().flushes), (0, 1));
+    script.lock().takes = [Ok(1), Ok(1000)].into();
     write_message(&outgoing, b"body", 100, b"head")
         .unwrap_or_else(|_| panic!("refused"))
         .unwrap();
@@ -352,6 +357,7 @@ fn a_peer_that_takes_a_little_at_a_time_holds_no_caller_for_long() {
         let outgoing = outgoing(&script);
         script.lock().takes = (0..1000).map(|_| Ok(1)).collect();
         script.lock().before_write = Some(Arc::new(|| thread::sleep(WRITE_SLICE / 3)));
+        let began = Instant::now();
         if with_body {
             write_message(&outgoing, &pattern(500), 1000, b"head")
                 .unwrap_or_else(|_| panic!("refused"))
@@ -360,6 +366,7 @@ fn a_peer_that_takes_a_little_at_a_time_holds_no_caller_for_long() {
             gathered(&outgoing, 1, &pattern(1000));
             outgoing.write_gathered().unwrap();
         }
+        assert!(began.elapsed() >= WRITE_SLICE, "it is given that much");
         let taken = script.written().len();
         assert!((1..=5).contains(&taken), "{taken}");
     }
@@ -418,6 +425,23 @@ fn a_stream_killed_while_it_is_written_counts_nothing_as_written() {
     outgoing.write_gathered().unwrap();
     script.lock().before_write = None;
     assert!(!outgoing.wait_until_written(3, Instant::now() + LONG));
+}
+
+#[test]
+fn only_the_end_ends_the_wait_for_it() {
+    let script = Script::default();
+    let outgoing = Arc::new(outgoing(&script));
+    script.lock().takes = [Err(io::ErrorKind::ConnectionReset.into())].into();
+    gathered(&outgoing, 1, b"abc");
+    outgoing.write_gathered().unwrap_err();
+    let waiting = Arc::clone(&outgoing);
+    let waited = elsewhere(move || waiting.wait_for_end(LONG));
+    until(|| outgoing.sleepers().1 == 1);
+    outgoing.wake_all();
+    let early = waited.recv_timeout(Duration::from_millis(50));
+    assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+    outgoing.finish();
+    ends(&waited);
 }
 
 #[test]
@@ -587,12 +611,14 @@ fn room_for_a_large_body_is_the_write_half() {
     outgoing.write_gathered().unwrap();
     // There is room for bytes, and for a body that is copied.
     outgoing.wait_for_room(LONG, DIRECT_BODY - 1);
-    let waiting = Arc::clone(&outgoing);
-    let room = elsewhere(move || waiting.wait_for_room(LONG, DIRECT_BODY));
-    until(|| outgoing.sleepers().1 == 1);
+    let rooms = [DIRECT_BODY, DIRECT_BODY * 2].map(|body| {
+        let waiting = Arc::clone(&outgoing);
+        elsewhere(move || waiting.wait_for_room(LONG, body))
+    });
+    until(|| outgoing.sleepers().1 == 2);
     script.lock().is_stuck = false;
     write_all(&outgoing);
-    ends(&room);
+    rooms.iter().for_each(ends);
 }
 
 #[test]
@@ -655,6 +681,62 @@ fn a_forked_child_gathers_and_writes_nothing() {
     assert!(script.written().is_empty());
 }
 
+#[test]
+fn a_forked_child_notices_it_after_few_messages_and_then_once_in_256() {
+    // How many messages a child gathers whose parent had gathered so many since the writer thread looked last.
+    let in_vain = |before: usize, looks: bool| {
+        let script = Script::default();
+        let mut outgoing = outgoing(&script);
+        for _ in 0..before {
+            gathered(&outgoing, 1, b"");
+        }
+        if looks {
+            assert!(matches!(work(&outgoing), Work::Look));
+        }
+        outgoing.process = Process::other();
+        (0..1000).position(|_| gather(&outgoing, 1, b"").is_err())
+    };
+    assert_eq!(in_vain(0, false), Some(0));
+    assert_eq!(in_vain(7, false), Some(0));
+    assert_eq!(in_vain(8, false), Some(248));
+    assert_eq!(in_vain(255, false), Some(1));
+    assert_eq!(in_vain(256, false), Some(0));
+    assert_eq!(in_vain(100, true), Some(0), "the writer thread has looked");
+}
+
+#[test]
+fn a_lock_that_stays_taken_is_waited_for_unless_the_one_who_has_it_is_in_the_parent() {
+    for is_forked in [false, true] {
+        let mut outgoing = outgoing(&Script::default());
+        if is_forked {
+            outgoing.process = Process::other();
+        }
+        let outgoing = Arc::new(outgoing);
+        let (release, held) = mpsc::channel::<()>();
+        let (begin, begins) = mpsc::channel();
+        let holding = Arc::clone(&outgoing);
+        let held = elsewhere(move || {
+            let call = holding.append_call(|_| {
+                begin.send(()).unwrap();
+                let _ = held.recv();
+                Ok(())
+            });
+            call.unwrap();
+        });
+        ends(&begins);
+        let gathering = Arc::clone(&outgoing);
+        let gathered = elsewhere(move || gather(&gathering, 1, b"x").is_ok());
+        if is_forked {
+            assert!(!ends(&gathered));
+        }
+        drop(release);
+        ends(&held);
+        if !is_forked {
+            assert!(ends(&gathered));
+        }
+    }
+}
+
 // ---- what the broker has handled
 
 #[test]
@@ -696,12 +778,24 @@ fn what_a_channel_has_sent_is_unhandled_until_the_broker_says_so() {
     outgoing.note_handled(3, 7);
     assert!(!outgoing.may_have_unhandled());
     assert_eq!(ask(3), None);
+    // What is sent on one channel changes nothing for another, whichever number is larger.
+    for channel in [1, 2, 4, 1] {
+        gathered(&outgoing, channel, b"x");
+    }
+    outgoing.write_gathered().unwrap();
+    assert_eq!(outgoing.appended(), 12);
+    // The broker may have handled more than was sent on that channel.
+    for channel in [1, 4, 2] {
+        assert!(outgoing.may_have_unhandled());
+        outgoing.note_handled(channel, 100);
+    }
+    assert!(!outgoing.may_have_unhandled());
     // A large message counts as well, with all its bytes.
     write_message(&outgoing, b"body", 10, b"head")
         .unwrap_or_else(|_| panic!("refused"))
         .unwrap();
     assert!(outgoing.may_have_unhandled());
-    let position = 8 + 4 + framed(5, b"body", 10).len() as u64;
+    let position = 12 + 4 + framed(5, b"body", 10).len() as u64;
     assert_eq!(ask(5), Some(position));
     outgoing.note_handled(5, position - 1);
     assert!(ask(5).is_some());

@@ -1,5 +1,6 @@
 //! What the writer thread is woken for, what it does, and when it ends.
 
+use std::mem::discriminant;
 use std::time::Instant;
 
 use super::super::writer::{Outgoing, Refused, Work};
@@ -228,4 +229,72 @@ fn a_thread_that_waits_until_all_is_written_is_woken() {
     outgoing.write_gathered().unwrap_err();
     assert!(!ends(&written));
     assert!(outgoing.last_write() > began);
+}
+
+#[test]
+fn a_large_message_takes_what_was_urgent_along() {
+    let waits = || {
+        let script = Script::default();
+        let outgoing = Arc::new(outgoing(&script));
+        let (release, began) = hold_writes(&script);
+        gathered(&outgoing, 1, b"first ");
+        let writes = Arc::clone(&outgoing);
+        let first = elsewhere(move || writes.write_gathered().is_ok());
+        ends(&began);
+        gathered(&outgoing, 1, b"urgent ");
+        outgoing.write_gathered().unwrap();
+        drop(release);
+        assert!(ends(&first));
+        let written = write_message(&outgoing, b"body", 10, b"head ");
+        assert!(matches!(written, Ok(Ok(()))));
+        assert!(script.written().starts_with(b"first urgent head "));
+        // What is gathered now may wait.
+        gathered(&outgoing, 1, b"second");
+        matches!(work(&outgoing), Work::Look)
+    };
+    // At least once before a moment has passed.
+    assert!((0..100).any(|_| waits()));
+}
+
+#[test]
+fn the_writer_thread_is_woken_when_a_write_of_others_is_over() {
+    // What it is left to do then: what was gathered meanwhile, or the end.
+    type Way = fn(&Outgoing);
+    let ways: [(Way, Work); 2] = [
+        (
+            |outgoing| assert!(!gathered(outgoing, 1, b"second")),
+            Work::Write,
+        ),
+        (Outgoing::finish, Work::End),
+    ];
+    for (way, then) in ways {
+        let script = Script::default();
+        let outgoing = Arc::new(outgoing(&script));
+        let (release, began) = hold_writes(&script);
+        gathered(&outgoing, 1, b"first ");
+        let writes = Arc::clone(&outgoing);
+        let first = elsewhere(move || writes.write_gathered().is_ok());
+        ends(&began);
+        way(&outgoing);
+        assert!(
+            matches!(work(&outgoing), Work::Look),
+            "another thread is writing"
+        );
+        let sleeping = Arc::clone(&outgoing);
+        let woken = elsewhere(move || sleeping.wait_for_work(None, None));
+        until(|| outgoing.sleepers().0);
+        let began = Instant::now();
+        drop(release);
+        assert!(ends(&first));
+        ends(&woken);
+        assert!(began.elapsed() < LONG / 2);
+        until(|| discriminant(&work(&outgoing)) == discriminant(&then));
+    }
+}
+
+#[test]
+fn after_a_look_the_writer_thread_sleeps_no_more() {
+    let outgoing = outgoing(&Script::default());
+    assert!(matches!(work(&outgoing), Work::Look));
+    assert!(!outgoing.sleepers().0);
 }
