@@ -227,6 +227,8 @@ pub enum Error {
         number: u16,
         /// What is wrong with it.
         problem: &'static str,
+        /// The largest number that was negotiated.
+        channel_max: u16,
     },
     /// The server does not have what the call needs (pika: `MethodNotImplementedError`).
     #[doc(alias = "MethodNotImplementedError")]
@@ -250,9 +252,9 @@ pub enum Error {
     InvalidParameter {
         /// Which argument, parameter or URL option.
         field: Box<str>,
-        /// The value given (never a secret).
+        /// The value given, or what it is (never a secret).
         value: Box<str>,
-        /// What would be.
+        /// What is wrong with it, or what is expected.
         expected: Box<str>,
         /// Why a file that it names cannot be read.
         source: Option<Arc<io::Error>>,

@@ -554,11 +554,7 @@ impl ConnectionParameters {
             }
         }
         if let Some((field, expected)) = self.credentials.problem() {
-            return Err(Error::invalid(
-                field,
-                "the value given (not shown)",
-                expected,
-            ));
+            return Err(Error::invalid(field, "a value (not shown)", expected));
         }
         if self.channel_max == 0 {
             return Err(Error::invalid("channel_max", "0", "1 to 65535 is expected"));

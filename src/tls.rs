@@ -293,15 +293,12 @@ impl TlsOptions {
             log::trace!("{ignored} of the platform's certificates cannot be used");
             if roots.is_empty() {
                 let cause = found.errors.first().map(ToString::to_string);
-                let expected = format!(
-                    "none were found{}; install them or give your own with {CA}",
+                let value = format!(
+                    "no certificate to trust on this platform{}",
                     cause.map(|cause| format!(" ({cause})")).unwrap_or_default()
                 );
-                return Err(Error::invalid(
-                    "tls",
-                    "trusting the platform's certificates",
-                    &expected,
-                ));
+                let expected = format!("install them, or give your own with {CA}");
+                return Err(Error::invalid("tls", value, &expected));
             }
             return Ok(roots);
         };

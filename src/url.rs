@@ -17,7 +17,7 @@ use crate::parameters::{has_space, ConnectionParameters, IntoParameters};
 /// What was read, or what was expected in its place.
 type Read<T> = Result<T, &'static str>;
 
-const NOT_SHOWN: &str = "the value given (not shown)";
+const NOT_SHOWN: &str = "a value (not shown)";
 
 /// What most often makes a URL fall apart in the wrong places.
 macro_rules! escapes {

@@ -105,7 +105,7 @@ impl Connection {
             return Err(Error::invalid(
                 "delay",
                 format_args!("{delay:?}"),
-                "less than the clock can count",
+                "less than the clock can count is expected",
             ));
         };
         let callback = Box::new(move || callback().into_result());

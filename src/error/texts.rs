@@ -64,7 +64,7 @@ impl fmt::Display for Error {
                 Escaped(reason)
             ),
             Error::NoFreeChannels { channel_max } => {
-                write!(f, "no free channels: all {channel_max} are in use")
+                write!(f, "no free channels: channel_max is {channel_max}, and so many are in use")
             }
 
             Error::ChannelClosedByBroker {
@@ -104,9 +104,14 @@ impl fmt::Display for Error {
 
             Error::UnexpectedFrame { detail } => write!(f, "unexpected frame: {detail}"),
             Error::InvalidFrame(error) => write!(f, "protocol syntax: {error}"),
-            Error::InvalidChannelNumber { number, problem } => {
-                write!(f, "channel number {number} is {problem}")
-            }
+            Error::InvalidChannelNumber {
+                number,
+                problem,
+                channel_max,
+            } => write!(
+                f,
+                "channel number {number} is {problem}; 1 to {channel_max} were negotiated"
+            ),
             Error::MethodNotImplemented { capability } => {
                 write!(f, "the server does not support {capability}")
             }
@@ -118,7 +123,7 @@ impl fmt::Display for Error {
                 value,
                 expected,
                 ..
-            } => write!(f, "{field}: {value} is not allowed; {expected}"),
+            } => write!(f, "{field}: {value} was given; {expected}"),
 
             Error::Reentrancy { call } => {
                 write!(f, "{call} cannot be called from inside a callback")

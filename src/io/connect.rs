@@ -654,11 +654,7 @@ impl Failures {
     #[cold]
     fn into_error(self) -> Error {
         let Some((address, failure)) = self.furthest else {
-            return Error::invalid(
-                "parameters",
-                "an empty list",
-                "at least one set of parameters",
-            );
+            return Error::invalid("parameters", "an empty list", "at least one is expected");
         };
         let retryable = self.retryable.iter().any(|(_, retryable)| *retryable);
         failure

@@ -43,7 +43,7 @@ impl Pem {
     pub(super) fn refused(&self, field: &str, reason: &str) -> Error {
         match self {
             Pem::File(path) => Error::invalid(field, format_args!("{path:?}"), reason),
-            Pem::Bytes(_) => Error::invalid(field, "the PEM text given (not shown)", reason),
+            Pem::Bytes(_) => Error::invalid(field, "a PEM text (not shown)", reason),
         }
     }
 
@@ -218,7 +218,7 @@ fn describe(error: &pem::Error) -> String {
     let detail = match error {
         pem::Error::MissingSectionEnd { .. } => "an END line is missing",
         pem::Error::IllegalSectionStart { .. } => "a BEGIN line is broken",
-        pem::Error::Base64Decode(_) => "what is between BEGIN and END is no Base64",
+        pem::Error::Base64Decode(_) => "what is between BEGIN and END is not Base64",
         _ => "it cannot be understood",
     };
     format!("PEM is expected: {detail}")

@@ -119,7 +119,7 @@ impl<'p> Options<'p> {
             Some((name, None)) if self.mechanisms == [Mechanism::External] => (name, ""),
             Some((_, None)) => {
                 let expected = "a user name needs a password; an empty one is written user:@host";
-                return Err(Error::invalid("url password", "leaving it out", expected));
+                return Err(Error::invalid("url password", "none", expected));
             }
             None if self.mechanisms.is_empty() => return Ok(()),
             None => ("guest", "guest"),
@@ -141,7 +141,7 @@ impl<'p> Options<'p> {
             let shown = if is_word(name, 40, "_-.") && !doubtful {
                 name
             } else {
-                "the name given (not shown)"
+                "a name (not shown)"
             };
             let expected = format!("the options are {}", OPTIONS.join(", "));
             return Err(Error::invalid("url option", shown, &expected));

@@ -26,6 +26,15 @@ impl Session {
         self.channels.get_mut(slot).and_then(Option::as_deref_mut)
     }
 
+    #[cold]
+    fn invalid_number(&self, number: u16, problem: &'static str) -> Error {
+        Error::InvalidChannelNumber {
+            number,
+            problem,
+            channel_max: self.channel_max,
+        }
+    }
+
     /// Chooses a number (the lowest free one, or the one asked for) and adds a channel; returns its slot and its number.
     pub(crate) fn add_channel(
         &mut self,
@@ -34,12 +43,10 @@ impl Session {
     ) -> Result<(usize, u16), Error> {
         let number = match number {
             Some(number) if number == 0 || number > self.channel_max => {
-                let problem = "outside of what was negotiated";
-                return Err(Error::InvalidChannelNumber { number, problem });
+                return Err(self.invalid_number(number, "out of range"));
             }
             Some(number) if matches!(self.number(number), Number::Taken(_)) => {
-                let problem = "in use";
-                return Err(Error::InvalidChannelNumber { number, problem });
+                return Err(self.invalid_number(number, "in use"));
             }
             Some(number) => number,
             None => self.free_number()?,

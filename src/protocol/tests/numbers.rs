@@ -22,6 +22,7 @@ fn refused(session: &mut Session, number: u16) -> &'static str {
         Err(Error::InvalidChannelNumber {
             number: refused,
             problem,
+            ..
         }) => {
             assert_eq!(refused, number);
             problem
@@ -49,8 +50,8 @@ fn the_lowest_free_number_is_given() {
         Err(Error::NoFreeChannels { channel_max: 5, .. })
     ));
     // Neither one that was never given nor the connection's own.
-    assert_eq!(refused(&mut session, 0), "outside of what was negotiated");
-    assert_eq!(refused(&mut session, 6), "outside of what was negotiated");
+    assert_eq!(refused(&mut session, 0), "out of range");
+    assert_eq!(refused(&mut session, 6), "out of range");
     assert_eq!(refused(&mut session, 3), "in use");
     // A number is free when its channel is closed, and its slot when the handle is gone too.
     session.feed(&close(3)).unwrap();
