@@ -42,13 +42,34 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// The variants bear pika's names without the suffix. Common questions have predicates, so that matching is
 /// seldom needed: [`is_connection_error`](Error::is_connection_error), [`is_channel_error`](Error::is_channel_error),
-/// [`reply_code`](Error::reply_code), [`address`](Error::address).
+/// [`is_retryable`](Error::is_retryable), [`reply_code`](Error::reply_code), [`address`](Error::address).
 ///
 /// ```
 /// # use haypile::{Connection, ConnectionParameters};
 /// let refused = Connection::open(ConnectionParameters::new("127.0.0.1").port(1)).unwrap_err();
 /// assert!(refused.is_connection_error());
 /// assert_eq!(refused.address(), Some("127.0.0.1:1"));
+/// ```
+///
+/// # Printing an error
+///
+/// `{error}` is one line with all that is known, the cause included, as one prints an exception. [`source`](std::error::Error::source)
+/// gives the cause once more as a value, for the program to look at. So print the error alone: what follows its sources and prints
+/// each of them (`{:#}` of `anyhow`, for instance) says the cause twice.
+///
+/// Of an error of the program's own ([`Error::Other`]) `{error}` shows what that one shows. `{error:?}`, which is what `unwrap` and a
+/// `main` that returns the error print, puts the variant's name before the line, and behind it those of the sources that the line
+/// does not name.
+///
+/// ```
+/// use haypile::Connection;
+/// use std::error::Error;
+/// use std::io;
+///
+/// let refused = Connection::open("amqp://127.0.0.1:1").unwrap_err();
+/// let cause = refused.source().and_then(|source| source.downcast_ref::<io::Error>());
+/// assert_eq!(cause.map(io::Error::kind), Some(io::ErrorKind::ConnectionRefused));
+/// assert!(refused.to_string().contains(&cause.unwrap().to_string()));
 /// ```
 #[doc(alias = "AMQPError")]
 #[derive(Clone)]
@@ -305,7 +326,8 @@ pub enum Error {
     },
     /// The server of a remote procedure call replied with an error; see [`RpcClient`](crate::RpcClient).
     Rpc(Box<RpcError>),
-    /// A [`Supervisor`](crate::Supervisor) gave up.
+    /// A [`Supervisor`](crate::Supervisor) gave up. The predicates (but [`is_retryable`](Error::is_retryable), which is false) and
+    /// `reply_code` speak of the last error before that, which is the source.
     GaveUp(Arc<GaveUp>),
     /// An error of the program's own, on its way out of a callback; see [`Error::other`].
     Other(Arc<dyn std::error::Error + Send + Sync>),
@@ -314,8 +336,7 @@ pub enum Error {
 /// Why a broker cancels a consumer. It does not say.
 pub(crate) const CANCEL_CAUSES: &str = "its queue was deleted, its node was lost, a permission was withdrawn, or it held a message for too long";
 
-/// The variant's name and the text: what a program shows whose `main` returns this.
-/// What `main` and `unwrap` print: the variant, the text, and the causes that the text does not name.
+/// What `main` and `unwrap` print: the variant's name, the text, and the causes that the text does not name.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.to_string();
@@ -323,9 +344,9 @@ impl fmt::Debug for Error {
         // So many causes that no chain is longer, unless it has no end.
         let first = std::error::Error::source(self);
         for cause in std::iter::successors(first, |cause| cause.source()).take(32) {
-            let cause = cause.to_string();
+            let cause = Escaped(&cause.to_string()).to_string();
             if !text.contains(&cause) {
-                write!(f, ": {}", Escaped(&cause))?;
+                write!(f, ": {cause}")?;
             }
         }
         Ok(())
@@ -440,10 +461,11 @@ impl Error {
         )
     }
 
-    /// What ended the channel or connection: the cause of a report of unconfirmed messages, and that of a call on a connection
-    /// that is not open. Any other error is its own.
+    /// What ended the channel or connection: the cause of a report of unconfirmed messages, that of a call on a connection
+    /// that is not open, and the last error before a supervisor gave up. Any other error is its own.
     fn end(&self) -> &Error {
         match self {
+            Error::GaveUp(gave_up) => gave_up.last().map_or(self, Error::end),
             Error::Unconfirmed(report) => report.cause.as_ref().map_or(self, Error::end),
             Error::ConnectionWrongState { cause, .. } => cause.as_deref().map_or(self, Error::end),
             _ => self,
@@ -504,7 +526,7 @@ impl Error {
     /// println!("{}: {}", failure.address, failure.hint.unwrap_or(&failure.cause));
     /// ```
     pub fn connect_failure(&self) -> Option<&ConnectFailure> {
-        match self {
+        match self.end() {
             Error::Connection(failure)
             | Error::Dns(failure)
             | Error::Tls(failure)
@@ -561,8 +583,9 @@ impl Error {
 }
 
 impl std::error::Error for Error {
-    /// The error that caused this one: of the operating system, of TLS, of the program's own ([`Error::Other`]), or what ended
-    /// the connection or channel.
+    /// The error that caused this one: of the operating system, of TLS, of the program's own ([`Error::Other`]), what ended
+    /// the connection or channel, or the last one before a supervisor gave up. `Display` has named it already; see
+    /// [`Error`](Error#printing-an-error).
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Other(error) => Some(&**error),
@@ -574,6 +597,7 @@ impl std::error::Error for Error {
             } => Some(&**error),
             Error::ConnectionWrongState { cause, .. } => cause.as_ref().map(|cause| &**cause as _),
             Error::Unconfirmed(report) => report.cause.as_ref().map(|cause| cause as _),
+            Error::GaveUp(gave_up) => gave_up.last().map(|error| error as _),
             _ => self.connect_failure()?.source.get(),
         }
     }
@@ -751,6 +775,13 @@ pub struct GaveUp {
     pub errors: Vec<(Error, u64)>,
 }
 
+impl GaveUp {
+    /// The error that came last.
+    fn last(&self) -> Option<&Error> {
+        self.errors.last().map(|(error, _)| error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -769,6 +800,87 @@ mod tests {
         assert_eq!(later.reply_code(), Some(320));
         assert_eq!(later.address(), Some("broker:5672"));
         assert!(later.is_connection_error() && !later.is_channel_error());
+    }
+
+    fn sourced(cause: &str) -> Box<Failure> {
+        Failure::new(Error::Connection, Stage::Tcp, format_args!("{cause}"), None)
+            .caused_by(io::Error::other(cause.to_owned()))
+    }
+
+    /// Every variant that may have a source, with one.
+    fn with_sources() -> Vec<Error> {
+        let connection = || sourced("host unreachable").into_error("broker:5672".into(), vec![], 1);
+        let lost = Error::StreamLost(Arc::new(StreamLost {
+            address: "broker:5672".into(),
+            cause: "reset".to_owned(),
+            silent_for: Duration::ZERO,
+            source: Source::new(io::Error::other("reset")),
+        }));
+        let mut report = UnconfirmedReport::default();
+        report.cause = Some(lost.clone());
+        vec![
+            connection(),
+            Error::connection_ended(&lost),
+            lost,
+            Error::Unconfirmed(Box::new(report)),
+            Error::syntax(WireError::UnknownFrameType(9)),
+            Error::GaveUp(Arc::new(GaveUp {
+                after: Duration::from_secs(1),
+                attempts: 3,
+                errors: vec![(Error::other("first"), 1), (connection(), 2)],
+            })),
+            Error::other("of the program's own"),
+        ]
+    }
+
+    /// The rule of the page "Printing an error".
+    #[test]
+    fn a_text_names_its_source_and_debug_names_it_once() {
+        for error in with_sources() {
+            let source = std::error::Error::source(&error).expect("a source");
+            let (text, cause) = (error.to_string(), source.to_string());
+            assert!(text.contains(&cause), "{text}: {cause}");
+            assert_eq!(format!("{error:?}"), format!("{}: {text}", error.kind()));
+        }
+    }
+
+    #[test]
+    fn giving_up_is_asked_like_the_last_error() {
+        let error = with_sources()
+            .into_iter()
+            .find(|error| matches!(error, Error::GaveUp(_)))
+            .unwrap();
+        let source = std::error::Error::source(&error).unwrap();
+        let last = source.downcast_ref::<Error>().unwrap();
+        assert!(matches!(last, Error::Connection(_)));
+        assert!(error.is_connection_error() && !error.is_channel_error());
+        assert_eq!(error.address(), Some("broker:5672"));
+        assert!(error.connect_failure().is_some() && !error.is_retryable());
+
+        let refused = Error::ChannelClosedByBroker {
+            reply_code: 404,
+            reply_text: String::new(),
+            channel: 1,
+            method: None,
+        };
+        let error = Error::GaveUp(Arc::new(GaveUp {
+            after: Duration::ZERO,
+            attempts: 1,
+            errors: vec![(refused, 1)],
+        }));
+        assert_eq!((error.reply_code(), error.address()), (Some(404), None));
+        assert!(error.is_channel_error() && !error.is_connection_error());
+    }
+
+    #[test]
+    fn what_the_peer_said_is_not_named_twice() {
+        let failure = sourced("a\u{1b}b");
+        let error = failure.into_error("broker:5672".into(), vec![], 1);
+        assert_eq!(
+            format!("{error:?}").matches("a\\u{1b}b").count(),
+            1,
+            "{error:?}"
+        );
     }
 
     #[test]
