@@ -302,3 +302,407 @@ fn bare(name: &str) -> &str {
         .and_then(|(_, rest)| rest.strip_suffix(')'))
         .unwrap_or(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::{ServerName, UnixTime};
+    use rustls::{Error as Tls, PeerIncompatible};
+    use std::time::Duration;
+
+    /// What is said of it, and what to do about it.
+    fn told(failure: Failure) -> (String, &'static str, bool) {
+        match failure {
+            Failure::Other {
+                cause, hint, lost, ..
+            } => (cause, hint.unwrap_or(""), lost),
+            Failure::TimeUp => panic!("time up"),
+        }
+    }
+
+    /// What caused it.
+    fn source<E: std::error::Error + 'static>(failure: &Failure) -> Option<&E> {
+        match failure {
+            Failure::Other { source, .. } => source.get()?.downcast_ref(),
+            Failure::TimeUp => None,
+        }
+    }
+
+    #[track_caller]
+    fn assert_told(failure: Failure, cause_has: &str, hint_has: &str) {
+        let (cause, hint, lost) = told(failure);
+        assert!(cause.contains(cause_has), "{cause}");
+        assert!(hint.contains(hint_has), "{cause}; {hint}");
+        assert_eq!(hint.is_empty(), hint_has.is_empty(), "{cause}; {hint}");
+        assert!(!lost, "it is no lost stream: {cause}");
+    }
+
+    #[test]
+    fn what_is_no_tls_is_known_by_its_first_bytes() {
+        let other = |first: &[u8]| {
+            other_protocol(first, Source::default()).unwrap_or_else(|_| panic!("{first:?}"))
+        };
+        assert_told(
+            other(b"AMQP\0\0\x09\x01"),
+            "replied with AMQP",
+            "use an amqp:// URL",
+        );
+        assert_told(other(b"HTTP/1.1"), "replied with HTTP", "15672");
+        for first in [b"SSH-2.0".as_slice(), b"\x15\x02", b"\x18\x03", b"A", b"\0"] {
+            assert_told(
+                other(first),
+                "what the peer sent is no TLS",
+                "use an amqp:// URL",
+            );
+        }
+        for first in [
+            b"".as_slice(),
+            b"\x14",
+            b"\x17",
+            b"\x14\x03",
+            b"\x16\x03\x01\0",
+        ] {
+            assert!(
+                other_protocol(first, Source::default()).is_err(),
+                "{first:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_lost_says_nothing_about_tls_unless_something_came() {
+        let lost = |kind: io::ErrorKind, first: &[u8]| lost(kind.into(), first);
+        let (cause, hint, is_lost) = told(lost(io::ErrorKind::UnexpectedEof, b""));
+        assert_eq!(cause, "the peer closed the stream during the TLS handshake");
+        assert!(hint.contains("5671") && is_lost);
+        let (_, hint, is_lost) = told(lost(io::ErrorKind::UnexpectedEof, b"\x16\x03"));
+        assert!(hint.is_empty() && is_lost);
+        // Other ways to hang up, and what is none.
+        for (kind, hangs_up) in [
+            (io::ErrorKind::ConnectionReset, true),
+            (io::ErrorKind::ConnectionAborted, true),
+            (io::ErrorKind::BrokenPipe, true),
+            (io::ErrorKind::NotConnected, false),
+        ] {
+            let (cause, hint, is_lost) = told(lost(kind, b""));
+            assert!(cause == io::Error::from(kind).to_string() && is_lost);
+            assert_eq!(hint.contains("5671"), hangs_up, "{kind:?}");
+            assert!(hangs_up || hint.is_empty());
+        }
+        let http = lost(io::ErrorKind::UnexpectedEof, b"HTTP/1.1");
+        assert_told(http, "replied with HTTP", "15672");
+        // The error itself is kept.
+        for first in [b"".as_slice(), b"HTTP/1.1"] {
+            let failure = lost(io::ErrorKind::ConnectionReset, first);
+            let kind = source::<io::Error>(&failure).map(io::Error::kind);
+            assert_eq!(kind, Some(io::ErrorKind::ConnectionReset));
+        }
+    }
+
+    #[test]
+    fn an_alert_says_what_the_server_does_not_like() {
+        use AlertDescription as Alert;
+        let certificate = "give one with client_certificate_files";
+        let log = "log says more";
+        let cases = [
+            (
+                Alert::CertificateRequired,
+                false,
+                "requires a client certificate",
+                certificate,
+            ),
+            (
+                Alert::CertificateRequired,
+                true,
+                "requires a client certificate",
+                certificate,
+            ),
+            (
+                Alert::HandshakeFailure,
+                true,
+                "most likely because it requires a client certificate",
+                certificate,
+            ),
+            (
+                Alert::BadCertificate,
+                true,
+                "most likely because it requires a client certificate",
+                certificate,
+            ),
+            (
+                Alert::HandshakeFailure,
+                false,
+                "refused the handshake (HandshakeFailure)",
+                "no cipher in common",
+            ),
+            (
+                Alert::InsufficientSecurity,
+                true,
+                "refused the handshake (InsufficientSecurity)",
+                "no cipher",
+            ),
+            (
+                Alert::BadCertificate,
+                false,
+                "refused the client's certificate (BadCertificate)",
+                log,
+            ),
+            (
+                Alert::UnsupportedCertificate,
+                false,
+                "refused the client's certificate",
+                log,
+            ),
+            (
+                Alert::CertificateRevoked,
+                false,
+                "refused the client's certificate",
+                log,
+            ),
+            (
+                Alert::CertificateExpired,
+                false,
+                "refused the client's certificate",
+                log,
+            ),
+            (
+                Alert::CertificateUnknown,
+                false,
+                "refused the client's certificate",
+                log,
+            ),
+            (
+                Alert::UnknownCA,
+                true,
+                "refused the client's certificate",
+                log,
+            ),
+            (
+                Alert::AccessDenied,
+                false,
+                "refused the client's certificate",
+                log,
+            ),
+            (
+                Alert::ProtocolVersion,
+                false,
+                "no version of TLS",
+                "TLS 1.2 or 1.3",
+            ),
+            (
+                Alert::UnrecognisedName,
+                false,
+                "does not know the name",
+                "server_hostname",
+            ),
+            (
+                Alert::InternalError,
+                false,
+                "the server refused: InternalError",
+                log,
+            ),
+        ];
+        for (alert, certificate_missing, cause, hint) in cases {
+            let failure = describe(&Tls::AlertReceived(alert), certificate_missing);
+            assert_told(failure, cause, hint);
+        }
+    }
+
+    #[test]
+    fn other_errors_of_tls_are_told_apart() {
+        let incompatible = Tls::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon);
+        assert_told(
+            describe(&incompatible, false),
+            "too little in common",
+            "TLS 1.2 or 1.3",
+        );
+        let invalid = Tls::InvalidMessage(rustls::InvalidMessage::InvalidCcs);
+        assert_told(describe(&invalid, false), "no proper TLS", "");
+        let inappropriate = Tls::InappropriateMessage {
+            expect_types: Vec::new(),
+            got_type: rustls::ContentType::ApplicationData,
+        };
+        assert_told(describe(&inappropriate, false), "no proper TLS", "");
+        let (cause, hint, _) = told(describe(&Tls::DecryptError, false));
+        assert_eq!((cause, hint), (Tls::DecryptError.to_string(), ""));
+        // The error itself is kept.
+        let failure = describe(&Tls::DecryptError, false);
+        assert_eq!(source::<Tls>(&failure), Some(&Tls::DecryptError));
+        // It is found in the error of a stream.
+        let of_a_stream = io::Error::new(io::ErrorKind::InvalidData, Tls::DecryptError);
+        assert!(described(&of_a_stream, false).is_some());
+        assert!(described(&io::ErrorKind::InvalidData.into(), false).is_none());
+        assert!(described(&io::Error::other("something else"), false).is_none());
+    }
+
+    fn certificate(error: CertificateError) -> Failure {
+        describe(&Tls::InvalidCertificate(error), false)
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_told() {
+        let names = |presented: &[&str]| CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("broker.example").unwrap(),
+            presented: presented.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let cases = [
+            (
+                CertificateError::Expired,
+                "has expired",
+                "the clock of this machine",
+            ),
+            (
+                CertificateError::NotValidYet,
+                "is not valid yet",
+                "the clock of this machine",
+            ),
+            (
+                CertificateError::UnknownIssuer,
+                "no authority that is trusted here",
+                "ca_certificates_file",
+            ),
+            (
+                CertificateError::NotValidForName,
+                "bears another name",
+                "server_hostname",
+            ),
+            (
+                names(&[]),
+                "bears no name, and so not \"broker.example\"",
+                "the common name does not count",
+            ),
+            (
+                names(&["DnsName(\"a.example\")", "IpAddress(10.0.0.1)"]),
+                "is not for \"broker.example\" but for \"a.example\", 10.0.0.1",
+                "server_hostname",
+            ),
+            (
+                CertificateError::BadSignature,
+                "is wrong",
+                "another one of the same name",
+            ),
+            (CertificateError::BadEncoding, "cannot be read", "X.509"),
+            (
+                CertificateError::Revoked,
+                "revoked",
+                "needs a new certificate",
+            ),
+            (
+                CertificateError::InvalidPurpose,
+                "not meant for servers",
+                "extended key usage",
+            ),
+            (
+                CertificateError::ApplicationVerificationFailure,
+                "cannot be taken",
+                "",
+            ),
+        ];
+        for (error, cause, hint) in cases {
+            assert_told(certificate(error), cause, hint);
+        }
+    }
+
+    #[test]
+    fn how_long_ago_a_certificate_expired_is_told_in_days() {
+        const DAY: u64 = 86_400;
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        for (seconds, days) in [
+            (0, "less than a day"),
+            (DAY - 1, "less than a day"),
+            (DAY, "1 day"),
+            (2 * DAY - 1, "1 day"),
+            (2 * DAY, "2 days"),
+            (1000 * DAY, "1000 days"),
+        ] {
+            let (early, late) = (at(1_000_000), at(1_000_000 + seconds));
+            let expired = CertificateError::ExpiredContext {
+                time: late,
+                not_after: early,
+            };
+            assert_told(
+                certificate(expired),
+                &format!("expired, {days} ago"),
+                "clock",
+            );
+            let not_yet = CertificateError::NotValidYetContext {
+                time: early,
+                not_before: late,
+            };
+            assert_told(
+                certificate(not_yet),
+                &format!("for another {days}"),
+                "clock",
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_counts_among_the_addresses_only() {
+        let presented = |expected: &str, presented: &[&str]| {
+            certificate(CertificateError::NotValidForNameContext {
+                expected: ServerName::try_from(expected.to_owned()).unwrap(),
+                presented: presented.iter().map(|name| (*name).to_owned()).collect(),
+            })
+        };
+        let (as_dns, others) = ("as a DNS name", "but for ");
+        let dns = "DnsName(\"10.0.0.7\")";
+        assert_told(
+            presented("10.0.0.7", &["DnsName(\"a\")", dns]),
+            as_dns,
+            "must be of the type IP",
+        );
+        assert_told(
+            presented("10.0.0.7", &["DnsName(\"10.0.0.8\")"]),
+            others,
+            "server_hostname",
+        );
+        assert_told(
+            presented("10.0.0.7", &["IpAddress(10.0.0.7)"]),
+            others,
+            "server_hostname",
+        );
+        assert_told(
+            presented("a.example", &["DnsName(\"a.example\")"]),
+            others,
+            "server_hostname",
+        );
+    }
+
+    #[test]
+    fn sha_1_is_known_by_its_number() {
+        // As in a certificate: a sequence with the number, and perhaps no parameters.
+        let rsa: &[u8] = &[
+            0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05, 0x05, 0x00,
+        ];
+        let ecdsa: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
+        let rsa_sha_256: &[u8] = &[
+            0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b,
+        ];
+        assert!(is_sha1(rsa) && is_sha1(ecdsa));
+        assert!(!is_sha1(rsa_sha_256) && !is_sha1(b"") && !is_sha1(&ecdsa[..8]));
+        let signed = |algorithm: &[u8]| {
+            certificate(CertificateError::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: algorithm.to_vec(),
+                supported_algorithms: Vec::new(),
+            })
+        };
+        assert_told(signed(rsa), "signed with SHA-1", "SHA-256 or better");
+        assert_told(
+            signed(rsa_sha_256),
+            "in a way that is not supported",
+            "RSA (2048",
+        );
+    }
+
+    #[test]
+    fn what_rustls_passes_on_by_name_is_told() {
+        use rustls::OtherError;
+        use std::sync::Arc;
+        for (name, cause, hint) in OTHERS {
+            let error = OtherError(Arc::new(io::Error::other(name)));
+            let (said, to_do, _) = told(certificate(CertificateError::Other(error)));
+            assert_eq!((&*said, to_do), (cause, hint), "{name}");
+        }
+    }
+}
