@@ -121,8 +121,7 @@ impl<'a> Target<'a> {
     fn open(&self, address: &SocketAddr) -> Result<Opened, Box<Failure>> {
         let parameters = self.parameters;
         let deadline = parameters.stack_timeout.map(after);
-        let limit = parameters.socket_timeout.unwrap_or(Duration::MAX);
-        let limit = limit.min(parameters.stack_timeout.unwrap_or(Duration::MAX));
+        let limit = tcp_limit(parameters);
         match connect_tcp(address, limit, &parameters.tcp_options) {
             Ok(stream) => self.open_over(Transport::Tcp(stream), deadline),
             Err(error) => Err(self.unreached(error, limit)),
@@ -267,6 +266,12 @@ fn prepare_tls(parameters: &ConnectionParameters) -> Result<Option<crate::tls::P
     }
 }
 
+/// How long connecting a socket may take.
+fn tcp_limit(parameters: &ConnectionParameters) -> Duration {
+    let limits = [parameters.socket_timeout, parameters.stack_timeout];
+    limits.into_iter().flatten().min().unwrap_or(Duration::MAX)
+}
+
 fn connect_tcp(
     address: &SocketAddr,
     limit: Duration,
@@ -388,6 +393,10 @@ impl Opening<'_> {
                 let cause = format_args!("an unexpected frame in the handshake");
                 return Err(self.failure(Error::IncompatibleProtocol, cause, None));
             }
+            // What a broker that speaks another version replies with is 8 bytes long (4.2.2).
+            Err(_) if self.received.starts_with(b"AMQP") && self.received.len() < 8 => {
+                return Ok(Progress::Incomplete);
+            }
             Err(error) => return Err(self.not_amqp(&error)),
         };
         self.received.drain(..length);
@@ -410,9 +419,6 @@ impl Opening<'_> {
 
     /// Waits for more from the peer.
     fn receive(&mut self) -> Result<(), Box<Failure>> {
-        if !self.has_replied && self.received.starts_with(b"AMQP") && self.received.len() >= 8 {
-            return Err(self.not_amqp(&"another protocol version"));
-        }
         if self.is_late() {
             return Err(self.too_slow());
         }
@@ -678,113 +684,6 @@ pub(crate) fn not_started(address: Arc<str>, error: io::Error) -> Error {
     failure.into_error(address, vec![attempt], 1)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_that_is_looked_up_for_ever_ends_by_the_deadline() {
-        let limit = Duration::from_millis(50);
-        let parameters = ConnectionParameters::new("slow.invalid").stack_timeout(limit);
-        let target = Target::new(&parameters).unwrap();
-        let (hold, held) = std::sync::mpsc::channel::<()>();
-        let failure = target.resolve_by(move |_, _| {
-            let _ = held.recv();
-            Ok(Vec::new().into_iter())
-        });
-        let Err(failure) = failure else {
-            panic!("it was found");
-        };
-        assert_eq!(failure.stage, Stage::Dns);
-        assert!(failure.retryable);
-        assert!(failure.cause.contains("50 ms"), "{}", failure.cause);
-        drop(hold);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn the_socket_has_the_options_that_were_asked_for() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let options = TcpOptions::new()
-            .keepidle(Duration::from_secs(31))
-            .keepintvl(Duration::from_secs(7))
-            .keepcnt(4)
-            .user_timeout(Duration::from_secs(19));
-        let limit = Duration::from_secs(20);
-        let stream = connect_tcp(&address, limit, &options).unwrap();
-        let socket = socket2::SockRef::from(&stream);
-        assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 31);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 7);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
-        let user_timeout = socket.tcp_user_timeout().unwrap();
-        assert_eq!(user_timeout, Some(Duration::from_secs(19)));
-        // What was not asked for stays as the system has it.
-        let stream = connect_tcp(&address, limit, &TcpOptions::new()).unwrap();
-        let socket = socket2::SockRef::from(&stream);
-        assert!(!socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
-    }
-
-    #[test]
-    fn a_port_that_nothing_listens_on_is_named_as_the_likely_reason() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let parameters = ConnectionParameters::new("127.0.0.1").port(address.port());
-        let target = Target::new(&parameters).unwrap();
-        let Err(failure) = target.open(&address) else {
-            panic!("something listens there");
-        };
-        assert_eq!(failure.stage, Stage::Tcp);
-        assert!(failure.retryable);
-        assert!(failure
-            .hint
-            .unwrap()
-            .contains("nothing listens on that port"));
-    }
-
-    #[test]
-    fn an_address_is_not_looked_up() {
-        for host in ["127.0.0.1", "::1"] {
-            let parameters = ConnectionParameters::new(host).port(7);
-            let target = Target::new(&parameters).unwrap();
-            let found = target.resolve_by(|_, _| panic!("looked up"));
-            let found = found.ok().map(Iterator::collect::<Vec<_>>);
-            let expected = SocketAddr::new(host.parse().unwrap(), 7);
-            assert_eq!(found, Some(vec![expected]));
-        }
-    }
-
-    #[test]
-    fn an_error_has_a_bound_however_often_it_was_tried() {
-        let hosts: Vec<ConnectionParameters> = (1..=3)
-            .map(|n| ConnectionParameters::new(format!("host-{n}.invalid")))
-            .collect();
-        let mut failures = Failures::default();
-        for n in 0..20_000 {
-            let target = Target::new(&hosts[n % 3]).unwrap();
-            let cause = format_args!("refused, number {n}");
-            let failure = Failure::new(Error::Connection, Stage::Tcp, cause, None);
-            failures.add(&target, None, failure);
-        }
-        let error = failures.into_error();
-        let failure = error.connect_failure().unwrap();
-        assert_eq!(
-            (failure.attempts.len(), failure.attempts_made),
-            (20, 20_000)
-        );
-        let text = error.to_string();
-        assert!(text.len() < 3000, "{}", text.len());
-        for part in [
-            "all 20000 attempts",
-            "number 0,",
-            "number 9, (19980 more), host",
-            "number 19990,",
-            "number 19999",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
-    }
-}
+#[cfg(all(test, not(shuttle)))]
+#[path = "tests/connect.rs"]
+mod tests;

@@ -17,47 +17,47 @@ use super::stream::{Stream, Transport};
 /// A stream in memory. A read returns what the test has put in, and else that its time is up; a write takes all, unless the
 /// test said how much the next ones take.
 #[derive(Clone, Default)]
-struct Script(Arc<Mutex<Scripted>>);
+pub(super) struct Script(Arc<Mutex<Scripted>>);
 
 #[derive(Default)]
-struct Scripted {
+pub(super) struct Scripted {
     /// What the next reads return.
-    reads: VecDeque<io::Result<Vec<u8>>>,
+    pub(super) reads: VecDeque<io::Result<Vec<u8>>>,
     /// How much each read had room for.
-    room: Vec<usize>,
+    pub(super) room: Vec<usize>,
     /// How much the next writes take, or why they fail.
-    takes: VecDeque<io::Result<usize>>,
+    pub(super) takes: VecDeque<io::Result<usize>>,
     /// When there are no more `takes`, writes take nothing.
-    is_stuck: bool,
+    pub(super) is_stuck: bool,
     /// Why the next flushes fail.
-    flush_errors: VecDeque<io::ErrorKind>,
+    pub(super) flush_errors: VecDeque<io::ErrorKind>,
     /// Called at the beginning of each write, without the lock.
-    before_write: Option<Arc<dyn Fn() + Send + Sync>>,
+    pub(super) before_write: Option<Arc<dyn Fn() + Send + Sync>>,
     /// What was taken.
-    written: Vec<u8>,
+    pub(super) written: Vec<u8>,
     /// For each write, the sizes of what it was given.
-    given: Vec<Vec<usize>>,
-    flushes: usize,
-    read_timeouts: Vec<Duration>,
-    write_timeouts: Vec<Duration>,
-    is_shut_down: bool,
+    pub(super) given: Vec<Vec<usize>>,
+    pub(super) flushes: usize,
+    pub(super) read_timeouts: Vec<Duration>,
+    pub(super) write_timeouts: Vec<Duration>,
+    pub(super) is_shut_down: bool,
 }
 
 impl Script {
-    fn lock(&self) -> MutexGuard<'_, Scripted> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Scripted> {
         self.0.lock().unwrap()
     }
 
-    fn transport(&self) -> Transport {
+    pub(super) fn transport(&self) -> Transport {
         Transport::Other(Box::new(self.clone()))
     }
 
-    fn written(&self) -> Vec<u8> {
+    pub(super) fn written(&self) -> Vec<u8> {
         self.lock().written.clone()
     }
 
     /// How many writes and how many flushes there were.
-    fn calls(&self) -> (usize, usize) {
+    pub(super) fn calls(&self) -> (usize, usize) {
         let script = self.lock();
         (script.given.len(), script.flushes)
     }
