@@ -4,13 +4,14 @@ mod acknowledging;
 mod consuming;
 mod publishing;
 mod topology;
+mod turn;
 
 pub(crate) use self::consuming::is_of_stream;
 pub(crate) use self::publishing::Then;
+use self::turn::Turn;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -107,7 +108,7 @@ impl Drop for ChannelHandle {
             return;
         };
         let consumers = match channel.phase() {
-            Phase::Open => channel.consumers.len(),
+            phase if phase.is_open() => channel.consumers.len(),
             _ => 0,
         };
         let why = Error::ChannelClosedByClient {
@@ -178,7 +179,8 @@ impl Channel {
         let method = Method::ChannelOpen;
         let call = channel.begin_call(&mut shared, &method);
         drop(shared);
-        channel.finish_call(call?, &method, link.rpc_timeout)?;
+        let limit = link.rpc_timeout;
+        channel.finish_call(call?, &method, limit, after(limit))?;
         Ok(channel)
     }
 
@@ -282,21 +284,22 @@ impl Channel {
                 let all = "with all its arguments it";
                 return Err(Error::too_large(method.name(), size, all, frame_max));
             }
-            let gate = &*self.handle.gate;
-            gate.acks.sent(method);
-            if matches!(method, Method::ConfirmSelect { .. }) {
-                // The broker numbers what comes after this method, so the mode begins here and not with the reply.
-                gate.confirming.store(true, Ordering::Release);
-            }
+            self.handle.gate.call_appended(method);
             Ok(())
         })?;
         Ok(shared.session.add_call(self.handle.slot, method.reply_id()))
     }
 
-    fn finish_call(&self, call: u64, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
+    fn finish_call(
+        &self,
+        call: u64,
+        method: &Method<'_>,
+        limit: Duration,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
         let link = self.link();
         let slot = self.handle.slot;
-        let reply = link.wait(Interest::channel(slot), Some(after(limit)), |shared| {
+        let reply = link.wait(Interest::channel(slot), Some(deadline), |shared| {
             let channel = shared.session.channel(slot)?;
             match channel.take_reply(call) {
                 Some(reply) => Some(Some(reply)),
@@ -328,14 +331,13 @@ impl Channel {
 
     fn call_within(&self, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
         self.notice_fork();
-        let mut shared = self.link().lock();
-        if self.is_ended() {
-            drop(shared);
-            return Err(self.closure());
-        }
-        let call = self.begin_call(&mut shared, method);
-        drop(shared);
-        self.finish_call(call?, method, limit)
+        let mut turn = Turn::new(self, limit.into());
+        let call = turn.wait(matches!(method, Method::TxCommit), |shared| {
+            self.begin_call(shared, method)
+        })??;
+        let deadline = turn.deadline();
+        drop(turn);
+        self.finish_call(call, method, limit, deadline)
     }
 
     // ---- the handle

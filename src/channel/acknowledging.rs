@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::{done, Channel};
 use crate::error::Result;
+use crate::io::writer::Patience;
 use crate::protocol::method::Method;
-use crate::protocol::publish::Outbox;
 use crate::{BasicAck, BasicNack, BasicReject, Error};
 
 impl Channel {
@@ -134,30 +134,34 @@ impl Channel {
 
     /// Gathers an acknowledgement or a refusal, to be sent soon.
     fn acknowledge(&self, method: &Method<'_>) -> Result<()> {
-        let link = self.link();
-        let handle = &*self.handle;
-        if !handle.gate.is_open() {
-            return Err(self.closure());
-        }
-        let mut closed = false;
-        let write = |out: &mut Outbox| {
-            closed = !handle.gate.is_open();
-            if !closed {
-                let (acks, appended) = (&handle.gate.acks, out.appended());
-                acks.write(&mut out.bytes, appended, handle.number, method)
-                    .map_err(Error::unsendable)?;
-            }
-            Ok(())
-        };
-        let sent = self.send_with_limit(|patience| link.gather(handle.number, patience, write));
-        if closed {
-            return Err(self.closure());
-        }
-        sent?;
-        if handle.gate.consumer_lost.load(Ordering::Acquire) {
+        self.send_with_limit(|patience| {
+            self.send(patience, || self.append_acknowledgement(method, patience))
+        })?;
+        if self.gate().consumer_lost.load(Ordering::Acquire) {
             return self.check_not_late(method);
         }
         Ok(())
+    }
+
+    /// Returns `None` if nothing may be sent now.
+    fn append_acknowledgement(
+        &self,
+        method: &Method<'_>,
+        patience: Patience<'_>,
+    ) -> Result<Option<()>, Error> {
+        let (gate, number) = (self.gate(), self.handle.number);
+        let mut appended = None;
+        self.link().gather(number, patience, |out| {
+            if gate.may_send() {
+                let before = out.appended();
+                gate.acks
+                    .write(&mut out.bytes, before, number, method)
+                    .map_err(Error::unsendable)?;
+                appended = Some(());
+            }
+            Ok(())
+        })?;
+        Ok(appended)
     }
 
     /// What acknowledges a message of a consumer that the broker has cancelled is sent, since it may count still, and reported:

@@ -43,9 +43,6 @@ impl Channel {
         if waits || link.is_inherited() {
             self.notice_fork();
         }
-        if !handle.gate.is_open() {
-            return Err(self.closure());
-        }
         let direct = message.body.len() >= DIRECT_BODY;
         let publishing = Publishing::new(
             &handle.gate,
@@ -55,20 +52,22 @@ impl Channel {
             message,
             direct,
         );
-        let mut number = None;
-        let write = |out: &mut Outbox| {
-            number = publishing.write(out)?;
-            Ok(())
-        };
-        if direct {
-            let chunk = publishing.chunk();
-            link.write_message(handle.number, patience, message.body, chunk, write)?;
-        } else if waits {
-            link.append_call(write)?;
-        } else {
-            link.gather(handle.number, patience, write)?;
-        }
-        number.ok_or_else(|| self.closure())
+        self.send(patience, || {
+            let mut number = None;
+            let write = |out: &mut Outbox| {
+                number = publishing.write(out)?;
+                Ok(())
+            };
+            if direct {
+                let chunk = publishing.chunk();
+                link.write_message(handle.number, patience, message.body, chunk, write)?;
+            } else if waits {
+                link.append_call(write)?;
+            } else {
+                link.gather(handle.number, patience, write)?;
+            }
+            Ok(number)
+        })
     }
 
     /// Publishes a message without properties (pika: `basic_publish(exchange, routing_key, body)`; specification

@@ -456,8 +456,10 @@ impl Channel {
 
     /// Makes them take effect (pika: `tx_commit`; specification 1.9.2.3).
     ///
-    /// No other thread may publish, acknowledge or call anything on this channel until it returns: RabbitMQ takes nothing there
-    /// while it commits, and closes the connection (504). Give such threads a channel of their own.
+    /// What other threads publish, acknowledge or call on this channel meanwhile waits until the broker has replied, since RabbitMQ
+    /// takes nothing there while it commits and closes the connection over it (504). They wait for `rpc_timeout` at most, and fail
+    /// with [`Error::Timeout`](crate::Error::Timeout) then, and nothing is sent. [`close`](Channel::close) does not wait. What
+    /// they send belongs to the next transaction; threads that are not to share one need channels of their own.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));

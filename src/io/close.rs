@@ -199,9 +199,6 @@ impl Link {
     fn ask_on_channels(&self, shared: &mut Shared) -> Vec<Asked> {
         let mut asked = Vec::new();
         for (slot, number) in shared.session.open_channels() {
-            if shared.session.is_committing(slot) {
-                continue;
-            }
             let method = Method::ChannelFlow { active: true };
             let position = self.outgoing.append_if_unhandled(number, |out| {
                 frame::write_method(&mut out.bytes, number, &method).map_err(Error::unsendable)

@@ -30,6 +30,8 @@ pub(crate) struct Interest {
     thread: u64,
     /// It waits for a reply, which can only come behind what is not delivered yet.
     for_reply: bool,
+    /// It may read for itself.
+    pub(super) reads: bool,
 }
 
 impl Interest {
@@ -39,6 +41,16 @@ impl Interest {
             channel: Some(slot),
             thread: 0,
             for_reply: true,
+            reads: true,
+        }
+    }
+
+    /// A thread that waits until another one has sent something on a channel, or has the reply to it. It leaves reading to
+    /// others: no thread could wake it from that.
+    pub(crate) fn turn(slot: usize) -> Self {
+        Interest {
+            reads: false,
+            ..Interest::channel(slot)
         }
     }
 
@@ -48,6 +60,7 @@ impl Interest {
             channel: None,
             thread: 0,
             for_reply: true,
+            reads: true,
         }
     }
 
@@ -66,6 +79,7 @@ impl From<Dispatcher> for Interest {
             channel: dispatcher.channel,
             thread: dispatcher.thread,
             for_reply: false,
+            reads: true,
         }
     }
 }

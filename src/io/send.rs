@@ -69,6 +69,16 @@ impl Link {
         self.outgoing.append_call(write)
     }
 
+    /// A thread that had to wait for a commit has sent what it had to, or waits no longer: others may be next.
+    pub(crate) fn end_turn(&self, slot: usize, turn: u64) {
+        let mut shared = self.lock();
+        if let Some(channel) = shared.session.channel(slot) {
+            channel.end_turn(turn);
+            shared.session.note_change(slot);
+            self.act_on_changes(&mut shared);
+        }
+    }
+
     #[cold]
     fn not_appended(&self, refused: Refused, patience: Patience<'_>, channel: u16) -> Error {
         match refused {

@@ -31,7 +31,7 @@ impl Link {
         check: &mut dyn FnMut(&mut Shared) -> bool,
     ) {
         let mut shared = self.lock();
-        let mut may_read = true;
+        let mut may_read = interest.reads;
         loop {
             if check(&mut shared) {
                 return shared.wake_next_reader();
@@ -77,7 +77,7 @@ impl Link {
             thread::park_timeout(left);
             shared = self.lock();
             shared.remove_waiter(waiter);
-            may_read = true;
+            may_read = interest.reads;
         }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 
 use super::acks::Acks;
 use super::confirms::Confirms;
-use super::method::MethodId;
+use super::method::{Method, MethodId};
 use super::properties::ReceivedProperties;
 use super::publish::Mandatory;
 use super::replies::Replies;
+use super::turns::Turns;
 use super::wire::ShortStr;
 use crate::error::Error;
 use crate::{
@@ -30,6 +31,8 @@ pub(crate) enum Phase {
     /// The same, with the number of a channel that is closed, whose last frames may still come.
     Reopening,
     Open,
+    /// The same, and `tx.commit` is sent: until the reply to it only `channel.close` may follow.
+    Committing,
     /// This end sent `channel.close`; only `close` and `close-ok` count any more.
     Closing,
     /// Its number is free, or another channel has it by now.
@@ -37,13 +40,19 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Phase; 5] = [
+    const ALL: [Phase; 6] = [
         Phase::Opening,
         Phase::Reopening,
         Phase::Open,
+        Phase::Committing,
         Phase::Closing,
         Phase::Closed,
     ];
+
+    /// Whether what the broker sends on the channel counts.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Phase::Open | Phase::Committing)
+    }
 
     /// Whether the channel has come to its end, for the program at least.
     pub(crate) fn is_over(self) -> bool {
@@ -91,8 +100,8 @@ impl Gate {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Whether anything may be sent.
-    pub(crate) fn is_open(&self) -> bool {
+    /// Whether anything may be sent: the channel is open, and no transaction is being committed.
+    pub(crate) fn may_send(&self) -> bool {
         self.phase.load(Ordering::Acquire) == Phase::Open as u8
     }
 
@@ -109,6 +118,17 @@ impl Gate {
     pub(crate) fn finish(&self, phase: Phase, why: Error) {
         let _ = self.end.set(why);
         self.set_phase(phase);
+    }
+
+    /// A call is appended. This is what changes for all that is appended behind it, and not only with the reply.
+    pub(crate) fn call_appended(&self, method: &Method<'_>) {
+        self.acks.sent(method);
+        match method {
+            // The broker numbers what comes after this method.
+            Method::ConfirmSelect { .. } => self.confirming.store(true, Ordering::Release),
+            Method::TxCommit => self.set_phase(Phase::Committing),
+            _ => {}
+        }
     }
 
     /// How many messages published in confirm mode are neither confirmed nor refused.
@@ -332,6 +352,8 @@ pub(crate) struct ChannelState {
     pub(crate) calls: VecDeque<Call>,
     /// Replies that have not been taken, by the ids of their calls.
     pub(crate) call_replies: Vec<(u64, Reply)>,
+    /// The threads that wait until they may send, because a transaction is being committed.
+    turns: Turns,
     /// The message that is coming in.
     pub(crate) content: Content,
     /// What has come and waits for callbacks.
@@ -384,6 +406,7 @@ impl ChannelState {
             gate,
             calls: VecDeque::new(),
             call_replies: Vec::new(),
+            turns: Turns::default(),
             content: Content::None,
             inbox: VecDeque::new(),
             held: 0,
@@ -596,6 +619,20 @@ impl ChannelState {
                 watcher.wake.wake();
             }
         }
+    }
+
+    /// Whether a thread may send something now. If not, it has a turn from then on, to be given up with `end_turn`.
+    pub(crate) fn may_send(&mut self, is_commit: bool, turn: &mut Option<u64>) -> bool {
+        let may_send = self.gate.may_send() && (!is_commit || self.turns.is_first(*turn));
+        if !may_send {
+            turn.get_or_insert_with(|| self.turns.join());
+        }
+        may_send
+    }
+
+    /// A thread that had to wait has sent what it had to, or waits no longer.
+    pub(crate) fn end_turn(&mut self, turn: u64) {
+        self.turns.leave(turn);
     }
 
     /// Takes the reply to a call, if it has come.

@@ -12,7 +12,7 @@ use self::channels::Number;
 pub(crate) use self::inbox::{HELD_BOUND, RESUME_BELOW};
 use super::channel::{Call, ChannelState, Content, Gate, Phase};
 use super::frame::{self, Frame};
-use super::method::{id, Method, MethodId};
+use super::method::{Method, MethodId};
 use crate::error::Result;
 use crate::Error;
 
@@ -263,13 +263,6 @@ impl Session {
         id
     }
 
-    /// Whether a commit waits for its reply on a channel. RabbitMQ closes the connection over any other method there meanwhile.
-    pub(crate) fn is_committing(&mut self, slot: usize) -> bool {
-        let is_commit = |call: &Call| call.expects == id::TX_COMMIT_OK;
-        self.channel(slot)
-            .is_some_and(|channel| channel.calls.iter().any(is_commit))
-    }
-
     // ---- what comes from the broker
 
     /// How large messages are. What is on its way now counts next time as well.
@@ -367,7 +360,7 @@ impl Session {
     #[inline]
     fn slot_of(&self, number: u16) -> Result<Option<usize>, Error> {
         if let Number::Taken(slot) = self.number(number) {
-            if self.phase_at(slot) == Phase::Open {
+            if self.phase_at(slot).is_open() {
                 return Ok(Some(slot));
             }
         }

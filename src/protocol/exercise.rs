@@ -157,7 +157,7 @@ pub(crate) fn feed_all<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Seen {
             let end = channel.gate.end().map(|end| end.to_string());
             seen.closures.extend(end);
             let nothing_begun = matches!(channel.content, Content::None);
-            assert!(nothing_begun || channel.phase() == Phase::Open, "{slot}");
+            assert!(nothing_begun || channel.phase().is_open(), "{slot}");
         }
     }
     seen

@@ -300,7 +300,6 @@ pub(crate) mod id {
     pub(crate) const EXCHANGE_UNBIND_OK: MethodId = (40, 51);
     pub(crate) const BASIC_DELIVER: MethodId = (60, 60);
     pub(crate) const BASIC_GET_OK: MethodId = (60, 71);
-    pub(crate) const TX_COMMIT_OK: MethodId = (90, 21);
 }
 
 impl Method<'_> {

@@ -21,6 +21,7 @@ pub(crate) mod serialize;
 pub(crate) mod short_string;
 pub(crate) mod size;
 pub(crate) mod skim;
+mod turns;
 pub(crate) mod wire;
 
 #[cfg(any(test, feature = "unstable-internals"))]

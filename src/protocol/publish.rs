@@ -186,11 +186,11 @@ impl<'a> Publishing<'a> {
         self.frame_max - frame::FRAME_OVERHEAD
     }
 
-    /// Appends the message and numbers it: returns its number in confirm mode, else 0, and `None` if the channel is over.
+    /// Appends the message and numbers it: returns its number in confirm mode, else 0, and `None` if nothing may be sent now.
     /// After an error nothing is appended, and the number is not used.
     #[inline]
     pub(crate) fn write(&self, outbox: &mut Outbox) -> Result<Option<u64>, Error> {
-        if !self.gate.is_open() {
+        if !self.gate.may_send() {
             return Ok(None);
         }
         let out = &mut outbox.bytes;

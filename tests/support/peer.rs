@@ -87,6 +87,10 @@ pub mod m {
     pub const CONFIRM_SELECT_OK: Method = (85, 11);
     pub const TX_SELECT: Method = (90, 10);
     pub const TX_SELECT_OK: Method = (90, 11);
+    pub const TX_COMMIT: Method = (90, 20);
+    pub const TX_COMMIT_OK: Method = (90, 21);
+    pub const TX_ROLLBACK: Method = (90, 30);
+    pub const TX_ROLLBACK_OK: Method = (90, 31);
 }
 
 pub use m::Method;
@@ -479,6 +483,12 @@ impl Session {
             }
         }
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+
+    /// Asserts that the client sends nothing for so long.
+    pub fn expect_nothing_for(&mut self, time: Duration) {
+        self.silent_for(time);
+        assert_eq!(self.ahead, [], "the client sent something");
     }
 
     /// Bytes as they are. That the client may be gone is no failure here.

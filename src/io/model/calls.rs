@@ -218,3 +218,59 @@ fn an_answer_behind_many_messages_reaches_its_caller_at_once() {
         playing.join().unwrap();
     });
 }
+
+/// While a transaction is being committed nothing is sent on its channel, and afterwards everything is, at once: no thread
+/// sleeps that could go on.
+#[test]
+fn nothing_is_sent_during_a_commit_and_all_of_it_afterwards() {
+    check(|| {
+        let (connection, broker) = connect(Behavior::PROMPT);
+        let playing = {
+            let broker = broker.clone();
+            spawn(move || {
+                broker.play(|broker, channel, method| match method {
+                    Method::TxCommit => {
+                        sleep(pick(&PAUSES));
+                        let read: usize = broker.seen().iter().map(|seen| seen.frame.len()).sum();
+                        assert_eq!(broker.written(), read, "something came during a commit");
+                        broker.send(channel, &Method::TxCommitOk);
+                    }
+                    Method::QueueDeclare { .. } => declare_ok(broker, channel),
+                    _ => {}
+                });
+            })
+        };
+        let channel = connection.channel().unwrap();
+        sleep(AT_REST);
+        let began = Instant::now();
+        let commit: fn(&Channel) = |channel| channel.tx_commit().unwrap();
+        let publish: fn(&Channel) = |channel| channel.basic_publish("", "queue", "body").unwrap();
+        let threads = [
+            vec![commit, publish, commit],
+            vec![commit],
+            vec![publish, publish],
+            vec![declare],
+        ];
+        let threads = threads.map(|calls| {
+            let channel = channel.clone();
+            spawn(move || calls.iter().for_each(|call| call(&channel)))
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        if is_exact() {
+            // Three commits that take as long as they may.
+            let took = Instant::now() - began;
+            assert!(took <= 3 * PAUSES[3], "{took:?}");
+        }
+        drop(channel);
+        connection.close().unwrap();
+        playing.join().unwrap();
+        let published = broker
+            .seen()
+            .iter()
+            .filter(|seen| seen.frame[0] == 2)
+            .count();
+        assert_eq!(published, 3);
+    });
+}

@@ -209,15 +209,18 @@ fn a_channel_is_not_asked_while_a_commit_waits_for_its_reply() {
         let script = Script::default();
         let link = link(&script, "RabbitMQ");
         let slot = link.lock().session.open_channels()[0].0;
-        let commit = Method::TxCommit {}.reply_id();
-        let _ = link.lock().session.add_call(slot, commit);
+        let mut shared = link.lock();
+        let gate = Arc::clone(&shared.session.channel(slot).unwrap().gate);
+        gate.call_appended(&Method::TxCommit);
+        let _ = shared.session.add_call(slot, Method::TxCommit.reply_id());
+        drop(shared);
         let wait = Arc::clone(&link).ask_for_unhandled(ending);
         wait(Instant::now() + LONG);
         assert!(script.written().is_empty() && link.may_have_unhandled());
         // The reply to the commit.
-        let reply = method(1, &Method::TxCommitOk {});
+        let reply = method(1, &Method::TxCommitOk);
         script.lock().reads.push_back(Ok(reply));
-        let is_done = |shared: &mut Shared| (!shared.session.is_committing(slot)).then_some(());
+        let is_done = |_: &mut Shared| gate.may_send().then_some(());
         assert_eq!(link.wait(Interest::channel(slot), None, is_done), Some(()));
         let wait = Arc::clone(&link).ask_for_unhandled(ending);
         self::reply(&script);

@@ -140,7 +140,7 @@ impl Session {
     }
 
     /// The threads that wait for a change of this channel are woken when what came has been handled.
-    pub(super) fn note_change(&mut self, slot: usize) {
+    pub(crate) fn note_change(&mut self, slot: usize) {
         if self.changed.last() != Some(&slot) {
             self.changed.push(slot);
         }
@@ -201,7 +201,7 @@ impl Session {
         Ok(())
     }
 
-    /// The slots and numbers of the channels that can be used.
+    /// The slots and numbers of the channels on which something may be sent.
     pub(crate) fn open_channels(&self) -> Vec<(usize, u16)> {
         let channels = self.channels.iter().enumerate().skip(1);
         channels

@@ -21,7 +21,7 @@ impl Session {
         rest: &[u8],
     ) -> Result<usize, Error> {
         let slot = match self.number(number) {
-            Number::Taken(slot) if self.phase_at(slot) == Phase::Open => slot,
+            Number::Taken(slot) if self.phase_at(slot).is_open() => slot,
             _ => {
                 self.method_while_not_open(number, payload)?;
                 return Ok(0);
@@ -77,7 +77,7 @@ impl Session {
                 matches!(method, id::CONNECTION_CLOSE | id::CONNECTION_CLOSE_OK)
             }
             Phase::Closing => matches!(method, id::CHANNEL_CLOSE | id::CHANNEL_CLOSE_OK),
-            Phase::Open | Phase::Closed => false,
+            Phase::Open | Phase::Committing | Phase::Closed => false,
         };
         if counts {
             self.plain_method(
@@ -219,6 +219,10 @@ impl Session {
         let channel = self.at(slot)?;
         let reply = match method {
             Method::ChannelOpenOk { .. } => {
+                channel.gate.set_phase(Phase::Open);
+                Reply::Done
+            }
+            Method::TxCommitOk => {
                 channel.gate.set_phase(Phase::Open);
                 Reply::Done
             }

@@ -78,16 +78,19 @@ fn messages_in_a_row_share_their_consumers_tag() {
 
 #[test]
 fn a_channel_is_over_once_it_is_being_closed() {
-    for (phase, is_open, is_over) in [
+    for (phase, may_send, is_over) in [
         (Phase::Opening, false, false),
         (Phase::Reopening, false, false),
         (Phase::Open, true, false),
+        (Phase::Committing, false, false),
         (Phase::Closing, false, true),
         (Phase::Closed, false, true),
     ] {
         let gate = Gate::new(phase);
         assert_eq!((gate.phase(), phase.is_over()), (phase, is_over));
-        assert_eq!((gate.is_open(), gate.is_over()), (is_open, is_over));
+        assert_eq!((gate.may_send(), gate.is_over()), (may_send, is_over));
+        let is_open = matches!(phase, Phase::Open | Phase::Committing);
+        assert_eq!(phase.is_open(), is_open);
     }
     let gate = Gate::new(Phase::Open);
     gate.finish(Phase::Closing, end());

@@ -2,6 +2,7 @@
 
 mod acks;
 mod channel;
+mod commits;
 mod fields;
 mod frames;
 mod golden;

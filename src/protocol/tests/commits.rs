@@ -1,0 +1,125 @@
+//! What may be sent on a channel while a transaction is being committed, and by whom first.
+
+use std::sync::Arc;
+
+use super::channel::{channel, end, session};
+use super::message::{close, deliver, method};
+use crate::protocol::channel::{ChannelState, Gate, Incoming, Phase};
+use crate::protocol::connection::Session;
+use crate::protocol::method::Method;
+use crate::protocol::publish::{Outbox, OutgoingMessage, Publishing};
+use crate::BasicPublish;
+
+/// A session whose channel 1 waits for `tx.commit-ok`.
+fn committing() -> (Session, usize, Arc<Gate>) {
+    let (mut session, slot) = session(channel());
+    let gate = Arc::clone(&session.channel(slot).unwrap().gate);
+    gate.call_appended(&Method::TxCommit);
+    session.add_call(slot, Method::TxCommit.reply_id());
+    (session, slot, gate)
+}
+
+fn commit_ok() -> Vec<u8> {
+    method(1, &Method::TxCommitOk)
+}
+
+/// Publishes; returns how many bytes were appended.
+fn publish(gate: &Arc<Gate>) -> usize {
+    let message = OutgoingMessage {
+        exchange: b"x",
+        routing_key: b"k",
+        body: b"body",
+        publish: &BasicPublish::new(),
+    };
+    let mut outbox = Outbox::default();
+    let number = Publishing::new(gate, 1, 1, 4096, message, false).write(&mut outbox);
+    assert_eq!(number.unwrap().is_some(), !outbox.bytes.is_empty());
+    outbox.bytes.len()
+}
+
+#[test]
+fn nothing_may_be_sent_between_a_commit_and_its_reply() {
+    let (mut session, slot, gate) = committing();
+    assert_eq!(gate.phase(), Phase::Committing);
+    assert!(!gate.may_send() && !gate.is_over() && session.open_channels().is_empty());
+    assert_eq!(publish(&gate), 0);
+    session.feed(&commit_ok()).unwrap();
+    assert_eq!(gate.phase(), Phase::Open);
+    assert_eq!(session.open_channels(), [(slot, 1)]);
+    assert!(gate.may_send() && publish(&gate) > 0);
+}
+
+#[test]
+fn other_calls_close_no_gate() {
+    let gate = Gate::new(Phase::Open);
+    for method in [
+        Method::TxSelect,
+        Method::TxRollback,
+        Method::ConfirmSelect { no_wait: false },
+        Method::ChannelFlow { active: true },
+    ] {
+        gate.call_appended(&method);
+        assert!(gate.may_send(), "{method:?}");
+    }
+}
+
+#[test]
+fn what_the_broker_sends_counts_during_a_commit() {
+    let (mut session, slot, gate) = committing();
+    session.feed(&deliver(1, "a", 1, b"body")).unwrap();
+    let channel = session.channel(slot).unwrap();
+    assert!(matches!(channel.inbox[0], Incoming::Message(_)));
+    assert_eq!(gate.phase(), Phase::Committing);
+    // A commit that fails.
+    session.feed(&close(1)).unwrap();
+    assert_eq!(gate.phase(), Phase::Closed);
+}
+
+#[test]
+fn a_reply_to_a_commit_opens_no_channel_that_is_closed_meanwhile() {
+    let (mut session, slot, gate) = committing();
+    session.close_channel(slot, 0, "", end()).unwrap();
+    session.feed(&commit_ok()).unwrap();
+    assert_eq!(gate.phase(), Phase::Closing);
+    // One that no commit waits for is a violation.
+    let (mut session, _) = super::channel::session(channel());
+    let error = session.feed(&commit_ok()).unwrap_err();
+    assert!(error.to_string().contains("did not ask"), "{error}");
+}
+
+/// Asks for something to be sent, for a thread with this turn. Returns whether it may be.
+fn ask(channel: &mut ChannelState, is_commit: bool, turn: &mut Option<u64>) -> bool {
+    let may_send = channel.may_send(is_commit, turn);
+    assert!(may_send || turn.is_some());
+    may_send
+}
+
+#[test]
+fn a_commit_waits_for_those_that_came_before_it() {
+    let mut channel = ChannelState::new(Gate::new(Phase::Open));
+    let [mut first, mut second, mut third, mut other] = [None; 4];
+    // Where nothing waits, nothing has to.
+    assert!(ask(&mut channel, true, &mut other) && ask(&mut channel, false, &mut other));
+    assert_eq!(other, None);
+    channel.gate.set_phase(Phase::Committing);
+    for (is_commit, turn) in [(false, &mut first), (true, &mut second), (true, &mut third)] {
+        assert!(!ask(&mut channel, is_commit, turn));
+        // It keeps the turn that it has.
+        let before = *turn;
+        assert!(!ask(&mut channel, is_commit, turn) && *turn == before);
+    }
+    channel.gate.set_phase(Phase::Open);
+    // A commit that comes only now waits behind the others; what is no commit need not.
+    assert!(ask(&mut channel, false, &mut other) && other.is_none());
+    assert!(!ask(&mut channel, true, &mut other));
+    assert!(!ask(&mut channel, true, &mut second) && !ask(&mut channel, true, &mut third));
+    assert!(ask(&mut channel, false, &mut first));
+    channel.end_turn(first.unwrap());
+    assert!(!ask(&mut channel, true, &mut third) && ask(&mut channel, true, &mut second));
+    // One that has given up holds up no other.
+    channel.end_turn(third.unwrap());
+    channel.end_turn(second.unwrap());
+    assert!(ask(&mut channel, true, &mut other));
+    channel.end_turn(other.unwrap());
+    assert!(ask(&mut channel, true, &mut None));
+}
