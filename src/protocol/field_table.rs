@@ -681,7 +681,7 @@ pub(super) fn sendable_timestamp(seconds: u64) -> Result<u64, WireError> {
 }
 
 #[cold]
-fn unsendable(value: &dyn fmt::Display, expected: &'static str) -> WireError {
+pub(super) fn unsendable(value: &dyn fmt::Display, expected: &'static str) -> WireError {
     WireError::Unsendable(Box::new(Unsendable {
         field: String::new(),
         value: value.to_string(),

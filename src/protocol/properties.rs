@@ -1,9 +1,10 @@
 //! The properties of a message (specification 1.8.1), and their bytes in a content header (4.2.6.1).
 
 use std::fmt;
+use std::num::IntErrorKind;
 use std::time::{Duration, SystemTime};
 
-use super::field_table::{sendable_timestamp, FieldTable};
+use super::field_table::{sendable_timestamp, unsendable, FieldTable};
 use super::field_value::{seconds_since_1970, FieldValue};
 use super::short_string::{AsShortString, ShortString};
 use super::size::size_of_properties;
@@ -203,7 +204,9 @@ properties! {
     9 reply_to(r#""amq.rabbitmq.reply-to""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// After how long the broker drops the message if no consumer takes it: milliseconds, as decimal text (`"60000"` is a
     /// minute). RabbitMQ closes the channel over anything else. The setter takes a
-    /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up.
+    /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up. More than RabbitMQ's ten years
+    /// (315,360,000,000 ms) are refused when the message is published
+    /// ([`Error::InvalidParameter`](crate::Error::InvalidParameter)): for no end, leave it out.
     8 expiration(r#""60000""#): shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, ShortStr::to_short_string, ShortString::as_bytes;
     /// The application's name for this message.
     7 message_id(r#""order 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
@@ -239,6 +242,15 @@ impl BasicProperties {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Refuses an expiration that RabbitMQ would close the channel over because it is too large, as that of a `Duration` that
+    /// stands for no end.
+    pub(crate) fn check_expiration(&self) -> Result<(), WireError> {
+        match &self.expiration {
+            Some(expiration) => check_expiration(expiration),
+            None => Ok(()),
+        }
     }
 
     /// The value of one of the [`headers`](#structfield.headers), if there is one of that name.
@@ -332,6 +344,22 @@ impl IntoExpiration for Duration {
     fn into_expiration(self) -> ShortString {
         self.as_nanos().div_ceil(1_000_000).to_string().into()
     }
+}
+
+/// RabbitMQ's limit, in milliseconds: ten years.
+const EXPIRATION_MOST: u64 = 315_360_000_000;
+
+fn check_expiration(expiration: &str) -> Result<(), WireError> {
+    let too_large = match expiration.parse::<u64>() {
+        Ok(milliseconds) => milliseconds > EXPIRATION_MOST,
+        Err(error) => *error.kind() == IntErrorKind::PosOverflow,
+    };
+    if !too_large {
+        return Ok(());
+    }
+    let expected =
+        "at most 315360000000 milliseconds (ten years) are expected; for no end, leave it out";
+    Err(unsendable(&expiration, expected).inside(format_args!("expiration")))
 }
 
 mod sealed {

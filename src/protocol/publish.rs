@@ -227,7 +227,11 @@ impl<'a> Publishing<'a> {
             mandatory: publish.mandatory,
             immediate: false,
         };
-        frame::write_method(out, self.number, &method).map_err(Error::unsendable)?;
+        publish
+            .properties
+            .check_expiration()
+            .and_then(|()| frame::write_method(out, self.number, &method))
+            .map_err(Error::unsendable)?;
         let header = out.len();
         frame::write_header(out, self.number, body.len() as u64, &publish.properties)
             .map_err(Error::unsendable)?;

@@ -23,7 +23,7 @@ const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 const REPLY: &str = "the reply; whether a server has worked on the request is unknown";
 
-/// The longest expiration that brokers take, in milliseconds: 49 days.
+/// The longest expiration that a request gets, in milliseconds: 49 days, which every RabbitMQ takes.
 const LONGEST_EXPIRATION: u128 = u32::MAX as u128;
 
 /// Makes remote procedure calls: sends requests to queues, and hands each caller the reply to its own. pika has no such class; its
