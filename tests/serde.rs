@@ -1,11 +1,15 @@
 //! The feature `serde`: values there and back, in a format of texts.
 #![cfg(feature = "serde")]
 
+mod support;
+
 use haypile::{
-    BasicProperties, ConsumingEnded, Deliver, DeliveryMode, FieldTable, FieldValue, GetOk,
-    QueueDeclareOk, Return, ShortString,
+    BasicProperties, Connection, ConsumingEnded, Deliver, DeliveryMode, FieldTable, FieldValue,
+    GetOk, QueueDeclareOk, Return, ShortString,
 };
 use serde_json::json;
+use support::peer::{m, Args, Frame, Peer};
+use support::{bounded, channel, exclusive_queue};
 
 fn table() -> FieldTable {
     FieldTable::from([
@@ -61,7 +65,85 @@ fn tables_keep_the_types_of_their_values() {
         FieldTable::from([("a", FieldValue::I8(2)), ("b", FieldValue::void())])
     );
     // Such a key is refused rather than changed.
-    assert!(serde_json::to_string(&FieldTable::from([([0xff], 1)])).is_err());
+    let error = serde_json::to_string(&FieldTable::from([([0xff, b'k'], 1)])).unwrap_err();
+    assert!(error.to_string().contains(r#"b"\xffk""#), "{error}");
+}
+
+/// JSON has no such numbers, and serde_json would write null.
+#[test]
+fn numbers_that_are_not_finite_are_kept() {
+    for (value, written) in [
+        (f64::NAN, "NaN"),
+        (f64::INFINITY, "inf"),
+        (f64::NEG_INFINITY, "-inf"),
+    ] {
+        for (field, kind) in [
+            (FieldValue::F64(value), "F64"),
+            (FieldValue::F32(value as f32), "F32"),
+        ] {
+            let text = serde_json::to_string(&field).unwrap();
+            assert_eq!(text, json!({kind: written}).to_string());
+            let read: FieldValue = serde_json::from_str(&text).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{field:?}"));
+        }
+    }
+    for finite in [f64::MAX, f64::MIN_POSITIVE, -0.0, 7.0, 0.1] {
+        there_and_back(FieldValue::F64(finite));
+    }
+    for finite in [f32::MAX, f32::MIN_POSITIVE, -0.0, 7.0, 0.1, 16_777_217.0] {
+        there_and_back(FieldValue::F32(finite));
+    }
+    let read = |text| serde_json::from_str::<FieldValue>(text);
+    assert_eq!(read(r#"{"F64": 7}"#).unwrap(), FieldValue::F64(7.0));
+    assert_eq!(read(r#"{"F32": -7}"#).unwrap(), FieldValue::F32(-7.0));
+    for wrong in [
+        r#"{"F64": null}"#,
+        r#"{"F64": "seven"}"#,
+        r#"{"F32": 1e39}"#,
+    ] {
+        read(wrong).unwrap_err();
+    }
+}
+
+/// What no client would have sent, and what a program could not have made otherwise.
+#[test]
+fn received_numbers_are_only_what_can_be_received() {
+    let read = |text| serde_json::from_str::<FieldValue>(text);
+    for possible in [
+        r#"{"Received":{"Long":18446744073709551615}}"#,
+        r#"{"Received":{"Long":7}}"#,
+        r#"{"Received":{"Timestamp":253402300800}}"#,
+        r#"{"Received":{"Decimal":{"scale":2,"value":2147483648}}}"#,
+        r#"{"Received":{"Bool":2}}"#,
+    ] {
+        let value = read(possible).unwrap();
+        assert_eq!(serde_json::to_string(&value).unwrap(), possible);
+    }
+    for impossible in [
+        r#"{"Received":{"Timestamp":253402300799}}"#,
+        r#"{"Received":{"Decimal":{"scale":2,"value":7}}}"#,
+        r#"{"Received":{"Bool":1}}"#,
+    ] {
+        let error = read(impossible).unwrap_err().to_string();
+        assert!(error.contains("FieldValue"), "{error}");
+    }
+}
+
+/// As pika refuses an unknown keyword.
+#[test]
+fn an_unknown_property_is_refused() {
+    let read = serde_json::from_value::<BasicProperties>;
+    let error = read(json!({"delivry_mode": 2})).unwrap_err().to_string();
+    assert!(
+        error.contains("delivry_mode") && error.contains("delivery_mode"),
+        "{error}"
+    );
+    let decimal = json!({"Decimal": {"scale": 2, "value": 7, "sign": -1}});
+    serde_json::from_value::<FieldValue>(decimal).unwrap_err();
+    // What the broker's methods become may get more fields in a later version, whose files this one can read.
+    let declared = json!({"queue": "q", "message_count": 1, "consumer_count": 0, "later": true});
+    let declared: QueueDeclareOk = serde_json::from_value(declared).unwrap();
+    assert_eq!(declared.message_count, 1);
 }
 
 #[test]
@@ -121,4 +203,90 @@ fn plain_structs() {
         (312, &b"x"[..])
     );
     assert_eq!(there_and_back(message)["body"], json!("x"));
+}
+
+/// Another client sent milliseconds. The message is stored, and sent on by the next run of the program.
+#[test]
+fn a_received_message_that_was_stored_goes_on_as_it_came() {
+    const MILLISECONDS: u64 = 1_700_000_000_000;
+    bounded(|| {
+        let headers = [
+            &b"\x01uL"[..],
+            &u64::MAX.to_be_bytes(),
+            b"\x01wT",
+            &MILLISECONDS.to_be_bytes(),
+        ]
+        .concat();
+        let length = (headers.len() as u32).to_be_bytes();
+        let properties = [
+            &[0x20, 0x40][..], // headers, timestamp
+            &length,
+            &headers,
+            &MILLISECONDS.to_be_bytes(),
+        ]
+        .concat();
+        let peer = Peer::start(move |session| {
+            session.handshake();
+            session.open_channel(1);
+            session.expect(1, m::BASIC_GET);
+            let got = Args::new()
+                .longlong(1)
+                .octet(0)
+                .shortstr("")
+                .shortstr("q")
+                .long(0);
+            session.send_raw(&Frame::encode_content(
+                1,
+                m::BASIC_GET_OK,
+                &got,
+                &properties,
+                b"x",
+            ));
+            assert!(session.frame().is(1, m::BASIC_PUBLISH));
+            assert_eq!(session.frame().payload[12..], properties);
+            session.serve_until_end();
+        });
+        let connection = Connection::open(peer.url()).unwrap();
+        let channel = connection.channel().unwrap();
+        let (_, properties, body) = channel.basic_get("q").unwrap().unwrap();
+        let stored = serde_json::to_string(&properties).unwrap();
+        let mut read: BasicProperties = serde_json::from_str(&stored).unwrap();
+        assert_eq!(read, properties);
+        channel.basic_publish_with("", "q", &body, &read).unwrap();
+        // Another time than the one that came is the program's own.
+        read.timestamp = Some(MILLISECONDS + 1);
+        let stored = serde_json::to_string(&read).unwrap();
+        let read: BasicProperties = serde_json::from_str(&stored).unwrap();
+        channel
+            .basic_publish_with("", "q", &body, &read)
+            .unwrap_err();
+        connection.close().unwrap();
+        peer.finish();
+    });
+}
+
+/// Brokers take what was stored, too.
+#[test]
+fn a_broker_takes_what_was_stored() {
+    bounded(|| {
+        let channel = channel();
+        let queue = exclusive_queue(&channel);
+        let stored = json!({
+            "headers": {"u": {"Received": {"Long": u64::MAX}}},
+            "timestamp": 1_700_000_000_000u64,
+            "timestamp_received": 1_700_000_000_000u64,
+        });
+        let properties: BasicProperties = serde_json::from_value(stored).unwrap();
+        channel
+            .basic_publish_with("", &queue, "x", &properties)
+            .unwrap();
+        let mut got = None;
+        support::wait_until(support::SOON, || {
+            got = channel.basic_get(&queue).unwrap();
+            got.is_some()
+        });
+        let (_, came, _) = got.unwrap();
+        assert_eq!(came.timestamp, properties.timestamp);
+        channel.connection().close().unwrap();
+    });
 }

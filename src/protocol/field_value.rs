@@ -24,6 +24,7 @@ use crate::escaped::Shown;
 /// ```
 #[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum FieldValue {
     /// Boolean, `t`.
@@ -46,9 +47,9 @@ pub enum FieldValue {
     /// hold it, above `i64::MAX`.
     U64(u64),
     /// 32-bit IEEE 754 number, `f`. NaN and infinities cannot be sent.
-    F32(f32),
+    F32(#[cfg_attr(feature = "serde", serde(with = "super::serialize::float"))] f32),
     /// 64-bit IEEE 754 number, `d`. NaN and infinities cannot be sent.
-    F64(f64),
+    F64(#[cfg_attr(feature = "serde", serde(with = "super::serialize::float"))] f64),
     /// The number `value` / 10^`scale`, `D`.
     Decimal {
         /// How many of the value's digits are behind the decimal point.
@@ -77,7 +78,7 @@ pub enum FieldValue {
 /// a time after the year 9999, a decimal of more than `i32::MAX`.
 ///
 /// It is read through [`FieldValue::as_u64`] and its like, equals a [`FieldValue`] of the same number, and goes on as it came
-/// when it is sent, by itself or within its table.
+/// when it is sent, by itself or within its table, also when it was stored with serde in between.
 ///
 /// ```
 /// use haypile::FieldValue;
@@ -93,6 +94,7 @@ pub enum FieldValue {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "Form"))]
 pub struct ReceivedNumber(pub(super) Form);
 
 #[cfg(feature = "testing")]
@@ -105,6 +107,7 @@ impl ReceivedNumber {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub(super) enum Form {
     /// `t` with another octet than 0 and 1.
     Bool(u8),
@@ -125,6 +128,27 @@ impl Form {
             Form::Long(value) => value.into(),
             Form::Timestamp(seconds) => FieldValue::Timestamp(seconds),
             Form::Decimal { scale, value } => FieldValue::Decimal { scale, value },
+        }
+    }
+}
+
+/// What reading from the wire would not have made is no received number.
+#[cfg(feature = "serde")]
+impl TryFrom<Form> for ReceivedNumber {
+    type Error = &'static str;
+
+    fn try_from(form: Form) -> Result<Self, Self::Error> {
+        let is_odd = match form {
+            Form::Bool(octet) => octet > 1,
+            Form::Long(_) => true,
+            Form::Timestamp(seconds) => seconds > TIMESTAMP_MOST,
+            Form::Decimal { value, .. } => value > DECIMAL_MOST,
+        };
+        match is_odd {
+            true => Ok(ReceivedNumber(form)),
+            false => {
+                Err("a number that FieldValue has a variant of its own for is none of `Received`")
+            }
         }
     }
 }

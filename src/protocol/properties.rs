@@ -95,12 +95,11 @@ macro_rules! properties {
         /// ```
         #[derive(Clone, PartialEq, Default)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-        #[cfg_attr(feature = "serde", serde(default))]
+        #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
         pub struct BasicProperties {
             $( $(#[$doc])* pub $name: Option<$type>, )+
             /// No property: what lets `timestamp` go on as it came.
             #[doc(hidden)]
-            #[cfg_attr(feature = "serde", serde(skip))]
             pub timestamp_received: ReceivedTimestamp,
         }
 
@@ -173,7 +172,8 @@ macro_rules! properties {
                         properties.$name = Some($read(reader.$kind()));
                     }
                 )+
-                properties.timestamp_received = ReceivedTimestamp(properties.timestamp);
+                properties.timestamp_received =
+                    ReceivedTimestamp(properties.timestamp.filter(|seconds| sendable_timestamp(*seconds).is_err()));
                 properties
             }
         }
@@ -286,6 +286,7 @@ impl BasicProperties {
 /// The timestamp that properties came with. How they came is no part of what they say, so all are equal.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ReceivedTimestamp(Option<u64>);
 
 impl PartialEq for ReceivedTimestamp {

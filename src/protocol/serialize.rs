@@ -4,8 +4,8 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::ser::{self, Serialize, SerializeMap, Serializer};
 
 use super::field_table::FieldTable;
 use super::short_string::ShortString;
@@ -44,6 +44,84 @@ pub(crate) mod bytes {
         deserializer: D,
     ) -> Result<Vec<u8>, D::Error> {
         deserializer.deserialize_byte_buf(TextOrBytes)
+    }
+}
+
+/// For `#[serde(with)]`: a floating-point number. JSON has no NaN and no infinities, and serde_json would write null for them;
+/// they are the texts `NaN`, `inf` and `-inf` where people read the format.
+pub(crate) mod float {
+    use super::*;
+
+    pub(crate) trait Float: Copy + Into<f64> + Serialize {
+        fn from_f64(number: f64) -> Self;
+    }
+
+    impl Float for f64 {
+        fn from_f64(number: f64) -> Self {
+            number
+        }
+    }
+
+    impl Float for f32 {
+        fn from_f64(number: f64) -> Self {
+            number as f32
+        }
+    }
+
+    pub(crate) fn serialize<F: Float, S: Serializer>(
+        number: &F,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let value: f64 = (*number).into();
+        match value.is_finite() || !serializer.is_human_readable() {
+            true => number.serialize(serializer),
+            false => serializer.collect_str(&value),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, F: Float + Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<F, D::Error> {
+        if !deserializer.is_human_readable() {
+            return F::deserialize(deserializer);
+        }
+        let value = deserializer.deserialize_any(Number)?;
+        let number = F::from_f64(value);
+        match value.is_finite() && !number.into().is_finite() {
+            true => Err(de::Error::custom("the number is too large for 32 bits")),
+            false => Ok(number),
+        }
+    }
+
+    struct Number;
+
+    impl Visitor<'_> for Number {
+        type Value = f64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number, or one of the texts NaN, inf and -inf")
+        }
+
+        fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
+            Ok(number)
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<f64, E> {
+            Ok(number as f64)
+        }
+
+        fn visit_i64<E>(self, number: i64) -> Result<f64, E> {
+            Ok(number as f64)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<f64, E> {
+            match text {
+                "NaN" => Ok(f64::NAN),
+                "inf" => Ok(f64::INFINITY),
+                "-inf" => Ok(f64::NEG_INFINITY),
+                _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+            }
+        }
     }
 }
 
@@ -94,12 +172,15 @@ impl<'de> Deserialize<'de> for ShortString {
     }
 }
 
-/// A map. Formats whose keys are texts, such as JSON, refuse a key that is not UTF-8.
+/// A map. Formats whose keys are texts, such as JSON, refuse a key that is not UTF-8; the error names it.
 impl Serialize for FieldTable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.len()))?;
         for (key, value) in self {
-            map.serialize_entry(key, value)?;
+            map.serialize_key(key).map_err(|error| {
+                ser::Error::custom(format_args!("the key {key:?} cannot be written: {error}"))
+            })?;
+            map.serialize_value(value)?;
         }
         map.end()
     }
