@@ -488,7 +488,8 @@ impl Session {
     /// Asserts that the client sends nothing for so long.
     pub fn expect_nothing_for(&mut self, time: Duration) {
         self.silent_for(time);
-        assert_eq!(self.ahead, [], "the client sent something");
+        let ahead = &self.ahead;
+        assert!(ahead.is_empty(), "the client sent something: {ahead:?}");
     }
 
     /// Bytes as they are. That the client may be gone is no failure here.
