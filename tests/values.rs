@@ -31,6 +31,58 @@ fn headers_and_arguments_take_the_same_things() {
 }
 
 #[test]
+fn what_is_borrowed_is_copied() {
+    let expected = FieldTable::from([("a", 1), ("b", 2)]);
+    let hashed = HashMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    let sorted = BTreeMap::from([("a", 1), ("b", 2)]);
+    let vector = vec![("b", 2), ("a", 1)];
+    let headers = |table: FieldTable| table == expected;
+    assert!(headers((&hashed).into()) && headers((&sorted).into()) && headers((&vector).into()));
+    let properties = BasicProperties::new().headers(&hashed);
+    assert_eq!(properties.headers.as_ref(), Some(&expected));
+    let by_array = QueueDeclare::new("q").arguments(&[("a", 1), ("b", 2)]);
+    assert_eq!(by_array, QueueDeclare::new("q").arguments(&vector));
+    assert_eq!(by_array, QueueDeclare::new("q").arguments(&sorted));
+    assert_eq!(hashed.len() + sorted.len() + vector.len(), 6);
+}
+
+#[test]
+fn lists_and_maps_are_values() {
+    let array = FieldValue::array(["a", "b"]);
+    let owned = || vec!["a".to_owned(), "b".to_owned()];
+    for value in [
+        FieldValue::from(vec!["a", "b"]),
+        ["a", "b"].into(),
+        owned().into(),
+        [FieldValue::from("a"), "b".into()].into(),
+    ] {
+        assert_eq!(value, array);
+    }
+    assert_eq!(FieldValue::from([1, 2]), FieldValue::array([1, 2]));
+    assert_eq!(FieldValue::from(vec![0.5]), FieldValue::array([0.5]));
+    // Octets are bytes, however they are given.
+    let bytes = FieldValue::bytes([1, 2]);
+    for value in [
+        FieldValue::from([1u8, 2]),
+        vec![1u8, 2].into(),
+        (&[1u8, 2][..]).into(),
+    ] {
+        assert_eq!(value, bytes);
+    }
+    let table = FieldTable::from([("a", 1)]);
+    let properties = BasicProperties::new()
+        .header("map", HashMap::from([("a".to_owned(), 1)]))
+        .header("sorted", BTreeMap::from([("a", 1)]))
+        .header("table", &table)
+        .header("hosts", vec!["a", "b"]);
+    for key in ["map", "sorted", "table"] {
+        let value = properties.get_header(key);
+        assert_eq!(value.and_then(FieldValue::as_table), Some(&table));
+    }
+    assert_eq!(properties.get_header("hosts"), Some(&array));
+}
+
+#[test]
 fn a_value_inside_of_headers_is_found_by_its_keys() {
     let death = FieldTable::from([("count", FieldValue::from(3)), ("queue", "work".into())]);
     let properties = BasicProperties::new().header("x-death", vec![FieldValue::from(death)]);

@@ -272,28 +272,37 @@ impl<K: Into<ShortString>, V: Into<FieldValue>> FromIterator<(K, V)> for FieldTa
     }
 }
 
-impl<K: Into<ShortString>, V: Into<FieldValue>, const N: usize> From<[(K, V); N]> for FieldTable {
-    fn from(fields: [(K, V); N]) -> Self {
-        fields.into_iter().collect()
-    }
+/// A table from what has keys and values, owned or borrowed.
+macro_rules! from_fields {
+    ($([$($generic:tt)*] $fields:ty;)+) => {$(
+        impl<K: Into<ShortString>, V: Into<FieldValue>, $($generic)*> From<$fields> for FieldTable {
+            fn from(fields: $fields) -> Self {
+                fields.into_iter().collect()
+            }
+        }
+
+        /// A copy.
+        impl<K, V, $($generic)*> From<&$fields> for FieldTable
+        where
+            K: Clone + Into<ShortString>,
+            V: Clone + Into<FieldValue>,
+        {
+            fn from(fields: &$fields) -> Self {
+                let copies = fields.into_iter().map(|field| {
+                    let (key, value) = field;
+                    (key.clone(), value.clone())
+                });
+                copies.collect()
+            }
+        }
+    )+};
 }
 
-impl<K: Into<ShortString>, V: Into<FieldValue>> From<Vec<(K, V)>> for FieldTable {
-    fn from(fields: Vec<(K, V)>) -> Self {
-        fields.into_iter().collect()
-    }
-}
-
-impl<K: Into<ShortString>, V: Into<FieldValue>> From<BTreeMap<K, V>> for FieldTable {
-    fn from(fields: BTreeMap<K, V>) -> Self {
-        fields.into_iter().collect()
-    }
-}
-
-impl<K: Into<ShortString>, V: Into<FieldValue>, S> From<HashMap<K, V, S>> for FieldTable {
-    fn from(fields: HashMap<K, V, S>) -> Self {
-        fields.into_iter().collect()
-    }
+from_fields! {
+    [const N: usize] [(K, V); N];
+    [] Vec<(K, V)>;
+    [] BTreeMap<K, V>;
+    [S] HashMap<K, V, S>;
 }
 
 /// A copy, which costs nothing until one of the two is changed.

@@ -1,6 +1,7 @@
 //! The values of a table, each with its wire type.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::SystemTime;
 
@@ -10,8 +11,8 @@ use crate::escaped::Shown;
 
 /// One value of a [`FieldTable`], with the type that it has on the wire (specification 4.2.5.5, as RabbitMQ reads it).
 ///
-/// Plain Rust values convert with `into()`, each to the wire type of its own width. The types that Rust has no match for
-/// are built by name: [`timestamp`](FieldValue::timestamp), [`decimal`](FieldValue::decimal),
+/// Plain Rust values convert with `into()`, each to the wire type of its own width; so do arrays, vectors and maps of them, of which
+/// those of `u8` are [`Bytes`](FieldValue::Bytes). The types that Rust has no match for are built by name: [`timestamp`](FieldValue::timestamp), [`decimal`](FieldValue::decimal),
 /// [`bytes`](FieldValue::bytes), [`array`](FieldValue::array), [`void`](FieldValue::void). Where the width does not matter, use
 /// [`as_i64`](FieldValue::as_i64) and its like.
 ///
@@ -21,6 +22,8 @@ use crate::escaped::Shown;
 /// assert_eq!(FieldValue::from(7), FieldValue::I32(7));
 /// assert_eq!(FieldValue::from(7u8).as_i64(), Some(7));
 /// assert_eq!(FieldValue::from("text").as_str(), Some("text"));
+/// assert_eq!(FieldValue::from(vec!["a", "b"]), FieldValue::array(["a", "b"]));
+/// assert_eq!(FieldValue::from([0xde_u8, 0xad]), FieldValue::bytes([0xde, 0xad]));
 /// ```
 #[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -486,7 +489,51 @@ from! {
     Vec<u8> => Bytes,
     Vec<FieldValue> => Array,
     FieldTable => Table,
+    &FieldTable => Table,
     ShortString => Text,
+}
+
+/// A `Vec` of bytes is [`Bytes`](FieldValue::Bytes), and one of anything else is an array.
+macro_rules! arrays {
+    ($($item:ty),+ $(,)?) => {$(
+        impl From<Vec<$item>> for FieldValue {
+            fn from(values: Vec<$item>) -> Self {
+                FieldValue::array(values)
+            }
+        }
+
+        impl<const N: usize> From<[$item; N]> for FieldValue {
+            fn from(values: [$item; N]) -> Self {
+                FieldValue::array(values)
+            }
+        }
+    )+};
+}
+
+arrays!(bool, i8, i16, u16, i32, u32, i64, u64, f32, f64, &str, String, FieldTable);
+
+impl<const N: usize> From<[FieldValue; N]> for FieldValue {
+    fn from(values: [FieldValue; N]) -> Self {
+        FieldValue::Array(values.into())
+    }
+}
+
+impl<const N: usize> From<[u8; N]> for FieldValue {
+    fn from(bytes: [u8; N]) -> Self {
+        FieldValue::Bytes(bytes.into())
+    }
+}
+
+impl<K: Into<ShortString>, V: Into<FieldValue>> From<BTreeMap<K, V>> for FieldValue {
+    fn from(fields: BTreeMap<K, V>) -> Self {
+        FieldValue::Table(fields.into())
+    }
+}
+
+impl<K: Into<ShortString>, V: Into<FieldValue>, S> From<HashMap<K, V, S>> for FieldValue {
+    fn from(fields: HashMap<K, V, S>) -> Self {
+        FieldValue::Table(fields.into())
+    }
 }
 
 /// Every byte of it.

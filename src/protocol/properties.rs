@@ -211,7 +211,7 @@ properties! {
     /// The application's name for this message.
     7 message_id(r#""order 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// When the message was made, in seconds since 1970-01-01 00:00 UTC. The setter takes a
-    /// [`SystemTime`](std::time::SystemTime) too. A time after the year 9999, such as one in milliseconds, is refused when the
+    /// [`SystemTime`](std::time::SystemTime) too, into which other times convert (`SystemTime::from` a `DateTime` of `chrono`). A time after the year 9999, such as one in milliseconds, is refused when the
     /// message is published ([`Error::InvalidParameter`](crate::Error::InvalidParameter)), since other clients cannot read it;
     /// one that came so goes on as it came.
     6 timestamp(r#"1_700_000_000u64"#): longlong u64, impl IntoTimestamp, IntoTimestamp::into_timestamp, u64::from, std::convert::identity;
