@@ -35,6 +35,7 @@ pub struct Messages {
     channel: Channel,
     consumer_tag: String,
     idle_exit: Option<Duration>,
+    time_limit: Option<Duration>,
     /// When `time_limit` is up.
     deadline: Option<Instant>,
     /// Since when the iterator has been waiting for its next message.
@@ -142,6 +143,7 @@ impl Messages {
             channel: channel.clone(),
             consumer_tag,
             idle_exit: request.idle_exit,
+            time_limit: request.time_limit,
             deadline: after(began, request.time_limit),
             waiting_since: None,
             ended: None,
@@ -417,6 +419,7 @@ impl fmt::Debug for Messages {
             .field("channel", &self.channel)
             .field("consumer_tag", &self.consumer_tag)
             .field("idle_exit", &self.idle_exit)
+            .field("time_limit", &self.time_limit)
             .finish_non_exhaustive()
     }
 }

@@ -52,12 +52,29 @@ impl fmt::Debug for Shown<'_> {
                 let text = &start[..error.valid_up_to()];
                 fmt::Debug::fmt(&String::from_utf8_lossy(text), f)?;
             }
-            Err(_) => write!(f, "b\"{}\"", start.escape_ascii())?,
+            Err(_) => return fmt::Debug::fmt(&ShownBytes(bytes), f),
         }
-        match start.len() == bytes.len() {
-            true => Ok(()),
-            false => write!(f, "... ({} bytes in all)", bytes.len()),
-        }
+        write_cut(f, start, bytes)
+    }
+}
+
+/// Shows bytes in a `Debug` text as a byte string, and cut.
+pub(crate) struct ShownBytes<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Debug for ShownBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ShownBytes(bytes) = self;
+        let start = bytes.get(..SHOWN).unwrap_or(bytes);
+        write!(f, "b\"{}\"", start.escape_ascii())?;
+        write_cut(f, start, bytes)
+    }
+}
+
+/// Says how long the whole is, if this is only its start.
+fn write_cut(f: &mut fmt::Formatter<'_>, start: &[u8], whole: &[u8]) -> fmt::Result {
+    match start.len() == whole.len() {
+        true => Ok(()),
+        false => write!(f, "... ({} bytes in all)", whole.len()),
     }
 }
 
@@ -115,6 +132,9 @@ mod tests {
         assert_eq!(shown("gr\u{fc}n\u{1b}".as_bytes()), "\"gr\u{fc}n\\u{1b}\"");
         assert_eq!(shown(b"\xff\n\"a"), r#"b"\xff\n\"a""#);
         assert_eq!(shown(b""), "\"\"");
+        let bytes = |bytes: &[u8]| format!("{:?}", ShownBytes(bytes));
+        assert_eq!(bytes(b"a\x01\""), r#"b"a\x01\"""#);
+        assert!(bytes(&[b'x'; 1000]).ends_with("x\"... (1000 bytes in all)"));
         for long in [
             vec![b'x'; 1000],
             vec![0xff; 1000],

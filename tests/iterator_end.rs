@@ -113,6 +113,11 @@ fn a_time_limit_ends_the_loop_although_messages_keep_coming() {
         let mut messages = channel
             .consume(Consume::new(&queue).time_limit(limit))
             .unwrap();
+        let shown = format!("{messages:?}");
+        assert!(
+            shown.contains(&format!("time_limit: Some({limit:?})")),
+            "{shown}"
+        );
         let mut count = 0;
         for message in messages.by_ref() {
             let (method, ..) = message.unwrap();

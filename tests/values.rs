@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use haypile::{
-    BasicConsume, BasicProperties, Consume, Deliver, DeliveryMode, ExchangeDeclare, FieldTable,
-    FieldValue, QueueDeclare, ReturnedMessage, ShortString,
+    BasicConsume, BasicProperties, ConnectionParameters, Consume, Deliver, DeliveryMode,
+    ExchangeDeclare, FieldTable, FieldValue, QueueDeclare, ReturnedMessage, ShortString,
 };
 
 #[test]
@@ -141,6 +141,12 @@ fn what_debug_shows_reads_well() {
         r#"BasicProperties { headers: {"body": Bytes(b"\x00\xff"), "name": Text("x\u{1b}y")}, correlation_id: b"\xffa", reply_to: "answers" }"#
     );
     assert_eq!(format!("{:?}", BasicProperties::new()), "BasicProperties");
+    assert_eq!(
+        format!("{:?}", FieldValue::bytes([1, b'a'])),
+        r#"Bytes(b"\x01a")"#
+    );
+    let parameters = format!("{:?}", ConnectionParameters::default().heartbeat(60));
+    assert!(parameters.contains("heartbeat: Some(60)"), "{parameters}");
     let mut method = Deliver::default();
     method.routing_key = "k".into();
     let shown = format!("{method:?}");

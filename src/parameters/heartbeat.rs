@@ -66,12 +66,13 @@ impl From<Option<u16>> for Heartbeat {
     }
 }
 
+/// As it is given: `None`, `Some(60)`, or `negotiate(..)`.
 impl fmt::Debug for Heartbeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Choice::Servers => f.write_str("as the server proposes"),
-            Choice::Seconds(seconds) => write!(f, "{seconds} s"),
-            Choice::Function(_) => f.write_str("as a function says"),
+            Choice::Servers => f.write_str("None"),
+            Choice::Seconds(seconds) => f.debug_tuple("Some").field(seconds).finish(),
+            Choice::Function(_) => f.write_str("negotiate(..)"),
         }
     }
 }
@@ -104,5 +105,16 @@ mod tests {
         assert_eq!(Heartbeat::from(None).choose(60), 60);
         assert_eq!(Heartbeat::from(Some(7)).choose(60), 7);
         assert_eq!(Heartbeat::negotiate(|server| server / 2).choose(60), 30);
+    }
+
+    #[test]
+    fn debug_shows_what_was_given() {
+        let shown = |heartbeat: Heartbeat| format!("{heartbeat:?}");
+        assert_eq!(shown(None.into()), "None");
+        assert_eq!(shown(60.into()), "Some(60)");
+        assert_eq!(
+            shown(Heartbeat::negotiate(|server| server)),
+            "negotiate(..)"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::field_table::FieldTable;
 use super::short_string::{AsShortString, ShortString};
-use crate::escaped::Shown;
+use crate::escaped::{Shown, ShownBytes};
 
 /// One value of a [`FieldTable`], with the type that it has on the wire (specification 4.2.5.5, as RabbitMQ reads it).
 ///
@@ -432,7 +432,7 @@ impl PartialEq for FieldValue {
     }
 }
 
-/// Like a derived one, but text reads as text, and what is long is cut.
+/// Like a derived one, but text reads as text and bytes as a byte string, and what is long is cut.
 impl fmt::Debug for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -452,7 +452,7 @@ impl fmt::Debug for FieldValue {
                 decimal.field("scale", scale).field("value", value).finish()
             }
             FieldValue::Text(bytes) => f.debug_tuple("Text").field(&Shown(bytes)).finish(),
-            FieldValue::Bytes(bytes) => f.debug_tuple("Bytes").field(&Shown(bytes)).finish(),
+            FieldValue::Bytes(bytes) => f.debug_tuple("Bytes").field(&ShownBytes(bytes)).finish(),
             FieldValue::Array(values) => f.debug_tuple("Array").field(values).finish(),
             FieldValue::Timestamp(seconds) => f.debug_tuple("Timestamp").field(seconds).finish(),
             FieldValue::Table(table) => f.debug_tuple("Table").field(table).finish(),
