@@ -8,6 +8,7 @@ mod client;
 mod driver;
 mod methods;
 mod operations;
+mod requests;
 mod scripts;
 mod shown;
 mod transcript;
