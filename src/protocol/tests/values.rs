@@ -99,7 +99,11 @@ fn all() -> Vec<(FieldValue, &'static str, ReadAs)> {
             "Text(b\"\\xff\")",
             bytes(None, b"\xff"),
         ),
-        (FieldValue::bytes("hi"), "Bytes(\"hi\")", bytes(None, b"hi")),
+        (
+            FieldValue::bytes("hi"),
+            "Bytes(b\"hi\")",
+            bytes(None, b"hi"),
+        ),
         (
             FieldValue::bytes([0xff]),
             "Bytes(b\"\\xff\")",
