@@ -18,7 +18,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
 };
 
-use self::pem::{Pem, USABLE_KEYS};
+use self::pem::{Pem, Setters, USABLE_KEYS};
 
 use crate::error::{Error, Result};
 
@@ -116,6 +116,7 @@ impl TlsOptions {
     ///
     /// Keys are for RSA (2048 to 8192 bits), ECDSA (P-256 or P-384) or Ed25519, as PKCS#8, PKCS#1 or SEC1. One that needs a
     /// passphrase is refused, with an error that names the remedy: `openssl pkey -in encrypted.key -out client.key` decrypts it.
+    /// Of several keys, the one that belongs to the certificate is used (Python's `ssl` takes the first).
     ///
     /// Who this is to RabbitMQ is another matter: see [`ExternalCredentials`](crate::ExternalCredentials).
     ///
@@ -222,12 +223,13 @@ impl TlsOptions {
 
     /// What contradicts itself, if anything does: which setter, what was given, and what is expected.
     pub(crate) fn problem(&self) -> Option<(&'static str, &'static str, &'static str)> {
-        let contradicts = self.accept_any_certificate && self.ca_certificates.is_some();
-        contradicts.then_some((
-            CA,
+        let authorities = self.ca_certificates.as_ref();
+        let contradicting = authorities.filter(|_| self.accept_any_certificate)?;
+        Some((
+            contradicting.setter(&CA),
             "with verification switched off, an authority to trust",
-            "leave out either the authority or danger_accept_any_certificate (in a URL: verify=verify_none, or verify in \
-             ssl_options)",
+            "leave out either the authority (ca_certificates_file or ca_certificates_pem, in a URL: cacertfile) or \
+             danger_accept_any_certificate (in a URL: verify=verify_none, or verify in ssl_options)",
         ))
     }
 
@@ -297,17 +299,17 @@ impl TlsOptions {
                     "no certificate to trust on this platform{}",
                     cause.map(|cause| format!(" ({cause})")).unwrap_or_default()
                 );
-                let expected = format!("install them, or give your own with {CA}");
+                let expected = format!("install them, or give your own with {}", CA.files);
                 return Err(Error::invalid("tls", value, &expected));
             }
             return Ok(roots);
         };
-        let certificates = pem.certificates(CA)?;
+        let certificates = pem.certificates(&CA)?;
         let count = certificates.len();
         for (certificate, number) in certificates.into_iter().zip(1..) {
             roots.add(certificate).map_err(|error| {
                 let reason = format!("certificate {number} of {count} cannot be used: {error}");
-                pem.refused(CA, &reason)
+                pem.refused(&CA, &reason)
             })?;
         }
         Ok(roots)
@@ -317,16 +319,27 @@ impl TlsOptions {
         let Some((certificate, key)) = &self.client else {
             return Ok(None);
         };
-        let chain = certificate.certificates(CERTIFICATE)?;
-        let parsed = key.private_key(KEY)?;
-        match CertifiedKey::from_der(chain, parsed, provider) {
-            Ok(key) => Ok(Some(Arc::new(key))),
-            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                Err(key.refused(KEY, "it is not the key of the client's certificate"))
+        let chain = certificate.certificates(&CERTIFICATE)?;
+        let keys = key.private_keys(&KEY)?;
+        let count = keys.len();
+        let mut last = None;
+        for one in keys {
+            match CertifiedKey::from_der(chain.clone(), one, provider) {
+                Ok(key) => return Ok(Some(Arc::new(key))),
+                Err(error) => last = Some(error),
             }
-            Err(rustls::Error::General(_)) => Err(key.refused(KEY, USABLE_KEYS)),
-            Err(error) => Err(key.refused(KEY, &format!("it cannot be used: {error}"))),
         }
+        let reason = match last {
+            _ if count > 1 => &*format!(
+                "none of the {count} private keys in it is that of the client's certificate"
+            ),
+            Some(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                "it is not the key of the client's certificate"
+            }
+            Some(rustls::Error::General(_)) | None => USABLE_KEYS,
+            Some(error) => &format!("it cannot be used: {error}"),
+        };
+        Err(key.refused(&KEY, reason))
     }
 
     fn server_name(&self, host: &str) -> Result<ServerName<'static>> {
@@ -345,9 +358,18 @@ impl TlsOptions {
     }
 }
 
-const CA: &str = "ca_certificates_file (in a URL: cacertfile)";
-const CERTIFICATE: &str = "client_certificate_files (in a URL: certfile)";
-const KEY: &str = "client_certificate_files (in a URL: keyfile)";
+const CA: Setters = Setters {
+    files: "ca_certificates_file (in a URL: cacertfile)",
+    texts: "ca_certificates_pem",
+};
+const CERTIFICATE: Setters = Setters {
+    files: "client_certificate_files (in a URL: certfile)",
+    texts: "client_certificate_pem (certificate)",
+};
+const KEY: Setters = Setters {
+    files: "client_certificate_files (in a URL: keyfile)",
+    texts: "client_certificate_pem (key)",
+};
 const SERVER_NAME: &str = "server_hostname (in a URL: server_name_indication)";
 
 impl fmt::Debug for TlsOptions {

@@ -276,9 +276,13 @@ fn a_bundle_is_read_to_its_end_wherever_byte_order_marks_stand() {
 
 /// The error over a client's certificate and key before anything is connected; none if they can be used.
 fn key_refused(certificate: &str, key: &str) -> Option<String> {
+    pem_refused(fixture(certificate), fixture(key))
+}
+
+fn pem_refused(certificate: String, key: String) -> Option<String> {
     let options = TlsOptions::new()
         .danger_accept_any_certificate()
-        .client_certificate_pem(fixture(certificate), fixture(key));
+        .client_certificate_pem(certificate, key);
     // Nobody listens there.
     let refused = support::RefusedPort::new();
     let parameters = ConnectionParameters::new("127.0.0.1").port(refused.port());
@@ -325,6 +329,63 @@ fn keys_are_read_in_each_form_or_refused_with_the_reason() {
     ] {
         contains(key_refused(certificate, key), &words);
     }
+}
+
+#[test]
+fn of_several_keys_the_one_of_the_certificate_is_used() {
+    let (rsa, ec, ed) = (
+        fixture("rsa-pkcs1.pem"),
+        fixture("ec-sec1.pem"),
+        fixture("ed25519-pkcs8.pem"),
+    );
+    for keys in [
+        [&rsa, &ec, &ed],
+        [&ec, &ed, &rsa],
+        [&ed, &rsa, &ec],
+        // OpenSSL would take the first.
+        [&ec, &ec, &ed],
+    ] {
+        let keys: String = keys.map(String::as_str).concat();
+        assert_eq!(pem_refused(fixture("ec.pem"), keys), None);
+    }
+    let others = format!("{rsa}{ed}");
+    contains(
+        pem_refused(fixture("ec.pem"), others),
+        &["none of the 2 private keys", "client's certificate"],
+    );
+    // Not left out in silence.
+    let cut = format!("{ec}-----BEGIN PRIVATE KEY-----\nhush");
+    let text = pem_refused(fixture("ec.pem"), cut);
+    assert!(!text.as_ref().is_some_and(|text| text.contains("hush")));
+    contains(text, &["END line"]);
+}
+
+/// An error names what it is about as it was given.
+#[test]
+fn what_was_given_as_text_is_named_by_its_setter() {
+    for (certificate, key, named) in [
+        (
+            "rsa-pkcs1.pem",
+            "rsa-pkcs1.pem",
+            "client_certificate_pem (certificate): ",
+        ),
+        ("rsa.pem", "rsa.pem", "client_certificate_pem (key): "),
+        ("rsa.pem", "ec-sec1.pem", "client_certificate_pem (key): "),
+    ] {
+        let text = key_refused(certificate, key).unwrap();
+        assert!(text.starts_with(named), "{text}");
+    }
+    let refused = |options: TlsOptions| {
+        let parameters = ConnectionParameters::new("127.0.0.1").port(1);
+        Connection::open(parameters.tls(options))
+            .unwrap_err()
+            .to_string()
+    };
+    let text = refused(TlsOptions::new().ca_certificates_pem("none"));
+    assert!(text.starts_with("ca_certificates_pem: "), "{text}");
+    let both = TlsOptions::new().ca_certificates_pem(fixture("ec.pem"));
+    let text = refused(both.danger_accept_any_certificate());
+    assert!(text.starts_with("ca_certificates_pem: "), "{text}");
 }
 
 #[test]

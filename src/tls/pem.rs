@@ -29,28 +29,43 @@ impl fmt::Debug for Pem {
     }
 }
 
+/// By which setters it is given, as errors name them.
+pub(super) struct Setters {
+    pub(super) files: &'static str,
+    pub(super) texts: &'static str,
+}
+
 impl Pem {
+    /// The setter that this was given by.
+    pub(super) fn setter(&self, setters: &Setters) -> &'static str {
+        match self {
+            Pem::File(_) => setters.files,
+            Pem::Bytes(_) => setters.texts,
+        }
+    }
+
     /// Every certificate in it, at least one.
-    pub(super) fn certificates(&self, field: &str) -> Result<Vec<CertificateDer<'static>>> {
-        certificates(&self.read(field)?).map_err(|reason| self.refused(field, &reason))
+    pub(super) fn certificates(&self, setters: &Setters) -> Result<Vec<CertificateDer<'static>>> {
+        certificates(&self.read(setters)?).map_err(|reason| self.refused(setters, &reason))
     }
 
-    /// The first private key in it.
-    pub(super) fn private_key(&self, field: &str) -> Result<PrivateKeyDer<'static>> {
-        private_key(&self.read(field)?).map_err(|reason| self.refused(field, &reason))
+    /// Every private key in it, at least one.
+    pub(super) fn private_keys(&self, setters: &Setters) -> Result<Vec<PrivateKeyDer<'static>>> {
+        private_keys(&self.read(setters)?).map_err(|reason| self.refused(setters, &reason))
     }
 
-    pub(super) fn refused(&self, field: &str, reason: &str) -> Error {
+    pub(super) fn refused(&self, setters: &Setters, reason: &str) -> Error {
+        let field = self.setter(setters);
         match self {
             Pem::File(path) => Error::invalid(field, format_args!("{path:?}"), reason),
             Pem::Bytes(_) => Error::invalid(field, "a PEM text (not shown)", reason),
         }
     }
 
-    fn read(&self, field: &str) -> Result<Arc<[u8]>> {
+    fn read(&self, setters: &Setters) -> Result<Arc<[u8]>> {
         match self {
             Pem::File(path) => {
-                read_file(path).map_err(|error| Error::unreadable(field, path, error))
+                read_file(path).map_err(|error| Error::unreadable(setters.files, path, error))
             }
             Pem::Bytes(bytes) => Ok(Arc::clone(bytes)),
         }
@@ -108,22 +123,25 @@ fn certificates(bytes: &[u8]) -> Read<Vec<CertificateDer<'static>>> {
     }
 }
 
-fn private_key(bytes: &[u8]) -> Read<PrivateKeyDer<'static>> {
+fn private_keys(bytes: &[u8]) -> Read<Vec<PrivateKeyDer<'static>>> {
     let text = normalized(bytes)?;
-    let key = match PrivateKeyDer::from_pem_slice(&text) {
-        Ok(key) => key,
-        Err(_) if is_encrypted(&text) => {
-            return Err(
-                "the key in it is encrypted; decrypt it first: openssl pkey -in encrypted.key -out client.key".to_owned(),
-            )
-        }
-        Err(pem::Error::NoItemsFound) => return Err(no_key(&text)),
-        Err(error) => return Err(describe(&error)),
-    };
-    // The label may name one form while the content has another.
+    let found: Result<Vec<_>, _> = PrivateKeyDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(keys) if !keys.is_empty() => Ok(keys.into_iter().map(by_content).collect()),
+        Err(_) | Ok(_) if is_encrypted(&text) => Err(
+            "the key in it is encrypted; decrypt it first: openssl pkey -in encrypted.key -out client.key"
+                .to_owned(),
+        ),
+        Ok(_) => Err(no_key(&text)),
+        Err(error) => Err(describe(&error)),
+    }
+}
+
+/// The label may name one form of a key while the content has another.
+fn by_content(key: PrivateKeyDer<'static>) -> PrivateKeyDer<'static> {
     match PrivateKeyDer::try_from(key.secret_der()) {
-        Ok(key) => Ok(key.clone_key()),
-        Err(_) => Ok(key),
+        Ok(other) => other.clone_key(),
+        Err(_) => key,
     }
 }
 
@@ -286,8 +304,8 @@ mod tests {
             include_str!("../../tests/data/tls/ed25519-pkcs8.pem"),
             include_str!("../../tests/data/tls/rsa-pkcs1.pem"),
         ] {
-            let key = private_key(key.as_bytes()).unwrap();
-            assert!(private_key(key.secret_der()).unwrap_err().contains("DER"));
+            let key = private_keys(key.as_bytes()).unwrap().remove(0);
+            assert!(private_keys(key.secret_der()).unwrap_err().contains("DER"));
         }
     }
 
@@ -312,10 +330,10 @@ mod tests {
                 text.replace('\n', "\r\n"),
                 format!("{ONE}{text}"),
             ] {
-                let reason = private_key(text.as_bytes()).unwrap_err();
+                let reason = private_keys(text.as_bytes()).unwrap_err();
                 assert!(reason.contains("encrypted"), "{reason}");
             }
-            private_key(plain.as_bytes()).unwrap();
+            private_keys(plain.as_bytes()).unwrap();
         }
     }
 
@@ -328,7 +346,7 @@ mod tests {
             ("DSA PRIVATE KEY", "DSA"),
             ("PUBLIC KEY", "no private key"),
         ] {
-            let reason = private_key(labelled(label).as_bytes()).unwrap_err();
+            let reason = private_keys(labelled(label).as_bytes()).unwrap_err();
             assert!(reason.contains(words), "{reason}");
         }
     }
