@@ -77,6 +77,48 @@ fn a_drop_that_sent_everything_logs_no_warning() {
     });
 }
 
+/// How many lines of the log have this level, this peer and this text.
+fn lines(level: &str, proxy: &Proxy, text: &str) -> usize {
+    let (address, logged) = (proxy.address().to_string(), capture::logged());
+    let lines = logged.lines().filter(|line| line.starts_with(level));
+    lines
+        .filter(|line| line.contains(&address) && line.contains(text))
+        .count()
+}
+
+#[test]
+fn each_end_is_logged_once_and_only_a_loss_is_a_warning() {
+    bounded(|| {
+        capture::capture();
+        let ends = [(false, true), (true, true), (false, false), (true, false)];
+        let mut proxies = Vec::new();
+        for (is_old, is_closed) in ends {
+            let proxy = Proxy::start();
+            let connection = Connection::open(proxy.url()).unwrap();
+            if is_old {
+                // The thread that reads has started by then.
+                let moment = Duration::from_millis(50);
+                connection.process_data_events(moment).unwrap();
+            }
+            if is_closed {
+                connection.close().unwrap();
+                wait_until(SOON, || lines("DEBUG haypile", &proxy, ": closed") > 0);
+            } else {
+                proxy.reset();
+                wait_until(SOON, || lines("WARN haypile", &proxy, "") > 0);
+            }
+            drop(connection);
+            proxies.push(proxy);
+        }
+        for ((_, is_closed), proxy) in ends.iter().zip(&proxies) {
+            let closed = lines("DEBUG haypile", proxy, ": closed");
+            let lost = lines("WARN haypile", proxy, "");
+            let expected = if *is_closed { (1, 0) } else { (0, 1) };
+            assert_eq!((closed, lost), expected, "{}", capture::logged());
+        }
+    });
+}
+
 /// A program that lets go of its last handle must not hang on a broker that hangs.
 #[test]
 fn a_drop_waits_five_seconds_for_the_broker() {

@@ -515,7 +515,7 @@ impl Opening<'_> {
         if is_dead_path(&error) || is_cut && !self.received.is_empty() {
             return self.lost(error);
         }
-        if !self.has_replied && !self.received.is_empty() {
+        if !self.received.is_empty() {
             return self.not_amqp(&error).caused_by(error);
         }
         let (kind, hint, on_purpose): (fn(_) -> _, _, _) = match self.handshake.stage {

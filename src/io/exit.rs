@@ -115,6 +115,12 @@ pub(crate) fn exempt_thread() {
     let _ = GUARD.try_with(|guard| guard.is_own.set(true));
 }
 
+/// Whether this thread is one of the crate's own.
+#[cfg(all(test, not(shuttle)))]
+pub(super) fn is_exempt() -> bool {
+    GUARD.try_with(|guard| guard.is_own.get()).unwrap_or(false)
+}
+
 impl Drop for Guard {
     /// Must not panic, and must not log: a logger may have lost its own `thread_local!`s by now.
     fn drop(&mut self) {
@@ -222,8 +228,7 @@ mod tests {
         }
 
         fn note_thread(&self) {
-            let is_own = GUARD.try_with(|guard| guard.is_own.get());
-            self.by_own.lock().unwrap().push(is_own.unwrap_or(false));
+            self.by_own.lock().unwrap().push(is_exempt());
         }
 
         fn events(&self) -> Vec<(Event, Instant)> {

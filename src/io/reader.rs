@@ -230,6 +230,13 @@ impl Reader {
         source.looked_at = source.looked_at.checked_sub(by).unwrap();
     }
 
+    /// Lets the last bytes be older than they are.
+    #[cfg(all(test, not(shuttle)))]
+    pub(super) fn age_bytes(&mut self, by: Duration) {
+        let source = &mut self.source;
+        source.last_bytes = source.last_bytes.checked_sub(by).unwrap();
+    }
+
     /// If the backlog is empty, what is read next begins it: where the session has come to, and behind what is not handled.
     pub(super) fn prepare_backlog(&mut self, session: &mut Session) {
         if self.backlog.is_empty() {

@@ -337,3 +337,77 @@ pub(crate) fn describe(error: &io::Error) -> String {
         error.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// What this crate sets is what the socket has, and a shutdown ends both directions.
+    macro_rules! holds {
+        ($near:expr, $far:expr) => {
+            let (near, mut far) = ($near, $far);
+            let (read, write) = (Duration::from_secs(3), Duration::from_secs(4));
+            Stream::set_read_timeout(&near, read).unwrap();
+            Stream::set_write_timeout(&near, write).unwrap();
+            assert_eq!(near.read_timeout().unwrap(), Some(read));
+            assert_eq!(near.write_timeout().unwrap(), Some(write));
+            let other = Stream::try_clone(&near).unwrap();
+            // Through the box as well.
+            let other: Box<dyn Stream> = Box::new(other);
+            other.set_read_timeout(write).unwrap();
+            other.set_write_timeout(read).unwrap();
+            assert_eq!(near.read_timeout().unwrap(), Some(write));
+            assert_eq!(near.write_timeout().unwrap(), Some(read));
+            Stream::shutdown(&near).unwrap();
+            assert_eq!(far.read(&mut [0; 8]).unwrap(), 0);
+            let mut other = other;
+            assert_eq!(other.read(&mut [0; 8]).unwrap(), 0);
+        };
+    }
+
+    #[test]
+    fn a_tcp_socket_is_a_stream() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        holds!(near, listener.accept().unwrap().0);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_unix_socket_is_a_stream() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        holds!(near, far);
+    }
+
+    #[test]
+    fn the_end_of_a_time_and_a_dead_path_differ() {
+        // ETIMEDOUT
+        #[cfg(target_os = "linux")]
+        {
+            let dead = io::Error::from_raw_os_error(110);
+            assert!(is_dead_path(&dead) && !is_timeout(&dead));
+            assert!(describe(&dead).contains("the peer acknowledged nothing in time"));
+            let reset = io::Error::from_raw_os_error(104);
+            assert!(!is_dead_path(&reset) && !is_timeout(&reset));
+            assert_eq!(describe(&reset), reset.to_string());
+        }
+        for kind in [io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock] {
+            let time_up = io::Error::from(kind);
+            assert!(is_timeout(&time_up) && !is_dead_path(&time_up));
+            assert_eq!(describe(&time_up), time_up.to_string());
+        }
+        assert!(!is_timeout(&closed()));
+    }
+
+    #[test]
+    fn a_stream_that_claims_more_than_it_was_given_is_refused() {
+        assert_eq!(checked("read", 7, 8).unwrap(), 7);
+        assert_eq!(checked("read", 8, 8).unwrap(), 8);
+        let error = checked("read", 9, 8).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the stream's read returned 9 bytes where it was given 8"
+        );
+    }
+}

@@ -110,7 +110,6 @@ fn read_until_end(link: &Link) {
         };
         shared.hand_over = false;
         shared = read_until_wanted(link, shared, &mut reader);
-        seen_turns = shared.turns;
         shared.reader = Some(reader);
         shared.wake_next_reader();
     }
@@ -209,3 +208,7 @@ fn keep_alive<'a>(
     shared.wake_next_reader();
     (shared, look_every)
 }
+
+#[cfg(all(test, not(shuttle)))]
+#[path = "tests/threads.rs"]
+mod tests;

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::super::exit::{AtExit, Ending};
+use super::super::exit::{AtExit, Ending, PendingReplies};
 use super::super::link::{Interest, Link, Opened, Shared};
+use super::super::writer::Work;
 use super::*;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::HELD_BOUND;
@@ -69,13 +70,25 @@ fn the_reply_says_that_all_was_handled() {
     for ending in [Ending::Process, Ending::Thread] {
         let script = Script::default();
         let link = link(&script, "RabbitMQ");
-        let wait = Arc::clone(&link).ask_for_unhandled(ending);
-        reply(&script);
-        wait(Instant::now() + LONG);
-        assert_eq!(script.written(), asks());
-        assert!(!link.may_have_unhandled(), "{ending:?}");
+        // What was handled is no reason not to ask again.
+        for n in 0..2 {
+            let wait = Arc::clone(&link).ask_for_unhandled(ending);
+            reply(&script);
+            wait(Instant::now() + LONG);
+            assert_eq!(script.written(), asks(), "{n}");
+            assert!(!link.may_have_unhandled(), "{ending:?}");
+            script.lock().written.clear();
+            if n == 0 {
+                let sent = link.gather(1, LONG.into(), |out| {
+                    out.bytes.push(b'x');
+                    Ok(())
+                });
+                sent.unwrap();
+                link.write_gathered();
+                script.lock().written.clear();
+            }
+        }
         // There is nothing to ask for any more.
-        script.lock().written.clear();
         let wait = Arc::clone(&link).ask_for_unhandled(ending);
         wait(Instant::now() + LONG);
         assert!(script.written().is_empty());
@@ -93,6 +106,12 @@ fn a_reply_that_does_not_come_is_waited_for_until_the_deadline_and_by_threads_on
     assert!(began.elapsed() >= late);
     assert_eq!(script.written(), asks());
     assert!(link.may_have_unhandled());
+    // The reply may still come, and is nobody's.
+    let mut shared = link.lock();
+    let slot = shared.session.open_channels()[0].0;
+    let channel = shared.session.channel(slot).unwrap();
+    assert!(channel.call_replies.is_empty());
+    drop(shared);
     // Nothing has come since, so the next thread that ends does not ask.
     script.lock().written.clear();
     let wait = Arc::clone(&link).ask_for_unhandled(Ending::Thread);
@@ -227,4 +246,53 @@ fn a_channel_is_not_asked_while_a_commit_waits_for_its_reply() {
         wait(Instant::now() + LONG);
         assert_eq!(script.written(), asks());
     }
+}
+
+#[test]
+fn what_is_asked_is_written_without_waiting_for_more() {
+    let is_so = || {
+        let script = Script::default();
+        let link = link(&script, "RabbitMQ");
+        let _wait = Arc::clone(&link).ask_for_unhandled(Ending::Process);
+        let next = link.outgoing.wait_for_work(None, Some(Instant::now()));
+        matches!(next, Work::Write)
+    };
+    assert!((0..50).all(|_| is_so()));
+}
+
+/// A connection that only the end of one thread concerns: other tests have threads that end.
+struct OnlyFor(Arc<Link>, Mutex<Option<std::thread::ThreadId>>);
+
+impl AtExit for OnlyFor {
+    fn process(&self) -> u32 {
+        self.0.process()
+    }
+
+    fn may_have_unhandled(&self) -> bool {
+        let thread = std::thread::current().id();
+        *self.1.lock().unwrap() == Some(thread) && self.0.may_have_unhandled()
+    }
+
+    fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> PendingReplies {
+        Arc::clone(&self.0).ask_for_unhandled(ending)
+    }
+}
+
+#[test]
+fn a_thread_that_only_calls_has_what_others_sent_handled_as_well() {
+    let script = Script::default();
+    let link = link(&script, "RabbitMQ");
+    let only = Arc::new(OnlyFor(Arc::clone(&link), Mutex::default()));
+    let at_exit: Arc<dyn AtExit> = Arc::clone(&only) as _;
+    crate::io::exit::register(Arc::downgrade(&at_exit));
+    reply(&script);
+    let call = move || {
+        *only.1.lock().unwrap() = Some(std::thread::current().id());
+        only.0.append_call(|out| {
+            out.bytes.extend_from_slice(b"call");
+            Ok(())
+        })
+    };
+    std::thread::spawn(call).join().unwrap().unwrap();
+    assert_eq!(script.written(), [b"call".as_slice(), &asks()].concat());
 }

@@ -19,8 +19,12 @@ use crate::protocol::method::Method;
 use crate::protocol::publish::Outbox;
 use crate::Error;
 
-fn link_with(script: &Script, heartbeat: u16, blocked_timeout: Option<Duration>) -> Link {
-    let opened = Opened {
+pub(in crate::io) fn opened(
+    script: &Script,
+    heartbeat: u16,
+    blocked_timeout: Option<Duration>,
+) -> Opened {
+    Opened {
         stream: script.transport(),
         leftover: Vec::new(),
         negotiated: Negotiated {
@@ -33,16 +37,23 @@ fn link_with(script: &Script, heartbeat: u16, blocked_timeout: Option<Duration>)
         max_message_size: 1 << 20,
         rpc_timeout: Duration::from_secs(60),
         blocked_timeout,
-    };
-    Link::new(opened).unwrap()
+    }
 }
 
-fn link(script: &Script) -> Link {
+pub(in crate::io) fn link_with(
+    script: &Script,
+    heartbeat: u16,
+    blocked_timeout: Option<Duration>,
+) -> Link {
+    Link::new(opened(script, heartbeat, blocked_timeout)).unwrap()
+}
+
+pub(in crate::io) fn link(script: &Script) -> Link {
     link_with(script, 0, None)
 }
 
 /// A channel whose callbacks were registered by this thread.
-fn add_channel(shared: &mut Shared, home: u64) -> usize {
+pub(in crate::io) fn add_channel(shared: &mut Shared, home: u64) -> usize {
     let mut channel = ChannelState::new(Gate::new(Phase::Open));
     channel.home = home;
     let Ok((slot, _)) = shared.session.add_channel(None, channel) else {
@@ -52,7 +63,7 @@ fn add_channel(shared: &mut Shared, home: u64) -> usize {
 }
 
 /// Waits until this is so.
-fn until(is_so: impl Fn() -> bool) {
+pub(in crate::io) fn until(is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(
@@ -64,17 +75,17 @@ fn until(is_so: impl Fn() -> bool) {
 }
 
 /// Whether this thread was woken since it was asked for last.
-fn is_woken() -> bool {
+pub(in crate::io) fn is_woken() -> bool {
     let (limit, began) = (Duration::from_millis(20), Instant::now());
     thread::park_timeout(limit);
     began.elapsed() < limit
 }
 
-fn ago(time: Duration) -> Instant {
+pub(in crate::io) fn ago(time: Duration) -> Instant {
     Instant::now().checked_sub(time).unwrap()
 }
 
-fn methods(bytes: &[u8]) -> Vec<String> {
+pub(in crate::io) fn methods(bytes: &[u8]) -> Vec<String> {
     let (mut rest, mut methods) = (bytes, Vec::new());
     while let Some((frame, used)) = frame::parse(rest, 1 << 20).unwrap() {
         if let Frame::Method { channel, payload } = frame {
@@ -200,6 +211,40 @@ fn a_stop_wakes_all_that_wait() {
         link.closing_timeout(Duration::from_secs(1)),
         Duration::from_secs(1)
     );
+}
+
+#[test]
+fn watchers_are_woken_by_what_concerns_them() {
+    use crate::protocol::channel::{Wake, Watcher};
+    #[derive(Default)]
+    struct Bell(AtomicBool);
+    impl Wake for Bell {
+        fn wake(&self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    let (watched, other) = (add_channel(&mut shared, 0), add_channel(&mut shared, 0));
+    let bell = Arc::new(Bell::default());
+    shared.session.channel(watched).unwrap().watcher = Some(Watcher {
+        wake: Arc::clone(&bell) as _,
+        eager: true,
+    });
+    let rings = || bell.0.swap(false, Ordering::Relaxed);
+    shared.session.changed.push(other);
+    link.act_on_changes(&mut shared);
+    assert!(!rings());
+    shared.session.changed.push(watched);
+    link.act_on_changes(&mut shared);
+    assert!(rings());
+    for blocked in [Some("alarm".into()), None] {
+        shared.session.blocked = blocked;
+        link.act_on_changes(&mut shared);
+        assert!(rings());
+        link.act_on_changes(&mut shared);
+        assert!(!rings(), "nothing has changed");
+    }
 }
 
 // ---- pauses
@@ -340,7 +385,14 @@ fn a_forked_child_sees_a_connection_that_has_ended() {
     );
     assert!(link.is_over() && !link.is_open());
     assert_eq!(link.end_reason().to_string(), end.unwrap().to_string());
-    assert!(link.close(200, "bye", Duration::ZERO).is_err());
+    let closed = link.close(200, "bye", Duration::ZERO);
+    assert!(
+        matches!(closed, Err(Error::ConnectionWrongState { .. })),
+        "{closed:?}"
+    );
+    // A wait would last for ever: no other thread of this process reads.
+    let waited = link.wait(Interest::connection(), None, |_| None::<()>);
+    assert_eq!(waited, None);
     assert!(script.written().is_empty() && !script.lock().is_shut_down);
 }
 
@@ -410,6 +462,25 @@ fn a_connection_may_be_blocked_for_so_long() {
         other => panic!("{other:?}"),
     }
     assert!(link.outgoing.is_finishing());
+}
+
+#[test]
+fn an_end_in_good_order_is_not_cut_short_by_a_limit() {
+    let script = Script::default();
+    let link = link_with(&script, 0, Some(Duration::ZERO));
+    link.append_call(|out| {
+        out.bytes.push(b'x');
+        Ok(())
+    })
+    .unwrap();
+    let mut shared = link.lock();
+    shared.session.blocked = Some("alarm".into());
+    shared.session.end_by_client();
+    link.act_on_changes(&mut shared);
+    link.check_blocked(&mut shared);
+    drop(shared);
+    link.outgoing.write_rest().unwrap();
+    assert_eq!(script.written(), b"x");
 }
 
 #[test]
@@ -680,6 +751,20 @@ fn a_close_that_is_not_confirmed_in_time_ends_the_connection_all_the_same() {
     assert!(link.outgoing.hurry().is_none());
     // Again, it has ended.
     let again = link.close(200, "bye", timeout);
+    assert!(
+        matches!(again, Err(Error::ConnectionWrongState { .. })),
+        "{again:?}"
+    );
+}
+
+#[test]
+fn an_end_is_reported_by_one_close() {
+    let script = Script::default();
+    let link = link(&script);
+    script.lock().reads = [Ok(Vec::new())].into();
+    let closed = link.close(200, "bye", Duration::from_secs(20));
+    assert!(matches!(closed, Err(Error::StreamLost(_))), "{closed:?}");
+    let again = link.close(200, "bye", Duration::from_secs(20));
     assert!(
         matches!(again, Err(Error::ConnectionWrongState { .. })),
         "{again:?}"

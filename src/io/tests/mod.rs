@@ -2,8 +2,9 @@
 //! then, and what can be counted only here.
 
 mod exit;
-mod link;
+pub(super) mod link;
 mod reader;
+mod wait;
 mod writer;
 mod writer_thread;
 

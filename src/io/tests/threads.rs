@@ -1,0 +1,430 @@
+//! The steps of the two threads of a connection one by one, and what they do together.
+
+use super::*;
+use crate::io::exit::guard_thread;
+use crate::io::link::Interest;
+use crate::io::tests::link::{add_channel, is_woken, link, link_with, until};
+use crate::io::tests::Script;
+use crate::protocol::connection::HELD_BOUND;
+use crate::protocol::frame::{self, HEARTBEAT};
+use std::io;
+use std::sync::mpsc;
+
+const KIB_64: usize = 64 * 1024;
+
+fn elsewhere<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(run());
+    });
+    receiver
+}
+
+fn ends<T>(receiver: &mpsc::Receiver<T>) -> T {
+    receiver
+        .recv_timeout(Duration::from_secs(20))
+        .expect("it does not end")
+}
+
+fn bytes(count: usize) -> io::Result<Vec<u8>> {
+    Ok(HEARTBEAT.repeat(count / HEARTBEAT.len()))
+}
+
+fn nothing() -> io::Result<Vec<u8>> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+fn end() -> io::Result<Vec<u8>> {
+    Ok(Vec::new())
+}
+
+/// More waits for the program than the connection holds.
+fn fill(shared: &mut Shared) {
+    shared.session.undelivered = HELD_BOUND + 1;
+}
+
+fn age(shared: &mut Shared, by: Duration) {
+    shared.reader.as_mut().unwrap().age(by);
+}
+
+// ---- reading until a caller wants to
+
+/// How many of so many reads are made until the right to read is given back.
+fn reads_until_wanted(reads: Vec<io::Result<Vec<u8>>>, prepare: impl FnOnce(&mut Shared)) -> usize {
+    let script = Script::default();
+    let link = link(&script);
+    script.lock().reads = reads.into();
+    let mut shared = link.lock();
+    prepare(&mut shared);
+    let mut reader = shared.reader.take().unwrap();
+    drop(read_until_wanted(&link, shared, &mut reader));
+    let made = script.lock().room.len();
+    made
+}
+
+#[test]
+fn the_reader_thread_reads_until_a_caller_wants_to() {
+    let three = || vec![bytes(8), bytes(8), end()];
+    assert_eq!(reads_until_wanted(three(), |_| {}), 3, "to the end");
+    let waited_for = |shared: &mut Shared| {
+        shared.add_waiter(Interest::connection());
+    };
+    assert_eq!(reads_until_wanted(three(), waited_for), 1);
+    let dispatching = |shared: &mut Shared| shared.dispatching.push(1);
+    assert_eq!(reads_until_wanted(three(), dispatching), 1);
+    assert_eq!(reads_until_wanted(three(), fill), 1, "there is enough");
+}
+
+#[test]
+fn what_was_read_before_is_handled_before_more_is_read() {
+    let script = Script::default();
+    let mut opened = crate::io::tests::link::opened(&script, 0, None);
+    opened.leftover = HEARTBEAT.to_vec();
+    let link = Link::new(opened).unwrap();
+    let mut shared = link.lock();
+    shared.add_waiter(Interest::connection());
+    let mut reader = shared.reader.take().unwrap();
+    assert!(reader.more);
+    shared = read_until_wanted(&link, shared, &mut reader);
+    assert!(!reader.more && script.lock().room.is_empty());
+    // Only then it reads.
+    script.lock().reads = [end()].into();
+    shared = read_until_wanted(&link, shared, &mut reader);
+    assert!(shared.session.end().is_some());
+    assert_eq!(script.lock().room.len(), 1);
+}
+
+#[test]
+fn the_reader_thread_gives_a_write_time_to_say_why_the_stream_ended() {
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    let (release, held) = mpsc::channel::<()>();
+    let (begin, begins) = mpsc::channel();
+    let (held, begin) = (std::sync::Mutex::new(held), std::sync::Mutex::new(begin));
+    script.lock().before_write = Some(Arc::new(move || {
+        let _ = begin.lock().unwrap().send(());
+        let _ = held.lock().unwrap().recv();
+    }));
+    link.append_call(|out| {
+        out.bytes.push(b'x');
+        Ok(())
+    })
+    .unwrap();
+    let writing = Arc::clone(&link);
+    let written = elsewhere(move || writing.write_gathered());
+    ends(&begins);
+    script.lock().reads = [end()].into();
+    let began = Instant::now();
+    let mut reader = link.lock().reader.take().unwrap();
+    drop(read_until_wanted(&link, link.lock(), &mut reader));
+    assert!(began.elapsed() >= crate::io::end::WRITE_ERROR_LIMIT);
+    drop(release);
+    ends(&written);
+}
+
+// ---- pauses
+
+#[test]
+fn a_pause_lasts_until_enough_was_taken_or_the_connection_ends() {
+    type Way = fn(&Link, &mut Shared);
+    let ways: [Way; 3] = [
+        |link, shared| {
+            shared.session.undelivered = 0;
+            link.resume_if_paused(shared);
+        },
+        |link, shared| {
+            link.end_for_lost_stream(shared, io::ErrorKind::BrokenPipe.into());
+            link.act_on_changes(shared);
+        },
+        // The broker blocks it, for as long as it may.
+        |link, shared| {
+            shared.session.blocked = Some("alarm".into());
+            link.act_on_changes(shared);
+        },
+    ];
+    for (n, way) in ways.into_iter().enumerate() {
+        let script = Script::default();
+        let link = Arc::new(link_with(&script, 0, Some(Duration::from_millis(30))));
+        let pausing = Arc::clone(&link);
+        let paused = elsewhere(move || {
+            assert!(pausing.reader_thread.set(thread::current()).is_ok());
+            let mut shared = pausing.lock();
+            fill(&mut shared);
+            drop(pause(&pausing, shared));
+        });
+        until(|| link.lock().pause.is_some());
+        assert!(paused.try_recv().is_err());
+        way(&link, &mut link.lock());
+        ends(&paused);
+        assert_eq!(link.lock().session.end().is_some(), n > 0);
+        assert!(script.lock().room.is_empty(), "nothing was read");
+    }
+}
+
+#[test]
+fn a_thread_that_needs_a_reply_ends_a_pause() {
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    fill(&mut link.lock());
+    script.lock().reads = [bytes(8)].into();
+    let reading = Arc::clone(&link);
+    let read = elsewhere(move || {
+        assert!(reading.reader_thread.set(thread::current()).is_ok());
+        read_until_end(&reading);
+    });
+    let has_ended = || link.lock().pause.map(|(_, ended)| ended.is_some());
+    until(|| has_ended() == Some(false));
+    assert_eq!(script.lock().room.len(), 0);
+    let mut shared = link.lock();
+    shared.add_waiter(Interest::connection());
+    link.look_again_if_paused(&mut shared);
+    drop(shared);
+    until(|| has_ended() == Some(true));
+    // It reads then, and gives the read half back.
+    until(|| script.lock().reads.is_empty() && link.lock().reader.is_some());
+    let mut shared = link.lock();
+    link.end_for_lost_stream(&mut shared, io::ErrorKind::BrokenPipe.into());
+    link.act_on_changes(&mut shared);
+    drop(shared);
+    ends(&read);
+}
+
+// ---- what keeps the peer's patience while nothing is handled
+
+#[test]
+fn nothing_is_read_before_it_is_time() {
+    let script = Script::default();
+    let link = link(&script);
+    let (shared, next) = keep_alive(&link, link.lock());
+    assert_eq!(next, PERIOD, "there is nothing to keep alive");
+    drop(shared);
+    let mut shared = link.lock();
+    fill(&mut shared);
+    age(&mut shared, PERIOD / 2);
+    let (mut shared, next) = keep_alive(&link, shared);
+    assert!(next > Duration::ZERO && next <= PERIOD / 2, "{next:?}");
+    // Where a caller reads there is nothing to look after.
+    let reader = shared.reader.take();
+    let (mut shared, next) = keep_alive(&link, shared);
+    assert_eq!(next, PERIOD);
+    shared.reader = reader;
+    drop(shared);
+    assert!(script.lock().room.is_empty());
+}
+
+#[test]
+fn a_quota_is_read_when_a_period_is_over() {
+    // A read that took long because the machine is busy begins a period of its own.
+    assert!(
+        (0..20).any(|_| reads_when_a_period_is_over() == 64),
+        "4 MiB"
+    );
+}
+
+fn reads_when_a_period_is_over() -> usize {
+    let script = Script::default();
+    let link = link(&script);
+    script.lock().reads = (0..100).map(|_| bytes(KIB_64)).collect();
+    let mut shared = link.lock();
+    fill(&mut shared);
+    age(&mut shared, PERIOD);
+    is_woken();
+    shared.add_waiter(Interest::optional());
+    let slot = add_channel(&mut shared, 0);
+    shared.session.channel(slot).unwrap().running = true;
+    assert!(shared.has_enough(None));
+    let (shared, next) = keep_alive(&link, shared);
+    let reads = script.lock().room.len();
+    assert_eq!(next, PERIOD);
+    let reader = shared.reader.as_ref().unwrap();
+    assert!(!reader.is_period_over() && reader.has_unhandled());
+    assert_eq!(shared.last_bytes, reader.last_bytes());
+    assert!(!shared.stream_ended && shared.session.end().is_none());
+    assert!(is_woken(), "the right to read was taken for a while");
+    let (_shared, next) = keep_alive(&link, shared);
+    assert!(next > PERIOD / 2 && script.lock().room.len() == reads);
+    reads
+}
+
+#[test]
+fn a_look_in_between_reads_once() {
+    let script = Script::default();
+    // With a heartbeat of 10 seconds a peer is dead after 15 of silence.
+    let link = link_with(&script, 10, None);
+    script.lock().reads = [bytes(KIB_64), bytes(KIB_64)].into();
+    let mut shared = link.lock();
+    fill(&mut shared);
+    age(&mut shared, Duration::from_secs(5));
+    let (shared, next) = keep_alive(&link, shared);
+    assert_eq!(
+        (next, script.lock().room.len()),
+        (Duration::from_secs(5), 1)
+    );
+    let reader = shared.reader.as_ref().unwrap();
+    let period_ends_in = reader.next_look(PERIOD);
+    assert!(
+        period_ends_in <= Duration::from_secs(3),
+        "{period_ends_in:?}"
+    );
+}
+
+#[test]
+fn looking_stops_where_there_is_nothing_or_no_need() {
+    // What the reads bring, who waits, and how many are made.
+    let cases: [(Vec<io::Result<Vec<u8>>>, fn(&mut Shared), usize); 4] = [
+        (vec![bytes(8), nothing(), bytes(8)], |_| {}, 2),
+        (vec![bytes(8), end(), bytes(8)], |_| {}, 2),
+        // A thread waits that reads for itself.
+        (
+            vec![bytes(8), bytes(8)],
+            |shared| {
+                shared.add_waiter(Interest::connection());
+            },
+            1,
+        ),
+        // A thread waits, but there is enough for it.
+        (
+            vec![bytes(8), bytes(8), nothing()],
+            |shared| {
+                shared.add_waiter(Interest::optional());
+                let slot = add_channel(shared, 0);
+                shared.session.channel(slot).unwrap().running = true;
+            },
+            3,
+        ),
+    ];
+    for (n, (reads, prepare, expected)) in cases.into_iter().enumerate() {
+        let script = Script::default();
+        let mut opened = crate::io::tests::link::opened(&script, 0, None);
+        // Something is not handled yet, so that there is a look although a thread waits.
+        opened.leftover = HEARTBEAT.to_vec();
+        let link = Link::new(opened).unwrap();
+        script.lock().reads = reads.into();
+        let mut shared = link.lock();
+        fill(&mut shared);
+        age(&mut shared, PERIOD);
+        prepare(&mut shared);
+        let (shared, _) = keep_alive(&link, shared);
+        assert_eq!(script.lock().room.len(), expected, "{n}");
+        let has_ended = n == 1;
+        assert_eq!(shared.stream_ended, has_ended, "{n}");
+        assert_eq!(shared.session.is_draining, has_ended, "{n}");
+        assert_eq!(
+            shared.last_bytes,
+            shared.reader.as_ref().unwrap().last_bytes()
+        );
+    }
+}
+
+#[test]
+fn a_look_notices_a_peer_that_is_silent() {
+    let script = Script::default();
+    let link = link_with(&script, 10, None);
+    let mut shared = link.lock();
+    fill(&mut shared);
+    age(&mut shared, PERIOD);
+    let (mut shared, _) = keep_alive(&link, shared);
+    assert!(shared.session.end().is_none());
+    shared
+        .reader
+        .as_mut()
+        .unwrap()
+        .age_bytes(Duration::from_secs(15));
+    age(&mut shared, PERIOD);
+    let (shared, _) = keep_alive(&link, shared);
+    assert!(shared.session.end().is_some());
+    assert_eq!(script.lock().room.len(), 2);
+}
+
+// ---- the threads themselves
+
+#[test]
+fn the_end_of_a_thread_of_the_crate_waits_for_nothing() {
+    let link = Arc::new(link(&Script::default()));
+    let run = |link: &Arc<Link>| {
+        if exit::is_exempt() {
+            link.lock().hand_over = true;
+        }
+    };
+    link.spawn("haypile-test", run).unwrap();
+    until(|| link.lock().hand_over);
+    assert!(guard_thread() && !exit::is_exempt());
+}
+
+#[cfg(unix)]
+mod over_a_socket {
+    use super::*;
+    use crate::io::stream::Transport;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn start() -> (Arc<Link>, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut opened = crate::io::tests::link::opened(&Script::default(), 0, None);
+        opened.stream = Transport::Other(Box::new(near));
+        (Link::start(opened).unwrap(), far)
+    }
+
+    #[test]
+    fn the_reader_thread_takes_the_right_to_read_and_gives_it_back() {
+        let (link, mut far) = start();
+        until(|| link.lock().reader.is_none());
+        assert_eq!(link.lock().pause, None, "it has not paused");
+        assert!(!link.lock().hand_over);
+        // Nobody wants it, so it reads on.
+        let before = link.lock().last_bytes;
+        far.write_all(&HEARTBEAT).unwrap();
+        until(|| link.lock().last_bytes > before);
+        assert!(link.lock().reader.is_none());
+        // A thread that waits is woken to read when the next bytes have come.
+        is_woken();
+        link.lock().add_waiter(Interest::connection());
+        far.write_all(&HEARTBEAT).unwrap();
+        let (limit, began) = (Duration::from_secs(20), Instant::now());
+        thread::park_timeout(limit);
+        assert!(began.elapsed() < limit);
+        drop(far);
+        until(|| link.lock().session.end().is_some());
+    }
+
+    #[test]
+    fn at_the_end_the_rest_is_written_and_the_stream_shut_down() {
+        let (link, mut far) = start();
+        link.append_call(|out| {
+            out.bytes.extend_from_slice(b"last");
+            Ok(())
+        })
+        .unwrap();
+        let mut shared = link.lock();
+        shared.session.end_by_client();
+        link.act_on_changes(&mut shared);
+        drop(shared);
+        let mut written = Vec::new();
+        far.read_to_end(&mut written).unwrap();
+        assert_eq!(written, b"last");
+    }
+
+    #[test]
+    fn a_failed_write_is_followed_by_reading_to_the_end() {
+        let (link, mut far) = start();
+        let close = crate::protocol::method::Method::ConnectionClose {
+            reply_code: 320,
+            reply_text: "CONNECTION_FORCED".into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        let mut bytes = Vec::new();
+        frame::write_method(&mut bytes, 0, &close).unwrap();
+        far.write_all(&bytes).unwrap();
+        drop(far);
+        link.append_call(|out| {
+            out.bytes.push(b'x');
+            Ok(())
+        })
+        .unwrap();
+        link.write_gathered();
+        until(|| link.lock().session.end().is_some());
+        let end = link.end_reason();
+        assert_eq!(end.reply_code(), Some(320), "{end:?}");
+    }
+}
