@@ -83,28 +83,20 @@ impl Channel {
         patience: Patience<'_>,
         mut append: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
-        if self.gate().may_send() {
-            if let Some(sent) = append()? {
-                return Ok(sent);
+        let mut turn = None;
+        loop {
+            if self.gate().may_send() {
+                if let Some(sent) = append()? {
+                    return Ok(sent);
+                }
             }
+            self.wait_for_turn(turn.get_or_insert_with(|| Turn::new(self, patience)))?;
         }
-        self.send_in_turn(patience, &mut append)
     }
 
     /// The channel is over, or another thread commits a transaction on it.
     #[cold]
-    fn send_in_turn<T>(
-        &self,
-        patience: Patience<'_>,
-        append: &mut dyn FnMut() -> Result<Option<T>, Error>,
-    ) -> Result<T, Error> {
-        let mut turn = Turn::new(self, patience);
-        loop {
-            turn.wait(false, |_| ())?;
-            // A commit that waited before this thread may have begun again.
-            if let Some(sent) = append()? {
-                return Ok(sent);
-            }
-        }
+    fn wait_for_turn(&self, turn: &mut Turn<'_>) -> Result<(), Error> {
+        turn.wait(false, |_| ())
     }
 }

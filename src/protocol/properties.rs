@@ -246,6 +246,7 @@ impl BasicProperties {
 
     /// Refuses an expiration that RabbitMQ would close the channel over because it is too large, as that of a `Duration` that
     /// stands for no end.
+    #[inline]
     pub(crate) fn check_expiration(&self) -> Result<(), WireError> {
         match &self.expiration {
             Some(expiration) => check_expiration(expiration),
