@@ -524,6 +524,18 @@ impl ConnectionParameters {
 
     /// Refuses what is out of range or cannot be sent.
     pub(crate) fn validate(&self) -> Result<(), Error> {
+        self.check_address()?;
+        self.check_login()?;
+        self.check_limits()?;
+        self.check_client_properties()?;
+        #[cfg(feature = "tls")]
+        if let Some((field, value, expected)) = self.tls.as_ref().and_then(TlsOptions::problem) {
+            return Err(Error::invalid(field, value, expected));
+        }
+        self.tcp_options.validate()
+    }
+
+    fn check_address(&self) -> Result<(), Error> {
         // This may be a URL, or a part of one, with a password in it: it is not repeated.
         if self.host.contains(['/', '@', '?', '#'])
             || (self.host.contains([':', '[', ']']) && !is_ipv6(&self.host))
@@ -541,9 +553,14 @@ impl ConnectionParameters {
                 "a host name or an address is expected, without spaces or control characters",
             ));
         }
-        if self.port == Some(0) {
-            return Err(Error::invalid("port", "0", "1 to 65535 is expected"));
+        match self.port {
+            Some(0) => Err(Error::invalid("port", 0, "1 to 65535 is expected")),
+            _ => Ok(()),
         }
+    }
+
+    /// What is sent while logging in.
+    fn check_login(&self) -> Result<(), Error> {
         for (field, value) in [
             ("virtual_host", &self.virtual_host),
             ("locale", &self.locale),
@@ -553,32 +570,41 @@ impl ConnectionParameters {
                 return Err(Error::ShortStringTooLong { field, length });
             }
         }
-        if let Some((field, expected)) = self.credentials.problem() {
-            return Err(Error::invalid(field, "a value (not shown)", expected));
+        match self.credentials.problem() {
+            Some((field, expected)) => Err(Error::invalid(field, "a value (not shown)", expected)),
+            None => Ok(()),
         }
-        if self.channel_max == 0 {
-            return Err(Error::invalid("channel_max", "0", "1 to 65535 is expected"));
-        }
-        if !(FRAME_MAX_LEAST..=FRAME_MAX_MOST).contains(&self.frame_max) {
-            return Err(Error::invalid(
+    }
+
+    fn check_limits(&self) -> Result<(), Error> {
+        const SOME: &str = "at least 1 is expected";
+        for (field, value, least, most, expected) in [
+            (
+                "channel_max",
+                self.channel_max.into(),
+                1,
+                u16::MAX.into(),
+                "1 to 65535 is expected",
+            ),
+            (
                 "frame_max",
-                format_args!("{}", self.frame_max),
+                self.frame_max.into(),
+                FRAME_MAX_LEAST.into(),
+                FRAME_MAX_MOST.into(),
                 "8192 to 131072 bytes is expected: RabbitMQ 4.1 and later refuse less than 8192",
-            ));
-        }
-        if self.connection_attempts == 0 {
-            return Err(Error::invalid(
+            ),
+            (
                 "connection_attempts",
-                "0",
-                "at least 1 is expected",
-            ));
-        }
-        if self.max_message_size == 0 {
-            return Err(Error::invalid(
-                "max_message_size",
-                "0",
-                "at least 1 is expected",
-            ));
+                self.connection_attempts.into(),
+                1,
+                u64::MAX,
+                SOME,
+            ),
+            ("max_message_size", self.max_message_size, 1, u64::MAX, SOME),
+        ] {
+            if value < least || value > most {
+                return Err(Error::invalid(field, value, expected));
+            }
         }
         for (field, value) in [
             ("socket_timeout", self.socket_timeout),
@@ -589,41 +615,35 @@ impl ConnectionParameters {
                 return Err(Error::invalid(field, "0 s", "more than zero is expected"));
             }
         }
-        if self
-            .client_properties
-            .get(CAPABILITIES)
-            .is_some_and(|value| value.as_table().is_none())
-        {
+        Ok(())
+    }
+
+    /// Whether they fit into a frame is known only when the server has sent how large one may be.
+    fn check_client_properties(&self) -> Result<(), Error> {
+        let capabilities = self.client_properties.get(CAPABILITIES);
+        if capabilities.is_some_and(|value| value.as_table().is_none()) {
             return Err(Error::invalid(
                 "client property capabilities",
                 "something else",
                 "a table is expected",
             ));
         }
-        #[cfg(feature = "tls")]
-        if let Some((field, value, expected)) = self.tls.as_ref().and_then(TlsOptions::problem) {
-            return Err(Error::invalid(field, value, expected));
-        }
-        // Whether they fit into a frame is known when the server has sent how large one may be.
         let properties = self.merged_client_properties();
-        if let Err(error) = properties.encode(&mut Vec::new()) {
-            return Err(match error {
-                WireError::ShortStringTooLong { length, .. } => Error::invalid(
-                    "client_properties",
-                    format_args!("a key of {length} bytes"),
-                    "at most 255 bytes are expected",
-                ),
-                error @ WireError::Unsendable(_) => {
-                    Error::unsendable(error.inside(format_args!("client_properties")))
-                }
-                error => Error::invalid(
-                    "client_properties",
-                    error,
-                    "something that AMQP can carry is expected",
-                ),
-            });
+        match properties.encode(&mut Vec::new()) {
+            Ok(()) => Ok(()),
+            Err(WireError::ShortStringTooLong { length, .. }) => Err(Error::invalid(
+                "client_properties",
+                format_args!("a key of {length} bytes"),
+                "at most 255 bytes are expected",
+            )),
+            Err(error @ WireError::Unsendable(_)) => Err(Error::unsendable(
+                error.inside(format_args!("client_properties")),
+            )),
+            Err(error) => {
+                let expected = "something that AMQP can carry is expected";
+                Err(Error::invalid("client_properties", error, expected))
+            }
         }
-        self.tcp_options.validate()
     }
 }
 
