@@ -162,6 +162,28 @@ fn what_the_peer_said_before_tells_more_than_a_write_that_fails() {
 }
 
 #[test]
+fn a_peer_without_amqp_leaves_a_cause() {
+    bounded(|| {
+        // A TLS alert, HTTP, and nothing known; the peer goes on, or hangs up.
+        for said in [
+            &[21, 3, 1, 0, 2, 2, 40][..],
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"220 mail.example ESMTP\r\n",
+        ] {
+            for hangs_up in [false, true] {
+                let (stream, mut other_end) = silent();
+                other_end.write_all(said).unwrap();
+                let other_end = Some(other_end).filter(|_| !hangs_up);
+                let error = Connection::open_stream(patient(), stream).unwrap_err();
+                assert_matches!(error, Error::IncompatibleProtocol(_));
+                assert!(error.source().is_some(), "{error:?}");
+                drop(other_end);
+            }
+        }
+    });
+}
+
+#[test]
 fn timeouts_that_cannot_be_set_are_no_fault_of_the_peer() {
     bounded(|| {
         for fault in [Fault::SetReadTimeout, Fault::SetWriteTimeout] {

@@ -397,7 +397,7 @@ impl Opening<'_> {
             Err(_) if self.received.starts_with(b"AMQP") && self.received.len() < 8 => {
                 return Ok(Progress::Incomplete);
             }
-            Err(error) => return Err(self.not_amqp(&error)),
+            Err(error) => return Err(self.not_amqp(&error).caused_by(error)),
         };
         self.received.drain(..length);
         match handled {

@@ -84,6 +84,9 @@ macro_rules! properties {
         /// ([`Error::ShortStringTooLong`](crate::Error::ShortStringTooLong)). They need not be UTF-8, and what came goes on as it
         /// came; see [`ShortString`].
         ///
+        /// With the feature `serde` they are a map of the names below, where an unknown name is an error. One more name,
+        /// `timestamp_received`, keeps a time that came with a message and that a program could not send of its own.
+        ///
         /// ```
         /// use haypile::{BasicProperties, DeliveryMode};
         ///
