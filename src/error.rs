@@ -816,8 +816,10 @@ mod tests {
             silent_for: Duration::ZERO,
             source: Source::new(io::Error::other("reset")),
         }));
-        let mut report = UnconfirmedReport::default();
-        report.cause = Some(lost.clone());
+        let report = UnconfirmedReport {
+            cause: Some(lost.clone()),
+            ..UnconfirmedReport::default()
+        };
         vec![
             connection(),
             Error::connection_ended(&lost),

@@ -102,7 +102,7 @@ impl Failure {
 
     /// The error of all attempts, of which this is the one that got furthest.
     pub(crate) fn into_error(
-        self: Box<Self>,
+        self,
         address: Arc<str>,
         attempts: Vec<Attempt>,
         attempts_made: usize,
