@@ -248,7 +248,8 @@ fn an_end_means_something_else_at_each_stage() {
     let (start, why, tune) = (&start()[..], &start_of_one_that_says_why()[..], &tune()[..]);
     let half = &tune[..9];
     // What came, the error, its hint, and whether another attempt may help.
-    let cases: [(&[&[u8]], Kind, Option<&str>, bool); 17] = [
+    type Case<'a> = (&'a [&'a [u8]], Kind, Option<&'a str>, bool);
+    let cases: [Case<'_>; 17] = [
         (&[], protocol, Some("a proxy whose broker is down"), true),
         // Half a frame is no refusal, however little of it came.
         (&[b"\x01"], connection, None, true),
@@ -802,12 +803,14 @@ mod inside_tls {
     fn a_peer_that_is_silent_may_not_expect_tls() {
         let parameters = over_tls();
         let target = Target::new(&parameters).unwrap();
-        let stream = Script::default().transport();
+        let script = Script::default();
+        let stream = script.transport();
         let failure = target
             .open_over(stream, Some(Instant::now()))
             .err()
             .unwrap();
         assert_eq!(failure.stage, Stage::Tls);
+        assert_eq!(script.lock().write_timeouts, [Duration::from_millis(1)]);
         assert!(failure.retryable && failure.hint.unwrap().contains("does not expect TLS"));
     }
 }

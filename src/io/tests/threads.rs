@@ -58,8 +58,8 @@ fn reads_until_wanted(reads: Vec<io::Result<Vec<u8>>>, prepare: impl FnOnce(&mut
     prepare(&mut shared);
     let mut reader = shared.reader.take().unwrap();
     drop(read_until_wanted(&link, shared, &mut reader));
-    let made = script.lock().room.len();
-    made
+    let script = script.lock();
+    script.room.len()
 }
 
 #[test]
@@ -271,7 +271,8 @@ fn a_look_in_between_reads_once() {
 #[test]
 fn looking_stops_where_there_is_nothing_or_no_need() {
     // What the reads bring, who waits, and how many are made.
-    let cases: [(Vec<io::Result<Vec<u8>>>, fn(&mut Shared), usize); 4] = [
+    type Case = (Vec<io::Result<Vec<u8>>>, fn(&mut Shared), usize);
+    let cases: [Case; 4] = [
         (vec![bytes(8), nothing(), bytes(8)], |_| {}, 2),
         (vec![bytes(8), end(), bytes(8)], |_| {}, 2),
         // A thread waits that reads for itself.
