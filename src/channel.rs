@@ -3,12 +3,12 @@
 mod acknowledging;
 mod consuming;
 mod publishing;
+mod sending;
 mod topology;
-mod turn;
 
 pub(crate) use self::consuming::is_of_stream;
 pub(crate) use self::publishing::Then;
-use self::turn::Turn;
+use self::sending::Sending;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -331,12 +331,12 @@ impl Channel {
 
     fn call_within(&self, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
         self.notice_fork();
-        let mut turn = Turn::new(self, limit.into());
-        let call = turn.wait(matches!(method, Method::TxCommit), |shared| {
+        let mut sending = Sending::new(self, limit.into());
+        let call = sending.wait(matches!(method, Method::TxCommit), |shared| {
             self.begin_call(shared, method)
         })??;
-        let deadline = turn.deadline();
-        drop(turn);
+        let deadline = sending.deadline();
+        drop(sending);
         self.finish_call(call, method, limit, deadline)
     }
 

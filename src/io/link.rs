@@ -47,7 +47,7 @@ impl Interest {
 
     /// A thread that waits until another one has sent something on a channel, or has the reply to it. It leaves reading to
     /// others: no thread could wake it from that.
-    pub(crate) fn turn(slot: usize) -> Self {
+    pub(crate) fn send_queue(slot: usize) -> Self {
         Interest {
             reads: false,
             ..Interest::channel(slot)

@@ -69,11 +69,11 @@ impl Link {
         self.outgoing.append_call(write)
     }
 
-    /// A thread that had to wait for a commit has sent what it had to, or waits no longer: others may be next.
-    pub(crate) fn end_turn(&self, slot: usize, turn: u64) {
+    /// A thread that had to wait for a commit has sent what it had to, or waits no longer: another may be the first now.
+    pub(crate) fn leave_send_queue(&self, slot: usize, entry: u64) {
         let mut shared = self.lock();
         if let Some(channel) = shared.session.channel(slot) {
-            channel.end_turn(turn);
+            channel.send_queue.leave(entry);
             shared.session.note_change(slot);
             self.act_on_changes(&mut shared);
         }

@@ -10,7 +10,7 @@ use super::method::{Method, MethodId};
 use super::properties::ReceivedProperties;
 use super::publish::Mandatory;
 use super::replies::Replies;
-use super::turns::Turns;
+use super::send_queue::SendQueue;
 use super::wire::ShortStr;
 use crate::error::Error;
 use crate::{
@@ -353,7 +353,7 @@ pub(crate) struct ChannelState {
     /// Replies that have not been taken, by the ids of their calls.
     pub(crate) call_replies: Vec<(u64, Reply)>,
     /// The threads that wait until they may send, because a transaction is being committed.
-    turns: Turns,
+    pub(crate) send_queue: SendQueue,
     /// The message that is coming in.
     pub(crate) content: Content,
     /// What has come and waits for callbacks.
@@ -406,7 +406,7 @@ impl ChannelState {
             gate,
             calls: VecDeque::new(),
             call_replies: Vec::new(),
-            turns: Turns::default(),
+            send_queue: SendQueue::default(),
             content: Content::None,
             inbox: VecDeque::new(),
             held: 0,
@@ -621,18 +621,13 @@ impl ChannelState {
         }
     }
 
-    /// Whether a thread may send something now. If not, it has a turn from then on, to be given up with `end_turn`.
-    pub(crate) fn may_send(&mut self, is_commit: bool, turn: &mut Option<u64>) -> bool {
-        let may_send = self.gate.may_send() && (!is_commit || self.turns.is_first(*turn));
+    /// Whether a thread may send something now. If not, it has an entry in the queue from then on, and must leave it.
+    pub(crate) fn may_send(&mut self, is_commit: bool, entry: &mut Option<u64>) -> bool {
+        let may_send = self.gate.may_send() && (!is_commit || self.send_queue.is_first(*entry));
         if !may_send {
-            turn.get_or_insert_with(|| self.turns.join());
+            entry.get_or_insert_with(|| self.send_queue.join());
         }
         may_send
-    }
-
-    /// A thread that had to wait has sent what it had to, or waits no longer.
-    pub(crate) fn end_turn(&mut self, turn: u64) {
-        self.turns.leave(turn);
     }
 
     /// Takes the reply to a call, if it has come.

@@ -16,12 +16,12 @@ pub(crate) mod method;
 pub(crate) mod properties;
 pub(crate) mod publish;
 pub(crate) mod replies;
+mod send_queue;
 #[cfg(feature = "serde")]
 pub(crate) mod serialize;
 pub(crate) mod short_string;
 pub(crate) mod size;
 pub(crate) mod skim;
-mod turns;
 pub(crate) mod wire;
 
 #[cfg(any(test, feature = "unstable-internals"))]

@@ -87,10 +87,10 @@ fn a_reply_to_a_commit_opens_no_channel_that_is_closed_meanwhile() {
     assert!(error.to_string().contains("did not ask"), "{error}");
 }
 
-/// Asks for something to be sent, for a thread with this turn. Returns whether it may be.
-fn ask(channel: &mut ChannelState, is_commit: bool, turn: &mut Option<u64>) -> bool {
-    let may_send = channel.may_send(is_commit, turn);
-    assert!(may_send || turn.is_some());
+/// Asks for something to be sent, for a thread with this entry. Returns whether it may be.
+fn ask(channel: &mut ChannelState, is_commit: bool, entry: &mut Option<u64>) -> bool {
+    let may_send = channel.may_send(is_commit, entry);
+    assert!(may_send || entry.is_some());
     may_send
 }
 
@@ -102,11 +102,11 @@ fn a_commit_waits_for_those_that_came_before_it() {
     assert!(ask(&mut channel, true, &mut other) && ask(&mut channel, false, &mut other));
     assert_eq!(other, None);
     channel.gate.set_phase(Phase::Committing);
-    for (is_commit, turn) in [(false, &mut first), (true, &mut second), (true, &mut third)] {
-        assert!(!ask(&mut channel, is_commit, turn));
-        // It keeps the turn that it has.
-        let before = *turn;
-        assert!(!ask(&mut channel, is_commit, turn) && *turn == before);
+    for (is_commit, entry) in [(false, &mut first), (true, &mut second), (true, &mut third)] {
+        assert!(!ask(&mut channel, is_commit, entry));
+        // It keeps the entry that it has.
+        let before = *entry;
+        assert!(!ask(&mut channel, is_commit, entry) && *entry == before);
     }
     channel.gate.set_phase(Phase::Open);
     // A commit that comes only now waits behind the others; what is no commit need not.
@@ -114,12 +114,12 @@ fn a_commit_waits_for_those_that_came_before_it() {
     assert!(!ask(&mut channel, true, &mut other));
     assert!(!ask(&mut channel, true, &mut second) && !ask(&mut channel, true, &mut third));
     assert!(ask(&mut channel, false, &mut first));
-    channel.end_turn(first.unwrap());
+    channel.send_queue.leave(first.unwrap());
     assert!(!ask(&mut channel, true, &mut third) && ask(&mut channel, true, &mut second));
     // One that has given up holds up no other.
-    channel.end_turn(third.unwrap());
-    channel.end_turn(second.unwrap());
+    channel.send_queue.leave(third.unwrap());
+    channel.send_queue.leave(second.unwrap());
     assert!(ask(&mut channel, true, &mut other));
-    channel.end_turn(other.unwrap());
+    channel.send_queue.leave(other.unwrap());
     assert!(ask(&mut channel, true, &mut None));
 }

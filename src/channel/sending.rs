@@ -1,4 +1,4 @@
-//! Sending on a channel while another thread commits a transaction there; see [`Turns`](crate::protocol::turns::Turns).
+//! Sending on a channel while another thread commits a transaction there; see [`SendQueue`](crate::protocol::send_queue::SendQueue).
 
 use super::Channel;
 use crate::io::link::{Interest, Shared};
@@ -9,22 +9,22 @@ use crate::Error;
 /// What is waited for that another thread commits.
 const COMMIT: &str = "the commit of a transaction by another thread; nothing was sent";
 
-/// A thread's turn to send something: at once, or when a transaction is committed that another thread commits.
-pub(super) struct Turn<'a> {
+/// A thread that is to send something: at once, or when a transaction is committed that another thread commits.
+pub(super) struct Sending<'a> {
     channel: &'a Channel,
     patience: Patience<'a>,
     deadline: Instant,
-    /// Its number among those that wait, if it had to.
-    number: Option<u64>,
+    /// Its entry in the queue, if it had to wait.
+    entry: Option<u64>,
 }
 
-impl<'a> Turn<'a> {
+impl<'a> Sending<'a> {
     pub(super) fn new(channel: &'a Channel, patience: Patience<'a>) -> Self {
-        Turn {
+        Sending {
             channel,
             patience,
             deadline: after(patience.limit),
-            number: None,
+            entry: None,
         }
     }
 
@@ -40,13 +40,13 @@ impl<'a> Turn<'a> {
         mut begin: impl FnMut(&mut Shared) -> T,
     ) -> Result<T, Error> {
         let (channel, slot) = (self.channel, self.channel.slot());
-        let (link, number) = (channel.link(), &mut self.number);
+        let (link, entry) = (channel.link(), &mut self.entry);
         let mut is_stopped = false;
-        let begun = link.wait(Interest::turn(slot), Some(self.deadline), |shared| {
+        let begun = link.wait(Interest::send_queue(slot), Some(self.deadline), |shared| {
             if channel.is_ended() {
                 return Some(None);
             }
-            if shared.session.channel(slot)?.may_send(is_commit, number) {
+            if shared.session.channel(slot)?.may_send(is_commit, entry) {
                 return Some(Some(begin(shared)));
             }
             is_stopped = (self.patience.is_stopped)();
@@ -61,16 +61,17 @@ impl<'a> Turn<'a> {
                 let channel = Some(channel.channel_number());
                 Err(link.timed_out(COMMIT, self.patience.limit, channel))
             }
-            _ if self.number.is_some() => Err(channel.ended()),
+            _ if self.entry.is_some() => Err(channel.ended()),
             _ => Err(channel.closure()),
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.channel.link().end_turn(self.channel.slot(), number);
+        if let Some(entry) = self.entry {
+            let link = self.channel.link();
+            link.leave_send_queue(self.channel.slot(), entry);
         }
     }
 }
@@ -83,20 +84,22 @@ impl Channel {
         patience: Patience<'_>,
         mut append: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
-        let mut turn = None;
+        let mut waiting = None;
         loop {
             if self.gate().may_send() {
+                // At this one place, so that it is compiled into the caller.
                 if let Some(sent) = append()? {
                     return Ok(sent);
                 }
             }
-            self.wait_for_turn(turn.get_or_insert_with(|| Turn::new(self, patience)))?;
+            let waiting = waiting.get_or_insert_with(|| Sending::new(self, patience));
+            self.wait_until_sendable(waiting)?;
         }
     }
 
     /// The channel is over, or another thread commits a transaction on it.
     #[cold]
-    fn wait_for_turn(&self, turn: &mut Turn<'_>) -> Result<(), Error> {
-        turn.wait(false, |_| ())
+    fn wait_until_sendable(&self, waiting: &mut Sending<'_>) -> Result<(), Error> {
+        waiting.wait(false, |_| ())
     }
 }

@@ -8,13 +8,13 @@ use std::collections::VecDeque;
 /// anything else. So whatever is to be sent there meanwhile waits. A commit waits as well for those that came before it:
 /// otherwise a thread that commits again and again would shut out all others.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct SendQueue {
     last: u64,
     waiting: VecDeque<u64>,
 }
 
-impl Turns {
-    /// A thread has to wait. Returns its number.
+impl SendQueue {
+    /// A thread has to wait. Returns the number of its entry.
     pub(crate) fn join(&mut self) -> u64 {
         self.last += 1;
         self.waiting.push_back(self.last);
@@ -22,13 +22,13 @@ impl Turns {
     }
 
     /// It has sent what it had to, or does not wait any more.
-    pub(crate) fn leave(&mut self, turn: u64) {
-        self.waiting.retain(|waiting| *waiting != turn);
+    pub(crate) fn leave(&mut self, entry: u64) {
+        self.waiting.retain(|waiting| *waiting != entry);
     }
 
-    /// Whether no thread came before this one, which may not have had to wait yet.
-    pub(crate) fn is_first(&self, turn: Option<u64>) -> bool {
+    /// Whether no entry stands before this one, or any at all before a thread that has none.
+    pub(crate) fn is_first(&self, entry: Option<u64>) -> bool {
         let first = self.waiting.front();
-        first.is_none_or(|first| Some(*first) == turn)
+        first.is_none_or(|first| Some(*first) == entry)
     }
 }
