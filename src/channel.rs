@@ -22,7 +22,8 @@ use crate::io::close::STOP_GRACE;
 use crate::io::link::{Interest, Link, Shared};
 use crate::io::sync::{after, Instant};
 use crate::io::writer::Patience;
-use crate::protocol::channel::{ChannelState, Gate, Phase, Reply};
+use crate::protocol::calls::Reply;
+use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::protocol::publish::Outbox;
@@ -108,7 +109,7 @@ impl Drop for ChannelHandle {
             return;
         };
         let consumers = match channel.phase() {
-            phase if phase.is_open() => channel.consumers.len(),
+            phase if phase.is_open() => channel.consumers.registered.len(),
             _ => 0,
         };
         let why = Error::ChannelClosedByClient {
@@ -301,7 +302,7 @@ impl Channel {
         let slot = self.handle.slot;
         let reply = link.wait(Interest::channel(slot), Some(deadline), |shared| {
             let channel = shared.session.channel(slot)?;
-            match channel.take_reply(call) {
+            match channel.calls.take_reply(call) {
                 Some(reply) => Some(Some(reply)),
                 None if channel.gate.is_over() => Some(None),
                 None => None,

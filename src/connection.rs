@@ -487,7 +487,7 @@ impl Connection {
         };
         let deadline = after(link.rpc_timeout);
         let reply = link.wait(Interest::channel(0), Some(deadline), |shared| {
-            if shared.session.channel(0)?.take_reply(call).is_some() {
+            if shared.session.channel(0)?.calls.take_reply(call).is_some() {
                 return Some(Ok(()));
             }
             shared.session.report_end(true).map(Err)

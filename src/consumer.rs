@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::channel::{is_of_stream, Channel};
 use crate::error::Result;
 use crate::io::sync::Instant;
-use crate::protocol::channel::{Consumer, ConsumerState, IteratorConsumer};
+use crate::protocol::consumers::{Consumer, ConsumerState, IteratorConsumer};
 use crate::{Consume, ConsumingEnded, Error, Message};
 
 /// The messages of a queue, one after another (pika: the generator of `consume`); see [`Channel::consume`].
@@ -164,7 +164,7 @@ impl Messages {
             drop(shared);
             return Err(channel.closure());
         };
-        let present = state.iterator.as_ref();
+        let present = state.consumers.iterator.as_ref();
         if let Some(present) = present.filter(|iterator| !iterator.is_spent()) {
             let consumer = &present.consumer;
             if (&present.queue, consumer.auto_ack, present.exclusive)
@@ -183,7 +183,7 @@ impl Messages {
             return Err(Error::invalid("consume", asked, &expected));
         }
         let consumer_tag = channel.new_consumer_tag();
-        state.iterator = Some(IteratorConsumer {
+        state.consumers.iterator = Some(IteratorConsumer {
             consumer: Consumer {
                 consumer_tag: consumer_tag.clone(),
                 id,
@@ -268,7 +268,7 @@ impl Messages {
         }
         let mut shared = self.channel.link().lock();
         let state = shared.session.channel(self.channel.slot());
-        let iterator = state.and_then(|state| state.iterator.as_ref());
+        let iterator = state.and_then(|state| state.consumers.iterator.as_ref());
         match iterator.filter(|iterator| iterator.has_tag(&self.consumer_tag)) {
             Some(iterator) if !iterator.buffered.is_empty() => None,
             Some(iterator) if iterator.is_cancelled() => Some(ConsumingEnded::CancelledByBroker {
@@ -285,7 +285,7 @@ impl Messages {
         let link = self.channel.link();
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.slot())?;
-        let iterator = state.iterator.as_ref()?;
+        let iterator = state.consumers.iterator.as_ref()?;
         if !iterator.has_tag(&self.consumer_tag) {
             return None;
         }
@@ -341,7 +341,7 @@ impl Messages {
                 let Some(state) = shared.session.channel(self.channel.slot()) else {
                     return true;
                 };
-                let iterator = state.iterator.as_ref();
+                let iterator = state.consumers.iterator.as_ref();
                 let is_ready = iterator
                     .map(|iterator| !iterator.buffered.is_empty() || iterator.is_cancelled());
                 is_ready.unwrap_or(true) || state.gate.is_over() || self.channel.is_stopped()
@@ -404,7 +404,7 @@ impl Drop for Messages {
         }
         let mut shared = link.lock();
         let state = shared.session.channel(self.channel.slot());
-        if let Some(iterator) = state.and_then(|state| state.iterator.as_mut()) {
+        if let Some(iterator) = state.and_then(|state| state.consumers.iterator.as_mut()) {
             if iterator.has_tag(&self.consumer_tag) {
                 iterator.is_at_work = false;
                 link.look_again_if_paused(&mut shared);

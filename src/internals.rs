@@ -2,11 +2,13 @@
 //! feature `unstable-internals`, and anything here may change or go at any time.
 #![allow(missing_docs)]
 
-use crate::protocol::channel::{ChannelState, Consumer, ConsumerState, Gate, Incoming, Phase};
+use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::{Dispatcher, Session};
+use crate::protocol::consumers::{Consumer, ConsumerState};
 use crate::protocol::exercise;
 use crate::protocol::frame;
 use crate::protocol::method::Method;
+use crate::protocol::received::Incoming;
 use crate::Error;
 use crate::{BasicProperties, FieldTable, Result};
 
@@ -135,7 +137,7 @@ impl Deliveries {
     pub fn new() -> Self {
         let mut session = Session::new(131_072, 1, "broker:5672".into());
         let mut channel = ChannelState::new(Gate::new(Phase::Open));
-        channel.consumers.push(Consumer {
+        channel.consumers.registered.push(Consumer {
             id: 0,
             consumer_tag: CONSUMER_TAG.into(),
             auto_ack: true,

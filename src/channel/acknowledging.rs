@@ -183,7 +183,7 @@ impl Channel {
         };
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.handle.slot);
-        match channel.and_then(|channel| channel.lost_consumer_of(delivery_tag)) {
+        match channel.and_then(|channel| channel.consumers.lost_consumer_of(delivery_tag)) {
             Some(lost) => Err(Error::ConsumerCancelled {
                 consumer_tag: lost.consumer_tag.clone(),
                 delivery_tag: Some(delivery_tag),

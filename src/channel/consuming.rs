@@ -5,7 +5,9 @@ use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
 use crate::error::{hints, Result};
 use crate::io::close::STOP_GRACE;
 use crate::io::link::Shared;
-use crate::protocol::channel::{Consumer, ConsumerState, Reply};
+use crate::protocol::calls::Reply;
+use crate::protocol::channel::ChannelState;
+use crate::protocol::consumers::{Consumer, ConsumerState};
 use crate::protocol::method::Method;
 use crate::{
     BasicConsume, BasicGet, BasicProperties, BasicQos, ConsumingEnded, Deliver, Error, FieldTable,
@@ -74,19 +76,19 @@ impl Channel {
             }
             let id = self.callbacks().new_consumer_id();
             if let Some(channel) = shared.session.channel(slot) {
-                let iterator = channel.iterator.as_ref();
-                let of_iterator = iterator.is_some_and(|iterator| iterator.has_tag(&consumer_tag));
-                if of_iterator || channel.consumer(&consumer_tag).is_some() {
+                let consumers = &mut channel.consumers;
+                if consumers.is_of_iterator(&consumer_tag) || consumers.get(&consumer_tag).is_some()
+                {
                     return Err(Error::DuplicateConsumerTag { consumer_tag });
                 }
-                channel.consumers.push(Consumer {
+                consumers.registered.push(Consumer {
                     consumer_tag: consumer_tag.clone(),
                     id,
                     auto_ack,
                     of_stream: is_of_stream(&arguments),
                     state: ConsumerState::Requested,
                 });
-                channel.home = dispatch::thread_number();
+                channel.threads.registering = dispatch::thread_number();
             }
             // Before the broker knows of it, so that no message can come too early.
             self.callbacks().add_consumer(&consumer_tag, id, callback);
@@ -156,12 +158,10 @@ impl Channel {
     pub fn basic_cancel(&self, consumer_tag: &str) -> Result<Vec<Message>> {
         self.notice_fork();
         let (is_of_iterator, consumer) = match self.link().lock().session.channel(self.slot()) {
-            Some(channel) => {
-                let iterator = channel.iterator.as_ref();
-                let is_of_iterator =
-                    iterator.is_some_and(|iterator| iterator.has_tag(consumer_tag));
-                (is_of_iterator, channel.consumer(consumer_tag).cloned())
-            }
+            Some(ChannelState { consumers, .. }) => (
+                consumers.is_of_iterator(consumer_tag),
+                consumers.get(consumer_tag).cloned(),
+            ),
             None => (false, None),
         };
         if self.is_ended() {
@@ -197,7 +197,7 @@ impl Channel {
             .callbacks()
             .remove_consumer(&mut shared, slot, tag, consumer.id);
         if let Some(channel) = shared.session.channel(slot) {
-            channel.cancelled_by_broker = None;
+            channel.consumers.cancelled_by_broker = None;
         }
         let undelivered = shared.session.take_undelivered(slot, tag);
         self.link().resume_if_paused(&mut shared);
@@ -294,10 +294,10 @@ impl Channel {
             let Some(channel) = shared.session.channel(slot) else {
                 return Ok(ConsumingEnded::Closed);
             };
-            if channel.consumers.is_empty() {
+            if channel.consumers.registered.is_empty() {
                 return Ok(ConsumingEnded::NoConsumers);
             }
-            channel.claims.push(thread);
+            channel.threads.consuming.push(thread);
         }
         let _claim = Claim {
             channel: self,
@@ -308,7 +308,7 @@ impl Channel {
                 return true;
             };
             // What came before the end is delivered first, so that nothing is lost.
-            let over = channel.gate.is_over() || channel.consumers.is_empty();
+            let over = channel.gate.is_over() || channel.consumers.registered.is_empty();
             over && channel.inbox.is_empty()
         };
         while !self.is_stopped() && (round.run(None, is_over)? || !is_over(&mut link.lock())) {}
@@ -333,7 +333,7 @@ impl Channel {
         }
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.slot());
-        let by_broker = channel.and_then(|channel| channel.cancelled_by_broker.take());
+        let by_broker = channel.and_then(|channel| channel.consumers.cancelled_by_broker.take());
         Ok(match by_broker {
             Some(consumer_tag) => ConsumingEnded::CancelledByBroker { consumer_tag },
             None => ConsumingEnded::Cancelled,
@@ -382,14 +382,11 @@ impl Channel {
         let (tags, of_iterator) = {
             let mut shared = self.link().lock();
             match shared.session.channel(self.handle.slot) {
-                Some(channel) => (
-                    channel
-                        .consumers
-                        .iter()
-                        .map(|consumer| consumer.consumer_tag.clone())
-                        .collect(),
-                    channel.iterator.is_some(),
-                ),
+                Some(ChannelState { consumers, .. }) => {
+                    let registered = consumers.registered.iter();
+                    let tags = registered.map(|consumer| consumer.consumer_tag.clone());
+                    (tags.collect(), consumers.iterator.is_some())
+                }
                 None => (Vec::new(), false),
             }
         };
@@ -432,7 +429,7 @@ impl Channel {
             Box::new(move |channel, tag| callback(channel, tag).into_result());
         self.callbacks().add_cancelled(callback);
         if let Some(channel) = self.link().lock().session.channel(self.handle.slot) {
-            channel.home = dispatch::thread_number();
+            channel.threads.registering = dispatch::thread_number();
         }
     }
 
@@ -468,7 +465,7 @@ impl Channel {
             let iterator = shared
                 .session
                 .channel(slot)
-                .and_then(|state| state.iterator.as_ref());
+                .and_then(|state| state.consumers.iterator.as_ref());
             iterator.map(|iterator| {
                 (
                     iterator.consumer.consumer_tag.clone(),
@@ -531,7 +528,7 @@ impl Channel {
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.handle.slot);
         channel
-            .and_then(|channel| channel.iterator.as_ref())
+            .and_then(|channel| channel.consumers.iterator.as_ref())
             .map_or(0, |iterator| iterator.buffered.len())
     }
 
@@ -657,12 +654,9 @@ impl Drop for Claim<'_> {
             .session
             .channel(self.channel.slot())
         {
-            if let Some(at) = channel
-                .claims
-                .iter()
-                .position(|thread| *thread == self.thread)
-            {
-                channel.claims.swap_remove(at);
+            let consuming = &mut channel.threads.consuming;
+            if let Some(at) = consuming.iter().position(|thread| *thread == self.thread) {
+                consuming.swap_remove(at);
             }
         }
         // Other threads may deliver now what is left there.

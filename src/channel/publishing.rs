@@ -331,7 +331,7 @@ impl Channel {
         let mut shared = self.link().lock();
         if let Some(channel) = shared.session.channel(self.handle.slot) {
             channel.wants_returns = true;
-            channel.home = dispatch::thread_number();
+            channel.threads.registering = dispatch::thread_number();
         }
     }
 }

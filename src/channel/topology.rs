@@ -2,7 +2,7 @@
 
 use super::{done, Channel};
 use crate::error::{hints, Result};
-use crate::protocol::channel::Reply;
+use crate::protocol::calls::Reply;
 use crate::protocol::method::Method;
 use crate::{
     AsShortString, ExchangeDeclare, ExchangeDelete, FieldTable, QueueDeclare, QueueDeclareOk,

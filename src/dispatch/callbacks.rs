@@ -8,7 +8,7 @@ use super::Owner;
 use crate::error::{Result, CANCEL_CAUSES};
 use crate::escaped::Escaped;
 use crate::io::link::{Link, Shared};
-use crate::protocol::channel::Received;
+use crate::protocol::received::Received;
 use crate::stop::Stop;
 use crate::{BasicProperties, Deliver, Return, ReturnedMessage};
 
@@ -202,7 +202,7 @@ impl<C> ChannelCallbacks<C> {
         id: u64,
     ) -> Option<Registered<C>> {
         if let Some(channel) = shared.session.channel(slot) {
-            channel.remove_consumer(consumer_tag, id);
+            channel.consumers.remove(consumer_tag, id);
         }
         let mut messages = lock(&self.messages);
         let index = messages.find(consumer_tag).ok()?;

@@ -21,8 +21,8 @@ use crate::error::Result;
 use crate::io::exit;
 use crate::io::link::{Link, Shared};
 use crate::io::sync::{thread_local, Instant};
-use crate::protocol::channel::Incoming;
 use crate::protocol::connection::{ConnectionEvent, Dispatcher};
+use crate::protocol::received::Incoming;
 use crate::stop::Stop;
 use crate::Error;
 
@@ -443,7 +443,7 @@ impl<'a, O: Owner> Turn<'a, O> {
             replaced = runner.choose(message.consumer_tag());
             let state = shared.session.channel(self.slot);
             if let (Some(consumer), Some(state)) = (runner.consumer(), state) {
-                state.handed_over(message.delivery_tag, consumer);
+                state.consumers.handed_over(message.delivery_tag, consumer);
             }
         }
         drop(shared);

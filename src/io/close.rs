@@ -241,7 +241,7 @@ impl Link {
         }
         for asked in &asked {
             if let Some(channel) = shared.session.channel(asked.slot) {
-                channel.forget_call(asked.call);
+                channel.calls.forget(asked.call);
             }
         }
         drop(shared);
@@ -261,7 +261,7 @@ impl Link {
     fn is_handled(&self, shared: &mut Shared, asked: &Asked) -> bool {
         match shared.session.channel(asked.slot) {
             Some(channel) if channel.gate.end().is_none() => {
-                let is_replied_to = channel.take_reply(asked.call).is_some();
+                let is_replied_to = channel.calls.take_reply(asked.call).is_some();
                 if is_replied_to {
                     self.outgoing.note_handled(asked.number, asked.position);
                 }

@@ -194,7 +194,9 @@ impl Shared {
             let mut homes = Vec::new();
             for slot in &changed {
                 match self.session.channel(*slot) {
-                    Some(channel) if channel.home != 0 => homes.push(channel.home),
+                    Some(channel) if channel.threads.registering != 0 => {
+                        homes.push(channel.threads.registering)
+                    }
                     _ => {}
                 }
             }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use self::channels::Number;
 pub(crate) use self::inbox::{HELD_BOUND, RESUME_BELOW};
-use super::channel::{Call, ChannelState, Content, Gate, Phase};
+use super::channel::{ChannelState, Gate, Phase};
 use super::frame::{self, Frame};
 use super::method::{Method, MethodId};
+use super::received::Content;
 use crate::error::Result;
 use crate::Error;
 
@@ -67,10 +68,11 @@ impl Dispatcher {
     /// The events of a channel on which threads consume are run by these. Those of any other are run by calls on the
     /// connection, and by the thread that registered its callbacks.
     pub(crate) fn may_run(&self, channel: &ChannelState) -> bool {
-        if channel.claims.is_empty() {
-            self.channel.is_none() || channel.home == self.thread
+        let threads = &channel.threads;
+        if threads.consuming.is_empty() {
+            self.channel.is_none() || threads.registering == self.thread
         } else {
-            channel.claims.contains(&self.thread)
+            threads.consuming.contains(&self.thread)
         }
     }
 }
@@ -258,7 +260,7 @@ impl Session {
         self.next_call += 1;
         let id = self.next_call;
         if let Some(channel) = self.channel(slot) {
-            channel.calls.push_back(Call { id, expects });
+            channel.calls.add(id, expects);
         }
         id
     }

@@ -3,14 +3,14 @@
 
 use std::sync::atomic::Ordering;
 
-use super::channel::{
-    Call, ChannelState, Consumer, ConsumerState, Content, Gate, Incoming, IteratorConsumer, Phase,
-};
+use super::channel::{ChannelState, Gate, Phase};
 use super::connection::{Dispatcher, Session};
+use super::consumers::{Consumer, ConsumerState, IteratorConsumer};
 use super::frame::{parse, read_header, write_header, write_method, Frame};
 use super::handshake::{Handshake, Negotiated};
 use super::method::Method;
 use super::publish::{Fingerprint, Mandatory};
+use super::received::{Content, Incoming};
 use super::wire::WireError;
 use crate::{BasicProperties, ConnectionParameters, FieldTable, Message};
 
@@ -195,7 +195,10 @@ pub(crate) fn busy_session() -> Session {
         let mut calls = Vec::new();
         match number {
             1 => {
-                channel.consumers.extend([consumer("a"), consumer("b")]);
+                channel
+                    .consumers
+                    .registered
+                    .extend([consumer("a"), consumer("b")]);
                 channel.wants_returns = true;
                 channel.gate.confirming.store(true, Ordering::Release);
                 channel.gate.published.store(10, Ordering::Release);
@@ -215,11 +218,11 @@ pub(crate) fn busy_session() -> Session {
                 calls.extend([(50, 11), (60, 71), (60, 71), (50, 31), (60, 21)]);
             }
             2 => {
-                channel.consumers.push(consumer("a"));
+                channel.consumers.registered.push(consumer("a"));
                 calls.push((20, 11));
             }
             3 => {
-                channel.iterator = Some(IteratorConsumer {
+                channel.consumers.iterator = Some(IteratorConsumer {
                     consumer: Consumer {
                         id: 9,
                         auto_ack: true,
@@ -233,10 +236,9 @@ pub(crate) fn busy_session() -> Session {
             }
             _ => {}
         }
-        let calls = calls.into_iter().zip(1..);
-        channel
-            .calls
-            .extend(calls.map(|(expects, id)| Call { id, expects }));
+        for (expects, id) in calls.into_iter().zip(1..) {
+            channel.calls.add(id, expects);
+        }
         let added = session.add_channel(Some(number), channel);
         assert_eq!(added.ok(), Some((usize::from(number), number)));
     }
@@ -253,17 +255,14 @@ pub(crate) fn busy_session() -> Session {
         session.abandon(slot.into());
     }
     let mut again = ChannelState::new(Gate::new(Phase::Opening));
-    again.consumers.push(Consumer {
+    again.consumers.registered.push(Consumer {
         id: 0,
         consumer_tag: "a".into(),
         auto_ack: false,
         of_stream: false,
         state: ConsumerState::Active,
     });
-    again.calls.push_back(Call {
-        id: 1,
-        expects: (20, 11),
-    });
+    again.calls.add(1, (20, 11));
     assert_eq!(session.add_channel(Some(6), again).ok(), Some((6, 6)));
     session.to_send.clear();
     session.changed.clear();
@@ -290,7 +289,7 @@ fn take_all(session: &mut Session, seen: &mut Seen) {
     }
     for (slot, seen) in seen.call_replies.iter_mut().enumerate() {
         if let Some(channel) = session.channel(slot) {
-            let replies = channel.call_replies.drain(..);
+            let replies = channel.calls.replies.drain(..);
             seen.extend(replies.map(|(id, reply)| format!("{id}: {reply:?}")));
         }
     }

@@ -1,6 +1,6 @@
 //! How much memory it takes to hold what the program has not taken yet.
 
-use super::channel::{Incoming, Received};
+use super::received::{Incoming, Received};
 use super::size::ALLOCATION;
 
 impl Incoming {

@@ -3,9 +3,11 @@
 //! Nothing here asks the time, waits, locks or touches a socket, so every rule can be tested with bytes alone.
 
 pub(crate) mod acks;
+pub(crate) mod calls;
 pub(crate) mod channel;
 pub(crate) mod confirms;
 pub(crate) mod connection;
+pub(crate) mod consumers;
 pub(crate) mod field_table;
 pub(crate) mod field_value;
 pub(crate) mod frame;
@@ -15,6 +17,7 @@ mod held;
 pub(crate) mod method;
 pub(crate) mod properties;
 pub(crate) mod publish;
+pub(crate) mod received;
 pub(crate) mod replies;
 mod send_queue;
 #[cfg(feature = "serde")]

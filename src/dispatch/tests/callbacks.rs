@@ -56,7 +56,7 @@ fn each_consumer_gets_its_own_messages() {
             assert!(channel.cancel_consumer(tag));
         }
         for (number, tag) in (1..).zip(tags) {
-            let lost = channel.lost_consumer_of(number);
+            let lost = channel.consumers.lost_consumer_of(number);
             assert_eq!(lost.map(|lost| &*lost.consumer_tag), Some(tag));
         }
     });
@@ -258,7 +258,12 @@ fn a_channel_that_is_over_drops_its_callbacks_after_the_last_event() {
         // A thread that consumes here does this itself.
         let claim = |claims: &[u64]| {
             let mut shared = rig.link.lock();
-            shared.session.channel(handle.slot).unwrap().claims = claims.to_vec();
+            shared
+                .session
+                .channel(handle.slot)
+                .unwrap()
+                .threads
+                .consuming = claims.to_vec();
         };
         claim(&[super::super::thread_number()]);
         assert!(rig.look().unwrap() && !is_dropped(&seen));

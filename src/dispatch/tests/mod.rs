@@ -14,7 +14,8 @@ use super::{ChannelCallbacks, ConnectionCallbacks, Consuming, Owner, Round};
 use crate::error::Result;
 use crate::io::link::{Link, Opened, Shared};
 use crate::io::stream::Transport;
-use crate::protocol::channel::{ChannelState, Consumer, ConsumerState, Gate, Phase};
+use crate::protocol::channel::{ChannelState, Gate, Phase};
+use crate::protocol::consumers::{Consumer, ConsumerState};
 use crate::protocol::frame::{write_body, write_header, write_method};
 use crate::protocol::handshake::Negotiated;
 use crate::protocol::method::Method;
@@ -151,7 +152,7 @@ impl Rig {
         let id = handle.callbacks.new_consumer_id();
         let mut shared = self.link.lock();
         let channel = shared.session.channel(handle.slot).unwrap();
-        channel.consumers.push(Consumer {
+        channel.consumers.registered.push(Consumer {
             consumer_tag: consumer_tag.into(),
             id,
             auto_ack: false,

@@ -389,7 +389,7 @@ fn a_call_that_consumes_leaves_the_end_to_the_channel() {
         let round = rig.enter(handle.consuming());
         let mut shared = rig.link.lock();
         let channel = shared.session.channel(handle.slot).unwrap();
-        channel.home = thread_number();
+        channel.threads.registering = thread_number();
         drop(shared);
         assert!(round.run(None, never).unwrap());
         assert_eq!(rig.log.take(), ["last"]);
@@ -594,9 +594,9 @@ fn the_brokers_cancel_is_delivered_behind_the_messages_before_it() {
         assert_eq!(rig.log.take(), ["first", "last", "no more for c"]);
         let mut shared = rig.link.lock();
         let channel = shared.session.channel(handle.slot).unwrap();
-        assert!(channel.consumers.is_empty());
-        assert_eq!(channel.cancelled_by_broker.as_deref(), Some("c"));
-        assert_eq!(channel.last_lost("c").unwrap().held, Some(1));
+        assert!(channel.consumers.registered.is_empty());
+        assert_eq!(channel.consumers.cancelled_by_broker.as_deref(), Some("c"));
+        assert_eq!(channel.consumers.last_lost("c").unwrap().held, Some(1));
     });
 }
 

@@ -55,7 +55,7 @@ pub(in crate::io) fn link(script: &Script) -> Link {
 /// A channel whose callbacks were registered by this thread.
 pub(in crate::io) fn add_channel(shared: &mut Shared, home: u64) -> usize {
     let mut channel = ChannelState::new(Gate::new(Phase::Open));
-    channel.home = home;
+    channel.threads.registering = home;
     let Ok((slot, _)) = shared.session.add_channel(None, channel) else {
         panic!("there is no channel left");
     };

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{take_out, Session};
 use crate::error::Result;
-use crate::protocol::channel::{ChannelState, Content, Gate, Phase};
+use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
+use crate::protocol::received::Content;
 use crate::Error;
 
 /// What a channel number stands for.

@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::{Session, HELD_BOUND};
-use crate::protocol::channel::{Carrier, Content, Incoming, Received, Reply};
+use crate::protocol::calls::Reply;
 use crate::protocol::confirms::Confirmation;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::method::{id, Method};
 use crate::protocol::properties::ReceivedProperties;
 use crate::protocol::publish::{find_returned, Fingerprint, Mandatory, SentMandatory};
+use crate::protocol::received::{Carrier, Content, Incoming, Received};
 use crate::protocol::replies::CallOutcome;
 use crate::protocol::wire::ShortStr;
 use crate::{BasicProperties, Error, Return, ReturnedMessage, ShortString};
@@ -35,7 +36,7 @@ impl Session {
                 routing_key,
             } => (
                 Carrier::Deliver { redelivered },
-                self.at(slot)?.shared_tag(consumer_tag),
+                self.at(slot)?.consumers.shared_tag(consumer_tag),
                 delivery_tag,
                 exchange,
                 routing_key,
@@ -251,7 +252,7 @@ impl Session {
                 }
                 channel.gate.acks.came(message.delivery_tag);
                 // Otherwise it is for a consumer that is gone.
-                if channel.has_consumer() {
+                if !channel.consumers.is_empty() {
                     self.push(slot, Incoming::Message(message));
                 }
                 Ok(())

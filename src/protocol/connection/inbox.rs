@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use super::{take_out, ConnectionEvent, Dispatcher, Session};
-use crate::protocol::channel::{Content, Incoming, IteratorConsumer, Received};
+use crate::protocol::consumers::IteratorConsumer;
+use crate::protocol::received::{Content, Incoming, Received};
 use crate::protocol::size::ALLOCATION;
 use crate::Error;
 
@@ -58,7 +59,7 @@ impl Session {
             channel.held_returns += held;
         }
         self.arrived += 1;
-        match (&mut channel.iterator, incoming) {
+        match (&mut channel.consumers.iterator, incoming) {
             (Some(iterator), Incoming::Message(message))
                 if iterator.has_tag(message.consumer_tag()) =>
             {
@@ -112,6 +113,7 @@ impl Session {
         channels.any(|channel| {
             channel.running
                 || channel
+                    .consumers
                     .iterator
                     .as_ref()
                     .is_some_and(|iterator| iterator.is_at_work)
@@ -152,7 +154,7 @@ impl Session {
         };
         channel.running = false;
         let more = !channel.inbox.is_empty();
-        let over = channel.gate.is_over() || channel.consumers.is_empty();
+        let over = channel.gate.is_over() || channel.consumers.registered.is_empty();
         if std::mem::replace(&mut channel.ready, more) {
             take_out(&mut self.ready, slot);
         }
@@ -198,12 +200,12 @@ impl Session {
     /// Takes the next message that the iterator of a channel is to yield.
     pub(crate) fn next_for_iterator(&mut self, slot: usize) -> Option<Received> {
         let channel = self.channel(slot)?;
-        let iterator = channel.iterator.as_mut()?;
+        let iterator = channel.consumers.iterator.as_mut()?;
         let message = iterator.buffered.pop_front();
         iterator.is_at_work = message.is_some();
         let message = message?;
         let id = iterator.consumer.id;
-        channel.handed_over(message.delivery_tag, id);
+        channel.consumers.handed_over(message.delivery_tag, id);
         let held = message.size();
         channel.held -= held;
         self.undelivered -= held;
@@ -213,7 +215,7 @@ impl Session {
     /// Takes the iterator of a channel, with what it had not yielded.
     pub(crate) fn take_iterator(&mut self, slot: usize) -> Option<IteratorConsumer> {
         let channel = self.channel(slot)?;
-        let iterator = channel.iterator.take()?;
+        let iterator = channel.consumers.iterator.take()?;
         let held: usize = iterator.buffered.iter().map(Received::size).sum();
         channel.held -= held;
         self.undelivered -= held;
@@ -266,10 +268,16 @@ impl Session {
         consumer_tag: &str,
     ) -> Option<CancelledConsumer> {
         let channel = self.channel(slot)?;
-        let held = channel.last_lost(consumer_tag).and_then(|lost| lost.held);
-        let consumer = channel.consumer(consumer_tag).map(|consumer| consumer.id);
+        let held = channel
+            .consumers
+            .last_lost(consumer_tag)
+            .and_then(|lost| lost.held);
+        let consumer = channel
+            .consumers
+            .get(consumer_tag)
+            .map(|consumer| consumer.id);
         if consumer.is_some() {
-            channel.cancelled_by_broker = Some(consumer_tag.to_owned());
+            channel.consumers.cancelled_by_broker = Some(consumer_tag.to_owned());
         }
         Some(CancelledConsumer {
             channel: channel.number,
@@ -285,8 +293,8 @@ impl Session {
         };
         channel.content = Content::None;
         channel.inbox = VecDeque::new();
-        channel.consumers = Vec::new();
-        channel.iterator = None;
+        channel.consumers.registered = Vec::new();
+        channel.consumers.iterator = None;
         channel.replies = None;
         let held = std::mem::take(&mut channel.held);
         channel.held_returns = 0;

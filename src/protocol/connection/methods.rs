@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::channels::Number;
 use super::{ConnectionEvent, Session};
 use crate::error::Result;
-use crate::protocol::channel::{Call, Content, Phase, Reply, FORGOTTEN};
+use crate::protocol::calls::Reply;
+use crate::protocol::channel::Phase;
 use crate::protocol::confirms::Confirmation;
 use crate::protocol::frame;
 use crate::protocol::method::{id, Method, MethodId};
+use crate::protocol::received::Content;
 use crate::{Error, QueueDeclareOk};
 
 impl Session {
@@ -227,14 +229,14 @@ impl Session {
                 Reply::Done
             }
             Method::BasicConsumeOk { consumer_tag } => {
-                channel.consumer_confirmed(&consumer_tag);
+                channel.consumers.confirmed(&consumer_tag);
                 Reply::Done
             }
             Method::BasicCancelOk { consumer_tag } => {
                 // A peer may reply where no reply is asked for, see `cancelled`.
-                let first = channel.calls.front();
-                let is_waited_for = first.is_some_and(|call| call.expects == method.id());
-                if !is_waited_for && channel.take_extra_cancel_ok(&consumer_tag.to_text()) {
+                let is_waited_for = channel.calls.is_next(method.id());
+                let consumers = &mut channel.consumers;
+                if !is_waited_for && consumers.take_extra_cancel_ok(&consumer_tag.to_text()) {
                     return Ok(());
                 }
                 Reply::Done
@@ -265,8 +267,7 @@ impl Session {
         frame::write_method(&mut self.to_send, number, method).map_err(Error::syntax)
     }
 
-    /// Hands a reply to the oldest call of a channel, which must be the one that it is for. Only `channel.flow-ok` may overtake
-    /// other replies: RabbitMQ's channel sends it, while `cancel-ok` and `consume-ok` come from the queue.
+    /// Hands a reply to the call of a channel that it is for.
     pub(super) fn reply(
         &mut self,
         slot: usize,
@@ -274,27 +275,14 @@ impl Session {
         reply: Reply,
     ) -> Result<(), Error> {
         let channel = self.at(slot)?;
-        let calls = &mut channel.calls;
-        let is_this = |call: &Call| call.expects == method;
-        let call = match method {
-            id::CHANNEL_FLOW_OK => calls.iter().position(is_this),
-            _ => calls.front().is_some_and(is_this).then_some(0),
-        };
-        match call.and_then(|at| calls.remove(at)) {
-            Some(call) => {
-                if call.id != FORGOTTEN {
-                    channel.call_replies.push((call.id, reply));
-                }
-                self.note_change(slot);
-                Ok(())
-            }
-            None => {
-                let name = Method::name_of(method.0, method.1).unwrap_or("an unknown method");
-                let number = channel.number;
-                Err(Error::unexpected(format_args!(
-                    "{name} on channel {number}, which did not ask for it"
-                )))
-            }
+        if channel.calls.reply(method, reply) {
+            self.note_change(slot);
+            return Ok(());
         }
+        let name = Method::name_of(method.0, method.1).unwrap_or("an unknown method");
+        let number = channel.number;
+        Err(Error::unexpected(format_args!(
+            "{name} on channel {number}, which did not ask for it"
+        )))
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use crate::protocol::channel::{
-    Call, Carrier, ChannelState, Consumer, ConsumerState, Gate, Incoming, IteratorConsumer, Phase,
-    Received, Reply, Wake, Watcher, FORGOTTEN,
-};
+use crate::protocol::calls::{Call, Reply, FORGOTTEN};
+use crate::protocol::channel::{ChannelState, Gate, Phase, Wake, Watcher};
 use crate::protocol::connection::{Dispatcher, Session};
+use crate::protocol::consumers::{Consumer, ConsumerState, IteratorConsumer};
 use crate::protocol::frame::{write_body, write_header, write_method};
 use crate::protocol::method::Method;
 use crate::protocol::properties::ReceivedProperties;
+use crate::protocol::received::{Carrier, Incoming, Received};
 use crate::{DeliveryMode, Error};
 
 pub(super) fn consumer(consumer_tag: &str, id: u64, auto_ack: bool) -> Consumer {
@@ -26,8 +26,8 @@ pub(super) fn consumer(consumer_tag: &str, id: u64, auto_ack: bool) -> Consumer 
 /// An open channel with the consumers `a` (1) and `b` (2), and with an iterator over `i` (3).
 pub(super) fn channel() -> ChannelState {
     let mut channel = ChannelState::new(Gate::new(Phase::Open));
-    channel.consumers = vec![consumer("a", 1, false), consumer("b", 2, true)];
-    channel.iterator = Some(IteratorConsumer {
+    channel.consumers.registered = vec![consumer("a", 1, false), consumer("b", 2, true)];
+    channel.consumers.iterator = Some(IteratorConsumer {
         consumer: consumer("i", 3, false),
         queue: "q".into(),
         exclusive: false,
@@ -68,7 +68,7 @@ pub(super) fn end() -> Error {
 #[test]
 fn messages_in_a_row_share_their_consumers_tag() {
     let mut channel = channel();
-    let mut tag = |bytes: &'static [u8]| channel.shared_tag(bytes.into());
+    let mut tag = |bytes: &'static [u8]| channel.consumers.shared_tag(bytes.into());
     let (first, second, other, back) = (tag(b"a"), tag(b"a"), tag(b"b"), tag(b"a"));
     assert!(Arc::ptr_eq(&first, &second));
     assert_eq!((&*first, &*other, &*back), ("a", "b", "a"));
@@ -124,7 +124,7 @@ fn a_message_becomes_what_the_program_gets() {
 fn a_cancelled_consumer_is_known_by_its_messages() {
     let mut channel = channel();
     for (delivery_tag, consumer) in [(1, 1), (2, 1), (3, 2), (4, 1), (6, 1)] {
-        channel.handed_over(delivery_tag, consumer);
+        channel.consumers.handed_over(delivery_tag, consumer);
     }
     // 1 and 2 are acknowledged, so what `a` holds begins with 4.
     channel.gate.acks.came(6);
@@ -145,7 +145,7 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
     assert!(channel.cancel_consumer("i") && !channel.cancel_consumer("i"));
     assert_eq!(channel.consumer_tags(), ["b"]);
     let lost = |channel: &ChannelState, delivery_tag| {
-        let lost = channel.lost_consumer_of(delivery_tag);
+        let lost = channel.consumers.lost_consumer_of(delivery_tag);
         lost.map(|lost| lost.consumer_tag.clone())
     };
     for (delivery_tag, of_a) in [
@@ -160,15 +160,17 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
         let expected = of_a.then(|| "a".to_owned());
         assert_eq!(lost(&channel, delivery_tag), expected, "{delivery_tag}");
     }
-    let held = |channel: &ChannelState, tag| channel.last_lost(tag).map(|lost| lost.held);
+    let held = |channel: &ChannelState, tag| channel.consumers.last_lost(tag).map(|lost| lost.held);
     assert_eq!(held(&channel, "a"), Some(Some(4)));
     assert_eq!(held(&channel, "i"), Some(None));
     assert_eq!(held(&channel, "b"), None);
 
     // This end's own cancels are confirmed once each.
-    assert!(!channel.take_extra_cancel_ok("nobody"));
-    assert!(channel.take_extra_cancel_ok("a") && !channel.take_extra_cancel_ok("a"));
-    assert!(channel.take_extra_cancel_ok("i"));
+    assert!(!channel.consumers.take_extra_cancel_ok("nobody"));
+    assert!(
+        channel.consumers.take_extra_cancel_ok("a") && !channel.consumers.take_extra_cancel_ok("a")
+    );
+    assert!(channel.consumers.take_extra_cancel_ok("i"));
 
     channel.gate.finish(Phase::Closed, end());
     assert!(channel.consumer_tags().is_empty());
@@ -179,7 +181,7 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
 fn messages_in_a_row_are_remembered_together() {
     let mut channel = channel();
     for tag in 1..=5000 {
-        channel.handed_over(tag, 1);
+        channel.consumers.handed_over(tag, 1);
     }
     channel.gate.acks.came(5000);
     let ack = Method::BasicAck {
@@ -189,9 +191,12 @@ fn messages_in_a_row_are_remembered_together() {
     let acks = &channel.gate.acks;
     acks.write(&mut Vec::new(), 0, 1, &ack).unwrap();
     assert!(channel.cancel_consumer("a"));
-    assert!((1..=5000).all(|tag| channel.lost_consumer_of(tag).is_some()));
-    assert!(channel.lost_consumer_of(5001).is_none());
-    assert_eq!(channel.last_lost("a").map(|lost| lost.held), Some(Some(3)));
+    assert!((1..=5000).all(|tag| channel.consumers.lost_consumer_of(tag).is_some()));
+    assert!(channel.consumers.lost_consumer_of(5001).is_none());
+    assert_eq!(
+        channel.consumers.last_lost("a").map(|lost| lost.held),
+        Some(Some(3))
+    );
 }
 
 /// A channel that lives long remembers the latest only.
@@ -199,26 +204,29 @@ fn messages_in_a_row_are_remembered_together() {
 fn what_is_remembered_of_consumers_is_bounded() {
     let mut channel = channel();
     for n in 0..10_000 {
-        channel.handed_over(n + 1, 1 + n % 2);
+        channel.consumers.handed_over(n + 1, 1 + n % 2);
     }
     channel.cancel_consumer("a");
-    let of_a = (1..=10_000).filter(|tag| channel.lost_consumer_of(*tag).is_some());
+    let of_a = (1..=10_000).filter(|tag| channel.consumers.lost_consumer_of(*tag).is_some());
     let of_a: Vec<u64> = of_a.collect();
     assert_eq!((of_a.len(), of_a[511]), (512, 9_999));
 
     for n in 0..1000 {
         let tag = format!("c{n}");
-        channel.consumers.push(consumer(&tag, 10 + n, false));
+        channel
+            .consumers
+            .registered
+            .push(consumer(&tag, 10 + n, false));
         assert!(channel.cancel_consumer(&tag));
     }
-    let known = (0..1000).filter(|n| channel.last_lost(&format!("c{n}")).is_some());
+    let known = (0..1000).filter(|n| channel.consumers.last_lost(&format!("c{n}")).is_some());
     let known: Vec<i32> = known.collect();
     assert_eq!((known.len(), known[0]), (64, 936));
 }
 
 #[test]
 fn an_iterator_is_spent_when_it_is_cancelled_and_empty() {
-    let mut iterator = channel().iterator.unwrap();
+    let mut iterator = channel().consumers.iterator.unwrap();
     assert!(!iterator.is_spent());
     iterator.buffered.push_back(delivery("i", 1));
     iterator.consumer.state = ConsumerState::Cancelled;
@@ -230,24 +238,24 @@ fn an_iterator_is_spent_when_it_is_cancelled_and_empty() {
 #[test]
 fn a_consumer_is_removed_by_its_tag_and_its_own_number() {
     let mut channel = channel();
-    assert!(channel.has_consumer());
-    assert!(!channel.remove_consumer("a", 2) && !channel.remove_consumer("c", 1));
-    assert_eq!(channel.consumers.len(), 2);
-    assert!(channel.remove_consumer("a", 1) && !channel.remove_consumer("a", 1));
-    assert_eq!(channel.consumers, [consumer("b", 2, true)]);
-    channel.iterator = None;
-    assert!(channel.has_consumer());
-    channel.consumers.clear();
-    assert!(!channel.has_consumer());
+    assert!(!channel.consumers.is_empty());
+    assert!(!channel.consumers.remove("a", 2) && !channel.consumers.remove("c", 1));
+    assert_eq!(channel.consumers.registered.len(), 2);
+    assert!(channel.consumers.remove("a", 1) && !channel.consumers.remove("a", 1));
+    assert_eq!(channel.consumers.registered, [consumer("b", 2, true)]);
+    channel.consumers.iterator = None;
+    assert!(!channel.consumers.is_empty());
+    channel.consumers.registered.clear();
+    assert!(channel.consumers.is_empty());
 }
 
 #[test]
 fn an_idle_channel_has_no_events_and_no_thread_that_consumes() {
     let mut channel = channel();
     assert!(channel.is_idle());
-    channel.claims.push(1);
+    channel.threads.consuming.push(1);
     assert!(!channel.is_idle());
-    channel.claims.clear();
+    channel.threads.consuming.clear();
     let event = Incoming::Cancelled("a".into());
     assert!(!channel.goes_back(&event));
     channel.inbox.push_back(event);
@@ -305,11 +313,11 @@ pub(super) fn session(channel: ChannelState) -> (Session, usize) {
 fn callbacks_run_on_threads_that_consume_or_else_on_any_that_looks() {
     let on = |thread, channel| Dispatcher { thread, channel };
     let mut channel = channel();
-    channel.home = 7;
+    channel.threads.registering = 7;
     // Nobody consumes: calls on the connection, and the thread that registered the callbacks.
     assert!(on(8, None).may_run(&channel) && on(7, Some(2)).may_run(&channel));
     assert!(!on(8, Some(2)).may_run(&channel));
-    channel.claims.push(9);
+    channel.threads.consuming.push(9);
     assert!(on(9, None).may_run(&channel) && on(9, Some(1)).may_run(&channel));
     assert!(!on(8, None).may_run(&channel) && !on(7, Some(2)).may_run(&channel));
 }
@@ -379,7 +387,7 @@ fn each_call_has_a_number_of_its_own() {
     let (mut session, slot) = session(channel());
     let ids: Vec<u64> = (0..3).map(|_| session.add_call(slot, (50, 31))).collect();
     assert!(!ids.contains(&FORGOTTEN) && ids[0] != ids[1] && ids[1] != ids[2]);
-    let calls = session.channel(slot).unwrap().calls.iter();
+    let calls = session.channel(slot).unwrap().calls.waiting.iter();
     assert_eq!(calls.map(|call| call.id).collect::<Vec<_>>(), ids);
 }
 
@@ -425,13 +433,13 @@ fn a_call_that_is_forgotten_leaves_the_others_theirs() {
         id,
         expects: (50, 31),
     };
-    channel.calls.extend([call(1), call(2)]);
-    channel.call_replies = vec![(3, Reply::Count(3)), (4, Reply::Count(4))];
-    channel.forget_call(1);
-    channel.forget_call(3);
-    let waiting: Vec<u64> = channel.calls.iter().map(|call| call.id).collect();
+    channel.calls.waiting.extend([call(1), call(2)]);
+    channel.calls.replies = vec![(3, Reply::Count(3)), (4, Reply::Count(4))];
+    channel.calls.forget(1);
+    channel.calls.forget(3);
+    let waiting: Vec<u64> = channel.calls.waiting.iter().map(|call| call.id).collect();
     assert_eq!(waiting, [FORGOTTEN, 2]);
-    assert!(channel.take_reply(3).is_none());
-    assert!(matches!(channel.take_reply(4), Some(Reply::Count(4))));
-    assert!(channel.take_reply(4).is_none());
+    assert!(channel.calls.take_reply(3).is_none());
+    assert!(matches!(channel.calls.take_reply(4), Some(Reply::Count(4))));
+    assert!(channel.calls.take_reply(4).is_none());
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::channel::{channel, end, session};
 use super::message::{close, deliver, method};
-use crate::protocol::channel::{ChannelState, Gate, Incoming, Phase};
+use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::Session;
 use crate::protocol::method::Method;
 use crate::protocol::publish::{Outbox, OutgoingMessage, Publishing};
+use crate::protocol::received::Incoming;
 use crate::BasicPublish;
 
 /// A session whose channel 1 waits for `tx.commit-ok`.

@@ -2,9 +2,10 @@
 
 use super::channel::{channel, consumer, end, session};
 use super::message::{cancel, close, deliver, method, returned};
-use crate::protocol::channel::{Incoming, Phase};
+use crate::protocol::channel::Phase;
 use crate::protocol::connection::{ConnectionEvent, Dispatcher, Session, HELD_BOUND, RESUME_BELOW};
 use crate::protocol::method::Method;
+use crate::protocol::received::Incoming;
 
 /// Calls on the connection.
 const ANY: Dispatcher = Dispatcher {
@@ -207,6 +208,7 @@ fn the_iterators_messages_are_counted_and_go_with_it() {
     let state = session.channel(slot).unwrap();
     assert!(state.cancel_consumer("i"));
     let lost = state
+        .consumers
         .lost_consumer_of(2)
         .map(|lost| lost.consumer_tag.clone());
     assert_eq!(lost.as_deref(), Some("i"));
@@ -273,7 +275,7 @@ fn channels_take_turns_and_each_has_one_at_a_time() {
 #[test]
 fn a_turn_is_given_to_those_who_may_run_the_channel() {
     let (mut session, first, second) = two();
-    session.channel(first).unwrap().claims.push(7);
+    session.channel(first).unwrap().threads.consuming.push(7);
     feed(&mut session, &deliver(1, "a", 1, b""));
     feed(&mut session, &deliver(2, "a", 1, b""));
     let claimant = Dispatcher {
@@ -303,7 +305,7 @@ fn the_end_of_a_turn_says_whether_others_may_wait_for_it() {
     assert!(!ends(|session, slot| drop(session.next_event(slot))));
     assert!(ends(|session, slot| {
         session.next_event(slot);
-        session.channel(slot).unwrap().consumers.clear();
+        session.channel(slot).unwrap().consumers.registered.clear();
     }));
     assert!(ends(|session, slot| {
         session.next_event(slot);
@@ -331,7 +333,7 @@ fn a_channel_that_is_cleared_holds_nothing() {
     assert!(stays > 0);
     assert_eq!(held(&mut session, first), (stays, 0, 0));
     let state = session.channel(first).unwrap();
-    assert!(!state.has_consumer() && state.is_idle());
+    assert!(state.consumers.is_empty() && state.is_idle());
     assert_eq!(session.count_events(&ANY), 1);
     assert_eq!(session.begin_turn(&ANY), Some((second, 1)));
     assert_eq!(session.begin_turn(&ANY), None);
@@ -341,7 +343,7 @@ fn a_channel_that_is_cleared_holds_nothing() {
 #[test]
 fn a_closure_is_taken_once_by_those_who_may_run_the_channel() {
     let (mut session, first, second) = two();
-    session.channel(second).unwrap().claims.push(7);
+    session.channel(second).unwrap().threads.consuming.push(7);
     feed(&mut session, &[close(2), close(1)].concat());
     let claimant = Dispatcher {
         thread: 7,
@@ -369,7 +371,7 @@ fn idle_channels_are_those_without_events_and_without_threads_that_consume() {
     let (mut session, first, second) = two();
     assert_eq!(session.idle_channels(), [0, first, second]);
     feed(&mut session, &deliver(1, "a", 1, b""));
-    session.channel(second).unwrap().claims.push(1);
+    session.channel(second).unwrap().threads.consuming.push(1);
     assert_eq!(session.idle_channels(), [0]);
     assert!(session.is_idle(0) && !session.is_idle(first) && !session.is_idle(second));
     assert!(session.is_idle(9));
@@ -380,21 +382,27 @@ fn idle_channels_are_those_without_events_and_without_threads_that_consume() {
 #[test]
 fn a_cancelled_consumer_is_reported_with_what_it_held() {
     let mut state = channel();
-    state.consumers.push(consumer("c", 9, false));
+    state.consumers.registered.push(consumer("c", 9, false));
     let (mut session, slot) = session(state);
     feed(&mut session, &deliver(1, "c", 1, b""));
-    session.channel(slot).unwrap().handed_over(1, 9);
+    session.channel(slot).unwrap().consumers.handed_over(1, 9);
     feed(&mut session, &cancel(1, "c"));
     let cancelled = session.report_cancelled(slot, "c").unwrap();
     assert_eq!(
         (cancelled.channel, cancelled.consumer, cancelled.held),
         (1, Some(9), Some(1))
     );
-    let by_broker =
-        |session: &mut Session| session.channel(slot).unwrap().cancelled_by_broker.take();
+    let by_broker = |session: &mut Session| {
+        session
+            .channel(slot)
+            .unwrap()
+            .consumers
+            .cancelled_by_broker
+            .take()
+    };
     assert_eq!(by_broker(&mut session).as_deref(), Some("c"));
     // One that the program has cancelled meanwhile.
-    assert!(session.channel(slot).unwrap().remove_consumer("c", 9));
+    assert!(session.channel(slot).unwrap().consumers.remove("c", 9));
     let cancelled = session.report_cancelled(slot, "c").unwrap();
     assert_eq!((cancelled.consumer, by_broker(&mut session)), (None, None));
     assert!(session.report_cancelled(9, "c").is_none());

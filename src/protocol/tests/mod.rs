@@ -86,5 +86,5 @@ fn errors_say_what_is_wrong() {
 /// One that is larger is moved by calls of `memcpy`, which each message pays for several times.
 #[test]
 fn a_message_on_its_way_is_small() {
-    assert!(size_of::<crate::protocol::channel::Incoming>() <= 128);
+    assert!(size_of::<crate::protocol::received::Incoming>() <= 128);
 }

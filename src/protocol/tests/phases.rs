@@ -2,12 +2,13 @@
 
 use super::channel::{channel, consumer, end, session};
 use super::message::{cancel, close, deliver, method, with_content};
-use crate::protocol::channel::{
-    ChannelState, ConsumerState, Content, Gate, Incoming, Phase, Reply,
-};
+use crate::protocol::calls::Reply;
+use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::{Fed, Session};
+use crate::protocol::consumers::ConsumerState;
 use crate::protocol::frame::{write_body, write_header};
 use crate::protocol::method::Method;
+use crate::protocol::received::{Content, Incoming};
 use crate::Error;
 
 fn open_ok(channel: u16) -> Vec<u8> {
@@ -217,7 +218,7 @@ fn a_channel_that_opens_waits_for_open_ok() {
     assert!(error.to_string().contains("which is not open"), "{error}");
     session.feed(&open_ok(1)).unwrap();
     assert_eq!(phase(&mut session, slot), Phase::Open);
-    let reply = session.channel(slot).unwrap().take_reply(call);
+    let reply = session.channel(slot).unwrap().calls.take_reply(call);
     assert!(matches!(reply, Some(Reply::Done)));
 }
 
@@ -258,8 +259,8 @@ fn late_deliveries_are_told_from_those_that_are_due() {
     let (mut session, slot) = reopening(Some(3));
     session.feed(&open_ok(1)).unwrap();
     let state = session.channel(slot).unwrap();
-    state.consumers = vec![consumer("a", 1, false), consumer("b", 2, false)];
-    state.consumers[1].state = ConsumerState::Requested;
+    state.consumers.registered = vec![consumer("a", 1, false), consumer("b", 2, false)];
+    state.consumers.registered[1].state = ConsumerState::Requested;
     let mut step = |consumer_tag, delivery_tag, is_delivered: bool, last_came| {
         session
             .feed(&deliver(1, consumer_tag, delivery_tag, b""))
@@ -288,11 +289,11 @@ fn late_deliveries_are_told_from_those_that_are_due() {
 fn an_iterators_deliveries_are_not_late() {
     let (mut session, slot) = reopening(None);
     session.feed(&open_ok(1)).unwrap();
-    session.channel(slot).unwrap().iterator = channel().iterator;
+    session.channel(slot).unwrap().consumers.iterator = channel().consumers.iterator;
     session.feed(&deliver(1, "i", 1, b"")).unwrap();
     session.feed(&deliver(1, "other", 2, b"")).unwrap();
     let state = session.channel(slot).unwrap();
-    assert_eq!(state.iterator.as_ref().unwrap().buffered.len(), 1);
+    assert_eq!(state.consumers.iterator.as_ref().unwrap().buffered.len(), 1);
     assert!(state.inbox.is_empty());
 }
 
@@ -339,7 +340,7 @@ fn what_has_no_meaning_is_skipped_if_there_was_a_former_channel() {
 fn a_message_with_a_part_that_was_skipped_is_never_whole() {
     let (mut session, slot) = reopening(None);
     session.feed(&open_ok(1)).unwrap();
-    session.channel(slot).unwrap().consumers = vec![consumer("a", 1, false)];
+    session.channel(slot).unwrap().consumers.registered = vec![consumer("a", 1, false)];
     let message = deliver(1, "a", 1, b"");
     let (announced, header) = message.split_at(method_size(&message));
     let mut body = Vec::new();
@@ -355,7 +356,7 @@ fn a_message_with_a_part_that_was_skipped_is_never_whole() {
 #[test]
 fn a_consumer_is_active_once_it_is_confirmed() {
     let mut state = channel();
-    for consumer in &mut state.consumers {
+    for consumer in &mut state.consumers.registered {
         consumer.state = ConsumerState::Requested;
     }
     let (mut session, slot) = session(state);
@@ -365,9 +366,14 @@ fn a_consumer_is_active_once_it_is_confirmed() {
         .feed(&method(1, &Method::BasicConsumeOk { consumer_tag }))
         .unwrap();
     let state = session.channel(slot).unwrap();
-    let states: Vec<ConsumerState> = state.consumers.iter().map(|it| it.state).collect();
+    let states: Vec<ConsumerState> = state
+        .consumers
+        .registered
+        .iter()
+        .map(|it| it.state)
+        .collect();
     assert_eq!(states, [ConsumerState::Requested, ConsumerState::Active]);
-    assert!(matches!(state.take_reply(call), Some(Reply::Done)));
+    assert!(matches!(state.calls.take_reply(call), Some(Reply::Done)));
 }
 
 /// It is confirmed if the broker asks for that, and cancelled by this end as well if not, once.
@@ -420,7 +426,7 @@ fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
     assert_eq!(session.to_send, cancel(1, "a"));
     let call = session.add_call(slot, (60, 31));
     session.feed(&cancel_ok("a")).unwrap();
-    let reply = session.channel(slot).unwrap().take_reply(call);
+    let reply = session.channel(slot).unwrap().calls.take_reply(call);
     assert!(matches!(reply, Some(Reply::Done)));
     session.feed(&cancel_ok("a")).unwrap();
     for unknown in ["a", "b"] {
@@ -435,7 +441,7 @@ fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
     session
         .feed(&method(1, &Method::QueuePurgeOk { message_count: 3 }))
         .unwrap();
-    let reply = session.channel(slot).unwrap().take_reply(call);
+    let reply = session.channel(slot).unwrap().calls.take_reply(call);
     assert!(matches!(reply, Some(Reply::Count(3))));
 }
 
@@ -555,7 +561,7 @@ fn replies_bring_what_they_say() {
         session.feed(&method(1, &reply)).unwrap();
     }
     let channel = session.channel(slot).unwrap();
-    match calls.map(|call| channel.take_reply(call)) {
+    match calls.map(|call| channel.calls.take_reply(call)) {
         [Some(Reply::Declared(declared)), Some(Reply::Count(5)), Some(Reply::Active(true))] => {
             let counts = (declared.message_count, declared.consumer_count);
             assert_eq!((&*declared.queue, counts), ("q", (3, 4)));

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::channel::{channel, session};
 use super::message::{returned, with_content};
-use crate::protocol::channel::{ChannelState, Gate, Incoming, Phase};
+use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::{Session, HELD_BOUND};
 use crate::protocol::frame::{write_body, write_header, write_method};
 use crate::protocol::method::Method;
 use crate::protocol::publish::{Fingerprint, Mandatory, SentMandatory};
+use crate::protocol::received::Incoming;
 use crate::protocol::replies::{CallOutcome, Replies};
 use crate::{BasicProperties, Return, ReturnedMessage};
 

@@ -564,7 +564,9 @@ fn flow_ok_may_overtake_other_replies() {
         .unwrap();
     session.feed(&cancel_ok).unwrap();
     let channel = session.channel(1).unwrap();
-    assert!(channel.take_reply(asked).is_some() && channel.take_reply(cancelled).is_some());
+    assert!(
+        channel.calls.take_reply(asked).is_some() && channel.calls.take_reply(cancelled).is_some()
+    );
     let error = session
         .feed(&method(1, &Method::ChannelFlowOk { active: true }))
         .unwrap_err();

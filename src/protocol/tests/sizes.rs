@@ -1,7 +1,7 @@
 //! How much memory is counted for what waits.
 
-use crate::protocol::channel::{Carrier, Incoming, Received};
 use crate::protocol::properties::ReceivedProperties;
+use crate::protocol::received::{Carrier, Incoming, Received};
 use crate::protocol::size::{size_of_properties, ALLOCATION};
 use crate::{BasicProperties, FieldTable, FieldValue, ReturnedMessage};
 
