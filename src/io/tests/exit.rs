@@ -110,7 +110,7 @@ fn a_reply_that_does_not_come_is_waited_for_until_the_deadline_and_by_threads_on
     let mut shared = link.lock();
     let slot = shared.session.open_channels()[0].0;
     let channel = shared.session.channel(slot).unwrap();
-    assert!(channel.call_replies.is_empty());
+    assert!(channel.calls.replies.is_empty());
     drop(shared);
     // Nothing has come since, so the next thread that ends does not ask.
     script.lock().written.clear();
