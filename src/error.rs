@@ -16,7 +16,7 @@ pub(crate) use connecting::Failure;
 pub use connecting::{Attempt, ConnectFailure, Stage};
 pub(crate) use foreign::Source;
 pub use rpc::RpcError;
-pub(crate) use texts::{Span, FATE_UNKNOWN};
+pub(crate) use texts::{write_blocked, Span, FATE_UNKNOWN};
 
 use crate::escaped::Escaped;
 use crate::protocol::WireError;
@@ -680,7 +680,7 @@ fn owned(messages: Vec<(u64, Arc<ReturnedMessage>)>) -> Vec<ReturnedMessage> {
         .collect()
 }
 
-/// Which rule of framing or of AMQP's types the peer broke (the specification's 4.2). `Display` says it.
+/// Which rule of framing or of AMQP's types the peer broke (the specification's 4.2). `Display` names it.
 ///
 /// ```
 /// use haypile::Error;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::error::write_blocked;
 use crate::escaped::{Escaped, Shown};
 use crate::protocol::size::{size_of_properties, ALLOCATION};
 use crate::{BasicProperties, Error, ShortString};
@@ -379,13 +380,7 @@ impl fmt::Display for UnconfirmedReport {
         if let Some(cause) = &self.cause {
             write!(f, "; {cause}")?;
         }
-        if let Some(reason) = &self.blocked {
-            write!(
-                f,
-                "; the broker blocks the connection ({})",
-                Escaped(reason)
-            )?;
-        }
+        write_blocked(f, self.blocked.as_deref())?;
         if !self.pending.is_empty() {
             f.write_str("; whether the broker has those pending is unknown")?;
         }

@@ -221,8 +221,8 @@ impl ConnectionParameters {
     /// use haypile::{Connection, ConnectionParameters};
     /// use std::time::Duration;
     ///
-    /// let nobody = ConnectionParameters::new("127.0.0.1").port(1);
-    /// let error = Connection::open(nobody.connection_attempts(3).retry_delay(Duration::ZERO)).unwrap_err();
+    /// let refused = ConnectionParameters::new("127.0.0.1").port(1); // nothing listens there
+    /// let error = Connection::open(refused.connection_attempts(3).retry_delay(Duration::ZERO)).unwrap_err();
     /// assert_eq!(error.connect_failure().unwrap().attempts_made, 3);
     /// ```
     #[must_use]
@@ -237,9 +237,9 @@ impl ConnectionParameters {
     /// use haypile::{Connection, ConnectionParameters};
     /// use std::time::{Duration, Instant};
     ///
-    /// let nobody = ConnectionParameters::new("127.0.0.1").port(1);
+    /// let refused = ConnectionParameters::new("127.0.0.1").port(1); // nothing listens there
     /// let begun = Instant::now();
-    /// assert!(Connection::open(nobody.connection_attempts(2).retry_delay(Duration::from_millis(20))).is_err());
+    /// assert!(Connection::open(refused.connection_attempts(2).retry_delay(Duration::from_millis(20))).is_err());
     /// assert!(begun.elapsed() >= Duration::from_millis(20));
     /// ```
     #[must_use]

@@ -17,6 +17,8 @@ use crate::parameters::{has_space, ConnectionParameters, IntoParameters};
 /// What was read, or what was expected in its place.
 type Read<T> = Result<T, &'static str>;
 
+const SCHEME: &str = "a URL that begins with amqp:// or amqps:// is expected";
+
 const NOT_SHOWN: &str = "a value (not shown)";
 
 /// What most often makes a URL fall apart in the wrong places.
@@ -148,9 +150,8 @@ struct Parts<'u> {
 
 impl<'u> Parts<'u> {
     fn of(url: &'u str) -> Result<Self, Error> {
-        let expected_scheme = "a URL that begins with amqp:// or amqps:// is expected";
         let Some((scheme, rest)) = url.split_once("://") else {
-            return Err(Error::invalid("url", NOT_SHOWN, expected_scheme));
+            return Err(Error::invalid("url", NOT_SHOWN, SCHEME));
         };
         let end_of_authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, behind) = rest.split_at(end_of_authority);
@@ -164,20 +165,7 @@ impl<'u> Parts<'u> {
                  written %40 too",
             ));
         }
-        let tls = scheme.eq_ignore_ascii_case("amqps");
-        if !tls && !scheme.eq_ignore_ascii_case("amqp") {
-            // Where there is an '@', this may be a piece of what stands before it.
-            let shown = if is_word(scheme, 16, "+-.") && !authority.contains('@') {
-                scheme
-            } else {
-                NOT_SHOWN
-            };
-            return Err(Error::invalid("url scheme", shown, expected_scheme));
-        }
-        if tls && !cfg!(feature = "tls") {
-            let expected = "for TLS, haypile must be built with its feature `tls`";
-            return Err(Error::invalid("url scheme", "amqps", expected));
-        }
+        let tls = read_scheme(scheme, authority)?;
         if has_space(rest) {
             let value = "a space or control character";
             let expected = "spaces and control characters must be percent-encoded (a space is %20)";
@@ -216,6 +204,27 @@ impl<'u> Parts<'u> {
             doubtful,
         })
     }
+}
+
+/// Whether the scheme asks for TLS.
+fn read_scheme(scheme: &str, authority: &str) -> Result<bool, Error> {
+    if scheme.eq_ignore_ascii_case("amqp") {
+        return Ok(false);
+    }
+    if !scheme.eq_ignore_ascii_case("amqps") {
+        // Where there is an '@', this may be a piece of what stands before it.
+        let shown = if is_word(scheme, 16, "+-.") && !authority.contains('@') {
+            scheme
+        } else {
+            NOT_SHOWN
+        };
+        return Err(Error::invalid("url scheme", shown, SCHEME));
+    }
+    if !cfg!(feature = "tls") {
+        let expected = "for TLS, haypile must be built with its feature `tls`";
+        return Err(Error::invalid("url scheme", "amqps", expected));
+    }
+    Ok(true)
 }
 
 /// `behind_login`: whether a user name stands before the host. Without one, what looks like a port may be a password whose

@@ -30,7 +30,7 @@ impl<E: StdError + Send + Sync + 'static> From<Arc<E>> for Source {
     }
 }
 
-/// What it says, escaped and cut: it may repeat the peer's words.
+/// Its text, escaped and cut: it may repeat the peer's words.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -40,7 +40,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Foreign errors cannot be compared. What they say stands beside them.
+/// Foreign errors cannot be compared. Their text stands beside them.
 impl PartialEq for Source {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -50,7 +50,7 @@ impl PartialEq for Source {
 impl Eq for Source {}
 
 impl Error {
-    /// Wraps an error of the program's own, so that a callback can end with it:
+    /// Wraps an error of the program's own, so that a callback can return it:
     /// `serde_json::from_slice(&body).map_err(Error::other)?`.
     ///
     /// The error stays reachable, by [`Error::Other`] and by [`source`](std::error::Error::source). An [`Error`] of this crate
@@ -82,7 +82,7 @@ impl From<Box<dyn StdError + Send + Sync>> for Error {
     }
 }
 
-/// A boxed error that may not leave its thread cannot be kept, since an [`Error`] may: what it and its sources say is. An
+/// A boxed error that may not leave its thread cannot be kept, since an [`Error`] may: the texts of it and of its sources are kept. An
 /// [`Error`] of this crate in the box comes out as it is.
 impl From<Box<dyn StdError>> for Error {
     fn from(error: Box<dyn StdError>) -> Self {

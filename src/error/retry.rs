@@ -11,9 +11,9 @@ impl Error {
     /// virtual host, a wrong argument, what the broker refuses for good (402, 403, 404, 406 and other codes), and
     /// what this program did or said itself: its own `close`, and errors of its own that came out of a callback.
     ///
-    /// What a call on a closed connection returns ([`Error::ConnectionWrongState`]) follows what closed it; [`Error::Unconfirmed`] follows its cause, and without one says whether any message was
-    /// refused or has no confirmation. An error of the program's own ([`Error::Other`]) follows an error of this crate among
-    /// its sources.
+    /// What a call on a closed connection returns ([`Error::ConnectionWrongState`]) is retryable if what closed it is, and
+    /// [`Error::Unconfirmed`] if its cause is; without a cause, if any message was refused or has no confirmation. An error of the
+    /// program's own ([`Error::Other`]) is retryable if an error of this crate is among its sources and is.
     ///
     /// ```
     /// use haypile::{Connection, Error};

@@ -139,14 +139,7 @@ impl fmt::Display for Error {
                 }
                 let after = Span(*after);
                 write!(f, "timed out after {after} waiting for {waiting_for}")?;
-                match blocked {
-                    Some(reason) => write!(
-                        f,
-                        "; the broker blocks the connection ({})",
-                        Escaped(reason)
-                    ),
-                    None => Ok(()),
-                }
+                write_blocked(f, blocked.as_deref())
             }
             Error::Stopped { waiting_for } => {
                 write!(f, "stopped by this program while waiting for {waiting_for}")
@@ -172,6 +165,17 @@ impl fmt::Display for Error {
             Error::GaveUp(gave_up) => write!(f, "{gave_up}"),
             Error::Other(error) => write!(f, "{error}"),
         }
+    }
+}
+
+/// Why the broker does not read what is sent to it, if it said so.
+pub(crate) fn write_blocked(f: &mut fmt::Formatter<'_>, reason: Option<&str>) -> fmt::Result {
+    match reason {
+        Some(reason) => {
+            let reason = Escaped(reason);
+            write!(f, "; the broker blocks the connection ({reason})")
+        }
+        None => Ok(()),
     }
 }
 
