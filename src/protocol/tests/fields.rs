@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::hex;
 use crate::protocol::field_value::Form;
+use crate::protocol::wire::Reader;
 use crate::protocol::{FieldTable, FieldValue, WireError};
 
 fn decode(bytes: &[u8]) -> Result<FieldTable, WireError> {
@@ -420,4 +421,24 @@ fn reads_like_a_map() {
     assert_eq!(table.remove("a"), Some("x".into()));
     assert_eq!(table.remove("a"), None);
     assert_eq!(format!("{copy:?}"), r#"{"a": Text("x"), "b": Void}"#);
+}
+
+/// A table that cannot be read is an error of what it is read for.
+#[test]
+fn a_reader_notes_what_is_wrong_with_a_table() {
+    let read = |bytes: &[u8]| {
+        let mut reader = Reader::new(bytes);
+        let table = reader.table();
+        (table, reader.finish("it"))
+    };
+    let (table, read_well) = read(b"\0\0\0\x04\x01at\x01");
+    assert_eq!(
+        (table, read_well),
+        (FieldTable::from([("a", true)]), Ok(()))
+    );
+    let (table, badly) = read(b"\0\0\0\x04\x01aZ\x01");
+    assert_eq!(
+        (table, badly),
+        (FieldTable::new(), Err(WireError::UnknownFieldType(b'Z')))
+    );
 }

@@ -4,8 +4,10 @@ use super::channel::{channel, consumer, end, session};
 use super::message::{cancel, close, deliver, method, returned};
 use crate::protocol::channel::Phase;
 use crate::protocol::connection::{ConnectionEvent, Dispatcher, Session, HELD_BOUND, RESUME_BELOW};
+use crate::protocol::frame::{write_body, write_header};
 use crate::protocol::method::Method;
-use crate::protocol::received::Incoming;
+use crate::protocol::received::{Content, Incoming};
+use crate::protocol::replies::Replies;
 
 /// Calls on the connection.
 const ANY: Dispatcher = Dispatcher {
@@ -327,6 +329,12 @@ fn a_channel_that_is_cleared_holds_nothing() {
     ] {
         feed(&mut session, &bytes);
     }
+    // Half a message has come, and replies are waited for.
+    let whole = deliver(1, "a", 3, b"goes");
+    feed(&mut session, &whole[..whole.len() - 12]);
+    let state = session.channel(first).unwrap();
+    assert!(matches!(state.content, Content::Body { .. }));
+    state.replies = Some(Box::new(Replies::new("p".into())));
     session.clear_channel(first);
     session.clear_channel(9);
     let stays = held(&mut session, second).1;
@@ -334,6 +342,7 @@ fn a_channel_that_is_cleared_holds_nothing() {
     assert_eq!(held(&mut session, first), (stays, 0, 0));
     let state = session.channel(first).unwrap();
     assert!(state.consumers.is_empty() && state.is_idle());
+    assert!(matches!(state.content, Content::None) && state.replies.is_none());
     assert_eq!(session.count_events(&ANY), 1);
     assert_eq!(session.begin_turn(&ANY), Some((second, 1)));
     assert_eq!(session.begin_turn(&ANY), None);
@@ -450,4 +459,43 @@ fn while_the_rest_is_taken_in_the_bound_holds_for_what_goes_back() {
             "{is_draining} {held} {consumer_tag}"
         );
     }
+}
+
+#[test]
+fn a_large_body_takes_no_more_memory_than_it_needs() {
+    let (mut session, slot) = session(channel());
+    let size = (3 << 20) + 5;
+    let deliver = Method::BasicDeliver {
+        consumer_tag: "a".into(),
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "k".into(),
+    };
+    let mut bytes = method(1, &deliver);
+    write_header(&mut bytes, 1, size as u64, &Default::default()).unwrap();
+    feed(&mut session, &bytes);
+    let mut capacities = Vec::new();
+    for part in vec![7; size].chunks(4000) {
+        let channel = session.channel(slot).unwrap();
+        if let Content::Body { message, .. } = &channel.content {
+            capacities.push(message.body.capacity());
+        }
+        let mut frame = Vec::new();
+        write_body(&mut frame, 1, part);
+        feed(&mut session, &frame);
+    }
+    // It grows a few times, by doubling, but never beyond the end.
+    capacities.dedup();
+    assert_eq!(
+        capacities[0],
+        1 << 20,
+        "what the header claims is not believed"
+    );
+    assert!(capacities.len() <= 4, "{capacities:?}");
+    let Some(Incoming::Message(message)) = session.next_event(slot) else {
+        panic!("it has not come");
+    };
+    assert!(message.body == vec![7; size]);
+    assert_eq!(message.body.capacity(), size);
 }

@@ -285,6 +285,28 @@ fn late_deliveries_are_told_from_those_that_are_due() {
     assert_eq!(step("a", 3, true, 3), Some(7));
 }
 
+/// What has begun on the former channel is dropped with the next method, and the rest of it belongs to nothing.
+#[test]
+fn a_late_message_that_has_begun_ends_with_the_next_method() {
+    let (mut session, slot) = reopening(Some(3));
+    session.feed(&open_ok(1)).unwrap();
+    session.channel(slot).unwrap().consumers.registered = vec![consumer("a", 1, false)];
+    let late = deliver(1, "a", 1, b"late");
+    let header = late.len() - 12 - 22;
+    let announced = &late[..header];
+    let rest = &late[header..];
+    session.feed(announced).unwrap();
+    let has_begun = |session: &mut Session| {
+        let channel = session.channel(slot).unwrap();
+        !matches!(channel.content, Content::None)
+    };
+    assert!(has_begun(&mut session));
+    session.feed(&super::message::cancel(1, "other")).unwrap();
+    assert!(!has_begun(&mut session));
+    session.feed(rest).unwrap();
+    assert!(session.next_event(slot).is_none() && !has_begun(&mut session));
+}
+
 #[test]
 fn an_iterators_deliveries_are_not_late() {
     let (mut session, slot) = reopening(None);

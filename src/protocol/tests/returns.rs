@@ -12,7 +12,7 @@ use crate::protocol::method::Method;
 use crate::protocol::publish::{Fingerprint, Mandatory, SentMandatory};
 use crate::protocol::received::Incoming;
 use crate::protocol::replies::{CallOutcome, Replies};
-use crate::{BasicProperties, Return, ReturnedMessage};
+use crate::{BasicProperties, FieldTable, Return, ReturnedMessage};
 
 /// A message that comes back with this body.
 fn message(body: &[u8]) -> ReturnedMessage {
@@ -278,4 +278,21 @@ fn replies_are_kept_for_their_calls_and_counted() {
         (0, 0)
     );
     assert!(session.channel(slot).unwrap().inbox.is_empty());
+}
+
+/// RabbitMQ takes this header out of what it returns.
+#[test]
+fn a_message_is_known_without_its_header_bcc() {
+    let print = |headers: &[(&str, &str)]| {
+        let mut returned = message(b"body");
+        returned.properties = returned
+            .properties
+            .headers(FieldTable::from_iter(headers.iter().copied()));
+        Fingerprint::of_returned(&returned)
+    };
+    let expected = print(&[("a", "1"), ("b", "2")]);
+    assert_eq!(print(&[("BCC", "x"), ("a", "1"), ("b", "2")]), expected);
+    assert_ne!(print(&[("a", "1")]), expected);
+    assert_ne!(print(&[("CC", "x"), ("a", "1"), ("b", "2")]), expected);
+    assert_eq!(print(&[("BCC", "x")]), print(&[]));
 }
