@@ -20,6 +20,10 @@ enum Fault {
     Writes {
         after: usize,
     },
+    /// Each read after so many.
+    Reads {
+        after: usize,
+    },
     SetReadTimeout,
     SetWriteTimeout,
     TryClone,
@@ -41,15 +45,16 @@ struct Faulty {
     stream: TcpStream,
     fault: Fault,
     writes: Arc<AtomicUsize>,
+    reads: Arc<AtomicUsize>,
 }
 
 impl Faulty {
     fn new(stream: TcpStream, fault: Fault) -> Self {
-        let writes = Arc::default();
         Faulty {
             stream,
             fault,
-            writes,
+            writes: Arc::default(),
+            reads: Arc::default(),
         }
     }
 
@@ -63,6 +68,8 @@ impl Faulty {
 
 impl Read for Faulty {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let before = self.reads.fetch_add(1, Ordering::SeqCst);
+        self.fail_if(matches!(self.fault, Fault::Reads { after } if before >= after))?;
         self.stream.read(buffer)
     }
 }
@@ -86,6 +93,7 @@ impl Stream for Faulty {
             stream: self.stream.try_clone()?,
             fault: self.fault,
             writes: Arc::clone(&self.writes),
+            reads: Arc::clone(&self.reads),
         }))
     }
 
@@ -142,6 +150,20 @@ fn a_write_that_fails_is_reported_at_once() {
             let stream = Faulty::new(stream, Fault::Writes { after });
             let error = Connection::open_stream(patient(), stream).unwrap_err();
             assert_names_the_cause(&error);
+        }
+    });
+}
+
+#[test]
+fn a_read_that_fails_is_no_refusal_of_the_peer() {
+    bounded(|| {
+        // Instead of connection.start, of connection.tune, and of connection.open-ok.
+        for after in 0..3 {
+            let stream = TcpStream::connect(broker_address()).unwrap();
+            let stream = Faulty::new(stream, Fault::Reads { after });
+            let error = Connection::open_stream(patient(), stream).unwrap_err();
+            assert_names_the_cause(&error);
+            assert_eq!(error.connect_failure().unwrap().hint, None);
         }
     });
 }

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use super::deadline::within;
 use super::link::Opened;
-use super::stream::{
-    closed, describe, is_dead_path, is_timeout, EarlyReads, Transport, LAST_WORDS,
-};
+use super::stream::{closed, describe, is_hang_up, is_timeout, EarlyReads, Transport, LAST_WORDS};
 use super::sync::{after, Instant};
 #[cfg(feature = "tls")]
 use super::tls;
@@ -512,7 +510,7 @@ impl Opening<'_> {
         // Half a frame is never a refusal.
         let is_cut = self.has_replied
             || METHOD_FRAME.starts_with(self.received.get(..3).unwrap_or(self.received));
-        if is_dead_path(&error) || is_cut && !self.received.is_empty() {
+        if !is_hang_up(&error) || is_cut && !self.received.is_empty() {
             return self.lost(error);
         }
         if !self.received.is_empty() {

@@ -303,6 +303,15 @@ impl EarlyReads {
     }
 }
 
+/// Whether this is what a read or a write comes to when the peer has hung up.
+pub(crate) fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
+}
+
 /// For how long to look for what the peer said, after a write of a handshake that failed: it may say why.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -323,7 +332,7 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
 
 /// Whether the operating system gave the connection up, because its peer acknowledged nothing for too long. On Windows the
 /// code is the same as for the end of a socket's timeout; there the next read or write finds the end of the connection.
-pub(crate) fn is_dead_path(error: &io::Error) -> bool {
+fn is_dead_path(error: &io::Error) -> bool {
     cfg!(not(windows)) && error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_some()
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rustls::{AlertDescription, CertificateError};
 
 use crate::error::Source;
-use crate::io::stream::describe as describe_io;
+use crate::io::stream::{describe as describe_io, is_hang_up};
 
 /// Why TLS did not come about.
 pub(crate) enum Failure {
@@ -54,20 +54,12 @@ pub(super) fn other_protocol(first: &[u8], error: Source) -> Result<Failure, Sou
 
 /// The stream ended within the handshake.
 pub(super) fn lost(error: io::Error, first: &[u8]) -> Failure {
-    let (cause, hung_up) = match error.kind() {
-        io::ErrorKind::UnexpectedEof => (
-            "the peer closed the stream during the TLS handshake".to_owned(),
-            true,
-        ),
-        kind => (
-            describe_io(&error),
-            matches!(
-                kind,
-                io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::BrokenPipe
-            ),
-        ),
+    let hung_up = is_hang_up(&error);
+    let cause = match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            "the peer closed the stream during the TLS handshake".to_owned()
+        }
+        _ => describe_io(&error),
     };
     other_protocol(first, Source::new(error)).unwrap_or_else(|source| Failure::Other {
         cause,
