@@ -204,70 +204,65 @@ impl State {
             key,
             arguments,
         } = action;
+        check_binding_names(&source, &destination)?;
         let vhost_name = self.vhost_of(at);
-        match &destination {
-            Destination::Queue(name) if is_below_reply_to(name) => {
-                refuse!(
-                    403,
-                    "cannot bind or unbind to a volatile (direct reply-to) queue"
-                )
-            }
-            Destination::Queue(_) => {}
-            Destination::Exchange(name) => check_not_default(name)?,
-        }
-        check_not_default(&source)?;
-        let Some(vhost) = self.vhosts.get_mut(&vhost_name) else {
-            return Ok(());
-        };
         let binding = Binding {
             destination,
             key,
             arguments: arguments.clone(),
         };
-        let bound = |exchange: &Exchange| exchange.bindings.contains(&binding);
-        if !add && !vhost.exchanges.get(&source).is_some_and(bound) {
+        let vhost = self.vhost_mut(&vhost_name)?;
+        let exchange = vhost.exchanges.get(&source);
+        let is_bound = exchange.is_some_and(|exchange| exchange.bindings.contains(&binding));
+        if !add && !is_bound {
             // Whether its queue may be used is not checked then.
             return Ok(());
         }
-        if !vhost.exchanges.contains_key(&source) {
-            refuse!(404, "no {}", Named("exchange", &source, &vhost_name));
-        }
-        let checked = match vhost.exchanges.get(&source) {
-            Some(exchange) if add => exchange.check_binding(arguments),
-            _ => Ok(()),
-        };
-        match &binding.destination {
-            Destination::Queue(name) => match vhost.queues.get(name) {
-                None => refuse!(404, "no {}", Named("queue", name, &vhost_name)),
-                Some(id) => {
-                    // RabbitMQ checks the arguments before it checks whose the queue is.
-                    checked?;
-                    if let Some(queue) = self.queues.get(id) {
-                        check_owner(queue, at)?;
-                    }
-                }
-            },
-            Destination::Exchange(name) if !vhost.exchanges.contains_key(name) => {
-                refuse!(404, "no {}", Named("exchange", name, &vhost_name))
-            }
-            Destination::Exchange(_) => checked?,
-        }
-        let Some(exchange) = vhost.exchanges.get_mut(&source) else {
-            return Ok(());
-        };
-        if add {
-            if !bound(exchange) {
-                exchange.bindings.push(binding);
-            }
-            return Ok(());
-        }
-        let before = exchange.bindings.len();
-        exchange.bindings.retain(|known| *known != binding);
-        let lost = exchange.bindings.len() < before;
-        if lost && exchange.auto_delete && exchange.bindings.is_empty() {
-            vhost.delete_exchange(&source);
+        self.check_ends(at, &vhost_name, &source, &binding, add)?;
+        let vhost = self.vhost_mut(&vhost_name)?;
+        if !add {
+            vhost.remove_binding(&source, &binding);
+        } else if let Some(exchange) = vhost.exchanges.get_mut(&source).filter(|_| !is_bound) {
+            exchange.bindings.push(binding);
         }
         Ok(())
+    }
+
+    /// Whether both ends of a binding are there and may be bound, or unbound.
+    fn check_ends(
+        &self,
+        at: At,
+        vhost_name: &Text,
+        source: &Text,
+        binding: &Binding,
+        add: bool,
+    ) -> Outcome {
+        let Some(vhost) = self.vhosts.get(vhost_name) else {
+            return Ok(());
+        };
+        let Some(exchange) = vhost.exchanges.get(source) else {
+            refuse!(404, "no {}", Named("exchange", source, vhost_name));
+        };
+        let arguments_are_valid = match add {
+            true => exchange.check_binding(&binding.arguments),
+            false => Ok(()),
+        };
+        match &binding.destination {
+            Destination::Queue(name) => {
+                let Some(id) = vhost.queues.get(name) else {
+                    refuse!(404, "no {}", Named("queue", name, vhost_name));
+                };
+                // RabbitMQ checks the arguments before it checks whose the queue is.
+                arguments_are_valid?;
+                self.queues
+                    .get(id)
+                    .map_or(Ok(()), |queue| check_owner(queue, at))
+            }
+            Destination::Exchange(name) if !vhost.exchanges.contains_key(name) => {
+                refuse!(404, "no {}", Named("exchange", name, vhost_name))
+            }
+            Destination::Exchange(_) => arguments_are_valid,
+        }
     }
 
     pub(super) fn queue_method(&mut self, at: At, method: &Method<'_>) -> Outcome {
@@ -505,6 +500,21 @@ impl State {
 
 fn counts(queue: &Queue) -> (u32, u32) {
     (queue.ready.len() as u32, queue.consumers.len() as u32)
+}
+
+/// Whether these names may stand in a binding.
+fn check_binding_names(source: &Text, destination: &Destination) -> Outcome {
+    match destination {
+        Destination::Queue(name) if is_below_reply_to(name) => {
+            refuse!(
+                403,
+                "cannot bind or unbind to a volatile (direct reply-to) queue"
+            )
+        }
+        Destination::Queue(_) => {}
+        Destination::Exchange(name) => check_not_default(name)?,
+    }
+    check_not_default(source)
 }
 
 fn check_not_default(exchange: &Text) -> Outcome {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::exchange::{Destination, Exchange, Kind};
+use super::exchange::{Binding, Destination, Exchange, Kind};
 use super::faults::NextPublish;
 use super::link::{Link, Outbox};
 use super::log::{Log, Speaker};
@@ -580,6 +580,17 @@ impl Vhost {
     }
 
     /// Deletes an exchange and its bindings.
+    /// Removes a binding of an exchange, which may go with its last one.
+    pub(super) fn remove_binding(&mut self, source: &Text, binding: &Binding) {
+        let Some(exchange) = self.exchanges.get_mut(source) else {
+            return;
+        };
+        exchange.bindings.retain(|known| known != binding);
+        if exchange.auto_delete && exchange.bindings.is_empty() {
+            self.delete_exchange(source);
+        }
+    }
+
     pub(super) fn delete_exchange(&mut self, name: &Text) {
         self.exchanges.remove(name);
         self.remove_destination(Destination::Exchange(name.clone()));
