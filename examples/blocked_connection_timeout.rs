@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     connection.add_on_connection_unblocked_callback(|_connection| println!("unblocked"));
 
     let channel = connection.channel()?;
-    // Nobody consumes here, so the oldest are dropped.
+    // There is no consumer, so the oldest are dropped.
     let queue = QueueDeclare::new("")
         .exclusive(true)
         .argument("x-max-length", 10);

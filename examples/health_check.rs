@@ -1,4 +1,4 @@
-//! A health check: does the broker take a login, is the queue there, does somebody work on it, and how much waits? Ends with 0 if
+//! A health check: does the broker take a login, is the queue there, does it have a consumer, and how much waits? Ends with 0 if
 //! all is well, and with 1 and the reason if not.
 //!
 //! Mirrors: `queue_declare(queue, passive=True)`, by which pika's users do this. A passive declaration changes nothing.
@@ -35,7 +35,7 @@ fn check(queue: &str, most: u32) -> Result<String, String> {
     let (waiting, consumers) = (found.message_count, found.consumer_count);
     if consumers == 0 {
         return Err(format!(
-            "nobody consumes from {queue:?}; {waiting} messages wait"
+            "{queue:?} has no consumer; {waiting} messages wait"
         ));
     }
     if waiting > most {

@@ -27,7 +27,7 @@ fn main() -> Result<(), common::Failure> {
         // However long this takes, heartbeats go on.
         let dots = body.iter().filter(|&&byte| byte == b'.').count();
         std::thread::sleep(Duration::from_secs(dots as u64));
-        // Until here the broker keeps the message, and gives it to somebody else if this program ends.
+        // Until here the broker keeps the message, and gives it to another consumer if this program ends.
         channel.basic_ack(method.delivery_tag)?;
         println!(" [x] Done");
         if countdown.last() {

@@ -1,4 +1,4 @@
-//! Answers the requests in the queue `rpc_queue`.
+//! Replies to the requests in the queue `rpc_queue`.
 //!
 //! Document: RabbitMQ (categories: Python)
 //! Section: RPC(Remote Procedure Call), 服务端
@@ -16,7 +16,7 @@ fn reply_to_request(request: &[u8]) -> Vec<u8> {
 }
 
 fn main() -> Result<(), common::Failure> {
-    let args = common::Usage::new("Answers the requests in the queue `rpc_queue`.")
+    let args = common::Usage::new("Replies to the requests in the queue `rpc_queue`.")
         .count()
         .parse();
     let mut countdown = args.countdown();

@@ -21,7 +21,7 @@ fn main() -> Result<(), common::Failure> {
     let queue_name = args.name("test");
     let connection = Connection::open(args.connection().heartbeat(0))?;
 
-    // The producer declares the same queue without auto_delete. Whoever comes second uses the queue as it is.
+    // The producer declares the same queue without auto_delete. The second of the two uses the queue as it is.
     let queue = QueueDeclare::new(&queue_name)
         .auto_delete(args.yes("auto-delete", true))
         .argument("x-message-ttl", 100 * 1000);

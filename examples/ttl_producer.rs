@@ -1,4 +1,4 @@
-//! Sends a JSON message to the queue `test` every 1.5 seconds. What nobody fetches is dropped after 100 seconds.
+//! Sends a JSON message to the queue `test` every 1.5 seconds. What no consumer fetches is dropped after 100 seconds.
 //!
 //! Document: Python使用pika实现RabbitMQ消息收发
 //! Section: Queue模式, 生产者

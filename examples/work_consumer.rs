@@ -30,7 +30,7 @@ fn main() -> Result<(), common::Failure> {
 
     channel.basic_consume(&queue_name, move |channel, method, _properties, body| {
         println!(" [x] Received {}", python::repr_bytes(&body));
-        // If the program ends before this, the task goes to somebody else.
+        // If the program ends before this, the task goes to another consumer.
         channel.basic_ack(method.delivery_tag)?;
         if countdown.last() {
             channel.stop_consuming()?;

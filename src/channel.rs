@@ -123,7 +123,7 @@ impl Drop for ChannelHandle {
         link.resume_if_paused(&mut shared);
         drop(shared);
         if let (true, Some(end)) = (unreported, self.gate.end()) {
-            // As by a program that asks `is_open` and takes another channel: it would never learn what became of its messages.
+            // As by a program that asks `is_open` and takes another channel: no call would report what became of its messages.
             log::warn!("{end}; no call reported this before the last handle was dropped");
         }
         if consumers > 0 {

@@ -251,7 +251,7 @@ impl Connection {
     /// # fn main() { example(|connection, _channel| {
     /// match connection.queue_exists("orders")? {
     ///     Some(queue) => println!("{} messages are ready", queue.message_count),
-    ///     None => println!("nobody has declared it yet"),
+    ///     None => println!("it is not declared yet"),
     /// }
     /// # Ok(()) }) }
     /// ```

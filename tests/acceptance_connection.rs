@@ -64,10 +64,10 @@ fn open_without_socket_and_stack_timeouts() {
 #[test]
 fn the_second_parameters_are_tried_when_the_first_are_unreachable() {
     bounded(|| {
-        let nobody = RefusedPort::new();
+        let refusing = RefusedPort::new();
         let proxy = Proxy::start();
         let good = ConnectionParameters::from_url(proxy.url()).unwrap();
-        let connection = Connection::open([refused(&nobody), good]).unwrap();
+        let connection = Connection::open([refused(&refusing), good]).unwrap();
         assert!(connection.is_open());
         assert_eq!(proxy.connections(), 1);
         connection.close().unwrap();
@@ -309,7 +309,7 @@ fn a_connection_reset_before_channel_is_a_lost_stream() {
 
 // pika: TestNoAccessToConnectionAfterConnectionLost
 #[test]
-fn calls_after_the_loss_say_that_the_connection_is_not_open() {
+fn calls_after_the_loss_fail_since_the_connection_is_not_open() {
     bounded(|| {
         let proxy = Proxy::start();
         let connection = Connection::open(proxy.url()).unwrap();
@@ -330,10 +330,10 @@ fn calls_after_the_loss_say_that_the_connection_is_not_open() {
 #[test]
 fn a_refused_port_is_a_connection_error() {
     bounded(|| {
-        let nobody = RefusedPort::new();
-        let error = Connection::open(refused(&nobody)).unwrap_err();
+        let refusing = RefusedPort::new();
+        let error = Connection::open(refused(&refusing)).unwrap_err();
         assert_matches!(error, Error::Connection(_));
-        assert_eq!(error.address(), Some(&*nobody.address().to_string()));
+        assert_eq!(error.address(), Some(&*refusing.address().to_string()));
         assert!(error.to_string().contains("TCP"), "{error}");
     });
 }

@@ -314,9 +314,9 @@ fn a_violation_of_the_protocol_ends_the_connection() {
             |session| session.send_raw(&[1, 0, 1, 0x7F, 0xFF, 0xFF, 0xFF]),
             // A body without a method before.
             |session| session.send_raw(&[3, 0, 1, 0, 0, 0, 1, b'x', 0xCE]),
-            // On a channel that nobody opened.
+            // On a channel that is not open.
             |session| session.send_method(9, m::BASIC_QOS_OK, Args::new()),
-            // A reply that nobody asked for.
+            // A reply without a call.
             |session| {
                 session.send_method(
                     1,

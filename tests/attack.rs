@@ -110,7 +110,7 @@ fn reads_on_after(free: impl FnOnce(&Channel) + Send + 'static) {
         go.send(()).unwrap();
         assert!(
             met_within(Duration::from_secs(5), || connection.is_closed()),
-            "nobody reads any more"
+            "nothing is read any more"
         );
     });
 }

@@ -158,19 +158,19 @@ fn credentials_are_erased_only_after_the_last_attempt() {
         let refused = RefusedPort::new();
         let erased = PlainCredentials::new("guest", "guest").erase_on_connect(true);
         let good = parameters().credentials(erased.clone());
-        let nobody = parameters()
+        let refused = parameters()
             .host("127.0.0.1")
             .port(refused.port())
             .credentials(erased.clone());
         let locked = good.clone().virtual_host(unique("no-such-host"));
         // Each of these has been tried, and one of them has logged in before it was turned away.
-        let connection = Connection::open([nobody.clone(), locked.clone(), good.clone()]).unwrap();
+        let connection = Connection::open([refused.clone(), locked.clone(), good.clone()]).unwrap();
         assert_works(&connection);
         connection.close().unwrap();
 
         // Attempts that fail erase nothing.
         let again = [
-            nobody,
+            refused,
             locked.connection_attempts(3).retry_delay(Duration::ZERO),
         ];
         let error = Connection::open(&again).unwrap_err();
@@ -324,7 +324,7 @@ fn a_token_is_renewed_before_it_expires() {
         wait_until(SOON, || ask().is_err());
         assert_works(&renewed);
 
-        // One that has expired, and one that somebody else has signed.
+        // One that has expired, and one that another key has signed.
         let old = token(&key, Duration::ZERO);
         let foreign = token(&KeyPair::generate().unwrap(), Duration::from_secs(600));
         for bad in [&old, &foreign] {
@@ -393,7 +393,7 @@ fn no_secret_shows_anywhere() {
         show(&(error.to_string(), error));
         peer.finish();
 
-        // refused by the real one, by each mechanism, and by nobody at all
+        // refused by the real one, by each mechanism, and by no other
         let refused = RefusedPort::new();
         let real = self::parameters();
         for credentials in [

@@ -41,7 +41,7 @@ fn a_drop_logs_how_much_was_not_sent() {
             let body = vec![0; 20_000];
             let error = (0..10_000)
                 .find_map(|_| channel.basic_publish("", "nowhere", &body).err())
-                .expect("nobody reads");
+                .expect("nothing is read");
             assert_matches!(error, Error::Timeout { .. });
             if is_lost {
                 proxy.reset();
@@ -119,7 +119,7 @@ fn each_end_is_logged_once_and_only_a_loss_is_a_warning() {
     });
 }
 
-/// A program that lets go of its last handle must not hang on a broker that hangs.
+/// A program that drops its last handle must not hang on a broker that hangs.
 #[test]
 fn a_drop_waits_five_seconds_for_the_broker() {
     bounded(|| {
@@ -156,7 +156,7 @@ fn warnings_about(exchange: &str) -> usize {
         .count()
 }
 
-/// A program that asks `is_open` and takes another channel would never learn what became of its messages.
+/// A program that asks `is_open` and takes another channel would get no report of what became of its messages.
 #[test]
 fn a_closure_that_no_call_reported_is_logged_when_the_channel_is_dropped() {
     bounded(|| {

@@ -456,7 +456,7 @@ fn publish_to_a_peer_that_stops_reading(size: u64) {
                 Ok(()) => published += 1,
                 Err(error) => break (error, started.elapsed()),
             }
-            assert!(published < 200_000, "all was taken, and nobody reads");
+            assert!(published < 200_000, "all was taken, and nothing is read");
         };
         assert_matches!(error, Error::Timeout { .. });
         assert!(waited >= rpc_timeout, "{waited:?}");
@@ -465,7 +465,7 @@ fn publish_to_a_peer_that_stops_reading(size: u64) {
         let held = (published * (size + FRAMES)).saturating_sub(account.bytes() - before);
         assert!(held < BOUND, "{held} bytes are held");
         done.send(()).unwrap();
-        // The peer hangs up now, so closing has nobody to wait for.
+        // The peer hangs up now, so closing has no reply to wait for.
         drop(peer);
         let _ = connection.close();
     });

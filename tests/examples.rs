@@ -630,7 +630,7 @@ fn health_check() {
     let channel = stage.durable_queue("example");
     channel.basic_publish("", "example", "waits").unwrap();
     stage.wait_for_count("example", 1);
-    let expected = "unhealthy: nobody consumes from \"example\"; 1 messages wait";
+    let expected = "unhealthy: \"example\" has no consumer; 1 messages wait";
     assert_eq!(check(&["example"]), (Some(1), expected.to_owned()));
 
     channel.basic_qos(1).unwrap();

@@ -102,8 +102,8 @@ fn consume_slowly(channel: &Channel, queue: &str, count: u32) {
 }
 
 #[test]
-fn headers_that_nobody_asks_for() {
-    stays_within(BOUND, "headers_that_nobody_asks_for", |begin| {
+fn headers_that_are_not_asked_for() {
+    stays_within(BOUND, "headers_that_are_not_asked_for", |begin| {
         const COUNT: u32 = 300;
         let connection = open();
         let channel = connection.channel().unwrap();
@@ -153,7 +153,7 @@ fn the_body_of_a_loop_works_while_another_thread_waits() {
     );
 }
 
-/// Another channel's consumer waits behind an iterator that nobody goes on with. It gets its message all the same.
+/// Another channel's consumer waits behind an iterator that is not asked for more. It gets its message all the same.
 #[test]
 fn an_iterator_that_is_left_alone_does_not_keep_others_waiting() {
     bounded_by(SOON * 3, || {

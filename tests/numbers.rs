@@ -207,7 +207,7 @@ fn client_properties_are_checked_before_connecting() {
         let error = Connection::open(format!("amqp://127.0.0.1:{port}?{number}")).unwrap_err();
         assert_matches!(error, Error::InvalidParameter { .. });
         listener.set_nonblocking(true).unwrap();
-        assert!(listener.accept().is_err(), "nobody connected");
+        assert!(listener.accept().is_err(), "no client connected");
     });
 }
 

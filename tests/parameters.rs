@@ -42,7 +42,7 @@ fn fields(error: Error) -> (String, String) {
 // parameters
 
 #[test]
-fn a_url_and_the_setters_say_the_same() {
+fn a_url_and_the_setters_mean_the_same() {
     assert_eq!(url("amqp://"), localhost());
     assert_eq!(url("amqp://localhost:5672/%2f"), localhost());
     assert_eq!(

@@ -240,7 +240,7 @@ fn a_close_during_a_pause(auto_ack: bool) {
         });
         let error = channel.start_consuming().unwrap_err();
         assert_eq!(error.reply_code(), Some(320), "{error:?}");
-        // What nobody would deliver again is handed over.
+        // What would not be delivered again is handed over.
         let count = count.load(Ordering::SeqCst);
         assert!(count == COUNT || !auto_ack, "{count} messages");
         peer.finish();

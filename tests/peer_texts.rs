@@ -227,7 +227,7 @@ fn a_returned_message() {
 }
 
 #[test]
-fn a_message_for_nobody() {
+fn a_message_without_a_consumer() {
     bounded(|| {
         capture();
         let peer = Peer::start(|session| {

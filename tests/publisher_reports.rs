@@ -135,7 +135,7 @@ fn the_report_comes_after_a_publish_that_waited_for_room_met_the_end() {
                 .publish_with("", "key", n.to_string(), message())
                 .unwrap();
         }
-        // There is room again as long as the connection lives, and nobody takes the messages.
+        // There is room again as long as the connection lives, and no program takes the messages.
         let error = (0..1000)
             .find_map(|_| {
                 publisher

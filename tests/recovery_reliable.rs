@@ -240,7 +240,7 @@ fn a_returned_message_is_reported_once_and_not_sent_again() {
 }
 
 #[test]
-fn returned_messages_that_nobody_asks_for_are_bounded() {
+fn returned_messages_that_are_not_asked_for_are_bounded() {
     bounded(|| {
         let mut publisher = supervisor(url()).publisher(100, nothing).unwrap();
         let nowhere = unique("nowhere");

@@ -129,7 +129,7 @@ fn a_frame_that_is_cut_is_a_loss() {
 
 /// Servers without this capability have no other way to refuse.
 #[test]
-fn a_server_that_cannot_say_no_refuses_by_hanging_up() {
+fn a_server_without_a_refusal_refuses_by_hanging_up() {
     bounded(|| {
         let silent = || Handshake {
             capabilities: vec!["basic.nack"],

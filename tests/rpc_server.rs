@@ -286,7 +286,7 @@ fn a_reply_that_cannot_be_sent_is_an_error_of_the_call() {
     });
 }
 
-/// The caller learns of it, the panic goes on, and the request does not come back to end the next server.
+/// It is reported to the caller, the panic goes on, and the request does not come back to end the next server.
 #[test]
 fn a_panic_of_the_handler_is_an_error_of_the_call() {
     bounded(|| {

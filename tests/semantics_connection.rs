@@ -226,7 +226,7 @@ fn p50_heartbeats_are_sent_twice_in_their_time() {
             session.serve_until_end();
         });
         let connection = Connection::open(peer.url()).unwrap();
-        // Nobody calls anything meanwhile.
+        // No thread calls anything meanwhile.
         done.recv().unwrap();
         connection.close().unwrap();
         peer.finish();
@@ -285,7 +285,7 @@ fn a_long_callback_does_not_cost_the_connection() {
 
 // Above a bound of undelivered bytes nothing more is read; neither calls nor the connection suffer from it.
 #[test]
-fn what_nobody_dispatches_costs_neither_replies_nor_the_connection() {
+fn what_is_not_dispatched_costs_neither_replies_nor_the_connection() {
     const MESSAGES: usize = 200;
     const SIZE: usize = 100_000;
     bounded(|| {

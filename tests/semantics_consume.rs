@@ -321,7 +321,7 @@ fn p28_p29_cancel_gives_back_what_waits_and_returns_how_much() {
         assert_eq!(channel.cancel().unwrap(), 4);
         assert_eq!(channel.get_waiting_message_count(), 0);
         assert_message_count(&channel, &queue, 4);
-        // Nobody consumes any more.
+        // There is no consumer any more.
         assert_eq!(channel.cancel().unwrap(), 0);
     });
 }

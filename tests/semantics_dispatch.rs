@@ -335,7 +335,7 @@ fn p09_process_data_events_waits_until_the_output_is_written() {
             flag.store(true, Ordering::SeqCst);
             channel
         });
-        // 16 MiB fit into no socket buffer, and nobody reads them: it waits, for as long as that lasts.
+        // 16 MiB fit into no socket buffer, and no thread reads them: it waits, for as long as that lasts.
         thread::sleep(Duration::from_millis(200));
         assert!(!written.load(Ordering::SeqCst));
         go.send(()).unwrap();
@@ -396,7 +396,7 @@ fn p11_a_channels_closure_is_reported_once() {
     });
 }
 
-// The same where the closure comes while nobody waits on that channel: other channels' calls do not report it.
+// The same where the closure comes while no thread waits on that channel: other channels' calls do not report it.
 #[test]
 fn p11_a_channels_closure_is_not_reported_by_another_channels_call() {
     bounded(|| {

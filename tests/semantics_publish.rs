@@ -539,7 +539,7 @@ fn a_publisher_reports_what_was_not_confirmed_in_time() {
         };
         assert_eq!(report.pending, numbers[2..]);
         assert!(report.returned.is_empty() && report.nacked.is_empty());
-        // What comes late concerns nobody any more.
+        // What comes late has no effect any more.
         channel.basic_qos(1).unwrap();
         publisher.publish("", "q", "body").unwrap();
         publisher.wait_for_confirms(SOON).unwrap();

@@ -27,7 +27,7 @@ fn open(tls: TlsOptions, patience: Duration) -> Error {
 }
 
 #[test]
-fn a_pipe_that_nobody_writes_to_does_not_hold_up_connecting() {
+fn a_pipe_without_a_writer_does_not_hold_up_connecting() {
     bounded(|| {
         let folder = Folder::new();
         let pipe = pipe(&folder, "pipe.pem");

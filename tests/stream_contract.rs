@@ -24,7 +24,7 @@ const DOES_NOT_WAIT: u8 = 3;
 const DEAD_FOR_READS: u8 = 4;
 #[cfg(target_os = "linux")]
 const DEAD_FOR_WRITES: u8 = 5;
-/// A read has been given the error and is slow to return it; a write learns only that there is no connection.
+/// A read has been given the error and is slow to return it; a write gets only that there is no connection.
 #[cfg(target_os = "linux")]
 const DEAD_FOR_A_SLOW_READ: u8 = 6;
 #[cfg(target_os = "linux")]

@@ -53,7 +53,7 @@ fn random(seed: &mut u64) -> u64 {
 }
 
 #[test]
-fn random_bytes_harm_nobody() {
+fn random_bytes_harm_no_other_client() {
     let broker = Broker::start().unwrap();
     let opening = opening();
     for round in 0..200 {

@@ -190,7 +190,7 @@ fn without_authorities_of_ones_own_the_platforms_are_asked() {
             Err(Error::Tls(failure)) => {
                 assert!(failure.cause.contains("no authority"), "{failure}")
             }
-            // a machine that trusts nobody
+            // a machine that trusts no authority
             Err(Error::InvalidParameter { field, .. }) => assert_eq!(&*field, "tls"),
             other => panic!("{other:?}"),
         }
@@ -210,7 +210,7 @@ fn an_expired_certificate() {
 }
 
 #[test]
-fn a_certificate_that_nobody_trusted_has_signed() {
+fn a_certificate_that_no_trusted_authority_has_signed() {
     bounded_by(LIMIT, || {
         let words = [
             "no authority that is trusted",
@@ -437,7 +437,7 @@ fn a_certificate_in_place_of_a_password() {
         assert_matches!(error, Error::ProbableAuthentication(_));
         assert_eq!(error.reply_code(), Some(403));
 
-        // nobody's certificate at all: the broker offers EXTERNAL and then refuses
+        // no certificate at all: the broker offers EXTERNAL and then refuses
         let error = Connection::open(parameters().credentials(ExternalCredentials)).unwrap_err();
         assert_matches!(
             error,
@@ -607,7 +607,7 @@ fn files_that_will_not_do_are_named() {
             ["server_name_indication", "a b", "DNS"],
         ),
     ] {
-        // Nobody listens there: this is found before anything is connected.
+        // Nothing listens there: this is found before anything is connected.
         let options = match options.contains("cacertfile") {
             true => options,
             false => format!("{options}&cacertfile={ca}"),

@@ -46,7 +46,7 @@ fn shown(host: &str, certificate: &Issued, options: TlsOptions) -> Option<String
         drop(server);
         match error {
             Error::Tls(failure) => Some(failure.to_string()),
-            // as far as AMQP, which nobody speaks there
+            // as far as AMQP, which is not spoken there
             Error::IncompatibleProtocol(_) => None,
             other => panic!("{other:?}"),
         }
@@ -283,7 +283,7 @@ fn pem_refused(certificate: String, key: String) -> Option<String> {
     let options = TlsOptions::new()
         .danger_accept_any_certificate()
         .client_certificate_pem(certificate, key);
-    // Nobody listens there.
+    // Nothing listens there.
     let refused = support::RefusedPort::new();
     let parameters = ConnectionParameters::new("127.0.0.1").port(refused.port());
     match Connection::open(parameters.tls(options)).unwrap_err() {

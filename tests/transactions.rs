@@ -193,7 +193,7 @@ fn every_thread_gets_its_turn_between_commits() {
     });
 }
 
-/// A broker that has got `tx.commit`, and commits until it is let go on.
+/// A broker that has got `tx.commit`, and replies when it may go on.
 fn committing(
     rest: impl FnOnce(&mut Session, &mpsc::Receiver<()>) + Send + 'static,
 ) -> (Channel, Peer, mpsc::Receiver<()>, mpsc::Sender<()>) {

@@ -231,7 +231,7 @@ fn durable_send_receive(sender: Language, receiver: Language) {
 
 fn publish_subscribe(publisher: Language, subscriber: Language) {
     let scene = Scene::new();
-    // Nobody listens yet, so this one is lost.
+    // There is no queue yet, so this one is lost.
     scene.run(publisher, "publish", &[]);
     let subscribers =
         [subscriber, Rust].map(|language| scene.start(language, "subscribe", &["--count", "1"]));
@@ -290,7 +290,7 @@ fn routing(producer: Language, consumer: Language) {
     let scene = Scene::new();
     let consumer = scene.start(consumer, "routing_consumer", &["--count", "3"]);
     consumer.wait_for(WAITING);
-    // The original knows one keyword only. Nobody has asked for debug.
+    // The original knows one keyword only. No queue is bound with debug.
     for keyword in ["debug", "warning", "error"] {
         scene.run(Rust, "routing_producer", &["--key", keyword]);
     }
@@ -656,7 +656,7 @@ fn compute_center_waits_for_nothing_but_results() {
     panic!("it took {best:?} at best");
 }
 
-/// Whoever finds a program finds the document that it comes from, and the way back.
+/// Each program names the document that it comes from, and the list of examples names the program.
 #[test]
 fn every_twin_names_its_document_and_section() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -250,13 +250,13 @@ impl Server {
         Ok(())
     }
 
-    /// Answers whether the connection goes on.
+    /// Returns whether the connection goes on.
     fn method(&mut self, channel: u16, mut arguments: Arguments<'_>) -> io::Result<bool> {
         let id = (arguments.short(), arguments.short());
         let reply = match id {
             (60, 40) => return Ok(true),
             (60, 80) => {
-                // Here nobody acknowledges out of order.
+                // Here no client acknowledges out of order.
                 let tag = arguments.long_long();
                 let multiple = arguments.take() != [0];
                 let state = self.channel(channel);

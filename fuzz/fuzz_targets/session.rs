@@ -1,4 +1,4 @@
-//! What a broker says on an open connection: however it is cut, the program is told the same.
+//! What a broker says on an open connection: however it is cut, the same is delivered to the program.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| haypile::internals::fuzz::session(bytes));

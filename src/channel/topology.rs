@@ -223,7 +223,7 @@ impl Channel {
     /// #     channel.queue_declare(queue)?;
     /// # }
     /// let lost = channel.queue_delete("old")?;
-    /// // Only if nothing is in it and nobody consumes from it; otherwise the channel is closed (406).
+    /// // Only if it is empty and has no consumer; otherwise the channel is closed (406).
     /// channel.queue_delete(QueueDelete::new("orders").if_empty(true).if_unused(true))?;
     /// # assert_eq!(lost, 0);
     /// # Ok(()) }) }

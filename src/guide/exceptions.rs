@@ -120,7 +120,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! Whether "one" has arrived only a confirm tells: see [publishing](super::publishing).
+//! Only a confirm shows whether "one" has arrived: see [publishing](super::publishing).
 //!
 //! ```
 //! # #[cfg(feature = "testing")]

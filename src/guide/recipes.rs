@@ -169,7 +169,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! # Answering a request
+//! # Replying to a request
 //!
 //! [`RpcServer`](crate::RpcServer) and [`RpcClient`](crate::RpcClient) do it whole: correlation, deadlines, errors. By hand, for
 //! a client in another language, it is this:
@@ -290,7 +290,7 @@
 //!     .rpc_timeout(Duration::from_secs(2));
 //! let connection = Connection::open(parameters)?; // an error says how far it came
 //! match connection.queue_exists("tasks")? {
-//!     Some(queue) if queue.consumer_count == 0 => println!("{} messages and nobody to work on them", queue.message_count),
+//!     Some(queue) if queue.consumer_count == 0 => println!("{} messages and no consumer", queue.message_count),
 //!     Some(queue) => println!("fine: {} consumers", queue.consumer_count),
 //!     None => println!("there is no such queue"),
 //! }

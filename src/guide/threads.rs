@@ -12,7 +12,7 @@
 //!
 //! # A producer and a consumer on one connection
 //!
-//! This is the answer to `SelectConnection`: what waits there in an event loop has a thread here.
+//! This takes the place of `SelectConnection`: what waits there in an event loop has a thread here.
 //!
 //! ```
 //! # #[cfg(feature = "testing")]

@@ -356,7 +356,7 @@ impl Opening<'_> {
         let mut out = frame::PROTOCOL_HEADER.to_vec();
         loop {
             if !out.is_empty() {
-                // What the peer said before it hung up tells more than the failed write, so that is read first.
+                // What the peer sent before it hung up says more than the failed write, so that is read first.
                 self.limit_waits()?;
                 self.send_error = self.send(&out).err();
                 self.sent_last = out.len();

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_that_cannot_be_told_is_far_away() {
+    fn a_moment_that_cannot_be_represented_is_far_away() {
         const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
         assert!(after(Duration::MAX) > Instant::now() + CENTURY);
         let (before, hour) = (Instant::now(), Duration::from_secs(3600));

@@ -114,7 +114,7 @@ impl Consumers {
         iterator.is_some_and(|iterator| iterator.has_tag(consumer_tag))
     }
 
-    /// Whether nobody consumes here, not even an iterator.
+    /// Whether there is no consumer, and no iterator.
     pub(crate) fn is_empty(&self) -> bool {
         self.registered.is_empty() && self.iterator.is_none()
     }

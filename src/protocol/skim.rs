@@ -149,7 +149,7 @@ mod tests {
 
     /// A header that is too short to say how large its message is.
     #[test]
-    fn a_header_that_is_cut_short_says_nothing() {
+    fn a_header_that_is_cut_short_has_no_size() {
         let mut bytes = Vec::new();
         write_header(&mut bytes, 1, 70_000, &BasicProperties::new()).unwrap();
         let mut short = bytes[..PREFIX + 11].to_vec();

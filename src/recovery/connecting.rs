@@ -17,7 +17,7 @@ use crate::{Connection, ConnectionParameters, ConsumingEnded, Error};
 /// What a supervisor knows while it runs.
 pub(super) struct Connecting<'a> {
     supervisor: &'a Supervisor,
-    /// Whether the result is of no use to anybody any more.
+    /// Whether the result is of no use any more.
     is_unwanted: &'a dyn Fn() -> bool,
     parameters: &'a [ConnectionParameters],
     failures: Failures,

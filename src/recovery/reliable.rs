@@ -28,7 +28,7 @@ const MAX_BYTES: usize = 64 << 20;
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 const DROP_CLOSE: Duration = Duration::from_secs(2);
 
-/// After so many confirms the messages are let go, so that their memory serves the next.
+/// After so many confirms the messages are dropped, so that their memory serves the next.
 const TAKE_IN: u64 = 256;
 
 /// Publishes every message at least once; made by [`Supervisor::publisher`]. Has no counterpart in pika.
@@ -92,7 +92,7 @@ pub struct ReliablePublisher {
 /// What the publisher and its thread share.
 pub(super) struct Core {
     /// Held while one message is numbered and handed to the connection, or outcomes are taken in. So no confirm can be looked up
-    /// for a message that is sent and not yet noted. Nobody waits for anything while it is held.
+    /// for a message that is sent and not yet noted. No thread waits for anything while it holds it.
     state: Mutex<State>,
     /// What the ids of the publisher's messages begin with.
     id: String,
@@ -580,7 +580,7 @@ impl ReliablePublisher {
         may_stop: bool,
     ) -> Waited {
         if self.core.forked().is_some() {
-            // Nobody would ever wake this thread.
+            // No other thread would ever wake this one.
             return Waited::Changed;
         }
         let may_stop = may_stop && !in_callback();

@@ -62,7 +62,7 @@ const LONGEST_EXPIRATION: u128 = u32::MAX as u128;
 /// match client.call("increase", "many", Duration::from_secs(5)) {
 ///     Err(Error::Rpc(error)) => eprintln!("the server reports: {}", error.message),
 ///     Err(Error::Unroutable(_)) => eprintln!("there is no such queue"),
-///     Err(Error::Timeout { .. }) => eprintln!("nobody replied in time"),
+///     Err(Error::Timeout { .. }) => eprintln!("no reply in time"),
 ///     other => println!("{:?}", other?.body),
 /// }
 /// # stop.stop();
@@ -87,10 +87,10 @@ pub struct RpcClient {
 /// use haypile::{BasicProperties, RpcClient};
 /// use std::time::Duration;
 ///
-/// # channel.queue_declare("nobody works here")?;
+/// # channel.queue_declare("without a server")?;
 /// let client = RpcClient::open(&connection)?;
 /// let none = BasicProperties::new();
-/// let call = client.start_call("", "nobody works here", "?", none, Duration::from_millis(20))?;
+/// let call = client.start_call("", "without a server", "?", none, Duration::from_millis(20))?;
 /// assert!(call.wait().is_err()); // in time, not for ever
 /// # Ok(()) }) }
 /// ```
@@ -391,10 +391,10 @@ impl RpcCall {
     /// use haypile::{BasicProperties, Error, RpcClient};
     /// use std::time::Duration;
     ///
-    /// # channel.queue_declare("nobody works here")?;
+    /// # channel.queue_declare("without a server")?;
     /// let client = RpcClient::open(&connection)?;
     /// let none = BasicProperties::new();
-    /// let call = client.start_call("", "nobody works here", "?", none, Duration::from_millis(20))?;
+    /// let call = client.start_call("", "without a server", "?", none, Duration::from_millis(20))?;
     /// match call.wait() {
     ///     Err(Error::Timeout { .. }) => println!("no reply in time"),
     ///     other => println!("{other:?}"),

@@ -197,7 +197,7 @@ impl<'a> Request<'a> {
         self.done = true;
         match result {
             Ok(reply) => match self.send(reply) {
-                // Nothing was sent, and nothing can be: the caller learns of that.
+                // Nothing was sent, and nothing can be: that is reported to the caller.
                 Err(
                     error @ (Error::InvalidParameter { .. } | Error::ShortStringTooLong { .. }),
                 ) => self.report(&error),

@@ -472,7 +472,7 @@ impl Drop for Broker {
         state.ended = true;
         drop(state);
         self.shared.tick.notify_all();
-        // The listener looks up when somebody connects.
+        // The listener looks up when a client connects.
         let _ = TcpStream::connect(self.address);
         for thread in self.threads.drain(..) {
             let _ = thread.join();

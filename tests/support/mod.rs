@@ -139,7 +139,7 @@ pub fn channel() -> Channel {
     open().channel().unwrap()
 }
 
-/// A name that nobody else uses.
+/// A name that is used nowhere else.
 pub fn unique(prefix: &str) -> String {
     format!("haypile-test-{prefix}-{}", uuid::Uuid::new_v4().simple())
 }
@@ -348,7 +348,7 @@ pub fn rabbitmqctl(arguments: &[&str]) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A port of 127.0.0.1 that refuses connections for as long as this lives, since it is bound and nobody listens.
+/// A port of 127.0.0.1 that refuses connections for as long as this lives, since it is bound and nothing listens.
 pub struct RefusedPort(socket2::Socket);
 
 impl RefusedPort {

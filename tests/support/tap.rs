@@ -41,7 +41,7 @@ pub struct Passed {
     pub delivered: Vec<Delivered>,
     /// How many were published before the present channel was set to confirm.
     pub before: usize,
-    /// When the broker ended the stream although nobody had closed the connection.
+    /// When the broker ended the stream although neither end had closed the connection.
     pub lost: Option<Instant>,
     pub closing: bool,
     /// An ack of what was not delivered, or was acknowledged before.

@@ -162,7 +162,7 @@ pub fn server_config_unchecked(
     )
 }
 
-/// A TLS server with nothing behind it but, if that is given, somebody to whom the bytes are handed on. Ends with this value.
+/// A TLS server with nothing behind it but, if that is given, a peer to which the bytes are handed on. Ends with this value.
 pub struct Server {
     address: SocketAddr,
     stopped: Arc<AtomicBool>,

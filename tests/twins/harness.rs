@@ -120,7 +120,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
 const MOST_VHOSTS: usize = 4;
 static RETURNED: Condvar = Condvar::new();
 
-/// A virtual host that nobody else uses until this is dropped.
+/// A virtual host of its own, until this is dropped.
 struct Lease(Option<Vhost>);
 
 impl Lease {

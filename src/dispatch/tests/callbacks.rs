@@ -62,7 +62,7 @@ fn each_consumer_gets_its_own_messages() {
     });
 }
 
-/// Under the same tag, too: the id tells them apart.
+/// Under the same tag, too: they differ by the id.
 #[test]
 fn a_consumer_is_removed_by_its_own_id() {
     bounded(|| {

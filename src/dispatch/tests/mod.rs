@@ -185,7 +185,7 @@ impl Rig {
         removed.is_some()
     }
 
-    /// This comes from the broker and is handled. Nobody is woken.
+    /// This comes from the broker and is handled. No thread is woken.
     fn say(&self, bytes: &[u8]) {
         let mut shared = self.link.lock();
         let (mut at, mut more) = (0, true);

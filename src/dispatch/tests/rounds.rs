@@ -156,7 +156,7 @@ const EVENTS: [(&str, Happens); 4] = [
 ];
 
 #[test]
-fn a_look_says_whether_anything_was_delivered() {
+fn a_look_returns_whether_anything_was_delivered() {
     bounded(|| {
         for (log, happens) in EVENTS {
             let rig = Rig::new();
@@ -199,7 +199,7 @@ fn what_is_delivered_puts_off_the_report_of_an_end() {
     });
 }
 
-/// A call that found the connection open returns what ended it, whoever has reported that.
+/// A call that found the connection open returns what ended it, whichever call has reported that.
 #[test]
 fn a_call_that_waited_returns_what_ended_the_connection() {
     bounded(|| {
@@ -223,7 +223,7 @@ fn wait_for(rig: &Rig, consuming: Option<&Handle>, happens: impl FnOnce()) -> Re
                 let _ = waits.send(());
                 false
             });
-            assert!(start.elapsed() < LONG, "nobody ended the wait");
+            assert!(start.elapsed() < LONG, "nothing ended the wait");
             result
         });
         is_waiting.recv_timeout(LONG).unwrap();
@@ -275,7 +275,7 @@ fn a_wait_ends_at_a_closure_an_end_and_a_stop() {
     });
 }
 
-/// A call that consumes on a channel is told of a stop by its return, and asks the channel.
+/// A call that consumes on a channel returns at a stop, and asks the channel.
 #[test]
 fn consuming_ends_at_a_stop_of_the_channel_or_the_connection() {
     bounded(|| {
@@ -548,7 +548,7 @@ fn the_end_of_a_turn_wakes_those_that_wait_for_it() {
                 false
             });
             assert!(delivered.unwrap());
-            assert!(start.elapsed() < LONG, "nobody woke it");
+            assert!(start.elapsed() < LONG, "nothing woke it");
             assert_eq!(first.join().unwrap(), "refused");
         });
         assert_eq!(rig.log.take(), ["1", "2"]);
@@ -637,7 +637,7 @@ fn what_is_taken_off_lets_reading_go_on() {
         let blocked: Happens = |rig, _| rig.say(&blocked("memory"));
         let message: Happens = |rig, handle| rig.say(&deliver(handle.number, "c", 1, "message"));
         assert!(goes_on(blocked, false) && !goes_on(blocked, true));
-        // At the end of a turn the reader thread looks again in any case, since nobody may be at work then.
+        // At the end of a turn the reader thread looks again in any case, since no thread may be at work then.
         assert!(goes_on(message, false) && goes_on(message, true));
 
         // While the turn lasts, it is what has been taken off that counts.

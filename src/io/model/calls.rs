@@ -175,7 +175,7 @@ fn replies_on_one_channel_reach_their_callers() {
 /// A reply that one read brought behind more messages than are handled at once reaches its caller at once: no thread reads or
 /// sleeps while it lies there. The messages wait for a thread that looks for them.
 #[test]
-fn an_answer_behind_many_messages_reaches_its_caller_at_once() {
+fn a_reply_behind_many_messages_reaches_its_caller_at_once() {
     check(|| {
         let (connection, broker) = connect(Behavior::PROMPT);
         let sent = Sent::default();

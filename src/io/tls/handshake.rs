@@ -147,7 +147,7 @@ impl<'a> Handshake<'a> {
         match sent {
             Ok(()) => Ok(()),
             Err(error) if is_timeout(&error) => Err(Failure::TimeUp),
-            // What the peer said before it hung up tells more, and is read next.
+            // What the peer sent before it hung up says more, and is read next.
             Err(error) if self.session.is_handshaking() => {
                 self.send_error = Some(error);
                 Ok(())

@@ -314,7 +314,7 @@ fn callbacks_run_on_threads_that_consume_or_else_on_any_that_looks() {
     let on = |thread, channel| Dispatcher { thread, channel };
     let mut channel = channel();
     channel.threads.registering = 7;
-    // Nobody consumes: calls on the connection, and the thread that registered the callbacks.
+    // No thread consumes: calls on the connection, and the thread that registered the callbacks.
     assert!(on(8, None).may_run(&channel) && on(7, Some(2)).may_run(&channel));
     assert!(!on(8, Some(2)).may_run(&channel));
     channel.threads.consuming.push(9);
@@ -347,7 +347,7 @@ fn an_end_is_reported_once_as_what_it_is() {
         matches!(second, Error::ConnectionWrongState { .. }),
         "{second:?}"
     );
-    // Who was waiting gets what it is, however often others were told.
+    // A call that waited returns what it is, however often it was reported to others.
     let waited = session.report_end(true).unwrap();
     assert!(matches!(waited, Error::ConnectionClosedByBroker { .. }));
 }

@@ -253,7 +253,7 @@ fn a_method_that_is_not_due_is_refused() {
     }
 }
 
-/// What the server says is told with its code, with what may help, and after a `close-ok`.
+/// What the server says is reported with its code, with what may help, and after a `close-ok`.
 #[test]
 fn a_refusal_is_reported_by_where_it_came() {
     let properties = properties();
@@ -303,7 +303,7 @@ fn a_refusal_is_reported_by_where_it_came() {
 }
 
 #[test]
-fn a_capability_is_there_if_the_server_says_so() {
+fn a_capability_is_there_if_the_server_announces_it() {
     let properties = properties();
     assert!(capability(&properties, "authentication_failure_close"));
     assert!(!capability(&properties, "basic.nack") && !capability(&properties, "other"));

@@ -252,7 +252,7 @@ fn channels_take_turns_and_each_has_one_at_a_time() {
     assert_eq!(session.count_events(&ANY), 3);
     assert_eq!(session.begin_turn(&ANY), Some((first, 2)));
     assert!(session.is_at_work());
-    // Nobody else runs what is being run.
+    // No other thread runs what is being run.
     assert_eq!(session.count_events(&ANY), 1);
     assert_eq!(session.begin_turn(&ANY), Some((second, 1)));
     assert_eq!(
@@ -293,9 +293,9 @@ fn a_turn_is_given_to_those_who_may_run_the_channel() {
     assert_eq!(session.begin_turn(&claimant), Some((first, 1)));
 }
 
-/// Somebody may wait for what is left, or for the end.
+/// A thread may wait for what is left, or for the end.
 #[test]
-fn the_end_of_a_turn_says_whether_others_may_wait_for_it() {
+fn the_end_of_a_turn_returns_whether_others_may_wait_for_it() {
     let ends = |change: fn(&mut Session, usize)| {
         let (mut session, slot) = session(channel());
         feed(&mut session, &deliver(1, "a", 1, b""));

@@ -44,7 +44,7 @@ fn golden_lines(file: &'static str) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn errors_say_what_is_wrong() {
+fn errors_name_what_is_wrong() {
     let errors: [(WireError, &str); 6] = [
         (
             WireError::ShortStringTooLong {

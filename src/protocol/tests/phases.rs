@@ -255,7 +255,7 @@ fn the_last_delivery_of_a_former_channel_is_known() {
 
 /// A new channel's first deliveries, among those of the former one.
 #[test]
-fn late_deliveries_are_told_from_those_that_are_due() {
+fn late_deliveries_are_distinguished_from_those_that_are_due() {
     let (mut session, slot) = reopening(Some(3));
     session.feed(&open_ok(1)).unwrap();
     let state = session.channel(slot).unwrap();

@@ -429,7 +429,7 @@ fn a_cancellation_that_is_not_delivered_is_not_counted() {
 
 /// A program that asked for nothing may still be given back what it published as mandatory. It takes no notice.
 #[test]
-fn what_nobody_waits_for_is_skipped() {
+fn what_is_not_waited_for_is_skipped() {
     let mut session = exercise::idle_session();
     let mut bytes = Vec::new();
     for size in [0, 1, 5000] {
@@ -493,9 +493,9 @@ fn bytes_of_body() -> Vec<u8> {
     bytes
 }
 
-/// A delivery to a channel on which nobody consumes can only be late.
+/// A delivery to a channel without a consumer can only be late.
 #[test]
-fn a_delivery_that_nobody_consumes_is_dropped() {
+fn a_delivery_without_a_consumer_is_dropped() {
     let mut session = exercise::idle_session();
     let mut bytes = deliver(1, "a", 1);
     write_header(&mut bytes, 1, 1, &BasicProperties::new()).unwrap();
