@@ -198,8 +198,7 @@ fn keep_alive<'a>(
         }
         let has_read_enough = !period_is_over || reader.has_quota(shared.session.max_message_size);
         let is_wanted = shared.is_waited_for() && !shared.has_enough(None);
-        let is_over = shared.stream_ended || shared.session.end().is_some();
-        if has_read_enough || ahead == Ahead::Nothing || is_wanted || is_over {
+        if has_read_enough || ahead == Ahead::Nothing || is_wanted || shared.stream_ended {
             break;
         }
     }

@@ -352,6 +352,48 @@ fn the_end_has_its_cause() {
 }
 
 #[test]
+fn after_a_failed_write_only_what_has_come_is_waited_for() {
+    let limit = Duration::from_millis(30);
+    let failed = |kind: io::ErrorKind, read_takes: Duration, stack_timeout: Duration| {
+        let script = Script::default();
+        script.lock().takes = [Err(kind.into())].into();
+        script.lock().before_read = Some(Arc::new(move || thread::sleep(read_takes)));
+        let parameters = parameters().stack_timeout(stack_timeout);
+        let error = open_over(&parameters, script.transport()).err().unwrap();
+        assert!(matches!(error, Error::Connection(_)) && error.is_retryable());
+        let timeouts = script.lock().read_timeouts.clone();
+        assert_eq!(script.lock().room.len(), 1, "it looks once");
+        let is_late = error.to_string().contains("waiting for the peer");
+        (is_late, timeouts.last().copied().unwrap())
+    };
+    use io::ErrorKind::{ConnectionReset, WouldBlock};
+    let long = Duration::from_secs(20);
+    for kind in [ConnectionReset, WouldBlock] {
+        let (is_late, waits) = failed(kind, Duration::ZERO, long);
+        assert_eq!(
+            (is_late, waits),
+            (false, Duration::from_millis(100)),
+            "{kind:?}"
+        );
+    }
+    // The time is up: a write that came to nothing in that time is no loss. One that failed is, in any case.
+    let (is_late, waits) = failed(WouldBlock, limit * 2, limit);
+    assert!(is_late && waits <= limit);
+    let (is_late, _) = failed(ConnectionReset, limit * 2, limit);
+    assert!(!is_late);
+}
+
+#[test]
+fn no_more_is_waited_for_than_shows_what_the_peer_speaks() {
+    for sent in [OTHER_VERSION, b"HTTP/1.", b"\x09\0\0\0\0\0\0"] {
+        let (script, opened) = opened(&parameters(), [Ok(sent.to_vec())]);
+        let error = opened.err().unwrap();
+        assert!(matches!(error, Error::IncompatibleProtocol(_)), "{error:?}");
+        assert_eq!(script.lock().room.len(), 1, "{sent:?}");
+    }
+}
+
+#[test]
 #[cfg(unix)]
 fn a_path_that_is_dead_says_nothing_about_the_login() {
     let dead = || io::Error::from_raw_os_error(110);

@@ -6,6 +6,7 @@ use super::super::exit::{AtExit, Ending, PendingReplies};
 use super::super::link::{Interest, Link, Opened, Shared};
 use super::super::writer::Work;
 use super::*;
+use crate::protocol::calls::FORGOTTEN;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::HELD_BOUND;
 use crate::protocol::frame;
@@ -106,12 +107,6 @@ fn a_reply_that_does_not_come_is_waited_for_until_the_deadline_and_by_threads_on
     assert!(began.elapsed() >= late);
     assert_eq!(script.written(), asks());
     assert!(link.may_have_unhandled());
-    // The reply may still come, and is nobody's.
-    let mut shared = link.lock();
-    let slot = shared.session.open_channels()[0].0;
-    let channel = shared.session.channel(slot).unwrap();
-    assert!(channel.calls.replies.is_empty());
-    drop(shared);
     // Nothing has come since, so the next thread that ends does not ask.
     script.lock().written.clear();
     let wait = Arc::clone(&link).ask_for_unhandled(Ending::Thread);
@@ -124,6 +119,12 @@ fn a_reply_that_does_not_come_is_waited_for_until_the_deadline_and_by_threads_on
     wait(began + late);
     assert!(began.elapsed() >= late && link.may_have_unhandled());
     assert_eq!(script.written(), asks());
+    // No call keeps it, and none waits any more.
+    let mut shared = link.lock();
+    let slot = shared.session.open_channels()[0].0;
+    let calls = &shared.session.channel(slot).unwrap().calls;
+    assert!(calls.replies.is_empty());
+    assert!(calls.waiting.iter().all(|call| call.id == FORGOTTEN));
 }
 
 #[test]

@@ -214,6 +214,26 @@ fn a_stop_wakes_all_that_wait() {
 }
 
 #[test]
+fn a_thread_that_leaves_the_queue_lets_the_next_one_send() {
+    let link = link(&Script::default());
+    let mut shared = link.lock();
+    let slot = add_channel(&mut shared, 0);
+    let queue = &mut shared.session.channel(slot).unwrap().send_queue;
+    let (first, second) = (queue.join(), queue.join());
+    is_woken();
+    shared.add_waiter(Interest::send_queue(slot));
+    drop(shared);
+    link.leave_send_queue(slot, first);
+    assert!(is_woken());
+    let mut shared = link.lock();
+    let queue = &shared.session.channel(slot).unwrap().send_queue;
+    assert!(queue.is_first(Some(second)));
+    drop(shared);
+    // The channel may be gone by then.
+    link.leave_send_queue(slot + 1, second);
+}
+
+#[test]
 fn watchers_are_woken_by_what_concerns_them() {
     use crate::protocol::channel::{Wake, Watcher};
     #[derive(Default)]

@@ -26,6 +26,8 @@ pub(super) struct Scripted {
     pub(super) reads: VecDeque<io::Result<Vec<u8>>>,
     /// How much each read had room for.
     pub(super) room: Vec<usize>,
+    /// Called at the beginning of each read, without the lock.
+    pub(super) before_read: Option<Arc<dyn Fn() + Send + Sync>>,
     /// How much the next writes take, or why they fail.
     pub(super) takes: VecDeque<io::Result<usize>>,
     /// When there are no more `takes`, writes take nothing.
@@ -66,6 +68,10 @@ impl Script {
 
 impl Read for Script {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let before = self.lock().before_read.clone();
+        if let Some(before) = before {
+            before();
+        }
         let mut script = self.lock();
         script.room.push(buffer.len());
         match script.reads.pop_front() {

@@ -272,9 +272,18 @@ fn a_look_in_between_reads_once() {
 fn looking_stops_where_there_is_nothing_or_no_need() {
     // What the reads bring, who waits, and how many are made.
     type Case = (Vec<io::Result<Vec<u8>>>, fn(&mut Shared), usize);
-    let cases: [Case; 4] = [
-        (vec![bytes(8), nothing(), bytes(8)], |_| {}, 2),
+    let close = crate::protocol::method::Method::ConnectionClose {
+        reply_code: 320,
+        reply_text: "CONNECTION_FORCED".into(),
+        class_id: 0,
+        method_id: 0,
+    };
+    let mut closed = Vec::new();
+    frame::write_method(&mut closed, 0, &close).unwrap();
+    let cases: [Case; 5] = [
         (vec![bytes(8), end(), bytes(8)], |_| {}, 2),
+        (vec![bytes(8), Ok(closed), bytes(8)], |_| {}, 2),
+        (vec![bytes(8), nothing(), bytes(8)], |_| {}, 2),
         // A thread waits that reads for itself.
         (
             vec![bytes(8), bytes(8)],
@@ -307,7 +316,7 @@ fn looking_stops_where_there_is_nothing_or_no_need() {
         prepare(&mut shared);
         let (shared, _) = keep_alive(&link, shared);
         assert_eq!(script.lock().room.len(), expected, "{n}");
-        let has_ended = n == 1;
+        let has_ended = n < 2;
         assert_eq!(shared.stream_ended, has_ended, "{n}");
         assert_eq!(shared.session.is_draining, has_ended, "{n}");
         assert_eq!(

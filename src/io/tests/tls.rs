@@ -147,6 +147,12 @@ type Version = &'static rustls::SupportedProtocolVersion;
 
 /// A server for this version of TLS, which asks for a client's certificate or not, and what its clients must trust.
 fn server(version: Version, asks: bool) -> (End, String) {
+    let (end, pem, _) = server_with_key(version, asks);
+    (end, pem)
+}
+
+/// The same with the key to its certificate, which it takes from clients as well.
+fn server_with_key(version: Version, asks: bool) -> (End, String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let pem = made.cert.pem();
     let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).unwrap();
@@ -164,11 +170,15 @@ fn server(version: Version, asks: bool) -> (End, String) {
         config.with_no_client_auth()
     };
     let config = config.with_single_cert(vec![certificate], key).unwrap();
-    (End::new(Arc::new(config)), pem)
+    let key = made.signing_key.serialize_pem();
+    (End::new(Arc::new(config)), pem, key)
 }
 
 fn connected(end: &End, pem: String) -> Result<Secured, Failure> {
-    let options = TlsOptions::new().ca_certificates_pem(pem);
+    connected_with(end, TlsOptions::new().ca_certificates_pem(pem))
+}
+
+fn connected_with(end: &End, options: TlsOptions) -> Result<Secured, Failure> {
     let prepared = options.prepare("localhost").unwrap();
     connect(&prepared, Box::new(end.clone()), None)
 }
@@ -427,6 +437,11 @@ fn a_read_takes_what_is_there() {
         let mut buf = [0; 100];
         assert_eq!(stream.read(&mut buf).unwrap(), 7);
         assert_eq!(&buf[..7], b"one two");
+        // All of it, however many records it came in.
+        let (large, mut room) = (Random(2).bytes(40_000), vec![0; 100_000]);
+        end.say(&large);
+        assert_eq!(stream.read(&mut room).unwrap(), large.len());
+        assert!(room[..large.len()] == large);
         end.say(b"three");
         assert_eq!(stream.read(&mut buf[..2]).unwrap(), 2);
         assert_eq!(stream.read(&mut buf[2..]).unwrap(), 3);
@@ -558,6 +573,13 @@ fn a_certificate_is_missing_where_one_is_asked_for() {
             let secured = connected(&end, pem).ok().unwrap();
             assert_eq!(secured.certificate_missing, asks);
         }
+        // Not where there is one.
+        let (end, pem, key) = server_with_key(version, true);
+        let options = TlsOptions::new().ca_certificates_pem(pem.clone());
+        let secured = connected_with(&end, options.client_certificate_pem(pem, key));
+        assert!(!secured.ok().unwrap().certificate_missing);
+        end.serve();
+        assert!(lock(&end.server).peer_certificates().is_some());
     }
 }
 
