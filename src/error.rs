@@ -630,7 +630,7 @@ impl Error {
     #[cold]
     pub(crate) fn too_large(field: &str, size: usize, all: &str, frame_max: usize) -> Self {
         let expected = format!("{all} must fit into one frame of {frame_max} bytes");
-        Error::invalid(field, format_args!("a frame of {size} bytes"), &expected)
+        Error::invalid(field, format_args!("what takes {size} bytes"), &expected)
     }
 
     #[cold]

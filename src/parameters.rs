@@ -624,7 +624,7 @@ impl ConnectionParameters {
         if capabilities.is_some_and(|value| value.as_table().is_none()) {
             return Err(Error::invalid(
                 "client property capabilities",
-                "something else",
+                "a value that is not a table",
                 "a table is expected",
             ));
         }

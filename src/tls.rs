@@ -330,16 +330,18 @@ impl TlsOptions {
             }
         }
         let reason = match last {
-            _ if count > 1 => &*format!(
-                "none of the {count} private keys in it is that of the client's certificate"
-            ),
-            Some(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                "it is not the key of the client's certificate"
+            _ if count > 1 => {
+                format!(
+                    "none of the {count} private keys in it is that of the client's certificate"
+                )
             }
-            Some(rustls::Error::General(_)) | None => USABLE_KEYS,
-            Some(error) => &format!("it cannot be used: {error}"),
+            Some(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                "it is not the key of the client's certificate".to_owned()
+            }
+            Some(rustls::Error::General(_)) | None => USABLE_KEYS.to_owned(),
+            Some(error) => format!("it cannot be used: {error}"),
         };
-        Err(key.refused(&KEY, reason))
+        Err(key.refused(&KEY, &reason))
     }
 
     fn server_name(&self, host: &str) -> Result<ServerName<'static>> {

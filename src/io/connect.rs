@@ -477,9 +477,13 @@ impl Opening<'_> {
             .set_write_timeout(left)
             .and_then(|()| self.stream.set_read_timeout(left))
             .map_err(|error| {
-                let cause = format_args!("the stream's timeouts cannot be set: {error}");
-                let failure = self.failure(Error::Connection, cause, None);
-                failure.retryable(true).caused_by(error)
+                self.failure(
+                    Error::Connection,
+                    format_args!("the stream's timeouts cannot be set: {error}"),
+                    None,
+                )
+                .retryable(true)
+                .caused_by(error)
             })?;
         self.limited_at = Some(now);
         self.limit = left;
@@ -670,10 +674,14 @@ impl Failures {
 /// The connection is open, and its stream or the threads that it needs cannot be had.
 #[cold]
 pub(crate) fn not_started(address: Arc<str>, error: io::Error) -> Error {
-    let cause = format_args!("the connection was open, and then: {error}");
-    let failure = Failure::new(Error::Connection, Stage::VirtualHost, cause, None)
-        .retryable(true)
-        .caused_by(error);
+    let failure = Failure::new(
+        Error::Connection,
+        Stage::VirtualHost,
+        format_args!("the connection was open, and then: {error}"),
+        None,
+    )
+    .retryable(true)
+    .caused_by(error);
     let attempt = Attempt {
         address: address.to_string(),
         stage: failure.stage,
