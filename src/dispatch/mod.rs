@@ -3,7 +3,8 @@
 //! The handles stand above this module. It keeps their callbacks, and reaches a channel's handle through [`Owner`] only.
 
 mod callbacks;
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
 mod timers;
 

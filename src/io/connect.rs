@@ -690,6 +690,7 @@ pub(crate) fn not_started(address: Arc<str>, error: io::Error) -> Error {
     failure.into_error(address, vec![attempt], 1)
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 #[path = "tests/connect.rs"]
 mod tests;

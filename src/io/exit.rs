@@ -116,7 +116,8 @@ pub(crate) fn exempt_thread() {
 }
 
 /// Whether this thread is one of the crate's own.
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 pub(super) fn is_exempt() -> bool {
     GUARD.try_with(|guard| guard.is_own.get()).unwrap_or(false)
 }
@@ -177,7 +178,8 @@ fn elsewhere(deadline: Instant, run: impl FnOnce() + Send + 'static) {
     drop(changed.wait_timeout_while(is_done, left, |is_done| !*is_done));
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use std::sync::mpsc;

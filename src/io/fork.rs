@@ -24,7 +24,8 @@ impl Process {
     }
 
     /// Another process than this.
-    #[cfg(all(test, not(shuttle)))]
+    #[cfg(test)]
+    #[cfg(not(shuttle))]
     pub(crate) fn other() -> Self {
         Process(std::process::id() ^ 1)
     }
@@ -53,7 +54,8 @@ pub(crate) fn lock_unless_forked<T>(
     Some(mutex.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};

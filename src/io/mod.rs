@@ -16,7 +16,8 @@ mod receive;
 mod send;
 pub(crate) mod stream;
 pub(crate) mod sync;
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;
 mod threads;
 #[cfg(feature = "tls")]

@@ -223,7 +223,8 @@ impl Reader {
     }
 
     /// Lets the present period and the last look be older than they are.
-    #[cfg(all(test, not(shuttle)))]
+    #[cfg(test)]
+    #[cfg(not(shuttle))]
     pub(super) fn age(&mut self, by: Duration) {
         let source = &mut self.source;
         source.period_began = source.period_began.checked_sub(by).unwrap();
@@ -231,7 +232,8 @@ impl Reader {
     }
 
     /// Lets the last bytes be older than they are.
-    #[cfg(all(test, not(shuttle)))]
+    #[cfg(test)]
+    #[cfg(not(shuttle))]
     pub(super) fn age_bytes(&mut self, by: Duration) {
         let source = &mut self.source;
         source.last_bytes = source.last_bytes.checked_sub(by).unwrap();

@@ -208,6 +208,7 @@ fn keep_alive<'a>(
     (shared, look_every)
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 #[path = "tests/threads.rs"]
 mod tests;

@@ -323,6 +323,7 @@ impl Stream for TlsStream {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 #[path = "tests/tls.rs"]
 mod tests;

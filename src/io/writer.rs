@@ -614,7 +614,8 @@ impl Outgoing {
 
     /// Whether the writer thread sleeps until woken, and how many threads wait for room, for the write half, or for the end
     /// of a flush.
-    #[cfg(all(test, not(shuttle)))]
+    #[cfg(test)]
+    #[cfg(not(shuttle))]
     pub(super) fn sleepers(&self) -> (bool, usize) {
         let state = self.lock();
         (state.asleep, state.waiting)

@@ -45,6 +45,30 @@ fn a_caller_that_only_looks_in_leaves_reading_to_the_reader_thread() {
 }
 
 #[test]
+fn a_thread_that_no_frame_may_wake_does_not_read() {
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    let waiting = Arc::clone(&link);
+    let waits = thread::spawn(move || {
+        let mut looks = 0;
+        let interest = Interest::send_queue(0);
+        waiting.wait(interest, Some(Instant::now() + LONG), |_| {
+            looks += 1;
+            (looks == 3).then_some(())
+        })
+    });
+    // Neither at first nor when it was woken.
+    for _ in 0..2 {
+        until(|| link.lock().is_waited_for());
+        assert!(std::mem::take(&mut link.lock().hand_over));
+        link.wake_all();
+        until(|| waits.is_finished() || link.lock().hand_over);
+    }
+    assert_eq!(waits.join().unwrap(), Some(()));
+    assert!(script.lock().room.is_empty());
+}
+
+#[test]
 fn a_caller_reads_for_itself_first() {
     let script = Script::default();
     let link = link(&script);
