@@ -119,6 +119,35 @@ fn each_end_is_logged_once_and_only_a_loss_is_a_warning() {
     });
 }
 
+/// A main thread's end is the process's; another's need not be, and is no reason to warn.
+#[test]
+fn the_end_of_the_process_warns_of_what_the_broker_has_not_handled() {
+    bounded(|| {
+        capture::capture();
+        let warnings = |name: &str| {
+            let proxy = Proxy::start();
+            let channel = Connection::open(proxy.url()).unwrap().channel().unwrap();
+            proxy.hold_client();
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            let publish = move || {
+                channel.basic_publish("", "nowhere", "body").unwrap();
+                channel
+            };
+            let channel = thread.spawn(publish).unwrap().join().unwrap();
+            let warnings = || lines("WARN haypile", &proxy, "the process ends, and the broker");
+            if name == "main" {
+                // The thread ends at the moment when it is logged.
+                wait_until(SOON, || warnings() > 0);
+            }
+            let warnings = warnings();
+            proxy.reset();
+            drop(channel);
+            warnings
+        };
+        assert_eq!((warnings("main"), warnings("some")), (1, 0));
+    });
+}
+
 /// A program that drops its last handle must not hang on a broker that hangs.
 #[test]
 fn a_drop_waits_five_seconds_for_the_broker() {
