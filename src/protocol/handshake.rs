@@ -103,16 +103,7 @@ impl<'a> Handshake<'a> {
                 },
             ) => {
                 self.agree(channel_max, frame_max, heartbeat)?;
-                let tune_ok = Method::ConnectionTuneOk {
-                    channel_max: self.negotiated.channel_max,
-                    frame_max: self.negotiated.frame_max,
-                    heartbeat: self.negotiated.heartbeat,
-                };
-                self.respond(out, &tune_ok)?;
-                let open = Method::ConnectionOpen {
-                    virtual_host: (&self.parameters.virtual_host).into(),
-                };
-                self.respond(out, &open)?;
+                self.open(out)?;
                 self.stage = Stage::VirtualHost;
                 Ok(false)
             }
@@ -171,6 +162,20 @@ impl<'a> Handshake<'a> {
         Ok(())
     }
 
+    /// Appends `connection.tune-ok`, and `connection.open` behind it.
+    fn open(&self, out: &mut Vec<u8>) -> Result<(), Box<Failure>> {
+        let tune_ok = Method::ConnectionTuneOk {
+            channel_max: self.negotiated.channel_max,
+            frame_max: self.negotiated.frame_max,
+            heartbeat: self.negotiated.heartbeat,
+        };
+        self.respond(out, &tune_ok)?;
+        let open = Method::ConnectionOpen {
+            virtual_host: (&self.parameters.virtual_host).into(),
+        };
+        self.respond(out, &open)
+    }
+
     fn start_ok(
         &self,
         out: &mut Vec<u8>,
@@ -218,7 +223,7 @@ impl<'a> Handshake<'a> {
     #[cold]
     fn closed(&self, reply_code: u16, reply_text: ShortStr<'_>) -> Box<Failure> {
         let (kind, hint): (fn(_) -> _, _) = match self.stage {
-            Stage::Authentication if self.is_guest_from_afar() => (
+            Stage::Authentication if self.is_remote_guest() => (
                 Error::ProbableAuthentication,
                 Some("RabbitMQ lets the user guest in from localhost only: create another user"),
             ),
@@ -236,7 +241,8 @@ impl<'a> Handshake<'a> {
         Failure::refused(kind, self.stage, reply_code, &reply_text, hint)
     }
 
-    fn is_guest_from_afar(&self) -> bool {
+    /// Whether the user `guest` logs in over a network.
+    fn is_remote_guest(&self) -> bool {
         let host = &self.parameters.host;
         let address = host.parse::<IpAddr>();
         self.parameters.credentials.is_guest()

@@ -262,38 +262,8 @@ impl RpcClient {
         check_free("reply_to", &properties.reply_to)?;
         check_free("correlation_id", &properties.correlation_id)?;
         check_free("expiration", &properties.expiration)?;
+        let (call, correlation_id) = self.begin(timeout)?;
         let channel = &self.channel;
-        channel.notice_fork();
-        if channel.is_ended() {
-            return Err(channel.closure());
-        }
-        if channel.is_interrupted() {
-            return Err(stopped());
-        }
-        let link = channel.link();
-        if timeout.is_zero() {
-            let waiting_for = "the reply; nothing was sent";
-            return Err(link.timed_out(waiting_for, timeout, Some(channel.channel_number())));
-        }
-        let deadline = after(timeout);
-        let begun = link
-            .lock()
-            .session
-            .channel(channel.slot())
-            .and_then(|state| {
-                let replies = state.replies.as_mut()?;
-                Some(replies.begin())
-            });
-        let Some((number, correlation_id)) = begun else {
-            return Err(channel.closure());
-        };
-        // From here on, dropping the call takes it out of the table.
-        let call = RpcCall {
-            channel: channel.clone(),
-            number,
-            deadline,
-            timeout,
-        };
         let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
         properties.expiration = Some(milliseconds.min(LONGEST_EXPIRATION).to_string().into());
         properties.reply_to = Some(REPLY_TO.into());
@@ -313,6 +283,38 @@ impl RpcClient {
         Ok(call)
     }
 
+    /// Enters a call into the table, and returns it with its correlation id. Dropping it takes it out again.
+    fn begin(&self, timeout: Duration) -> Result<(RpcCall, String)> {
+        let channel = &self.channel;
+        channel.notice_fork();
+        if channel.is_ended() {
+            return Err(channel.closure());
+        }
+        if channel.is_interrupted() {
+            return Err(stopped());
+        }
+        let link = channel.link();
+        if timeout.is_zero() {
+            let waiting_for = "the reply; nothing was sent";
+            return Err(link.timed_out(waiting_for, timeout, Some(channel.channel_number())));
+        }
+        let deadline = after(timeout);
+        let mut shared = link.lock();
+        let state = shared.session.channel(channel.slot());
+        let Some(replies) = state.and_then(|state| state.replies.as_mut()) else {
+            drop(shared);
+            return Err(channel.closure());
+        };
+        let (number, correlation_id) = replies.begin();
+        let call = RpcCall {
+            channel: channel.clone(),
+            number,
+            deadline,
+            timeout,
+        };
+        Ok((call, correlation_id))
+    }
+
     /// How many replies came that no call waited for: late ones, after the call's timeout, and such as belong to no call of
     /// this client. They are dropped.
     ///
@@ -324,7 +326,7 @@ impl RpcClient {
     /// # Ok(()) }) }
     /// ```
     pub fn late_replies(&self) -> u64 {
-        self.counted(Replies::unexpected)
+        self.count(Replies::unexpected)
     }
 
     /// How many calls have been made and are neither waited for to the end nor dropped.
@@ -337,10 +339,11 @@ impl RpcClient {
     /// # Ok(()) }) }
     /// ```
     pub fn in_flight(&self) -> usize {
-        self.counted(Replies::in_flight)
+        self.count(Replies::in_flight)
     }
 
-    fn counted<T: Default>(&self, count: impl Fn(&Replies) -> T) -> T {
+    /// Asks the table of calls; the default if the channel is gone.
+    fn count<T: Default>(&self, count: impl Fn(&Replies) -> T) -> T {
         self.channel.notice_fork();
         let mut shared = self.channel.link().lock();
         let state = shared.session.channel(self.channel.slot());

@@ -97,34 +97,7 @@ pub(super) fn describe(error: &rustls::Error, certificate_missing: bool) -> Fail
                 Some(CLIENT_CERTIFICATE),
             )
         }
-        Tls::AlertReceived(alert) => match alert {
-            AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied => (
-                format!("the server refused the client's certificate ({alert:?})"),
-                Some("the server's log says more; it must trust the authority that issued the certificate"),
-            ),
-            AlertDescription::ProtocolVersion => (
-                "the server speaks no version of TLS that this client does".to_owned(),
-                Some("TLS 1.2 or 1.3 is needed"),
-            ),
-            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => (
-                format!("the server refused the handshake ({alert:?})"),
-                Some("the two have no cipher in common, or the server's certificate is unfit; its log says more"),
-            ),
-            AlertDescription::UnrecognisedName => (
-                "the server does not know the name that it was asked for".to_owned(),
-                Some("give the right one with server_hostname (in a URL: server_name_indication)"),
-            ),
-            alert => (
-                format!("the server refused: {alert:?}"),
-                Some("the server's log says more"),
-            ),
-        },
+        Tls::AlertReceived(alert) => describe_alert(*alert),
         Tls::PeerIncompatible(what) => (
             format!("the server and this client have too little in common: {what:?}"),
             Some("TLS 1.2 or 1.3 is needed"),
@@ -142,11 +115,46 @@ pub(super) fn describe(error: &rustls::Error, certificate_missing: bool) -> Fail
     }
 }
 
+/// What the server reported of the handshake, or of the client's certificate.
+fn describe_alert(alert: AlertDescription) -> (String, Option<&'static str>) {
+    match alert {
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => (
+            format!("the server refused the client's certificate ({alert:?})"),
+            Some("the server's log says more; it must trust the authority that issued the certificate"),
+        ),
+        AlertDescription::ProtocolVersion => (
+            "the server speaks no version of TLS that this client does".to_owned(),
+            Some("TLS 1.2 or 1.3 is needed"),
+        ),
+        AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => (
+            format!("the server refused the handshake ({alert:?})"),
+            Some("the two have no cipher in common, or the server's certificate is unfit; its log says more"),
+        ),
+        AlertDescription::UnrecognisedName => (
+            "the server does not know the name that it was asked for".to_owned(),
+            Some("give the right one with server_hostname (in a URL: server_name_indication)"),
+        ),
+        alert => (
+            format!("the server refused: {alert:?}"),
+            Some("the server's log says more"),
+        ),
+    }
+}
+
+/// What to do about a certificate with other names.
+const NAME: &str =
+    "connect by a name that the certificate bears, or say which it must bear with server_hostname \
+     (in a URL: server_name_indication)";
+
 fn describe_certificate(error: &CertificateError) -> (String, Option<&'static str>) {
     const CLOCK: &str =
         "the server needs a new certificate, unless the clock of this machine is wrong";
-    const NAME: &str = "connect by a name that the certificate bears, or say which it must bear with server_hostname \
-         (in a URL: server_name_indication)";
     let days = |seconds: u64| match seconds / 86_400 {
         0 => "less than a day".to_owned(),
         1 => "1 day".to_owned(),
@@ -177,28 +185,7 @@ fn describe_certificate(error: &CertificateError) -> (String, Option<&'static st
             ("the server's certificate bears another name".to_owned(), NAME)
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let expected = expected.to_str();
-            if presented.is_empty() {
-                (
-                    format!("the server's certificate bears no name, and so not {expected:?}"),
-                    "names are taken from its subjectAltName; the common name does not count",
-                )
-            } else if presented.iter().any(|name| is_address_as_name(name, &expected)) {
-                (
-                    format!(
-                        "the server's certificate bears the address {expected:?} as a DNS name, where it does not count"
-                    ),
-                    "in its subjectAltName an address must be of the type IP (IP:…), not DNS (DNS:…)",
-                )
-            } else {
-                (
-                    format!(
-                        "the server's certificate is not for {expected:?} but for {}",
-                        presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ")
-                    ),
-                    NAME,
-                )
-            }
+            describe_names(&expected.to_str(), presented)
         }
         CertificateError::UnsupportedSignatureAlgorithmContext {
             signature_algorithm_id,
@@ -234,6 +221,31 @@ fn describe_certificate(error: &CertificateError) -> (String, Option<&'static st
         }
     };
     (cause, Some(hint))
+}
+
+/// Why the names in a certificate are not the one that is expected.
+fn describe_names(expected: &str, presented: &[String]) -> (String, &'static str) {
+    if presented.is_empty() {
+        return (
+            format!("the server's certificate bears no name, and so not {expected:?}"),
+            "names are taken from its subjectAltName; the common name does not count",
+        );
+    }
+    if presented
+        .iter()
+        .any(|name| is_address_as_name(name, expected))
+    {
+        return (
+            format!("the server's certificate bears the address {expected:?} as a DNS name, where it does not count"),
+            "in its subjectAltName an address must be of the type IP (IP:…), not DNS (DNS:…)",
+        );
+    }
+    let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
+    let names = names.join(", ");
+    (
+        format!("the server's certificate is not for {expected:?} but for {names}"),
+        NAME,
+    )
 }
 
 /// What rustls passes on of webpki's errors is their names alone: name, cause, hint.

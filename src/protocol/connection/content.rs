@@ -27,6 +27,24 @@ impl Session {
         method: &Method<'_>,
         rest: &[u8],
     ) -> Result<usize, Error> {
+        if number == 0 {
+            return Err(Error::unexpected(format_args!("a message on channel 0")));
+        }
+        let Some(mut message) = self.announced(slot, method)? else {
+            return Ok(0);
+        };
+        let used = self.whole_content(number, rest, &mut message)?;
+        if used > 0 {
+            self.complete(slot, message)?;
+        } else {
+            self.at(slot)?.content = Content::Header(message);
+        }
+        Ok(used)
+    }
+
+    /// The message that a method announces, without its content. `None` for methods that announce none.
+    #[inline]
+    fn announced(&mut self, slot: usize, method: &Method<'_>) -> Result<Option<Received>, Error> {
         let (carrier, label, delivery_tag, exchange, routing_key) = match *method {
             Method::BasicDeliver {
                 consumer_tag,
@@ -69,13 +87,9 @@ impl Session {
                 exchange,
                 routing_key,
             ),
-            // No other method has content.
-            _ => return Ok(0),
+            _ => return Ok(None),
         };
-        if number == 0 {
-            return Err(Error::unexpected(format_args!("a message on channel 0")));
-        }
-        let mut message = Received {
+        Ok(Some(Received {
             carrier,
             label,
             delivery_tag,
@@ -83,14 +97,7 @@ impl Session {
             routing_key: routing_key.to_short_string(),
             properties: ReceivedProperties::default(),
             body: Vec::new(),
-        };
-        let used = self.whole_content(number, rest, &mut message)?;
-        if used > 0 {
-            self.complete(slot, message)?;
-        } else {
-            self.at(slot)?.content = Content::Header(message);
-        }
-        Ok(used)
+        }))
     }
 
     /// Takes the header and the one body frame of a message, if both are at hand: most messages are small, and go the short

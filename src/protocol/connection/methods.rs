@@ -115,15 +115,8 @@ impl Session {
             Method::BasicAck {
                 delivery_tag,
                 multiple,
-            } => {
-                let confirmation = Confirmation {
-                    tag: delivery_tag,
-                    multiple,
-                    is_nack: false,
-                };
-                self.confirm(slot, confirmation)
             }
-            Method::BasicNack {
+            | Method::BasicNack {
                 delivery_tag,
                 multiple,
                 ..
@@ -131,7 +124,7 @@ impl Session {
                 let confirmation = Confirmation {
                     tag: delivery_tag,
                     multiple,
-                    is_nack: true,
+                    is_nack: matches!(method, Method::BasicNack { .. }),
                 };
                 self.confirm(slot, confirmation)
             }
