@@ -323,6 +323,7 @@ impl Messages {
                 return self.end(ended);
             }
             if self.channel.notice_fork() {
+                // From now on the channel has ended here.
                 continue;
             }
             let limits = match &limits {

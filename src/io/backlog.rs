@@ -83,6 +83,7 @@ impl Backlog {
         }
     }
 
+    /// So many bytes were read into the room.
     pub(crate) fn add(&mut self, count: usize) {
         if let Some(last) = self.chunks.back_mut() {
             self.skim.follow(&last.bytes[last.end..last.end + count]);

@@ -148,6 +148,7 @@ impl Reader {
     pub(crate) fn read(&mut self, timeout: Duration) -> Outcome {
         self.make_room();
         let room = &mut self.buffer[self.filled..];
+        // What was read during a pause comes first, and then what ended it.
         if !self.backlog.is_empty() {
             self.filled += self.backlog.take(room);
             return Outcome::Bytes;
@@ -160,6 +161,7 @@ impl Reader {
         outcome
     }
 
+    /// Moves what is not handled to the front of the buffer, which grows for a frame that is larger than itself.
     fn make_room(&mut self) {
         if self.start == self.filled {
             (self.start, self.filled) = (0, 0);

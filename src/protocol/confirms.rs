@@ -121,7 +121,7 @@ impl Confirms {
                 .position(|state| *state == State::Unconfirmed);
             for state in self.above.drain(..open.unwrap_or(self.above.len())) {
                 self.all_to += 1;
-                if state == State::Nacked && !is_in(&self.forgotten, self.all_to) {
+                if state == State::Nacked && !is_in_runs(&self.forgotten, self.all_to) {
                     self.nacked.push(self.all_to);
                 }
             }
@@ -150,7 +150,7 @@ impl Confirms {
     }
 
     pub(crate) fn add_returned(&mut self, sequence: u64, message: Arc<ReturnedMessage>) {
-        if !is_in(&self.forgotten, sequence) {
+        if !is_in_runs(&self.forgotten, sequence) {
             // They come in order, but for what a broker might invent.
             self.has_losses = true;
             let index = self.returned.partition_point(|(at, _)| *at <= sequence);
@@ -219,7 +219,8 @@ impl Confirms {
     }
 }
 
-fn is_in(runs: &[(u64, u64)], sequence: u64) -> bool {
+/// Whether one of these runs, each from its first number to its last, has this number.
+fn is_in_runs(runs: &[(u64, u64)], sequence: u64) -> bool {
     let mut runs = runs.iter();
     runs.any(|(first, last)| (*first..=*last).contains(&sequence))
 }

@@ -193,8 +193,8 @@ impl InFlight {
         self.open += 1;
     }
 
-    /// Takes in the broker's confirms and refusals of the present channel's messages.
-    pub(super) fn take_in(&mut self, outcomes: Outcomes) -> Progress {
+    /// Notes the broker's confirms and refusals of the present channel's messages.
+    pub(super) fn note_outcomes(&mut self, outcomes: Outcomes) -> Progress {
         let mut progress = Progress::default();
         for (sequence, message) in outcomes.losses.returned {
             if let Some(entry) = self.remove(sequence) {
@@ -384,18 +384,18 @@ mod tests {
     #[test]
     fn what_is_confirmed_is_removed_in_any_order() {
         let mut flight = of(1..=6);
-        assert_eq!(flight.take_in(acked(1, &[3, 5])).confirmed, 3);
+        assert_eq!(flight.note_outcomes(acked(1, &[3, 5])).confirmed, 3);
         assert_eq!(flight.undecided_numbers(), [2, 4, 6]);
-        assert_eq!(flight.take_in(acked(1, &[3, 5])).confirmed, 0);
-        assert_eq!(flight.take_in(acked(5, &[])).confirmed, 2);
+        assert_eq!(flight.note_outcomes(acked(1, &[3, 5])).confirmed, 0);
+        assert_eq!(flight.note_outcomes(acked(5, &[])).confirmed, 2);
         assert_eq!((flight.undecided(), flight.held()), (1, (1, weighs(1))));
     }
 
     #[test]
     fn after_a_loss_the_rest_goes_out_in_order() {
         let mut flight = of(1..=6);
-        flight.take_in(nacked(2, &[1]));
-        flight.take_in(acked(2, &[4]));
+        flight.note_outcomes(nacked(2, &[1]));
+        flight.note_outcomes(acked(2, &[4]));
         flight.lost();
         let mut numbers = Vec::new();
         let mut sequence = 0;
@@ -405,7 +405,7 @@ mod tests {
             flight.sent_again(sequence, entry);
         }
         assert_eq!(numbers, [1, 3, 5, 6]);
-        assert_eq!(flight.take_in(acked(4, &[])).confirmed, 4);
+        assert_eq!(flight.note_outcomes(acked(4, &[])).confirmed, 4);
         assert_eq!(flight.held(), (0, 0));
     }
 
@@ -424,12 +424,12 @@ mod tests {
     #[test]
     fn a_refused_message_is_tried_again_and_counts_when_it_is_mended() {
         let mut flight = of(1..=2);
-        assert_eq!(flight.take_in(nacked(1, &[1])).refused_again, 0);
+        assert_eq!(flight.note_outcomes(nacked(1, &[1])).refused_again, 0);
         assert_eq!(flight.refused(), 1);
         let again = flight.next_refused().unwrap();
         assert_eq!((again.number, again.refusals), (1, 1));
         flight.sent_again(3, again);
-        let progress = flight.take_in(acked(3, &[]));
+        let progress = flight.note_outcomes(acked(3, &[]));
         assert_eq!((progress.confirmed, progress.mended), (2, 1));
     }
 
@@ -443,7 +443,7 @@ mod tests {
         let mut flight = of(1..=2);
         let mut outcomes = Outcomes::default();
         outcomes.losses.returned.push((2, message));
-        flight.take_in(outcomes);
+        flight.note_outcomes(outcomes);
         flight.lost();
         assert_eq!(flight.undecided_numbers(), [1]);
         assert_eq!(
@@ -459,7 +459,7 @@ mod tests {
     #[test]
     fn everything_is_handed_back_whole() {
         let mut flight = of(1..=5);
-        flight.take_in(nacked(2, &[1, 2]));
+        flight.note_outcomes(nacked(2, &[1, 2]));
         let refused = flight.next_refused().unwrap();
         flight.give_up(refused);
         assert_eq!(flight.given_up_numbers(), [1]);
@@ -467,7 +467,7 @@ mod tests {
         let bodies: Vec<&[u8]> = all.iter().map(|message| &message.body[..]).collect();
         assert_eq!(bodies, [b"1", b"2", b"3", b"4", b"5"]);
         assert_eq!((flight.held(), flight.undecided()), ((0, 0), 0));
-        assert_eq!(flight.take_in(acked(5, &[])), Progress::default());
+        assert_eq!(flight.note_outcomes(acked(5, &[])), Progress::default());
     }
 
     #[test]
@@ -487,7 +487,7 @@ mod tests {
         let mut flight = of(1..=1);
         for number in 2..10_000 {
             flight.take(number, entry(number));
-            flight.take_in(acked(0, &[number]));
+            flight.note_outcomes(acked(0, &[number]));
         }
         assert_eq!(flight.undecided(), 1);
         assert!(flight.sent.len() < 100);

@@ -289,7 +289,7 @@ fn look_after(
         // Before the outcomes are taken in, so that the last of them are.
         let is_over = channel.is_ended();
         let mut state = core.lock();
-        state.take_in(channel);
+        state.note_outcomes(channel);
         if is_over {
             drop(state);
             return Err(channel.ended());

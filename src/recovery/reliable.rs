@@ -28,8 +28,8 @@ const MAX_BYTES: usize = 64 << 20;
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 const DROP_CLOSE: Duration = Duration::from_secs(2);
 
-/// After so many confirms the messages are dropped, so that their memory serves the next.
-const TAKE_IN: u64 = 256;
+/// After so many confirms they are noted and the messages dropped, so that their memory serves the next.
+const NOTE_AFTER: u64 = 256;
 
 /// Publishes every message at least once; made by [`Supervisor::publisher`]. Has no counterpart in pika.
 ///
@@ -91,7 +91,7 @@ pub struct ReliablePublisher {
 
 /// What the publisher and its thread share.
 pub(super) struct Core {
-    /// Held while one message is numbered and handed to the connection, or outcomes are taken in. So no confirm can be looked up
+    /// Held while one message is numbered and handed to the connection, or outcomes are noted. So no confirm can be looked up
     /// for a message that is sent and not yet noted. No thread waits for anything while it holds it.
     state: Mutex<State>,
     /// What the ids of the publisher's messages begin with.
@@ -122,28 +122,35 @@ pub(super) struct State {
     ended: bool,
     pub(super) closing: bool,
     pub(super) republished: u64,
-    /// What taking in came to that the thread has not looked at.
+    /// What became of messages, as far as the thread has not looked at it.
     mended: usize,
     refused_again: usize,
     confirmed: u64,
-    /// How many messages of the present channel had an outcome when they were last taken in.
+    /// How many messages of the present channel had an outcome when outcomes were last noted.
     seen: u64,
 }
 
 impl State {
-    /// Takes in the broker's confirms and refusals of this channel's messages.
-    pub(super) fn take_in(&mut self, channel: &Channel) {
+    /// Notes the broker's confirms and refusals of this channel's messages.
+    pub(super) fn note_outcomes(&mut self, channel: &Channel) {
         // Counted first, so that what comes meanwhile is looked at once more.
         self.seen = channel.confirmed();
-        let progress = self.flight.take_in(channel.outcomes());
+        let progress = self.flight.note_outcomes(channel.outcomes());
         self.mended += progress.mended;
         self.refused_again += progress.refused_again;
         self.confirmed += progress.confirmed as u64;
     }
 
-    fn take_in_present(&mut self) {
+    /// How many messages of the present channel had an outcome since outcomes were last noted. Takes no lock.
+    fn new_outcomes(&self) -> u64 {
+        let confirmed = self.channel.as_ref().map(Channel::confirmed);
+        // A channel that is new may have fewer than the former one had.
+        confirmed.map_or(0, |confirmed| confirmed.abs_diff(self.seen))
+    }
+
+    fn note_present_outcomes(&mut self) {
         if let Some(channel) = self.channel.clone() {
-            self.take_in(&channel);
+            self.note_outcomes(&channel);
         }
     }
 
@@ -222,7 +229,7 @@ impl Core {
     /// All that was lost is sent again; new messages may follow.
     pub(super) fn up(&self, mut state: MutexGuard<'_, State>, channel: &Channel) {
         state.channel = Some(channel.clone());
-        state.take_in(channel);
+        state.note_outcomes(channel);
         state.wake_caller();
     }
 
@@ -230,7 +237,7 @@ impl Core {
     /// was confirmed on it.
     pub(super) fn lost(&self, channel: &Channel) -> bool {
         let mut state = self.lock();
-        state.take_in(channel);
+        state.note_outcomes(channel);
         state.channel = None;
         state.flight.lost();
         std::mem::take(&mut state.confirmed) > 0
@@ -512,13 +519,9 @@ impl ReliablePublisher {
             return Err(error.clone());
         }
         let weight = in_flight::weight(&self.envelope, body);
-        if let Some(confirmed) = state.channel.as_ref().map(Channel::confirmed) {
-            let is_full = !self.has_room(state, weight);
-            if confirmed != state.seen
-                && (is_full || confirmed.saturating_sub(state.seen) >= TAKE_IN)
-            {
-                state.take_in_present();
-            }
+        let new_outcomes = state.new_outcomes();
+        if new_outcomes >= NOTE_AFTER || new_outcomes > 0 && !self.has_room(state, weight) {
+            state.note_present_outcomes();
         }
         if !self.has_room(state, weight) {
             return match state.flight.undecided() {
@@ -648,7 +651,7 @@ impl ReliablePublisher {
     pub fn unconfirmed(&self) -> usize {
         self.core.forked();
         let mut state = self.core.lock();
-        state.take_in_present();
+        state.note_present_outcomes();
         state.flight.undecided()
     }
 
@@ -741,7 +744,7 @@ impl ReliablePublisher {
         let mut is_last = false;
         loop {
             let mut state = self.core.lock();
-            state.take_in_present();
+            state.note_present_outcomes();
             if state.flight.undecided() == 0 {
                 return match state.flight.has_outcomes_to_report() {
                     false => Ok(()),
@@ -794,7 +797,7 @@ impl ReliablePublisher {
     pub fn take_unconfirmed(&mut self) -> Vec<Unconfirmed> {
         self.core.forked();
         let mut state = self.core.lock();
-        state.take_in_present();
+        state.note_present_outcomes();
         state.flight.take_all(self.core.id())
     }
 
@@ -805,7 +808,7 @@ impl ReliablePublisher {
         }
         let (ended, undecided) = {
             let mut state = self.core.lock();
-            state.take_in_present();
+            state.note_present_outcomes();
             (state.ended, state.flight.undecided())
         };
         if !ended && undecided > 0 && !std::thread::panicking() {
