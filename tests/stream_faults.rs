@@ -24,6 +24,8 @@ enum Fault {
     Reads {
         after: usize,
     },
+    /// Writes do not wait.
+    WritesWouldBlock,
     SetReadTimeout,
     SetWriteTimeout,
     TryClone,
@@ -78,7 +80,10 @@ impl Write for Faulty {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let before = self.writes.fetch_add(1, Ordering::SeqCst);
         self.fail_if(matches!(self.fault, Fault::Writes { after } if before >= after))?;
-        self.stream.write(bytes)
+        match self.fault {
+            Fault::WritesWouldBlock => Err(io::ErrorKind::WouldBlock.into()),
+            _ => self.stream.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -151,6 +156,18 @@ fn a_write_that_fails_is_reported_at_once() {
             let error = Connection::open_stream(patient(), stream).unwrap_err();
             assert_names_the_cause(&error);
         }
+    });
+}
+
+/// Its time was not up.
+#[test]
+fn a_write_that_does_not_wait_is_no_timeout() {
+    bounded(|| {
+        let (stream, _other_end) = silent();
+        let stream = Faulty::new(stream, Fault::WritesWouldBlock);
+        let error = Connection::open_stream(patient(), stream).unwrap_err();
+        assert_matches!(error, Error::Connection(_));
+        assert!(!error.to_string().contains("timed out"), "{error}");
     });
 }
 
@@ -261,6 +278,17 @@ mod inside_tls {
                 let source = source(&error).get_ref().unwrap();
                 assert!(source.is::<TunnelDown>(), "{source:?}");
             }
+        });
+    }
+
+    #[test]
+    fn a_write_that_does_not_wait_is_no_timeout() {
+        bounded(|| {
+            let (stream, _other_end) = silent();
+            let stream = Faulty::new(stream, Fault::WritesWouldBlock);
+            let error = Connection::open_stream(patient_with_tls(), stream).unwrap_err();
+            assert_matches!(error, Error::Tls(_));
+            assert_eq!(source(&error).kind(), io::ErrorKind::WouldBlock);
         });
     }
 

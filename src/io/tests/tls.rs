@@ -612,24 +612,29 @@ fn what_a_peer_said_before_it_hung_up_tells_more_than_a_failed_write() {
     let prepared = prepared.prepare("localhost").unwrap();
     // handshake_failure
     let alert = b"\x15\x03\x03\0\x02\x02\x28";
-    let failed = |takes: Option<io::Error>, reads: Vec<io::Result<Vec<u8>>>| {
+    let failed_by = |deadline, takes: Option<io::Error>, reads: Vec<io::Result<Vec<u8>>>| {
         let script = Script::default();
         script.lock().takes = takes.into_iter().map(Err).collect();
         script.lock().reads = reads.into();
-        let failure = connect(&prepared, script.transport().boxed(), None).err();
+        let failure = connect(&prepared, script.transport().boxed(), deadline).err();
         assert!(script.lock().is_shut_down);
         match failure.unwrap() {
             Failure::TimeUp => ("time up".to_owned(), false),
             Failure::Other { cause, lost, .. } => (cause, lost),
         }
     };
+    let failed = |takes, reads| failed_by(None, takes, reads);
     let broken = || Some(io::Error::from(io::ErrorKind::BrokenPipe));
     let (cause, lost) = failed(broken(), vec![Ok(alert.to_vec())]);
     assert!(cause.contains("refused the handshake") && !lost, "{cause}");
     let (cause, lost) = failed(broken(), vec![Ok(Vec::new())]);
     assert!(lost, "{cause}");
-    let stuck = Some(io::Error::from(io::ErrorKind::WouldBlock));
-    assert_eq!(failed(stuck, Vec::new()).0, "time up");
+    let stuck = || Some(io::Error::from(io::ErrorKind::WouldBlock));
+    let now = Some(Instant::now());
+    assert_eq!(failed_by(now, stuck(), Vec::new()).0, "time up");
+    // A stream whose writes do not wait.
+    let text = stuck().map(|error| error.to_string()).unwrap();
+    assert_eq!(failed(stuck(), Vec::new()), (text, true));
     // A signal, and a stream that is lost.
     let interrupted = || Err(io::ErrorKind::Interrupted.into());
     let (cause, _) = failed(None, vec![interrupted(), Ok(alert.to_vec())]);

@@ -110,13 +110,18 @@ impl<'a> Handshake<'a> {
             if !self.session.is_handshaking() {
                 return Ok(());
             }
-            let deadline = self.deadline;
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if self.is_late() {
                 return Err(Failure::TimeUp);
             }
             self.receive()?;
             self.open_received()?;
         }
+    }
+
+    /// Whether the time for all of it is up.
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// How long a read or write may take.
@@ -146,7 +151,7 @@ impl<'a> Handshake<'a> {
             .and_then(|()| self.stream.flush());
         match sent {
             Ok(()) => Ok(()),
-            Err(error) if is_timeout(&error) => Err(Failure::TimeUp),
+            Err(error) if is_timeout(&error) && self.is_late() => Err(Failure::TimeUp),
             // What the peer sent before it hung up says more, and is read next.
             Err(error) if self.session.is_handshaking() => {
                 self.send_error = Some(error);
@@ -169,6 +174,9 @@ impl<'a> Handshake<'a> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) if is_timeout(&error) => {
                 let noted = match self.send_error.take() {
+                    Some(error) if is_timeout(&error) && self.is_late() => {
+                        return Err(Failure::TimeUp)
+                    }
                     Some(error) => Err(error),
                     None => self.early_reads.note(limit),
                 };
