@@ -2,12 +2,12 @@
 //!
 //! The picture under "The shape" in DESIGN.md is the table: a line is a layer, the topmost first. A file may use what stands
 //! on its own line and on the lines below. Read are all `use` declarations and all paths that begin with `crate`, `self` or
-//! `super`; names that a module hands on (`pub use`) are followed to where they are defined. The methods of `Link` are
-//! spread over several files, so calls of these are read as well.
+//! `super`; names that a module hands on (`pub use`) are followed to where they are defined. The methods of some types are
+//! spread over several layers, so calls of these are read as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -430,22 +430,32 @@ fn arrows_only_go_down() {
     assert!(upward.is_empty(), "upward:\n{}", upward.join("\n"));
 }
 
-/// The functions in `impl Link` blocks of a file, and the calls of such functions: names with lines.
-fn of_link(tokens: &[(Token, usize)]) -> (BTreeSet<String>, Vec<(String, usize)>) {
+/// Types whose methods stand in files of several layers, and what their values are called.
+const SPREAD: [(&str, &str); 3] = [
+    ("Link", "link"),
+    ("Channel", "channel"),
+    ("ConnectionParameters", "parameters"),
+];
+
+/// The functions in `impl` blocks of a type in a file, and the calls of such functions: names with lines.
+fn methods_of(
+    (type_name, value_name): (&str, &str),
+    tokens: &[(Token, usize)],
+) -> (BTreeSet<String>, Vec<(String, usize)>) {
     let (mut defined, mut called) = (BTreeSet::new(), Vec::new());
     let sign = |at: usize, sign: char| {
         tokens
             .get(at)
             .is_some_and(|(token, _)| *token == Token::Sign(sign))
     };
-    let (mut depth, mut link_from) = (0, None);
+    let (mut depth, mut impl_from) = (0, None);
     for (at, (token, line)) in tokens.iter().enumerate() {
         match token {
             Token::Sign('{') => depth += 1,
             Token::Sign('}') => {
                 depth -= 1;
-                if link_from == Some(depth) {
-                    link_from = None;
+                if impl_from == Some(depth) {
+                    impl_from = None;
                 }
             }
             Token::Word(word) if word == "impl" && depth == 0 => {
@@ -456,18 +466,18 @@ fn of_link(tokens: &[(Token, usize)]) -> (BTreeSet<String>, Vec<(String, usize)>
                     Token::Word(word) => Some(word.as_str()),
                     _ => None,
                 });
-                if last.last() == Some("Link") {
-                    link_from = Some(0);
+                if last.last() == Some(type_name) {
+                    impl_from = Some(0);
                 }
             }
-            Token::Word(word) if word == "fn" && link_from.is_some() && depth == 1 => {
+            Token::Word(word) if word == "fn" && impl_from.is_some() && depth == 1 => {
                 if let Some((Token::Word(name), _)) = tokens.get(at + 1) {
                     defined.insert(name.clone());
                 }
             }
             Token::Word(receiver) => {
-                let is_link = receiver == "link" || receiver == "self" && link_from.is_some();
-                if is_link && sign(at + 1, '.') && sign(at + 3, '(') {
+                let is_one = receiver == value_name || receiver == "self" && impl_from.is_some();
+                if is_one && sign(at + 1, '.') && sign(at + 3, '(') {
                     if let Some((Token::Word(name), _)) = tokens.get(at + 2) {
                         called.push((name.clone(), *line));
                     }
@@ -480,40 +490,38 @@ fn of_link(tokens: &[(Token, usize)]) -> (BTreeSet<String>, Vec<(String, usize)>
 }
 
 #[test]
-fn methods_of_the_link_call_only_what_is_below() {
+fn methods_of_types_in_several_files_call_only_what_is_below() {
     let layers = Layers::read();
-    let mut defined = BTreeMap::new();
-    let mut called = Vec::new();
-    let files = fs::read_dir(root().join("src/io")).unwrap();
-    let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.is_file());
-    files.sort();
-    for path in &files {
-        let file = format!("io/{}", file_name(path));
-        let (ours, calls) = of_link(&tokens(&strip(&fs::read_to_string(path).unwrap())));
-        for name in ours {
-            defined.insert(name, file.clone());
-        }
-        called.extend(
-            calls
-                .into_iter()
-                .map(|(name, line)| (file.clone(), name, line)),
-        );
-    }
-    assert!(!called.is_empty() && defined.len() > 10, "{defined:?}");
+    let files: Vec<(String, Vec<(Token, usize)>)> = Crate::read()
+        .0
+        .into_values()
+        // These have types of their own with the same names, or values.
+        .filter(|module| !module.file.starts_with("testing/") && !module.file.contains("tests/"))
+        .map(|module| {
+            let text = fs::read_to_string(root().join("src").join(&module.file)).unwrap();
+            (module.file, tokens(&strip(&text)))
+        })
+        .collect();
     let mut upward = Vec::new();
-    for (from, name, line) in &called {
-        if let Some(to) = defined.get(name) {
-            if layers.of(to) < layers.of(from) {
-                upward.push(format!("src/{from}:{line} calls {name} of {to}"));
+    for spread in SPREAD {
+        let mut defined = BTreeMap::new();
+        let mut called = Vec::new();
+        for (file, tokens) in &files {
+            let (ours, calls) = methods_of(spread, tokens);
+            defined.extend(ours.into_iter().map(|name| (name, file)));
+            called.extend(calls.into_iter().map(|(name, line)| (file, name, line)));
+        }
+        let spread_over: BTreeSet<_> = defined.values().map(|file| layers.of(file)).collect();
+        assert!(spread_over.len() > 1 && !called.is_empty(), "{spread:?}");
+        for (from, name, line) in &called {
+            if let Some(to) = defined.get(name) {
+                if layers.of(to) < layers.of(from) {
+                    upward.push(format!("src/{from}:{line} calls {name} of {to}"));
+                }
             }
         }
     }
     assert!(upward.is_empty(), "upward:\n{}", upward.join("\n"));
-}
-
-fn file_name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap()
 }
 
 #[test]
