@@ -288,7 +288,10 @@ impl Channel {
             self.handle.gate.call_appended(method);
             Ok(())
         })?;
-        Ok(shared.session.add_call(self.handle.slot, method.reply_id()))
+        let (slot, expects) = (self.handle.slot, method.reply_id());
+        Ok(shared
+            .session
+            .add_call(slot, expects, method.consumer_tag()))
     }
 
     fn finish_call(

@@ -483,7 +483,7 @@ impl Connection {
                 out.bytes.extend_from_slice(&bytes);
                 Ok(())
             })?;
-            shared.session.add_call(0, method.reply_id())
+            shared.session.add_call(0, method.reply_id(), None)
         };
         let deadline = after(link.rpc_timeout);
         let reply = link.wait(Interest::channel(0), Some(deadline), |shared| {

@@ -567,3 +567,41 @@ fn a_thread_that_ends_does_not_disturb_a_commit() {
         assert_message_count(&channel, &queue, 200);
     });
 }
+
+/// RabbitMQ's queues send what confirms a consumer or its end, so the replies to other calls may come before.
+#[test]
+fn consumers_come_and_go_beside_any_other_call() {
+    const ROUNDS: usize = 150;
+    bounded(|| {
+        let others: [fn(&Channel, &str) -> Result<()>; 5] = [
+            |channel, queue| {
+                let passive = QueueDeclare::new(queue).passive(true);
+                channel.queue_declare(passive).map(drop)
+            },
+            |channel, queue| channel.basic_get(queue).map(drop),
+            |channel, _| channel.basic_qos(10),
+            |channel, queue| channel.queue_purge(queue).map(drop),
+            |channel, queue| {
+                let tag = channel.basic_consume(queue, |_, _, _, _| ())?;
+                channel.basic_cancel(&tag).map(drop)
+            },
+        ];
+        for other in others {
+            let channel = channel();
+            let queues = [exclusive_queue(&channel), exclusive_queue(&channel)];
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        other(&channel, &queues[0]).unwrap();
+                    }
+                });
+                for _ in 0..ROUNDS {
+                    let tag = channel.basic_consume(&queues[1], |_, _, _, _| ()).unwrap();
+                    channel.basic_cancel(&tag).unwrap();
+                }
+            });
+            assert!(channel.consumer_tags().is_empty());
+            channel.connection().close().unwrap();
+        }
+    });
+}

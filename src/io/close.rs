@@ -207,7 +207,7 @@ impl Link {
                 asked.push(Asked {
                     slot,
                     number,
-                    call: shared.session.add_call(slot, method.reply_id()),
+                    call: shared.session.add_call(slot, method.reply_id(), None),
                     position,
                 });
             }

@@ -25,10 +25,19 @@ pub(crate) struct Call {
     pub(crate) id: u64,
     /// The method of the reply.
     pub(crate) expects: MethodId,
+    /// The consumer that it starts or cancels, which the reply names.
+    pub(crate) consumer_tag: Option<Box<[u8]>>,
 }
 
-/// The calls of one channel. Replies come in the order of the calls; only `channel.flow-ok` may overtake others: RabbitMQ's channel
-/// sends it, while `cancel-ok` and `consume-ok` come from the queue.
+impl Call {
+    /// Whether a queue of RabbitMQ's sends the reply, and not the channel.
+    fn is_for_queue(&self) -> bool {
+        matches!(self.expects, id::BASIC_CONSUME_OK | id::BASIC_CANCEL_OK)
+    }
+}
+
+/// The calls of one channel. Replies come in the order of the calls, but for those to `basic.consume` and `basic.cancel`: RabbitMQ's
+/// queues send these, each when it comes to it, so that replies to later calls may overtake them.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     /// Those whose reply has not come, oldest first.
@@ -38,25 +47,30 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn add(&mut self, id: u64, expects: MethodId) {
-        self.waiting.push_back(Call { id, expects });
+    pub(crate) fn add(&mut self, id: u64, expects: MethodId, consumer_tag: Option<&[u8]>) {
+        self.waiting.push_back(Call {
+            id,
+            expects,
+            consumer_tag: consumer_tag.map(Box::from),
+        });
     }
 
-    /// Whether the oldest call waits for this method.
-    pub(crate) fn is_next(&self, method: MethodId) -> bool {
-        let first = self.waiting.front();
-        first.is_some_and(|call| call.expects == method)
+    /// Whether a call waits for this consumer to be cancelled.
+    pub(crate) fn is_cancelling(&self, consumer_tag: &[u8]) -> bool {
+        self.waiting.iter().any(|call| {
+            call.expects == id::BASIC_CANCEL_OK
+                && call.consumer_tag.as_deref() == Some(consumer_tag)
+        })
     }
 
     /// Keeps a reply for the call that it is for. Returns whether there is one.
-    pub(crate) fn reply(&mut self, method: MethodId, reply: Reply) -> bool {
-        let at = match method {
-            id::CHANNEL_FLOW_OK => {
-                let mut waiting = self.waiting.iter();
-                waiting.position(|call| call.expects == method)
-            }
-            _ => self.is_next(method).then_some(0),
-        };
+    pub(crate) fn reply(
+        &mut self,
+        method: MethodId,
+        consumer_tag: Option<&[u8]>,
+        reply: Reply,
+    ) -> bool {
+        let at = self.find(method, consumer_tag);
         let Some(call) = at.and_then(|at| self.waiting.remove(at)) else {
             return false;
         };
@@ -64,6 +78,21 @@ impl Calls {
             self.replies.push((call.id, reply));
         }
         true
+    }
+
+    /// The call that a reply is for: the oldest that waits for this method, one for the consumer that the reply names before others.
+    fn find(&self, method: MethodId, consumer_tag: Option<&[u8]>) -> Option<usize> {
+        let mut calls = self.waiting.iter();
+        // Up to the first call whose reply nothing overtakes.
+        let last = calls.position(|call| !call.is_for_queue());
+        let calls = self
+            .waiting
+            .iter()
+            .take(last.map_or(usize::MAX, |last| last + 1));
+        let mut these = calls.enumerate().filter(|(_, call)| call.expects == method);
+        let oldest = these.clone().next();
+        let named = these.find(|(_, call)| call.consumer_tag.as_deref() == consumer_tag);
+        named.or(oldest).map(|(at, _)| at)
     }
 
     /// Takes the reply to a call, if it has come.

@@ -256,11 +256,16 @@ impl Session {
     }
 
     /// Notes a call; its reply is to be taken with the id.
-    pub(crate) fn add_call(&mut self, slot: usize, expects: MethodId) -> u64 {
+    pub(crate) fn add_call(
+        &mut self,
+        slot: usize,
+        expects: MethodId,
+        consumer_tag: Option<&[u8]>,
+    ) -> u64 {
         self.next_call += 1;
         let id = self.next_call;
         if let Some(channel) = self.channel(slot) {
-            channel.calls.add(id, expects);
+            channel.calls.add(id, expects, consumer_tag);
         }
         id
     }

@@ -237,7 +237,7 @@ pub(crate) fn busy_session() -> Session {
             _ => {}
         }
         for (expects, id) in calls.into_iter().zip(1..) {
-            channel.calls.add(id, expects);
+            channel.calls.add(id, expects, None);
         }
         let added = session.add_channel(Some(number), channel);
         assert_eq!(added.ok(), Some((usize::from(number), number)));
@@ -262,7 +262,7 @@ pub(crate) fn busy_session() -> Session {
         of_stream: false,
         state: ConsumerState::Active,
     });
-    again.calls.add(1, (20, 11));
+    again.calls.add(1, (20, 11), None);
     assert_eq!(session.add_channel(Some(6), again).ok(), Some((6, 6)));
     session.to_send.clear();
     session.changed.clear();

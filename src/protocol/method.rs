@@ -294,11 +294,12 @@ pub(crate) mod id {
     pub(crate) const CONNECTION_CLOSE: MethodId = (10, 50);
     pub(crate) const CONNECTION_CLOSE_OK: MethodId = (10, 51);
     pub(crate) const CHANNEL_OPEN_OK: MethodId = (20, 11);
-    pub(crate) const CHANNEL_FLOW_OK: MethodId = (20, 21);
     pub(crate) const CHANNEL_CLOSE: MethodId = (20, 40);
     pub(crate) const CHANNEL_CLOSE_OK: MethodId = (20, 41);
     pub(crate) const EXCHANGE_UNBIND_OK: MethodId = (40, 51);
     pub(crate) const BASIC_DELIVER: MethodId = (60, 60);
+    pub(crate) const BASIC_CONSUME_OK: MethodId = (60, 21);
+    pub(crate) const BASIC_CANCEL_OK: MethodId = (60, 31);
     pub(crate) const BASIC_GET_OK: MethodId = (60, 71);
 }
 
@@ -308,6 +309,15 @@ impl Method<'_> {
         match (self, self.id()) {
             (Method::ExchangeUnbind { .. }, _) => id::EXCHANGE_UNBIND_OK,
             (_, (class, method)) => (class, method + 1),
+        }
+    }
+
+    /// The consumer that this call starts or cancels.
+    pub(crate) fn consumer_tag(&self) -> Option<&[u8]> {
+        match self {
+            Method::BasicConsume { consumer_tag, .. }
+            | Method::BasicCancel { consumer_tag, .. } => Some(consumer_tag),
+            _ => None,
         }
     }
 

@@ -232,7 +232,9 @@ fn a_channel_is_not_asked_while_a_commit_waits_for_its_reply() {
         let mut shared = link.lock();
         let gate = Arc::clone(&shared.session.channel(slot).unwrap().gate);
         gate.call_appended(&Method::TxCommit);
-        let _ = shared.session.add_call(slot, Method::TxCommit.reply_id());
+        let _ = shared
+            .session
+            .add_call(slot, Method::TxCommit.reply_id(), None);
         drop(shared);
         let wait = Arc::clone(&link).ask_for_unhandled(ending);
         wait(Instant::now() + LONG);

@@ -266,7 +266,12 @@ impl Session {
             }
             Carrier::Get { .. } => {
                 channel.gate.acks.came(message.delivery_tag);
-                self.reply(slot, id::BASIC_GET_OK, Reply::Got(Some(Box::new(message))))
+                self.reply(
+                    slot,
+                    id::BASIC_GET_OK,
+                    None,
+                    Reply::Got(Some(Box::new(message))),
+                )
             }
             Carrier::Return { reply_code } => {
                 let method = Return {

@@ -212,6 +212,8 @@ impl Session {
     /// A method that replies to a call, with what it means for the channel besides.
     fn reply_method(&mut self, slot: usize, method: Method<'_>) -> Result<(), Error> {
         let channel = self.at(slot)?;
+        let method_id = method.id();
+        let mut consumer = None;
         let reply = match method {
             Method::ChannelOpenOk { .. } => {
                 channel.gate.set_phase(Phase::Open);
@@ -223,19 +225,21 @@ impl Session {
             }
             Method::BasicConsumeOk { consumer_tag } => {
                 channel.consumers.confirmed(&consumer_tag);
+                consumer = Some(consumer_tag);
                 Reply::Done
             }
             Method::BasicCancelOk { consumer_tag } => {
                 // A peer may reply where no reply is asked for, see `cancelled`.
-                let is_waited_for = channel.calls.is_next(method.id());
+                let is_waited_for = channel.calls.is_cancelling(&consumer_tag);
                 let consumers = &mut channel.consumers;
                 if !is_waited_for && consumers.take_extra_cancel_ok(&consumer_tag.to_text()) {
                     return Ok(());
                 }
+                consumer = Some(consumer_tag);
                 Reply::Done
             }
             Method::BasicGetEmpty { .. } => {
-                return self.reply(slot, id::BASIC_GET_OK, Reply::Got(None));
+                return self.reply(slot, id::BASIC_GET_OK, None, Reply::Got(None));
             }
             Method::QueueDeclareOk {
                 queue,
@@ -252,7 +256,7 @@ impl Session {
             Method::ChannelFlowOk { active } => Reply::Active(active),
             _ => Reply::Done,
         };
-        self.reply(slot, method.id(), reply)
+        self.reply(slot, method_id, consumer.as_deref(), reply)
     }
 
     /// Sends what the protocol asks this end to send in return.
@@ -265,10 +269,11 @@ impl Session {
         &mut self,
         slot: usize,
         method: MethodId,
+        consumer_tag: Option<&[u8]>,
         reply: Reply,
     ) -> Result<(), Error> {
         let channel = self.at(slot)?;
-        if channel.calls.reply(method, reply) {
+        if channel.calls.reply(method, consumer_tag, reply) {
             self.note_change(slot);
             return Ok(());
         }

@@ -385,7 +385,9 @@ fn every_watcher_is_woken() {
 #[test]
 fn each_call_has_a_number_of_its_own() {
     let (mut session, slot) = session(channel());
-    let ids: Vec<u64> = (0..3).map(|_| session.add_call(slot, (50, 31))).collect();
+    let ids: Vec<u64> = (0..3)
+        .map(|_| session.add_call(slot, (50, 31), None))
+        .collect();
     assert!(!ids.contains(&FORGOTTEN) && ids[0] != ids[1] && ids[1] != ids[2]);
     let calls = session.channel(slot).unwrap().calls.waiting.iter();
     assert_eq!(calls.map(|call| call.id).collect::<Vec<_>>(), ids);
@@ -432,6 +434,7 @@ fn a_call_that_is_forgotten_leaves_the_others_theirs() {
     let call = |id| Call {
         id,
         expects: (50, 31),
+        consumer_tag: None,
     };
     channel.calls.waiting.extend([call(1), call(2)]);
     channel.calls.replies = vec![(3, Reply::Count(3)), (4, Reply::Count(4))];

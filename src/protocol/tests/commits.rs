@@ -16,7 +16,7 @@ fn committing() -> (Session, usize, Arc<Gate>) {
     let (mut session, slot) = session(channel());
     let gate = Arc::clone(&session.channel(slot).unwrap().gate);
     gate.call_appended(&Method::TxCommit);
-    session.add_call(slot, Method::TxCommit.reply_id());
+    session.add_call(slot, Method::TxCommit.reply_id(), None);
     (session, slot, gate)
 }
 

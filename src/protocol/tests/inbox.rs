@@ -433,7 +433,7 @@ fn a_message_that_came_is_noted() {
         routing_key: "k".into(),
         message_count: 0,
     };
-    session.add_call(slot, (60, 71));
+    session.add_call(slot, (60, 71), None);
     feed(&mut session, &super::message::with_content(1, &got, b""));
     assert_eq!(last(&mut session), 2);
 }

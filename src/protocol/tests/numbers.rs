@@ -140,7 +140,7 @@ fn what_changes_is_listed_for_those_that_wait() {
     assert!(session.changed.is_empty());
     let flow = |number| method(number, &Method::ChannelFlowOk { active: true });
     for slot in [first, first, second] {
-        session.add_call(slot, (20, 21));
+        session.add_call(slot, (20, 21), None);
     }
     session.feed(&[flow(1), flow(1), flow(2)].concat()).unwrap();
     assert_eq!(session.changed, [first, second]);

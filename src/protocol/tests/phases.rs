@@ -57,7 +57,7 @@ fn reopening(skipped: Option<u64>) -> (Session, usize) {
     let state = ChannelState::new(Gate::new(Phase::Opening));
     let (slot, number) = session.add_channel(None, state).unwrap();
     assert_eq!(number, 1);
-    session.add_call(slot, (20, 11));
+    session.add_call(slot, (20, 11), None);
     (session, slot)
 }
 
@@ -213,7 +213,7 @@ fn both_ends_may_close_a_channel_at_once() {
 fn a_channel_that_opens_waits_for_open_ok() {
     let state = ChannelState::new(Gate::new(Phase::Opening));
     let (mut session, slot) = session(state);
-    let call = session.add_call(slot, (20, 11));
+    let call = session.add_call(slot, (20, 11), None);
     let error = session.feed(&deliver(1, "a", 1, b"")).unwrap_err();
     assert!(error.to_string().contains("which is not open"), "{error}");
     session.feed(&open_ok(1)).unwrap();
@@ -382,7 +382,7 @@ fn a_consumer_is_active_once_it_is_confirmed() {
         consumer.state = ConsumerState::Requested;
     }
     let (mut session, slot) = session(state);
-    let call = session.add_call(slot, (60, 21));
+    let call = session.add_call(slot, (60, 21), None);
     let consumer_tag = "b".into();
     session
         .feed(&method(1, &Method::BasicConsumeOk { consumer_tag }))
@@ -446,7 +446,7 @@ fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
     session.feed(&cancel(1, "a")).unwrap();
     // It is sent once, without asking for a reply.
     assert_eq!(session.to_send, cancel(1, "a"));
-    let call = session.add_call(slot, (60, 31));
+    let call = session.add_call(slot, (60, 31), Some(b"a"));
     session.feed(&cancel_ok("a")).unwrap();
     let reply = session.channel(slot).unwrap().calls.take_reply(call);
     assert!(matches!(reply, Some(Reply::Done)));
@@ -458,7 +458,7 @@ fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
     // A call that waits for something else is not concerned.
     let (mut session, slot) = super::channel::session(channel());
     session.feed(&cancel(1, "a")).unwrap();
-    let call = session.add_call(slot, (50, 31));
+    let call = session.add_call(slot, (50, 31), None);
     session.feed(&cancel_ok("a")).unwrap();
     session
         .feed(&method(1, &Method::QueuePurgeOk { message_count: 3 }))
@@ -569,7 +569,7 @@ fn a_body_gets_the_room_that_it_needs() {
 #[test]
 fn replies_bring_what_they_say() {
     let (mut session, slot) = session(channel());
-    let calls = [(50, 11), (50, 41), (20, 21)].map(|expects| session.add_call(slot, expects));
+    let calls = [(50, 11), (50, 41), (20, 21)].map(|expects| session.add_call(slot, expects, None));
     let declared = Method::QueueDeclareOk {
         queue: "q".into(),
         message_count: 3,

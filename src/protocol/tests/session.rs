@@ -547,30 +547,56 @@ fn a_frame_on_a_number_that_was_never_opened_is_an_error() {
     }
 }
 
-/// RabbitMQ's queues send some of the replies, which `channel.flow-ok` then overtakes.
+/// RabbitMQ's queues send the replies to `basic.consume` and `basic.cancel`, each when it comes to it.
 #[test]
-fn flow_ok_may_overtake_other_replies() {
+fn replies_may_overtake_those_of_queues_and_no_others() {
+    let (consume_ok, cancel_ok) = ((60, 21), (60, 31));
     let mut session = exercise::idle_session();
-    let cancelled = session.add_call(1, (60, 31));
-    let asked = session.add_call(1, (20, 21));
-    let cancel_ok = method(
-        1,
-        &Method::BasicCancelOk {
-            consumer_tag: "c".into(),
-        },
-    );
-    session
-        .feed(&method(1, &Method::ChannelFlowOk { active: true }))
-        .unwrap();
-    session.feed(&cancel_ok).unwrap();
-    let channel = session.channel(1).unwrap();
-    assert!(
-        channel.calls.take_reply(asked).is_some() && channel.calls.take_reply(cancelled).is_some()
-    );
-    let error = session
-        .feed(&method(1, &Method::ChannelFlowOk { active: true }))
-        .unwrap_err();
+    let mut call = |expects, tag: Option<&[u8]>| session.add_call(1, expects, tag);
+    let one = call(consume_ok, Some(b"one"));
+    let cancelled = call(cancel_ok, Some(b"old"));
+    let two = call(consume_ok, Some(b"two"));
+    let asked = call((20, 21), None);
+    let purged = call((50, 31), None);
+    let flow_ok = Method::ChannelFlowOk { active: true };
+    let purge_ok = Method::QueuePurgeOk { message_count: 0 };
+    let started = |tag: &'static str| Method::BasicConsumeOk {
+        consumer_tag: tag.into(),
+    };
+    let gone = Method::BasicCancelOk {
+        consumer_tag: "old".into(),
+    };
+    let in_order = [
+        (&flow_ok, asked),
+        (&started("two"), two),
+        (&gone, cancelled),
+        (&purge_ok, purged),
+        (&started("one"), one),
+    ];
+    for (reply, call) in in_order {
+        session.feed(&method(1, reply)).unwrap();
+        let replies = &session.channel(1).unwrap().calls.replies;
+        assert_eq!(replies.last().map(|(id, _)| *id), Some(call), "{reply:?}");
+    }
+    // The channel itself sends both of these, in their order.
+    session.add_call(1, (20, 21), None);
+    session.add_call(1, (50, 31), None);
+    let error = session.feed(&method(1, &purge_ok)).unwrap_err();
     assert!(error.to_string().contains("did not ask"), "{error}");
+}
+
+/// One that names another consumer than any that is waited for.
+#[test]
+fn a_reply_for_no_consumer_that_waits_is_the_oldest_calls() {
+    let mut session = exercise::idle_session();
+    let oldest = session.add_call(1, (60, 21), Some(b"one"));
+    session.add_call(1, (60, 21), Some(b"two"));
+    let consumer_tag = "another".into();
+    session
+        .feed(&method(1, &Method::BasicConsumeOk { consumer_tag }))
+        .unwrap();
+    let calls = &mut session.channel(1).unwrap().calls;
+    assert!(calls.take_reply(oldest).is_some() && calls.replies.is_empty());
 }
 
 /// Once this end has said that it closes the connection, only the broker's close and close-ok count.
