@@ -527,12 +527,12 @@ impl Opening<'_> {
             Stage::Authentication => (
                 Error::ProbableAuthentication,
                 "most often the user or the password is wrong",
-                !self.handshake.server_says_why(),
+                !self.handshake.server_gives_reasons(),
             ),
             Stage::VirtualHost => (
                 Error::ProbableAccessDenied,
                 "most often the virtual host does not exist or the user may not use it",
-                !self.handshake.server_says_why(),
+                !self.handshake.server_gives_reasons(),
             ),
             // A broker that does not speak this protocol says which it speaks. A proxy without a broker behind it hangs up.
             _ => match self.target.port_hint() {

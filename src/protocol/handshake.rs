@@ -211,8 +211,8 @@ impl<'a> Handshake<'a> {
         )
     }
 
-    /// Whether the server says why before it hangs up, as RabbitMQ does if both ends announce that they can.
-    pub(crate) fn server_says_why(&self) -> bool {
+    /// Whether the server gives its reason before it hangs up, as RabbitMQ does if both ends announce that they can.
+    pub(crate) fn server_gives_reasons(&self) -> bool {
         capability(
             &self.negotiated.server_properties,
             "authentication_failure_close",

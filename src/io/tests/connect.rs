@@ -32,7 +32,7 @@ fn start() -> Vec<u8> {
 }
 
 /// From a server that says why before it hangs up.
-fn start_of_one_that_says_why() -> Vec<u8> {
+fn start_of_one_that_gives_reasons() -> Vec<u8> {
     let able = FieldTable::from([("authentication_failure_close", true)]);
     start_of(&FieldTable::from([(
         "capabilities",
@@ -245,7 +245,11 @@ fn an_end_means_something_else_at_each_stage() {
     let connection: Kind = |error| matches!(error, Error::Connection(_));
     let login: Kind = |error| matches!(error, Error::ProbableAuthentication(_));
     let access: Kind = |error| matches!(error, Error::ProbableAccessDenied(_));
-    let (start, why, tune) = (&start()[..], &start_of_one_that_says_why()[..], &tune()[..]);
+    let (start, why, tune) = (
+        &start()[..],
+        &start_of_one_that_gives_reasons()[..],
+        &tune()[..],
+    );
     let half = &tune[..9];
     // What came, the error, its hint, and whether another attempt may help.
     type Case<'a> = (&'a [&'a [u8]], Kind, Option<&'a str>, bool);
@@ -395,7 +399,7 @@ fn no_more_is_waited_for_than_shows_what_the_peer_speaks() {
 
 #[test]
 #[cfg(unix)]
-fn a_path_that_is_dead_says_nothing_about_the_login() {
+fn a_path_that_is_dead_is_no_failed_login() {
     let dead = || io::Error::from_raw_os_error(110);
     if dead().kind() != io::ErrorKind::TimedOut {
         return;
@@ -415,7 +419,7 @@ fn a_login_larger_than_brokers_must_take_is_named() {
         let credentials = PlainCredentials::new("user", "x".repeat(password));
         let error = refused(
             &parameters().credentials(credentials),
-            &[&start_of_one_that_says_why()],
+            &[&start_of_one_that_gives_reasons()],
         );
         (
             error.connect_failure().unwrap().hint.unwrap(),
@@ -791,7 +795,7 @@ mod inside_tls {
     }
 
     #[test]
-    fn a_server_that_insists_on_a_certificate_may_say_so_later() {
+    fn a_server_that_insists_on_a_certificate_may_refuse_later() {
         let end = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let failure = tls_failure(end(), true, false, b"").unwrap();
         assert!(failure

@@ -67,7 +67,7 @@ fn asks() -> Vec<u8> {
 }
 
 #[test]
-fn the_reply_says_that_all_was_handled() {
+fn the_reply_means_that_all_was_handled() {
     for ending in [Ending::Process, Ending::Thread] {
         let script = Script::default();
         let link = link(&script, "RabbitMQ");

@@ -148,7 +148,7 @@ fn a_change_wakes_those_whom_it_concerns() {
 }
 
 #[test]
-fn a_waiting_thread_is_woken_to_read_when_nobody_does() {
+fn a_waiting_thread_is_woken_to_read_when_no_other_does() {
     let link = link(&Script::default());
     let mut shared = link.lock();
     is_woken();
@@ -270,7 +270,7 @@ fn watchers_are_woken_by_what_concerns_them() {
 // ---- pauses
 
 #[test]
-fn reading_pauses_while_the_program_is_at_work_and_nobody_waits_for_a_reply() {
+fn reading_pauses_while_the_program_is_at_work_and_no_thread_waits_for_a_reply() {
     let link = link(&Script::default());
     let mut shared = link.lock();
     let slot = add_channel(&mut shared, 0);
@@ -590,7 +590,7 @@ fn what_came_is_handled_and_a_violation_is_reported_to_the_peer() {
 }
 
 #[test]
-fn the_error_that_says_more_is_the_reason() {
+fn the_more_specific_error_is_the_reason() {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, UnexpectedEof};
     // What a write failed with, what a read found, and which of them counts.
     let cases = [
@@ -634,7 +634,7 @@ fn the_error_that_says_more_is_the_reason() {
 }
 
 #[test]
-fn a_failed_write_is_the_reason_until_the_reads_say_more() {
+fn a_failed_write_is_the_reason_until_the_reads_have_a_better_one() {
     let script = Script::default();
     let link = link(&script);
     script.lock().takes = [Err(io::ErrorKind::ConnectionReset.into())].into();
@@ -722,7 +722,7 @@ fn the_end_of_the_stream_waits_for_a_write_that_is_going_on() {
 }
 
 #[test]
-fn a_connection_that_is_given_up_says_so_to_the_broker() {
+fn a_connection_that_is_given_up_is_closed_with_the_reason() {
     let script = Script::default();
     let link = link(&script);
     let cause = Error::Stopped { waiting_for: "it" };
@@ -806,7 +806,7 @@ fn a_connection_is_closed_once() {
 }
 
 #[test]
-fn a_close_that_the_broker_did_not_confirm_says_what_was_not_sent() {
+fn a_close_that_the_broker_did_not_confirm_reports_what_was_not_sent() {
     let script = Script::default();
     let link = link(&script);
     let reset = || io::Error::from(io::ErrorKind::ConnectionReset);

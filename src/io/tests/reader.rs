@@ -56,7 +56,7 @@ fn a_timeout_is_set_only_when_it_is_another() {
 }
 
 #[test]
-fn reads_say_what_they_brought() {
+fn reads_return_what_they_brought() {
     let script = Script::default();
     let mut reader = reader(&script, b"");
     let began = reader.last_bytes();

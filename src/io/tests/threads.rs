@@ -95,7 +95,7 @@ fn what_was_read_before_is_handled_before_more_is_read() {
 }
 
 #[test]
-fn the_reader_thread_gives_a_write_time_to_say_why_the_stream_ended() {
+fn the_reader_thread_gives_a_write_time_to_return_why_the_stream_ended() {
     let script = Script::default();
     let link = Arc::new(link(&script));
     let (release, held) = mpsc::channel::<()>();

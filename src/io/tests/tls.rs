@@ -584,7 +584,7 @@ fn a_certificate_is_missing_where_one_is_asked_for() {
 }
 
 #[test]
-fn a_server_that_is_not_trusted_is_told_why() {
+fn a_server_that_is_not_trusted_gets_an_alert() {
     for version in versions() {
         let (end, _) = server(version, false);
         let (_, other) = server(version, false);

@@ -322,7 +322,7 @@ fn a_stream_that_buffers_is_flushed_until_it_has_been() {
 }
 
 #[test]
-fn a_stream_that_takes_nothing_and_says_so_is_lost() {
+fn a_stream_that_takes_zero_bytes_is_lost() {
     let script = Script::default();
     let outgoing = outgoing(&script);
     script.lock().takes = [Ok(2), Ok(0)].into();
@@ -740,7 +740,7 @@ fn a_lock_that_stays_taken_is_waited_for_unless_the_one_who_has_it_is_in_the_par
 // ---- what the broker has handled
 
 #[test]
-fn what_a_channel_has_sent_is_unhandled_until_the_broker_says_so() {
+fn what_a_channel_has_sent_is_unhandled_until_the_broker_replies() {
     let script = Script::default();
     let outgoing = outgoing(&script);
     let ask = |channel| {

@@ -315,7 +315,7 @@ mod tests {
     use std::time::Duration;
 
     /// What is said of it, and what to do about it.
-    fn told(failure: Failure) -> (String, &'static str, bool) {
+    fn parts_of(failure: Failure) -> (String, &'static str, bool) {
         match failure {
             Failure::Other {
                 cause, hint, lost, ..
@@ -333,8 +333,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_told(failure: Failure, cause_has: &str, hint_has: &str) {
-        let (cause, hint, lost) = told(failure);
+    fn assert_described(failure: Failure, cause_has: &str, hint_has: &str) {
+        let (cause, hint, lost) = parts_of(failure);
         assert!(cause.contains(cause_has), "{cause}");
         assert!(hint.contains(hint_has), "{cause}; {hint}");
         assert_eq!(hint.is_empty(), hint_has.is_empty(), "{cause}; {hint}");
@@ -346,14 +346,14 @@ mod tests {
         let other = |first: &[u8]| {
             other_protocol(first, Source::default()).unwrap_or_else(|_| panic!("{first:?}"))
         };
-        assert_told(
+        assert_described(
             other(b"AMQP\0\0\x09\x01"),
             "replied with AMQP",
             "use an amqp:// URL",
         );
-        assert_told(other(b"HTTP/1.1"), "replied with HTTP", "15672");
+        assert_described(other(b"HTTP/1.1"), "replied with HTTP", "15672");
         for first in [b"SSH-2.0".as_slice(), b"\x15\x02", b"\x18\x03", b"A", b"\0"] {
-            assert_told(
+            assert_described(
                 other(first),
                 "what the peer sent is no TLS",
                 "use an amqp:// URL",
@@ -374,12 +374,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_lost_says_nothing_about_tls_unless_something_came() {
+    fn a_stream_that_is_lost_is_no_failure_of_tls_unless_something_came() {
         let lost = |kind: io::ErrorKind, first: &[u8]| lost(kind.into(), first);
-        let (cause, hint, is_lost) = told(lost(io::ErrorKind::UnexpectedEof, b""));
+        let (cause, hint, is_lost) = parts_of(lost(io::ErrorKind::UnexpectedEof, b""));
         assert_eq!(cause, "the peer closed the stream during the TLS handshake");
         assert!(hint.contains("5671") && is_lost);
-        let (_, hint, is_lost) = told(lost(io::ErrorKind::UnexpectedEof, b"\x16\x03"));
+        let (_, hint, is_lost) = parts_of(lost(io::ErrorKind::UnexpectedEof, b"\x16\x03"));
         assert!(hint.is_empty() && is_lost);
         // Other ways to hang up, and what is none.
         for (kind, hangs_up) in [
@@ -388,13 +388,13 @@ mod tests {
             (io::ErrorKind::BrokenPipe, true),
             (io::ErrorKind::NotConnected, false),
         ] {
-            let (cause, hint, is_lost) = told(lost(kind, b""));
+            let (cause, hint, is_lost) = parts_of(lost(kind, b""));
             assert!(cause == io::Error::from(kind).to_string() && is_lost);
             assert_eq!(hint.contains("5671"), hangs_up, "{kind:?}");
             assert!(hangs_up || hint.is_empty());
         }
         let http = lost(io::ErrorKind::UnexpectedEof, b"HTTP/1.1");
-        assert_told(http, "replied with HTTP", "15672");
+        assert_described(http, "replied with HTTP", "15672");
         // The error itself is kept.
         for first in [b"".as_slice(), b"HTTP/1.1"] {
             let failure = lost(io::ErrorKind::ConnectionReset, first);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_says_what_the_server_does_not_like() {
+    fn an_alert_names_what_the_server_refuses() {
         use AlertDescription as Alert;
         let certificate = "give one with client_certificate_files";
         let log = "log says more";
@@ -508,26 +508,26 @@ mod tests {
         ];
         for (alert, certificate_missing, cause, hint) in cases {
             let failure = describe(&Tls::AlertReceived(alert), certificate_missing);
-            assert_told(failure, cause, hint);
+            assert_described(failure, cause, hint);
         }
     }
 
     #[test]
-    fn other_errors_of_tls_are_told_apart() {
+    fn other_errors_of_tls_are_distinguished() {
         let incompatible = Tls::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon);
-        assert_told(
+        assert_described(
             describe(&incompatible, false),
             "too little in common",
             "TLS 1.2 or 1.3",
         );
         let invalid = Tls::InvalidMessage(rustls::InvalidMessage::InvalidCcs);
-        assert_told(describe(&invalid, false), "no proper TLS", "");
+        assert_described(describe(&invalid, false), "no proper TLS", "");
         let inappropriate = Tls::InappropriateMessage {
             expect_types: Vec::new(),
             got_type: rustls::ContentType::ApplicationData,
         };
-        assert_told(describe(&inappropriate, false), "no proper TLS", "");
-        let (cause, hint, _) = told(describe(&Tls::DecryptError, false));
+        assert_described(describe(&inappropriate, false), "no proper TLS", "");
+        let (cause, hint, _) = parts_of(describe(&Tls::DecryptError, false));
         assert_eq!((cause, hint), (Tls::DecryptError.to_string(), ""));
         // The error itself is kept.
         let failure = describe(&Tls::DecryptError, false);
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_certificate_is_told() {
+    fn what_is_wrong_with_a_certificate_is_named() {
         let names = |presented: &[&str]| CertificateError::NotValidForNameContext {
             expected: ServerName::try_from("broker.example").unwrap(),
             presented: presented.iter().map(|name| (*name).to_owned()).collect(),
@@ -603,12 +603,12 @@ mod tests {
             ),
         ];
         for (error, cause, hint) in cases {
-            assert_told(certificate(error), cause, hint);
+            assert_described(certificate(error), cause, hint);
         }
     }
 
     #[test]
-    fn how_long_ago_a_certificate_expired_is_told_in_days() {
+    fn how_long_ago_a_certificate_expired_is_given_in_days() {
         const DAY: u64 = 86_400;
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         for (seconds, days) in [
@@ -624,7 +624,7 @@ mod tests {
                 time: late,
                 not_after: early,
             };
-            assert_told(
+            assert_described(
                 certificate(expired),
                 &format!("expired, {days} ago"),
                 "clock",
@@ -633,7 +633,7 @@ mod tests {
                 time: early,
                 not_before: late,
             };
-            assert_told(
+            assert_described(
                 certificate(not_yet),
                 &format!("for another {days}"),
                 "clock",
@@ -651,22 +651,22 @@ mod tests {
         };
         let (as_dns, others) = ("as a DNS name", "but for ");
         let dns = "DnsName(\"10.0.0.7\")";
-        assert_told(
+        assert_described(
             presented("10.0.0.7", &["DnsName(\"a\")", dns]),
             as_dns,
             "must be of the type IP",
         );
-        assert_told(
+        assert_described(
             presented("10.0.0.7", &["DnsName(\"10.0.0.8\")"]),
             others,
             "server_hostname",
         );
-        assert_told(
+        assert_described(
             presented("10.0.0.7", &["IpAddress(10.0.0.7)"]),
             others,
             "server_hostname",
         );
-        assert_told(
+        assert_described(
             presented("a.example", &["DnsName(\"a.example\")"]),
             others,
             "server_hostname",
@@ -691,8 +691,8 @@ mod tests {
                 supported_algorithms: Vec::new(),
             })
         };
-        assert_told(signed(rsa), "signed with SHA-1", "SHA-256 or better");
-        assert_told(
+        assert_described(signed(rsa), "signed with SHA-1", "SHA-256 or better");
+        assert_described(
             signed(rsa_sha_256),
             "in a way that is not supported",
             "RSA (2048",
@@ -700,12 +700,12 @@ mod tests {
     }
 
     #[test]
-    fn what_rustls_passes_on_by_name_is_told() {
+    fn what_rustls_passes_on_by_name_is_explained() {
         use rustls::OtherError;
         use std::sync::Arc;
         for (name, cause, hint) in OTHERS {
             let error = OtherError(Arc::new(io::Error::other(name)));
-            let (said, to_do, _) = told(certificate(CertificateError::Other(error)));
+            let (said, to_do, _) = parts_of(certificate(CertificateError::Other(error)));
             assert_eq!((&*said, to_do), (cause, hint), "{name}");
         }
     }

@@ -102,7 +102,7 @@ fn a_connection_is_opened_step_by_step() {
     let mut negotiated = Negotiated::default();
     let mut handshake = Handshake::new(&parameters, &mut negotiated);
     assert_eq!(handshake.stage, Stage::ProtocolHeader);
-    assert!(!handshake.server_says_why());
+    assert!(!handshake.server_gives_reasons());
     let mut out = Vec::new();
     let mut step = |handshake: &mut Handshake<'_>, method: &Method<'_>| {
         out.clear();
@@ -114,7 +114,7 @@ fn a_connection_is_opened_step_by_step() {
     let properties = properties();
     let (opened, said) = step(&mut handshake, &start(&properties, "AMQPLAIN PLAIN"));
     assert!(!opened && handshake.stage == Stage::Authentication);
-    assert!(handshake.server_says_why());
+    assert!(handshake.server_gives_reasons());
     assert_eq!(said.len(), 1);
     for part in ["ConnectionStartOk", "PLAIN", "publisher_confirms", "en_US"] {
         assert!(said[0].contains(part), "{said:?}");
