@@ -452,8 +452,8 @@ impl Channel {
         closed
     }
 
-    /// What stops this channel: its [`start_consuming`](Channel::start_consuming), its iterator, and its waits for confirms and
-    /// for room; see [`Stop`]. All calls return the same. It has no counterpart in pika.
+    /// What stops this channel: its [`start_consuming`](Channel::start_consuming), its iterator, and its waits for confirms, for
+    /// room and for another thread's commit; see [`Stop`]. All calls return the same. It has no counterpart in pika.
     ///
     /// If the channel's connection was opened by a [`Supervisor`](crate::Supervisor), that one's stop stops the channel as
     /// well.

@@ -415,3 +415,49 @@ fn threads_call_while_another_turns_confirms_on() {
         }
     });
 }
+
+/// The client cancels what the broker has cancelled, which RabbitMQ 4.3 waits for. During a commit that would cost the connection.
+#[test]
+fn consumers_are_cancelled_while_a_thread_commits() {
+    bounded(|| {
+        let (channel, queue) = transacted();
+        let other = channel.connection().channel().unwrap();
+        let finished = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..COMMITS {
+                    let queue = exclusive_queue(&other);
+                    channel.basic_consume(&queue, |_, _, _, _| {}).unwrap();
+                    other.queue_delete(&queue).unwrap();
+                }
+                finished.store(true, Ordering::SeqCst);
+            });
+            while !finished.load(Ordering::SeqCst) && channel.is_open() {
+                channel.basic_publish("", &queue, "body").unwrap();
+                channel.tx_commit().unwrap();
+            }
+        });
+        assert!(channel.is_open());
+    });
+}
+
+#[test]
+fn a_consumer_that_the_broker_cancels_during_a_commit_is_cancelled_afterwards() {
+    bounded(|| {
+        let (has_begun, begun) = mpsc::channel();
+        let (channel, peer) = scripted_channel(move |session| {
+            let tag = session.accept_consumer(1);
+            session.expect(1, m::TX_COMMIT);
+            has_begun.send(()).unwrap();
+            let cancel = Args::new().shortstr(&tag).octet(1);
+            session.send_method(1, m::BASIC_CANCEL, cancel);
+            session.expect_nothing_for(Duration::from_millis(100));
+            session.send_method(1, m::TX_COMMIT_OK, Args::new());
+            session.expect(1, m::BASIC_CANCEL);
+        });
+        channel.basic_consume("q", |_, _, _, _| {}).unwrap();
+        channel.tx_commit().unwrap();
+        begun.recv_timeout(SOON).unwrap();
+        support::peer::finish(channel, peer);
+    });
+}

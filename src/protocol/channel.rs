@@ -162,6 +162,8 @@ pub(crate) struct ChannelState {
     pub(crate) calls: Calls,
     /// The threads that wait until they may send, because a transaction is being committed.
     pub(crate) send_queue: SendQueue,
+    /// What the protocol itself has to send when that is done.
+    pub(super) held_back: Vec<u8>,
     /// The message that is coming in.
     pub(crate) content: Content,
     /// What has come and waits for callbacks.
@@ -201,6 +203,7 @@ impl ChannelState {
             gate,
             calls: Calls::default(),
             send_queue: SendQueue::default(),
+            held_back: Vec::new(),
             content: Content::None,
             inbox: VecDeque::new(),
             held: 0,

@@ -145,9 +145,7 @@ impl Session {
         no_wait: bool,
     ) -> Result<(), Error> {
         let tag = consumer_tag.to_text();
-        let channel = self.at(slot)?;
-        let number = channel.number;
-        let known = channel.cancel_consumer(&tag);
+        let known = self.at(slot)?.cancel_consumer(&tag);
         let response = match no_wait {
             false => Some(Method::BasicCancelOk { consumer_tag }),
             true if known => Some(Method::BasicCancel {
@@ -157,7 +155,7 @@ impl Session {
             true => None,
         };
         if let Some(response) = response {
-            frame::write_method(&mut self.to_send, number, &response).map_err(Error::syntax)?;
+            self.respond_on(slot, &response)?;
         }
         if known {
             // The consumer itself goes when this is reported to the program, after the messages that came before it.

@@ -13,6 +13,9 @@ use crate::protocol::method::{id, Method, MethodId};
 use crate::protocol::received::Content;
 use crate::{Error, QueueDeclareOk};
 
+/// Above this many bytes that wait for the end of a commit, a peer that makes this end reply is in the wrong.
+const HELD_BACK_BOUND: usize = 64 << 10;
+
 impl Session {
     /// Handles a method. If a message follows it and is at hand as a whole in `rest`, takes that too, and returns how many
     /// bytes of `rest` it was.
@@ -133,7 +136,7 @@ impl Session {
                 no_wait,
             } => self.cancelled(slot, consumer_tag, no_wait),
             Method::ChannelFlow { active } => {
-                self.respond(number, &Method::ChannelFlowOk { active })
+                self.respond_on(slot, &Method::ChannelFlowOk { active })
             }
             Method::ChannelClose {
                 reply_code,
@@ -221,6 +224,8 @@ impl Session {
             }
             Method::TxCommitOk => {
                 channel.gate.set_phase(Phase::Open);
+                let held_back = std::mem::take(&mut channel.held_back);
+                self.to_send.extend(held_back);
                 Reply::Done
             }
             Method::BasicConsumeOk { consumer_tag } => {
@@ -257,6 +262,21 @@ impl Session {
             _ => Reply::Done,
         };
         self.reply(slot, method_id, consumer.as_deref(), reply)
+    }
+
+    /// Sends something on a channel that the protocol asks for; after the commit, if one waits for its reply there.
+    pub(super) fn respond_on(&mut self, slot: usize, method: &Method<'_>) -> Result<(), Error> {
+        let channel = self.at(slot)?;
+        let number = channel.number;
+        if channel.phase() != Phase::Committing {
+            return self.respond(number, method);
+        }
+        if channel.held_back.len() > HELD_BACK_BOUND {
+            return Err(Error::unexpected(format_args!(
+                "more requests on channel {number} during a commit than can be replied to afterwards"
+            )));
+        }
+        frame::write_method(&mut channel.held_back, number, method).map_err(Error::syntax)
     }
 
     /// Sends what the protocol asks this end to send in return.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::channel::{channel, end, session};
-use super::message::{close, deliver, method};
+use super::message::{cancel, close, deliver, method};
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::Session;
 use crate::protocol::method::Method;
@@ -123,4 +123,46 @@ fn a_commit_waits_for_those_that_came_before_it() {
     assert!(ask(&mut channel, true, &mut other));
     channel.send_queue.leave(other.unwrap());
     assert!(ask(&mut channel, true, &mut None));
+}
+
+/// What the protocol itself replies on the channel waits as well, but not without a bound.
+#[test]
+fn replies_wait_for_the_end_of_a_commit() {
+    let (mut session, ..) = committing();
+    session.feed(&cancel(1, "a")).unwrap();
+    let consumer_tag = "b".into();
+    let no_wait = false;
+    let wanted = Method::BasicCancel {
+        consumer_tag,
+        no_wait,
+    };
+    session.feed(&method(1, &wanted)).unwrap();
+    let flow = method(1, &Method::ChannelFlow { active: true });
+    session.feed(&flow).unwrap();
+    assert!(session.to_send.is_empty());
+    session.feed(&commit_ok()).unwrap();
+    let consumer_tag = "a".into();
+    let mut expected = method(
+        1,
+        &Method::BasicCancel {
+            consumer_tag,
+            no_wait: true,
+        },
+    );
+    let consumer_tag = "b".into();
+    expected.extend(method(1, &Method::BasicCancelOk { consumer_tag }));
+    expected.extend(method(1, &Method::ChannelFlowOk { active: true }));
+    assert_eq!(session.to_send, expected);
+
+    let (mut session, slot, _) = committing();
+    let refused = (0..1 << 20).find_map(|_| session.feed(&flow).err());
+    let refused = refused.map(|error| error.to_string()).unwrap_or_default();
+    assert!(refused.contains("during a commit"), "{refused}");
+    // They are not sent on a channel that has ended.
+    let (mut other, ..) = committing();
+    other.feed(&flow).unwrap();
+    other.close_channel(slot, 0, "", end()).unwrap();
+    other.to_send.clear();
+    other.feed(&commit_ok()).unwrap();
+    assert!(other.to_send.is_empty());
 }
