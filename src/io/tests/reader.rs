@@ -406,6 +406,17 @@ fn reads_that_wait_a_tenth_of_their_time_are_not_too_early() {
 }
 
 #[test]
+fn reads_that_waited_before_are_no_excuse() {
+    let mut counted = EarlyReads::default();
+    let timeout = Duration::from_millis(10);
+    for n in 0..51 {
+        assert!(counted.note(timeout).is_ok(), "{n}");
+        std::thread::sleep(timeout / 2);
+    }
+    assert!((0..51).any(|_| counted.note(timeout).is_err()));
+}
+
+#[test]
 fn a_stream_that_never_waits_ends_the_connection() {
     let script = Script::default();
     let mut reader = reader(&script, b"");
