@@ -444,6 +444,28 @@ fn p12_sleep_dispatches_at_least_once_and_until_its_time() {
     });
 }
 
+/// As in pika, which looks for consumers after each round of timers.
+#[test]
+fn p12_timers_that_are_always_due_keep_no_consumer_from_its_end() {
+    fn again(connection: &Connection) {
+        let next = connection.clone();
+        // Fails when the connection has ended.
+        let _ = connection.call_later(Duration::ZERO, move || again(&next));
+    }
+    bounded(|| {
+        let (channel, queue) = channel_and_queue();
+        let connection = channel.connection();
+        channel.basic_publish("", &queue, "message").unwrap();
+        again(&connection);
+        channel
+            .basic_consume(&queue, |channel, _, _, _| channel.stop_consuming())
+            .unwrap();
+        let ended = channel.start_consuming().unwrap();
+        assert_eq!(ended, haypile::ConsumingEnded::Cancelled);
+        connection.close().unwrap();
+    });
+}
+
 #[test]
 fn p13_an_error_of_a_callback_comes_out_and_the_rest_is_delivered_later() {
     bounded(|| {

@@ -311,7 +311,12 @@ impl Channel {
             let over = channel.gate.is_over() || channel.consumers.registered.is_empty();
             over && channel.inbox.is_empty()
         };
-        while !self.is_stopped() && (round.run(None, is_over)? || !is_over(&mut link.lock())) {}
+        let mut was_over = false;
+        // Once more after it is over, for what else has ended; and not for as long as timers are due, which may be for ever.
+        while !self.is_stopped() && !(was_over && is_over(&mut link.lock())) {
+            was_over = is_over(&mut link.lock());
+            round.run(None, is_over)?;
+        }
         if self.is_stopped() && !self.is_ended() {
             self.stop_now();
             return Ok(ConsumingEnded::Cancelled);
