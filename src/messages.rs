@@ -254,11 +254,13 @@ pub enum ConsumingEnded {
 /// # fn main() {}
 /// ```
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Unconfirmed {
     /// The number that `publish` returned.
     pub number: u64,
-    /// The exchange it was published to.
+    /// The exchange it was published to. What is not UTF-8 in this name or in the routing key is U+FFFD here; it was sent as it was
+    /// given.
     pub exchange: String,
     /// Its routing key.
     pub routing_key: String,

@@ -4,7 +4,7 @@ mod support;
 
 use haypile::{
     BasicProperties, Channel, Connection, ExchangeDeclare, ExchangeType, FieldTable, FieldValue,
-    QueueDeclare, ShortString,
+    QueueDeclare, ShortString, Supervisor,
 };
 use support::peer::{m, Args, Frame, Peer};
 use support::{bounded, channel, exclusive_queue, pump_until, unique, Log};
@@ -343,6 +343,32 @@ fn a_name_that_is_no_text_is_refused_before_it_is_sent() {
         channel
             .queue_declare(QueueDeclare::new(&queue).passive(true))
             .unwrap();
+        connection.close().unwrap();
+    });
+}
+
+#[test]
+fn a_reliable_publisher_keeps_the_bytes_of_names_too() {
+    bounded(|| {
+        let channel = channel();
+        let connection = channel.connection();
+        let queue = exclusive_queue(&channel);
+        let exchange = unique("bytes");
+        let fanout = ExchangeDeclare::new(&*exchange, ExchangeType::Fanout).auto_delete(true);
+        channel.exchange_declare(fanout).unwrap();
+        channel.queue_bind(&queue, &exchange, "").unwrap();
+        let url = std::env::var("AMQP_URL").expect("AMQP_URL");
+        let mut publisher = Supervisor::new(url).publisher(10, |_| Ok(())).unwrap();
+        publisher.publish(&exchange, BINARY, "bytes").unwrap();
+        publisher
+            .publish(&exchange, ShortString::from(BINARY), "a name")
+            .unwrap();
+        publisher.wait_for_confirms(support::SOON).unwrap();
+        for body in ["bytes", "a name"] {
+            let (method, _, received) = channel.basic_get(&queue).unwrap().unwrap();
+            assert_eq!(method.routing_key.as_bytes(), BINARY);
+            assert_eq!(received, body.as_bytes());
+        }
         connection.close().unwrap();
     });
 }

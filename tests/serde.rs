@@ -5,7 +5,7 @@ mod support;
 
 use haypile::{
     BasicProperties, Connection, ConsumingEnded, Deliver, DeliveryMode, FieldTable, FieldValue,
-    GetOk, QueueDeclareOk, Return, ShortString,
+    GetOk, QueueDeclareOk, Return, ShortString, Unconfirmed,
 };
 use serde_json::json;
 use support::peer::{m, Args, Frame, Peer};
@@ -289,4 +289,21 @@ fn a_broker_takes_what_was_stored() {
         assert_eq!(came.timestamp, properties.timestamp);
         channel.connection().close().unwrap();
     });
+}
+
+/// What a publisher had left can be kept in a file.
+#[test]
+fn an_unconfirmed_message_there_and_back() {
+    let json = json!({
+        "number": 7,
+        "exchange": "",
+        "routing_key": "q",
+        "properties": { "message_id": "m" },
+        "mandatory": true,
+        "body": [1, 2],
+    });
+    let message: Unconfirmed = serde_json::from_value(json).unwrap();
+    assert_eq!(message.properties.message_id.as_deref(), Some("m"));
+    assert_eq!((message.number, &*message.body), (7, &[1, 2][..]));
+    there_and_back(message);
 }

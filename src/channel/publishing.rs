@@ -254,19 +254,7 @@ impl Channel {
     }
 
     /// Sends a message, if there is room for it at once; else it fails with [`Error::Timeout`]. Returns its number.
-    pub(crate) fn try_send(
-        &self,
-        exchange: &str,
-        routing_key: &str,
-        body: &[u8],
-        publish: &BasicPublish<'_>,
-    ) -> Result<u64> {
-        let message = OutgoingMessage {
-            exchange: exchange.as_bytes(),
-            routing_key: routing_key.as_bytes(),
-            body,
-            publish,
-        };
+    pub(crate) fn try_send(&self, message: OutgoingMessage<'_>) -> Result<u64> {
         self.send_message(message, Duration::ZERO.into(), Then::Return)
     }
 

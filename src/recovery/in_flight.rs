@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use crate::channel::Channel;
 use crate::protocol::confirms::Outcomes;
-use crate::{BasicProperties, BasicPublish, Error, ReturnedMessage, Unconfirmed};
+use crate::protocol::publish::OutgoingMessage;
+use crate::{BasicProperties, BasicPublish, Error, ReturnedMessage, ShortString, Unconfirmed};
 
 /// All of a message but its number and body. Messages that are alike share it.
 #[derive(Debug, Default)]
 pub(super) struct Envelope {
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
+    pub(super) exchange: ShortString,
+    pub(super) routing_key: ShortString,
     /// As they were given.
     pub(super) properties: BasicProperties,
     pub(super) mandatory: bool,
@@ -54,8 +55,8 @@ impl Entry {
     fn into_unconfirmed(self, id: &str) -> Unconfirmed {
         Unconfirmed {
             number: self.number,
-            exchange: self.envelope.exchange.clone(),
-            routing_key: self.envelope.routing_key.clone(),
+            exchange: self.envelope.exchange.to_string(),
+            routing_key: self.envelope.routing_key.to_string(),
             properties: self.properties(id),
             mandatory: self.envelope.mandatory,
             body: self.body,
@@ -76,7 +77,12 @@ pub(super) fn send(
     body: &[u8],
 ) -> Result<u64, NotSent> {
     let publish = BasicPublish::from(properties).mandatory(envelope.mandatory);
-    let sent = channel.try_send(&envelope.exchange, &envelope.routing_key, body, &publish);
+    let sent = channel.try_send(OutgoingMessage {
+        exchange: envelope.exchange.as_bytes(),
+        routing_key: envelope.routing_key.as_bytes(),
+        body,
+        publish: &publish,
+    });
     sent.map_err(|error| match error {
         Error::Timeout { .. } => NotSent::NoRoom,
         Error::ShortStringTooLong { .. } | Error::InvalidParameter { .. } => {

@@ -17,9 +17,10 @@ use crate::io::fork::{lock_unless_forked, Process};
 use crate::io::sync::after;
 use crate::io::sync::thread::{self, Thread};
 use crate::io::sync::{Instant, Mutex, MutexGuard};
+use crate::protocol::publish::OutgoingMessage;
 use crate::protocol::size::size_of_properties;
 use crate::stop::{park, Stop};
-use crate::{BasicProperties, BasicPublish, Error, Unconfirmed, UnconfirmedReport};
+use crate::{AsShortString, BasicProperties, BasicPublish, Error, Unconfirmed, UnconfirmedReport};
 
 /// The bound of what is in flight, unless another is set.
 const MAX_BYTES: usize = 64 << 20;
@@ -399,8 +400,8 @@ impl ReliablePublisher {
     ///   [`take_unconfirmed`](ReliablePublisher::take_unconfirmed) hands back what it holds.
     pub fn publish(
         &mut self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
         body: impl AsRef<[u8]>,
     ) -> Result<u64> {
         self.publish_with(exchange, routing_key, body, BasicPublish::new())
@@ -431,25 +432,30 @@ impl ReliablePublisher {
     /// As [`publish`](ReliablePublisher::publish).
     pub fn publish_with<'p>(
         &mut self,
-        exchange: &str,
-        routing_key: &str,
+        exchange: impl AsShortString,
+        routing_key: impl AsShortString,
         body: impl AsRef<[u8]>,
         publish: impl Into<BasicPublish<'p>>,
     ) -> Result<u64> {
-        self.take(exchange, routing_key, body.as_ref(), &publish.into())
+        self.take(OutgoingMessage {
+            exchange: exchange.as_short_string(),
+            routing_key: routing_key.as_short_string(),
+            body: body.as_ref(),
+            publish: &publish.into(),
+        })
     }
 
-    fn take(
-        &mut self,
-        exchange: &str,
-        routing_key: &str,
-        body: &[u8],
-        publish: &BasicPublish<'_>,
-    ) -> Result<u64> {
+    fn take(&mut self, message: OutgoingMessage<'_>) -> Result<u64> {
+        let OutgoingMessage {
+            exchange,
+            routing_key,
+            body,
+            publish,
+        } = message;
         let given = &*publish.properties;
         let last = &*self.envelope;
-        let is_alike = is_same(&last.exchange, exchange)
-            && is_same(&last.routing_key, routing_key)
+        let is_alike = is_same(last.exchange.as_bytes(), exchange)
+            && is_same(last.routing_key.as_bytes(), routing_key)
             && last.mandatory == publish.mandatory
             && last.properties == *given;
         if !is_alike {
@@ -869,8 +875,8 @@ impl fmt::Debug for ReliablePublisher {
 }
 
 /// Compares two names byte by byte: they are short, and the library's `memcmp` costs a quarter of a small message.
-fn is_same(one: &str, other: &str) -> bool {
-    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(a, b)| a == b)
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a == b)
 }
 
 fn stopped(waiting_for: &'static str) -> Error {
