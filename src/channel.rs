@@ -98,6 +98,9 @@ impl Owner for ChannelHandle {
     }
 }
 
+/// What a commit waits for. Like every call it is named by its method, but here the reply decides.
+const COMMIT_OK: &str = "tx.commit; whether the broker has committed is unknown";
+
 impl Drop for ChannelHandle {
     fn drop(&mut self) {
         let link = self.connection.link();
@@ -314,7 +317,13 @@ impl Channel {
         match reply {
             Some(Some(reply)) => Ok(reply),
             Some(None) => Err(self.ended()),
-            None => Err(self.close_after_timeout(method.name(), limit)),
+            None => {
+                let waiting_for = match method {
+                    Method::TxCommit => COMMIT_OK,
+                    _ => method.name(),
+                };
+                Err(self.close_after_timeout(waiting_for, limit))
+            }
         }
     }
 

@@ -342,9 +342,15 @@ fn a_commit_that_takes_too_long_costs_the_channel_and_holds_up_no_thread() {
             begun.recv_timeout(SOON).unwrap();
             let publish = scope.spawn(|| channel.basic_publish("", "q", "body"));
             let call = scope.spawn(|| channel.basic_qos(1));
-            for end in [commit, publish, call] {
-                assert_matches!(end.join().unwrap(), Err(Error::Timeout { .. }));
+            let ends = [commit, publish, call].map(|end| end.join().unwrap().unwrap_err());
+            for end in &ends {
+                assert_matches!(end, Error::Timeout { .. });
             }
+            let commit = ends[0].to_string();
+            assert!(
+                commit.contains("whether the broker has committed is unknown"),
+                "{commit}"
+            );
         });
         assert!(channel.is_closed());
         connection.close().unwrap();

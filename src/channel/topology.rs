@@ -474,6 +474,8 @@ impl Channel {
     ///
     /// # Errors
     /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if the channel has no transaction, and as every call.
+    /// After any other error the broker may have committed or not: the channel or the connection ended, or the time was up, before
+    /// it replied. So a program that publishes all of it again needs a way to recognise what came twice.
     pub fn tx_commit(&self) -> Result<()> {
         done(self.call(&Method::TxCommit))
     }
