@@ -77,6 +77,12 @@ macro_rules! from_name {
                 }
             }
 
+            impl From<&&str> for $request {
+                fn from(name: &&str) -> Self {
+                    $request::named((*name).into())
+                }
+            }
+
             impl From<&String> for $request {
                 fn from(name: &String) -> Self {
                     $request::named(name.into())

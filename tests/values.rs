@@ -1,6 +1,7 @@
 //! Tables, values and properties as a program writes and reads them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use haypile::{
     BasicConsume, BasicProperties, ConnectionParameters, Consume, Deliver, DeliveryMode,
@@ -183,4 +184,27 @@ fn what_is_public_can_be_named() {
         body
     }
     let _ = body;
+}
+
+/// As in a loop over an array of names.
+#[test]
+fn a_borrowed_name_is_a_name() {
+    for name in ["a", "b"].iter() {
+        assert_eq!(QueueDeclare::from(name), QueueDeclare::new(*name));
+    }
+}
+
+#[test]
+fn a_duration_is_a_number_of_milliseconds() {
+    for (duration, milliseconds) in [
+        (Duration::ZERO, 0),
+        (Duration::from_secs(60), 60_000),
+        (Duration::from_nanos(1), 1),
+        (Duration::from_millis(i64::MAX as u64), i64::MAX),
+    ] {
+        assert_eq!(FieldValue::from(duration), FieldValue::I64(milliseconds));
+    }
+    // No number of theirs, so it is refused when it is to be sent.
+    let too_long = Duration::from_millis(i64::MAX as u64 + 1);
+    assert_eq!(FieldValue::from(too_long), FieldValue::U64(u64::MAX));
 }

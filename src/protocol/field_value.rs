@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::field_table::FieldTable;
 use super::short_string::{AsShortString, ShortString};
@@ -176,7 +176,7 @@ impl FieldValue {
     ///
     /// ```
     /// use haypile::FieldValue;
-    /// use std::time::SystemTime;
+    /// use std::time::{Duration, SystemTime};
     ///
     /// assert_eq!(FieldValue::timestamp(0), FieldValue::from(SystemTime::UNIX_EPOCH));
     /// ```
@@ -578,6 +578,26 @@ impl From<u64> for FieldValue {
 impl From<SystemTime> for FieldValue {
     fn from(time: SystemTime) -> Self {
         FieldValue::Timestamp(seconds_since_1970(time))
+    }
+}
+
+/// Milliseconds, as RabbitMQ counts them in `x-message-ttl`, `x-expires` and the like; a part of one counts as a whole one. One
+/// that no number of theirs can hold is refused when it is to be sent ([`Error::InvalidParameter`](crate::Error::InvalidParameter)).
+///
+/// ```
+/// use haypile::{FieldValue, QueueDeclare};
+/// use std::time::Duration;
+///
+/// assert_eq!(FieldValue::from(Duration::from_secs(60)), FieldValue::I64(60_000));
+/// let short_lived = QueueDeclare::new("q").argument("x-message-ttl", Duration::from_secs(60));
+/// ```
+impl From<Duration> for FieldValue {
+    fn from(duration: Duration) -> Self {
+        let milliseconds = duration.as_nanos().div_ceil(1_000_000);
+        match i64::try_from(milliseconds) {
+            Ok(milliseconds) => FieldValue::I64(milliseconds),
+            Err(_) => FieldValue::U64(u64::MAX),
+        }
     }
 }
 
