@@ -137,7 +137,7 @@ impl Channel {
         self.send_with_limit(|patience| {
             self.send(patience, || self.append_acknowledgement(method, patience))
         })?;
-        if self.gate().consumer_lost.load(Ordering::Acquire) {
+        if self.gate().consumer_cancelled.load(Ordering::Acquire) {
             return self.check_not_late(method);
         }
         Ok(())
@@ -183,9 +183,9 @@ impl Channel {
         };
         let mut shared = self.link().lock();
         let channel = shared.session.channel(self.handle.slot);
-        match channel.and_then(|channel| channel.consumers.lost_consumer_of(delivery_tag)) {
-            Some(lost) => Err(Error::ConsumerCancelled {
-                consumer_tag: lost.consumer_tag.clone(),
+        match channel.and_then(|channel| channel.consumers.cancelled_consumer_of(delivery_tag)) {
+            Some(cancelled) => Err(Error::ConsumerCancelled {
+                consumer_tag: cancelled.consumer_tag.clone(),
                 delivery_tag: Some(delivery_tag),
             }),
             None => Ok(()),

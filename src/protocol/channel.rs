@@ -74,7 +74,7 @@ pub(crate) struct Gate {
     pub(crate) confirming: AtomicBool,
     pub(crate) acks: Acks,
     /// The broker cancelled a consumer, so some messages may be acknowledged too late.
-    pub(crate) consumer_lost: AtomicBool,
+    pub(crate) consumer_cancelled: AtomicBool,
 }
 
 impl Gate {
@@ -86,7 +86,7 @@ impl Gate {
             confirmed: Default::default(),
             confirming: Default::default(),
             acks: Default::default(),
-            consumer_lost: Default::default(),
+            consumer_cancelled: Default::default(),
         })
     }
 
@@ -236,7 +236,7 @@ impl ChannelState {
         let acknowledged_to = self.gate.acks.acknowledged_to();
         let was_there = self.consumers.cancel(consumer_tag, acknowledged_to);
         if was_there {
-            self.gate.consumer_lost.store(true, Ordering::Release);
+            self.gate.consumer_cancelled.store(true, Ordering::Release);
         }
         was_there
     }

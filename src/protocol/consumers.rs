@@ -72,7 +72,7 @@ const RUNS: usize = 1024;
 
 /// A consumer that the broker cancelled.
 #[derive(Debug, Clone)]
-pub(crate) struct LostConsumer {
+pub(crate) struct CancelledConsumer {
     id: u64,
     pub(crate) consumer_tag: String,
     /// The oldest message that it had not acknowledged, if that is known.
@@ -82,7 +82,7 @@ pub(crate) struct LostConsumer {
 }
 
 /// So many cancelled consumers of a channel are remembered.
-const LOST: usize = 64;
+const CANCELLED: usize = 64;
 
 /// The consumers of one channel.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ pub(crate) struct Consumers {
     /// Which of them was given which messages, the latest.
     runs: VecDeque<Run>,
     /// Those that the broker cancelled, the latest.
-    lost: VecDeque<LostConsumer>,
+    cancelled: VecDeque<CancelledConsumer>,
 }
 
 impl Consumers {
@@ -151,10 +151,10 @@ impl Consumers {
             let run = runs.find(|run| run.last > last)?;
             Some(run.first.max(last + 1))
         });
-        if self.lost.len() == LOST {
-            self.lost.pop_front();
+        if self.cancelled.len() == CANCELLED {
+            self.cancelled.pop_front();
         }
-        self.lost.push_back(LostConsumer {
+        self.cancelled.push_back(CancelledConsumer {
             id,
             consumer_tag: consumer_tag.to_owned(),
             held,
@@ -210,10 +210,10 @@ impl Consumers {
 
     /// Whether a `basic.cancel-ok` confirms what this end said of a consumer that the broker had cancelled.
     pub(crate) fn take_extra_cancel_ok(&mut self, consumer_tag: &str) -> bool {
-        let mut lost = self.lost.iter_mut();
-        match lost.find(|lost| lost.consumer_tag == consumer_tag && !lost.confirmed) {
-            Some(lost) => {
-                lost.confirmed = true;
+        let mut cancelled = self.cancelled.iter_mut();
+        match cancelled.find(|it| it.consumer_tag == consumer_tag && !it.confirmed) {
+            Some(unconfirmed) => {
+                unconfirmed.confirmed = true;
                 true
             }
             None => false,
@@ -221,16 +221,16 @@ impl Consumers {
     }
 
     /// The cancelled consumer that a message was handed to.
-    pub(crate) fn lost_consumer_of(&self, delivery_tag: u64) -> Option<&LostConsumer> {
+    pub(crate) fn cancelled_consumer_of(&self, delivery_tag: u64) -> Option<&CancelledConsumer> {
         let mut runs = self.runs.iter().rev();
         let run = runs.find(|run| (run.first..=run.last).contains(&delivery_tag))?;
-        self.lost.iter().find(|lost| lost.id == run.consumer)
+        self.cancelled.iter().find(|it| it.id == run.consumer)
     }
 
     /// The consumer with this tag that was cancelled last.
-    pub(crate) fn last_lost(&self, consumer_tag: &str) -> Option<&LostConsumer> {
-        let mut lost = self.lost.iter().rev();
-        lost.find(|lost| lost.consumer_tag == consumer_tag)
+    pub(crate) fn last_cancelled(&self, consumer_tag: &str) -> Option<&CancelledConsumer> {
+        let mut cancelled = self.cancelled.iter().rev();
+        cancelled.find(|it| it.consumer_tag == consumer_tag)
     }
 
     /// The consumer tag of a message that came. Most messages are for the consumer of the one before, and share its tag.

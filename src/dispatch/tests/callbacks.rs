@@ -56,7 +56,7 @@ fn each_consumer_gets_its_own_messages() {
             assert!(channel.cancel_consumer(tag));
         }
         for (number, tag) in (1..).zip(tags) {
-            let lost = channel.consumers.lost_consumer_of(number);
+            let lost = channel.consumers.cancelled_consumer_of(number);
             assert_eq!(lost.map(|lost| &*lost.consumer_tag), Some(tag));
         }
     });

@@ -596,7 +596,7 @@ fn the_brokers_cancel_is_delivered_behind_the_messages_before_it() {
         let channel = shared.session.channel(handle.slot).unwrap();
         assert!(channel.consumers.registered.is_empty());
         assert_eq!(channel.consumers.cancelled_by_broker.as_deref(), Some("c"));
-        assert_eq!(channel.consumers.last_lost("c").unwrap().held, Some(1));
+        assert_eq!(channel.consumers.last_cancelled("c").unwrap().held, Some(1));
     });
 }
 

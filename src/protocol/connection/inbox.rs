@@ -30,7 +30,7 @@ impl ConnectionEvent {
 }
 
 /// A consumer that the broker has cancelled.
-pub(crate) struct CancelledConsumer {
+pub(crate) struct ReportedCancellation {
     /// The number of its channel.
     pub(crate) channel: u16,
     /// Its id, unless it is forgotten already.
@@ -266,12 +266,12 @@ impl Session {
         &mut self,
         slot: usize,
         consumer_tag: &str,
-    ) -> Option<CancelledConsumer> {
+    ) -> Option<ReportedCancellation> {
         let channel = self.channel(slot)?;
         let held = channel
             .consumers
-            .last_lost(consumer_tag)
-            .and_then(|lost| lost.held);
+            .last_cancelled(consumer_tag)
+            .and_then(|cancelled| cancelled.held);
         let consumer = channel
             .consumers
             .get(consumer_tag)
@@ -279,7 +279,7 @@ impl Session {
         if consumer.is_some() {
             channel.consumers.cancelled_by_broker = Some(consumer_tag.to_owned());
         }
-        Some(CancelledConsumer {
+        Some(ReportedCancellation {
             channel: channel.number,
             consumer,
             held,

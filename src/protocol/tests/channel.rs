@@ -137,7 +137,7 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
     assert_eq!(acks.acknowledged_to(), Some(2));
 
     assert!(!channel.cancel_consumer("nobody"));
-    let is_lost = |channel: &ChannelState| channel.gate.consumer_lost.load(Ordering::Acquire);
+    let is_lost = |channel: &ChannelState| channel.gate.consumer_cancelled.load(Ordering::Acquire);
     assert!(!is_lost(&channel));
     assert_eq!(channel.consumer_tags(), ["a", "b", "i"]);
     assert!(channel.cancel_consumer("a") && !channel.cancel_consumer("a"));
@@ -145,7 +145,7 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
     assert!(channel.cancel_consumer("i") && !channel.cancel_consumer("i"));
     assert_eq!(channel.consumer_tags(), ["b"]);
     let lost = |channel: &ChannelState, delivery_tag| {
-        let lost = channel.consumers.lost_consumer_of(delivery_tag);
+        let lost = channel.consumers.cancelled_consumer_of(delivery_tag);
         lost.map(|lost| lost.consumer_tag.clone())
     };
     for (delivery_tag, of_a) in [
@@ -160,7 +160,8 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
         let expected = of_a.then(|| "a".to_owned());
         assert_eq!(lost(&channel, delivery_tag), expected, "{delivery_tag}");
     }
-    let held = |channel: &ChannelState, tag| channel.consumers.last_lost(tag).map(|lost| lost.held);
+    let held =
+        |channel: &ChannelState, tag| channel.consumers.last_cancelled(tag).map(|lost| lost.held);
     assert_eq!(held(&channel, "a"), Some(Some(4)));
     assert_eq!(held(&channel, "i"), Some(None));
     assert_eq!(held(&channel, "b"), None);
@@ -191,10 +192,10 @@ fn messages_in_a_row_are_remembered_together() {
     let acks = &channel.gate.acks;
     acks.write(&mut Vec::new(), 0, 1, &ack).unwrap();
     assert!(channel.cancel_consumer("a"));
-    assert!((1..=5000).all(|tag| channel.consumers.lost_consumer_of(tag).is_some()));
-    assert!(channel.consumers.lost_consumer_of(5001).is_none());
+    assert!((1..=5000).all(|tag| channel.consumers.cancelled_consumer_of(tag).is_some()));
+    assert!(channel.consumers.cancelled_consumer_of(5001).is_none());
     assert_eq!(
-        channel.consumers.last_lost("a").map(|lost| lost.held),
+        channel.consumers.last_cancelled("a").map(|lost| lost.held),
         Some(Some(3))
     );
 }
@@ -207,7 +208,7 @@ fn what_is_remembered_of_consumers_is_bounded() {
         channel.consumers.handed_over(n + 1, 1 + n % 2);
     }
     channel.cancel_consumer("a");
-    let of_a = (1..=10_000).filter(|tag| channel.consumers.lost_consumer_of(*tag).is_some());
+    let of_a = (1..=10_000).filter(|tag| channel.consumers.cancelled_consumer_of(*tag).is_some());
     let of_a: Vec<u64> = of_a.collect();
     assert_eq!((of_a.len(), of_a[511]), (512, 9_999));
 
@@ -219,7 +220,7 @@ fn what_is_remembered_of_consumers_is_bounded() {
             .push(consumer(&tag, 10 + n, false));
         assert!(channel.cancel_consumer(&tag));
     }
-    let known = (0..1000).filter(|n| channel.consumers.last_lost(&format!("c{n}")).is_some());
+    let known = (0..1000).filter(|n| channel.consumers.last_cancelled(&format!("c{n}")).is_some());
     let known: Vec<i32> = known.collect();
     assert_eq!((known.len(), known[0]), (64, 936));
 }

@@ -211,7 +211,7 @@ fn the_iterators_messages_are_counted_and_go_with_it() {
     assert!(state.cancel_consumer("i"));
     let lost = state
         .consumers
-        .lost_consumer_of(2)
+        .cancelled_consumer_of(2)
         .map(|lost| lost.consumer_tag.clone());
     assert_eq!(lost.as_deref(), Some("i"));
     let iterator = session.take_iterator(slot).unwrap();
