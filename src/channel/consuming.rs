@@ -311,10 +311,14 @@ impl Channel {
             let over = channel.gate.is_over() || channel.consumers.registered.is_empty();
             over && channel.inbox.is_empty()
         };
+        // Until it is over, and once more, for what else has ended. Not until nothing is left to do: timers may be due for ever.
         let mut was_over = false;
-        // Once more after it is over, for what else has ended; and not for as long as timers are due, which may be for ever.
-        while !self.is_stopped() && !(was_over && is_over(&mut link.lock())) {
-            was_over = is_over(&mut link.lock());
+        while !self.is_stopped() {
+            let is_over_now = is_over(&mut link.lock());
+            if is_over_now && was_over {
+                break;
+            }
+            was_over = is_over_now;
             round.run(None, is_over)?;
         }
         if self.is_stopped() && !self.is_ended() {
