@@ -179,7 +179,7 @@ impl Connection {
         parameters: ConnectionParameters,
         stream: impl Stream + 'static,
     ) -> Result<Connection> {
-        let stream = Transport::Other(Box::new(stream));
+        let stream = Transport::guarded(Box::new(stream));
         Self::start(connect::open_over(&parameters, stream)?)
     }
 

@@ -9,6 +9,7 @@ mod rpc;
 mod tests;
 mod texts;
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -672,6 +673,18 @@ impl Error {
             channel,
             reason: fmt::format(reason).into(),
         }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    match (
+        payload.downcast_ref::<&str>(),
+        payload.downcast_ref::<String>(),
+    ) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "without a text",
     }
 }
 

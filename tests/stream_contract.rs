@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{mpsc, Arc, Mutex};
@@ -184,6 +184,221 @@ fn a_stream_that_does_not_wait_is_noticed() {
         wait_until(SOON, || connection.is_closed());
         let error = connection.channel().unwrap_err();
         assert!(error.to_string().contains("set_read_timeout"), "{error}");
+    });
+}
+
+// ---- a stream that panics
+
+/// TCP of which one method panics, from its nth call on.
+struct Panicking {
+    stream: TcpStream,
+    method: &'static str,
+    after: Arc<AtomicU64>,
+    calls: Arc<AtomicU64>,
+}
+
+impl Panicking {
+    fn new(stream: TcpStream, method: &'static str, after: u64) -> Self {
+        Panicking {
+            stream,
+            method,
+            after: Arc::new(AtomicU64::new(after)),
+            calls: Arc::default(),
+        }
+    }
+
+    fn called(&self, method: &'static str) {
+        if method == self.method {
+            let calls = self.calls.fetch_add(1, Ordering::SeqCst);
+            if calls >= self.after.load(Ordering::SeqCst) {
+                panic!("no more {method}");
+            }
+        }
+    }
+}
+
+impl Read for Panicking {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.called("read");
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Panicking {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.called("write");
+        self.stream.write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.called("write_vectored");
+        self.stream.write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.called("flush");
+        self.stream.flush()
+    }
+}
+
+impl Stream for Panicking {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        self.called("try_clone");
+        Ok(Box::new(Panicking {
+            stream: self.stream.try_clone()?,
+            method: self.method,
+            after: Arc::clone(&self.after),
+            calls: Arc::clone(&self.calls),
+        }))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.called("set_read_timeout");
+        Stream::set_read_timeout(&self.stream, timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.called("set_write_timeout");
+        Stream::set_write_timeout(&self.stream, timeout)
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        self.called("shutdown");
+        Stream::shutdown(&self.stream)
+    }
+}
+
+#[track_caller]
+fn assert_panicked(error: &Error, method: &'static str) {
+    let wanted = format!("the stream's {method} panicked: no more {method}");
+    assert!(error.to_string().contains(&wanted), "{error}");
+}
+
+#[test]
+fn a_panic_of_the_stream_ends_the_connection() {
+    bounded(|| {
+        for method in [
+            "read",
+            "write",
+            "write_vectored",
+            "flush",
+            "set_read_timeout",
+        ] {
+            let stream = TcpStream::connect(broker_address()).unwrap();
+            let stream = Panicking::new(stream, method, u64::MAX);
+            let after = Arc::clone(&stream.after);
+            // Nothing but the panic ends a call.
+            let parameters = parameters().rpc_timeout(SOON * 10).heartbeat(0);
+            let connection = Connection::open_stream(parameters, stream).unwrap();
+            let channel = connection.channel().unwrap();
+            let queue = exclusive_queue(&channel);
+            after.store(0, Ordering::SeqCst);
+            let error = loop {
+                // Two sizes, since large bodies are written in another way.
+                let sent = channel
+                    .basic_publish("", &queue, vec![0; 100_000])
+                    .and_then(|()| channel.basic_publish("", &queue, "x"));
+                if let Err(error) = sent {
+                    break error;
+                }
+                if let Err(error) = channel.basic_get(BasicGet::new(&queue).auto_ack(true)) {
+                    break error;
+                }
+            };
+            assert_matches!(error, Error::StreamLost(_));
+            assert_panicked(&error, method);
+            wait_until(SOON, || connection.is_closed());
+            assert_panicked(&connection.channel().unwrap_err(), method);
+        }
+    });
+}
+
+/// The reader thread reads, and no call is waiting.
+#[test]
+fn a_panic_of_a_read_is_noticed_without_a_call() {
+    bounded(|| {
+        let stream = TcpStream::connect(broker_address()).unwrap();
+        let stream = Panicking::new(stream, "read", u64::MAX);
+        let (after, calls) = (Arc::clone(&stream.after), Arc::clone(&stream.calls));
+        let connection = Connection::open_stream(parameters().heartbeat(1), stream).unwrap();
+        let seen = calls.load(Ordering::SeqCst);
+        wait_until(SOON, || calls.load(Ordering::SeqCst) > seen);
+        after.store(0, Ordering::SeqCst);
+        wait_until(SOON, || connection.is_closed());
+        let end = connection.process_data_events(SOON).unwrap_err();
+        assert_panicked(&end, "read");
+    });
+}
+
+#[test]
+fn a_panic_of_the_stream_while_opening_is_an_error() {
+    bounded(|| {
+        for method in [
+            "read",
+            "write",
+            "flush",
+            "try_clone",
+            "set_read_timeout",
+            "set_write_timeout",
+        ] {
+            for after in 0..3 {
+                let stream = TcpStream::connect(broker_address()).unwrap();
+                let stream = Panicking::new(stream, method, after);
+                let may_open = after > 0
+                    && matches!(
+                        method,
+                        "try_clone" | "set_read_timeout" | "set_write_timeout"
+                    );
+                match Connection::open_stream(parameters(), stream) {
+                    Err(error) => {
+                        assert_matches!(error, Error::Connection(_));
+                        assert_panicked(&error, method);
+                    }
+                    // There are so few such calls.
+                    Ok(_) => assert!(may_open, "{method} {after}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_panic_of_shutdown_does_not_keep_a_connection_from_its_end() {
+    bounded(|| {
+        let stream = TcpStream::connect(broker_address()).unwrap();
+        let connection =
+            Connection::open_stream(parameters(), Panicking::new(stream, "shutdown", 0)).unwrap();
+        connection.close().unwrap();
+        assert!(connection.is_closed());
+        // The peer speaks no AMQP.
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        drop(listener.accept().unwrap());
+        let error = Connection::open_stream(parameters(), Panicking::new(stream, "shutdown", 0));
+        assert_matches!(error.unwrap_err(), Error::IncompatibleProtocol(_));
+    });
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_panic_of_a_stream_below_tls_is_an_error() {
+    use haypile::TlsOptions;
+    bounded(|| {
+        for method in [
+            "read",
+            "write",
+            "flush",
+            "set_read_timeout",
+            "set_write_timeout",
+        ] {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let tls = TlsOptions::new().danger_accept_any_certificate();
+            let stream = Panicking::new(stream, method, 0);
+            let error = Connection::open_stream(parameters().tls(tls), stream).unwrap_err();
+            assert_matches!(error, Error::Tls(_));
+            assert_panicked(&error, method);
+        }
     });
 }
 

@@ -356,15 +356,23 @@ impl Opening<'_> {
         let mut out = frame::PROTOCOL_HEADER.to_vec();
         loop {
             if !out.is_empty() {
-                // What the peer sent before it hung up says more than the failed write, so that is read first.
-                self.limit_waits()?;
-                self.send_error = self.send(&out).err();
-                self.sent_last = out.len();
+                // After a write that failed nothing more is sent. What the peer sent before it hung up says more than the
+                // write's error, so that is read first.
+                if self.send_error.is_none() {
+                    self.limit_waits()?;
+                    self.send_error = self.send(&out).err();
+                    self.sent_last = out.len();
+                }
                 // The password was in it.
                 overwrite(&mut out);
             }
             match self.handle_frame(&mut out)? {
-                Progress::Open => return Ok(()),
+                Progress::Open => {
+                    return match self.send_error.take() {
+                        Some(error) => Err(self.lost(error)),
+                        None => Ok(()),
+                    }
+                }
                 Progress::Handled => {}
                 Progress::Incomplete => self.receive()?,
             }

@@ -2,9 +2,11 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use super::sync::Instant;
+use crate::error::panic_text;
 
 /// A two-way stream of bytes that a connection can run over: a TCP or Unix socket, a tunnel, a pair of pipes in memory.
 ///
@@ -24,6 +26,8 @@ use super::sync::Instant;
 ///
 /// What can be noticed of a stream that does otherwise ends the connection with an error that says so: a `read` or `write`
 /// that claims more bytes than it was given, and a `read` that returns without bytes before its time, again and again.
+/// So does a panic in one of its methods: the error has its text (where panics unwind; elsewhere the process ends). A method
+/// may be called again after it panicked, [`shutdown`](Stream::shutdown) at least is.
 ///
 /// Methods that are added later will have a default, so that streams written today go on to compile.
 ///
@@ -169,6 +173,75 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
+/// A stream from outside this crate. What its methods return is checked, and a panic of theirs becomes an error: it would end
+/// a thread without which the connection is open and does nothing.
+struct Guarded(Box<dyn Stream>);
+
+impl Read for Guarded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let given = buffer.len();
+        checked("read", given, || self.0.read(buffer))
+    }
+}
+
+impl Write for Guarded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        checked("write", bytes.len(), || self.0.write(bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let given = slices.iter().map(|slice| slice.len()).sum();
+        checked("write_vectored", given, || self.0.write_vectored(slices))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        caught("flush", || self.0.flush())
+    }
+}
+
+impl Stream for Guarded {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        let clone = caught("try_clone", || self.0.try_clone())?;
+        Ok(Box::new(Guarded(clone)))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        caught("set_read_timeout", || self.0.set_read_timeout(timeout))
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        caught("set_write_timeout", || self.0.set_write_timeout(timeout))
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        caught("shutdown", || self.0.shutdown())
+    }
+}
+
+fn caught<T>(method: &str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
+        let text = panic_text(&*payload);
+        Err(io::Error::other(format!(
+            "the stream's {method} panicked: {text}"
+        )))
+    })
+}
+
+/// It may claim more than it was given, and a slice with such an end is a panic.
+fn checked(
+    method: &str,
+    given: usize,
+    call: impl FnOnce() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let count = caught(method, call)?;
+    if count <= given {
+        return Ok(count);
+    }
+    Err(io::Error::other(format!(
+        "the stream's {method} returned {count} bytes where it was given {given}"
+    )))
+}
+
 /// A stream as this crate keeps it. A TCP stream is not boxed like the others: the table of its methods would bring all that
 /// [`Read`] and [`Write`] have besides what is used here into every program.
 pub(crate) enum Transport {
@@ -177,6 +250,11 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
+    /// One that the caller made.
+    pub(crate) fn guarded(stream: Box<dyn Stream>) -> Transport {
+        Transport::Other(Box::new(Guarded(stream)))
+    }
+
     pub(crate) fn try_clone(&self) -> io::Result<Transport> {
         match self {
             Transport::Tcp(stream) => stream.try_clone().map(Transport::Tcp),
@@ -219,7 +297,7 @@ impl Read for Transport {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(stream) => stream.read(buffer),
-            Transport::Other(stream) => checked("read", stream.read(buffer)?, buffer.len()),
+            Transport::Other(stream) => stream.read(buffer),
         }
     }
 }
@@ -228,17 +306,14 @@ impl Write for Transport {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(stream) => stream.write(bytes),
-            Transport::Other(stream) => checked("write", stream.write(bytes)?, bytes.len()),
+            Transport::Other(stream) => stream.write(bytes),
         }
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Transport::Tcp(stream) => stream.write_vectored(slices),
-            Transport::Other(stream) => {
-                let given = slices.iter().map(|slice| slice.len()).sum();
-                checked("write_vectored", stream.write_vectored(slices)?, given)
-            }
+            Transport::Other(stream) => stream.write_vectored(slices),
         }
     }
 
@@ -249,16 +324,6 @@ impl Write for Transport {
             Transport::Other(stream) => stream.flush(),
         }
     }
-}
-
-/// A stream from outside this crate may claim more than it was given, and a slice with such an end is a panic.
-fn checked(method: &str, count: usize, given: usize) -> io::Result<usize> {
-    if count <= given {
-        return Ok(count);
-    }
-    Err(io::Error::other(format!(
-        "the stream's {method} returned {count} bytes where it was given {given}"
-    )))
 }
 
 /// Counts reads that return before their time, to find out a stream that does not wait: reading it would keep a processor busy.
@@ -411,9 +476,9 @@ mod tests {
 
     #[test]
     fn a_stream_that_claims_more_than_it_was_given_is_refused() {
-        assert_eq!(checked("read", 7, 8).unwrap(), 7);
-        assert_eq!(checked("read", 8, 8).unwrap(), 8);
-        let error = checked("read", 9, 8).unwrap_err();
+        assert_eq!(checked("read", 8, || Ok(7)).unwrap(), 7);
+        assert_eq!(checked("read", 8, || Ok(8)).unwrap(), 8);
+        let error = checked("read", 8, || Ok(9)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the stream's read returned 9 bytes where it was given 8"

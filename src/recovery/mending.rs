@@ -12,7 +12,7 @@ use super::reliable::{Core, State};
 use super::retry::Retry;
 use super::{Supervisor, SupervisorEvent};
 use crate::channel::Channel;
-use crate::error::Result;
+use crate::error::{panic_text, Result};
 use crate::io::sync::thread::{self, Thread};
 use crate::io::sync::Instant;
 use crate::protocol::channel::Wake;
@@ -159,14 +159,7 @@ pub(super) fn run(core: &Arc<Core>, connections: impl FnOnce() -> Result<()>) {
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Error {
-    let text = match (
-        payload.downcast_ref::<&str>(),
-        payload.downcast_ref::<String>(),
-    ) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text.as_str(),
-        _ => "without a text",
-    };
+    let text = panic_text(payload);
     Error::other(format!(
         "the program's own code panicked on the publisher's thread: {text}"
     ))

@@ -108,7 +108,10 @@ impl<'a> Handshake<'a> {
         loop {
             self.send()?;
             if !self.session.is_handshaking() {
-                return Ok(());
+                return match self.send_error.take() {
+                    Some(error) => Err(self.lost(error)),
+                    None => Ok(()),
+                };
             }
             if self.is_late() {
                 return Err(Failure::TimeUp);
@@ -140,7 +143,8 @@ impl<'a> Handshake<'a> {
 
     fn send(&mut self) -> Result<(), Failure> {
         let sealed = take_sealed(&mut self.session).map_err(|error| self.lost(error))?;
-        if sealed.is_empty() {
+        // After a write that failed nothing more is sent.
+        if sealed.is_empty() || self.send_error.is_some() {
             return Ok(());
         }
         let limit = self.remaining();
