@@ -547,9 +547,7 @@ fn a_missing_exchange_ends_the_publisher_and_hands_all_back() {
             .unwrap();
         publisher.publish("", &queue, "good").unwrap();
         publisher.wait_for_confirms(LIMIT).unwrap();
-        publisher
-            .publish(&unique("no-exchange"), "", "bad")
-            .unwrap();
+        publisher.publish(unique("no-exchange"), "", "bad").unwrap();
         publisher.publish("", &queue, "behind").unwrap();
         let report = report(publisher.wait_for_confirms(LIMIT));
         assert_eq!(
@@ -631,7 +629,7 @@ fn arguments_that_cannot_be_sent_are_not_taken() {
         assert_matches!(error, Error::InvalidParameter { .. });
         assert_eq!(publisher.unconfirmed(), 0);
         assert_eq!(
-            publisher.publish("", &unique("q"), "").unwrap(),
+            publisher.publish("", unique("q"), "").unwrap(),
             1,
             "a refused message has no number"
         );

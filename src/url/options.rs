@@ -339,7 +339,7 @@ impl UrlTls {
 fn set_tcp_options(entries: &FieldTable, options: &mut TcpOptions) -> Read<()> {
     for (key, value) in entries {
         let Some(value) = value.as_u64().and_then(|value| u32::try_from(value).ok()) else {
-            return Err("whole numbers that are not negative are expected");
+            return Err("whole numbers from 0 to 4294967295 are expected");
         };
         let seconds = Some(Duration::from_secs(value.into()));
         match key.as_str() {
@@ -359,12 +359,13 @@ fn set_tcp_options(entries: &FieldTable, options: &mut TcpOptions) -> Read<()> {
 
 /// Seconds, fractions allowed.
 fn seconds(value: &str) -> Read<Duration> {
-    duration(value).ok_or("seconds, 0 or more, are expected")
+    duration(value)
+        .ok_or("seconds as a decimal number, 0 or more, are expected (such as 30 or 0.5)")
 }
 
 fn some_seconds(value: &str) -> Read<Duration> {
     let duration = duration(value).filter(|duration| !duration.is_zero());
-    duration.ok_or("seconds, more than 0, are expected")
+    duration.ok_or("seconds as a decimal number, more than 0, are expected (such as 30 or 0.5)")
 }
 
 fn duration(seconds: &str) -> Option<Duration> {
