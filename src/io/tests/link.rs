@@ -586,6 +586,7 @@ fn what_came_is_handled_and_a_violation_is_reported_to_the_peer() {
             close[0].starts_with("0 ConnectionClose") && close[0].contains(&code.to_string()),
             "{close:?}"
         );
+        assert!(close[0].contains("class_id: 0, method_id: 0"), "{close:?}");
     }
 }
 
@@ -749,6 +750,7 @@ fn a_connection_that_is_given_up_is_closed_with_the_reason() {
         sent[0].starts_with("0 ConnectionClose") && sent[0].contains("200"),
         "{sent:?}"
     );
+    assert!(sent[0].contains("class_id: 0, method_id: 0"), "{sent:?}");
     assert!(link.check_confirmed(&link.end_reason()).is_ok());
 }
 

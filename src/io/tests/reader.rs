@@ -158,6 +158,8 @@ fn what_is_read_ahead_is_handled_in_its_turn_and_the_end_behind_it() {
     ]
     .into();
     assert_eq!(reader.read_ahead(), Ahead::Bytes);
+    let waits = script.lock().read_timeouts.last().copied();
+    assert_eq!(waits, Some(Duration::from_millis(200)));
     assert!(reader.has_unhandled());
     assert_eq!(reader.read_ahead(), Ahead::Nothing);
     script.lock().reads.push_back(Ok(HEARTBEAT.to_vec()));

@@ -364,6 +364,8 @@ fn the_end_is_announced() {
     assert_eq!(end.serve(), b"last");
     let state = lock(&end.server).process_new_packets().unwrap();
     assert!(state.peer_has_closed());
+    let waits = lock(&end.wire).write_timeouts.last().copied();
+    assert_eq!(waits, Some(Duration::from_millis(10)));
     // Again, while the peer takes nothing.
     lock(&end.wire).room = Some(0);
     stream.shutdown().unwrap();
@@ -603,6 +605,9 @@ fn a_server_that_is_not_trusted_gets_an_alert() {
             matches!(alert, rustls::Error::AlertReceived(_)),
             "{alert:?}"
         );
+        // Its operator may look into the log, which is worth no long wait.
+        let waits = wire.write_timeouts.last().copied();
+        assert_eq!(waits, Some(Duration::from_millis(200)));
     }
 }
 
