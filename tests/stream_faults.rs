@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use haypile::{Connection, ConnectionParameters, Error, Stream};
-use support::{assert_matches, bounded, broker_address, url};
+use support::{assert_matches, bounded, broker_address, url, SOON};
 
 /// What fails.
 #[derive(Clone, Copy, PartialEq)]
@@ -26,6 +26,11 @@ enum Fault {
     },
     /// Writes do not wait.
     WritesWouldBlock,
+    /// Each write, and each flush, comes to nothing so many times before it is made.
+    ComeToNothing {
+        times: usize,
+        kind: io::ErrorKind,
+    },
     SetReadTimeout,
     SetWriteTimeout,
     TryClone,
@@ -48,6 +53,7 @@ struct Faulty {
     fault: Fault,
     writes: Arc<AtomicUsize>,
     reads: Arc<AtomicUsize>,
+    flushes: Arc<AtomicUsize>,
 }
 
 impl Faulty {
@@ -57,6 +63,7 @@ impl Faulty {
             fault,
             writes: Arc::default(),
             reads: Arc::default(),
+            flushes: Arc::default(),
         }
     }
 
@@ -64,6 +71,15 @@ impl Faulty {
         match is_faulty {
             true => Err(io::Error::other(TunnelDown)),
             false => Ok(()),
+        }
+    }
+
+    fn come_to_nothing(&self, before: usize) -> io::Result<()> {
+        match self.fault {
+            Fault::ComeToNothing { times, kind } if before % (times.saturating_add(1)) < times => {
+                Err(kind.into())
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -80,6 +96,7 @@ impl Write for Faulty {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let before = self.writes.fetch_add(1, Ordering::SeqCst);
         self.fail_if(matches!(self.fault, Fault::Writes { after } if before >= after))?;
+        self.come_to_nothing(before)?;
         match self.fault {
             Fault::WritesWouldBlock => Err(io::ErrorKind::WouldBlock.into()),
             _ => self.stream.write(bytes),
@@ -87,6 +104,7 @@ impl Write for Faulty {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.come_to_nothing(self.flushes.fetch_add(1, Ordering::SeqCst))?;
         self.stream.flush()
     }
 }
@@ -99,6 +117,7 @@ impl Stream for Faulty {
             fault: self.fault,
             writes: Arc::clone(&self.writes),
             reads: Arc::clone(&self.reads),
+            flushes: Arc::clone(&self.flushes),
         }))
     }
 
@@ -168,6 +187,70 @@ fn a_write_that_does_not_wait_is_no_timeout() {
         let error = Connection::open_stream(patient(), stream).unwrap_err();
         assert_matches!(error, Error::Connection(_));
         assert!(!error.to_string().contains("timed out"), "{error}");
+        assert!(error.to_string().contains("set_write_timeout"), "{error}");
+    });
+}
+
+const NOTHING: [io::ErrorKind; 3] = [
+    io::ErrorKind::WouldBlock,
+    io::ErrorKind::TimedOut,
+    io::ErrorKind::Interrupted,
+];
+
+#[test]
+fn writes_that_come_to_nothing_are_made_again() {
+    bounded(|| {
+        for kind in NOTHING {
+            for (times, stack_timeout) in [(1, None), (3, Some(SOON)), (100, Some(SOON * 2))] {
+                let stream = TcpStream::connect(broker_address()).unwrap();
+                let stream = Faulty::new(stream, Fault::ComeToNothing { times, kind });
+                let parameters = patient().stack_timeout(stack_timeout);
+                let connection = Connection::open_stream(parameters, stream).unwrap();
+                let channel = connection.channel().unwrap();
+                channel.basic_publish("", "nobody", vec![0; 100]).unwrap();
+                connection.close().unwrap();
+            }
+        }
+    });
+}
+
+/// With a large body, which is written in another way.
+#[test]
+fn an_open_connection_bears_writes_that_come_to_nothing() {
+    bounded(|| {
+        for kind in NOTHING {
+            let stream = TcpStream::connect(broker_address()).unwrap();
+            let stream = Faulty::new(stream, Fault::ComeToNothing { times: 1, kind });
+            let connection = Connection::open_stream(patient(), stream).unwrap();
+            let channel = connection.channel().unwrap();
+            channel.confirm_delivery().unwrap();
+            channel
+                .basic_publish("", "nobody", vec![0; 300_000])
+                .unwrap();
+            connection.close().unwrap();
+        }
+    });
+}
+
+#[test]
+fn writes_that_always_come_to_nothing_end_with_the_time() {
+    bounded(|| {
+        for kind in NOTHING {
+            let (stream, _other_end) = silent();
+            let times = usize::MAX;
+            let stream = Faulty::new(stream, Fault::ComeToNothing { times, kind });
+            let writes = Arc::clone(&stream.writes);
+            let parameters = patient().stack_timeout(Duration::from_millis(300));
+            let error = Connection::open_stream(parameters, stream).unwrap_err();
+            assert_matches!(error, Error::Connection(_));
+            assert!(
+                error.to_string().contains("timed out after 300 ms"),
+                "{error}"
+            );
+            // No processor was kept busy.
+            let writes = writes.load(Ordering::SeqCst);
+            assert!((2..=301).contains(&writes), "{writes}");
+        }
     });
 }
 
@@ -288,7 +371,25 @@ mod inside_tls {
             let stream = Faulty::new(stream, Fault::WritesWouldBlock);
             let error = Connection::open_stream(patient_with_tls(), stream).unwrap_err();
             assert_matches!(error, Error::Tls(_));
-            assert_eq!(source(&error).kind(), io::ErrorKind::WouldBlock);
+            let text = source(&error).to_string();
+            assert!(text.contains("set_write_timeout"), "{text}");
+        });
+    }
+
+    #[test]
+    fn writes_that_always_come_to_nothing_end_with_the_time() {
+        bounded(|| {
+            for kind in NOTHING {
+                let (stream, _other_end) = silent();
+                let times = usize::MAX;
+                let stream = Faulty::new(stream, Fault::ComeToNothing { times, kind });
+                let parameters = patient_with_tls().stack_timeout(Duration::from_millis(300));
+                let error = Connection::open_stream(parameters, stream).unwrap_err();
+                assert!(
+                    error.to_string().contains("timed out after 300 ms"),
+                    "{error}"
+                );
+            }
         });
     }
 

@@ -1,7 +1,7 @@
 //! Connecting: names, addresses, retries, and the handshake driven to its end.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use super::deadline::within;
 use super::link::Opened;
-use super::stream::{closed, describe, is_hang_up, is_timeout, EarlyReads, Transport, LAST_WORDS};
+use super::stream::{
+    closed, describe, is_hang_up, is_timeout, pause_when_interrupted, send_all, EarlyReturns,
+    Transport, LAST_WORDS, WITHOUT_DEADLINE,
+};
 use super::sync::{after, Instant};
 #[cfg(feature = "tls")]
 use super::tls;
@@ -172,7 +175,7 @@ impl<'a> Target<'a> {
             send_error: None,
             received: &mut opened.leftover,
             has_replied: false,
-            early_reads: EarlyReads::default(),
+            early_reads: EarlyReturns::of("read"),
         };
         match opening.shake_hands() {
             Ok(()) => Ok(opened),
@@ -338,7 +341,7 @@ struct Opening<'a> {
     received: &'a mut Vec<u8>,
     /// Whether the peer has sent anything in AMQP.
     has_replied: bool,
-    early_reads: EarlyReads,
+    early_reads: EarlyReturns,
 }
 
 /// What there was to handle.
@@ -360,7 +363,7 @@ impl Opening<'_> {
                 // write's error, so that is read first.
                 if self.send_error.is_none() {
                     self.limit_waits()?;
-                    self.send_error = self.send(&out).err();
+                    self.send_error = send_all(self.stream, &out, self.deadline).err();
                     self.sent_last = out.len();
                 }
                 // The password was in it.
@@ -411,16 +414,14 @@ impl Opening<'_> {
             Ok(false) => Ok(Progress::Handled),
             Err(failure) => {
                 // A server that refuses still waits for `close-ok`.
-                let _ = self.stream.write_all(out);
+                let _ = self
+                    .stream
+                    .set_write_timeout(LAST_WORDS)
+                    .and_then(|()| send_all(self.stream, out, Some(after(LAST_WORDS))));
                 overwrite(out);
                 Err(failure)
             }
         }
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)?;
-        self.stream.flush()
     }
 
     /// Waits for more from the peer.
@@ -440,7 +441,10 @@ impl Opening<'_> {
                 self.early_reads.clear();
                 return Ok(());
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                pause_when_interrupted();
+                return Ok(());
+            }
             // Whether the deadline has passed is looked at above, before the next read.
             Err(error) if is_timeout(&error) => match self.send_error.take() {
                 Some(error) if is_timeout(&error) && self.is_late() => return Err(self.too_slow()),
@@ -474,7 +478,7 @@ impl Opening<'_> {
             Some(deadline) => deadline
                 .saturating_duration_since(now)
                 .max(Duration::from_millis(1)),
-            None => Duration::from_secs(3600),
+            None => WITHOUT_DEADLINE,
         };
         let left = if has_failed {
             left.min(LAST_WORDS)

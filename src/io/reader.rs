@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use super::backlog::{Backlog, HALF_QUOTA, PERIOD};
-use super::stream::{closed, is_timeout, EarlyReads, Transport};
+use super::stream::{closed, is_timeout, EarlyReturns, Transport};
 use super::sync::Instant;
 use crate::protocol::connection::Session;
 use crate::Error;
@@ -62,7 +62,7 @@ pub(crate) struct Reader {
 struct Source {
     stream: Transport,
     timeout: Duration,
-    early_reads: EarlyReads,
+    early_reads: EarlyReturns,
     last_bytes: Instant,
     /// The beginning of the present period, and how many bytes have come in it. See `backlog`.
     period_began: Instant,
@@ -125,7 +125,7 @@ impl Reader {
             source: Source {
                 stream,
                 timeout: SLICE,
-                early_reads: EarlyReads::default(),
+                early_reads: EarlyReturns::of("read"),
                 last_bytes: now,
                 period_began: now,
                 period_bytes: 0,

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
+use std::thread;
 use std::time::Duration;
 
 use super::sync::Instant;
@@ -18,15 +19,16 @@ use crate::error::panic_text;
 ///   [`set_read_timeout`](Stream::set_read_timeout) says, and not much earlier without bytes: every deadline of the
 ///   connection rests on this. `write` and [`set_write_timeout`](Stream::set_write_timeout) are the same.
 /// * `write` may buffer. [`flush`](Write::flush) sends what it buffered; it is called whenever nothing more is about to be
-///   written, and may fail as `write` does when its time is up: it is called again then.
+///   written. A `write` or `flush` whose time is up is called again; while a connection is opened, until its
+///   [`stack_timeout`](crate::ConnectionParameters::stack_timeout) has passed.
 /// * A timeout and a dead connection differ by their errors. On Unix, an error of kind [`TimedOut`](io::ErrorKind::TimedOut)
 ///   that carries the operating system's code (`ETIMEDOUT`) means that the connection is dead, since a timeout of a socket
 ///   is `EAGAIN` there. Anything else of that kind, and [`WouldBlock`](io::ErrorKind::WouldBlock), means that the time is up.
-/// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing. Every other error ends the connection.
+/// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing: the call is made again, within the same limits. Every other error ends the connection.
 ///
 /// What can be noticed of a stream that does otherwise ends the connection with an error that says so: a `read` or `write`
-/// that claims more bytes than it was given, and a `read` that returns without bytes before its time, again and again.
-/// So does a panic in one of its methods: the error has its text (where panics unwind; elsewhere the process ends). A method
+/// that claims more bytes than it was given, and a `read` that returns without bytes before its time, again and again (while
+/// a connection is opened without a `stack_timeout`, a `write` or `flush` as well). So does a panic in one of its methods: the error has its text (where panics unwind; elsewhere the process ends). A method
 /// may be called again after it panicked, [`shutdown`](Stream::shutdown) at least is.
 ///
 /// Methods that are added later will have a default, so that streams written today go on to compile.
@@ -326,45 +328,108 @@ impl Write for Transport {
     }
 }
 
-/// Counts reads that return before their time, to find out a stream that does not wait: reading it would keep a processor busy.
-#[derive(Default)]
-pub(crate) struct EarlyReads {
-    /// When the first of the reads in a row returned that brought nothing.
+/// How long to wait before a write is made again that took nothing, perhaps at once.
+const BEFORE_NEXT_WRITE: Duration = Duration::from_millis(1);
+
+/// A write, a flush or a read of the stream was interrupted. One that always is must not keep a processor busy.
+pub(crate) fn pause_when_interrupted() {
+    thread::sleep(BEFORE_NEXT_WRITE);
+}
+
+/// Writes and flushes all of this for a handshake. What takes nothing is made again until the deadline; each write is limited
+/// by the stream's timeout as well. The error is a timeout only if the deadline has passed.
+pub(crate) fn send_all(
+    stream: &mut (impl Write + ?Sized),
+    mut bytes: &[u8],
+    deadline: Option<Instant>,
+) -> io::Result<()> {
+    let mut early_writes = EarlyReturns::of("write");
+    loop {
+        let sent = match bytes {
+            [] => match stream.flush() {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
+            bytes => stream.write(bytes),
+        };
+        match sent {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                early_writes.clear();
+                if bytes.is_empty() {
+                    continue;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => pause_when_interrupted(),
+            Err(error) if is_timeout(&error) => {
+                if deadline.is_none() {
+                    early_writes.note(WITHOUT_DEADLINE)?;
+                }
+                thread::sleep(BEFORE_NEXT_WRITE);
+            }
+            Err(error) => return Err(error),
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+    }
+}
+
+/// How long a read or write of a handshake without a deadline may take.
+pub(crate) const WITHOUT_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Counts reads, or writes, that return before their time, to find out a stream that does not wait: reading it would keep a
+/// processor busy.
+pub(crate) struct EarlyReturns {
+    /// `read` or `write`.
+    method: &'static str,
+    /// When the first of the calls in a row returned that came to nothing.
     since: Option<Instant>,
     /// How many followed it, and how long they were to take.
-    reads: u32,
+    calls: u32,
     expected: Duration,
 }
 
-impl EarlyReads {
-    /// So many reads in a row are looked at together, since a single one may be early for a good reason.
-    const READS: u32 = 50;
+impl EarlyReturns {
+    /// So many calls in a row are looked at together, since a single one may be early for a good reason.
+    const CALLS: u32 = 50;
 
-    /// A read with this timeout brought nothing; an error if such reads return much too early.
+    pub(crate) fn of(method: &'static str) -> Self {
+        EarlyReturns {
+            method,
+            since: None,
+            calls: 0,
+            expected: Duration::ZERO,
+        }
+    }
+
+    /// A call with this timeout came to nothing; an error if such calls return much too early.
     pub(crate) fn note(&mut self, timeout: Duration) -> io::Result<()> {
         let Some(since) = self.since else {
             self.since = Some(Instant::now());
             return Ok(());
         };
-        self.reads += 1;
+        self.calls += 1;
         self.expected += timeout;
-        if self.reads < Self::READS {
+        if self.calls < Self::CALLS {
             return Ok(());
         }
         let early = since.elapsed() < self.expected / 10;
-        *self = EarlyReads::default();
+        self.clear();
         if !early {
             return Ok(());
         }
-        Err(io::Error::other(
-            "the stream's read returns without bytes before its time is up: set_read_timeout has no effect \
-             (a non-blocking socket?)",
-        ))
+        let method = self.method;
+        Err(io::Error::other(format!(
+            "the stream's {method} gives up before its time is up: set_{method}_timeout has no effect \
+             (a non-blocking socket?)"
+        )))
     }
 
-    /// A read brought something.
+    /// A call came to something.
     pub(crate) fn clear(&mut self) {
-        *self = EarlyReads::default();
+        *self = EarlyReturns::of(self.method);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice, Write};
 use std::time::Duration;
 
-use super::stream::{is_timeout, Transport};
+use super::stream::{is_timeout, pause_when_interrupted, Transport};
 use super::sync::Instant;
 use crate::protocol::frame;
 use crate::protocol::publish::Outbox;
@@ -45,7 +45,10 @@ pub(super) enum Written {
 /// What a failed system call means. `None` if it is to be made again.
 fn stopped_by(error: io::Error) -> Option<Written> {
     match error.kind() {
-        io::ErrorKind::Interrupted => None,
+        io::ErrorKind::Interrupted => {
+            pause_when_interrupted();
+            None
+        }
         _ if is_timeout(&error) => Some(Written::Stuck),
         _ => Some(Written::Failed(error)),
     }
@@ -124,11 +127,11 @@ impl WriteHalf {
                     Ok(count) => {
                         left -= count;
                         IoSlice::advance_slices(&mut rest, count);
-                        if began.elapsed() >= WRITE_SLICE {
-                            outcome = Written::Stuck;
-                        }
                     }
                     Err(error) => outcome = stopped_by(error).unwrap_or(outcome),
+                }
+                if matches!(outcome, Written::All) && began.elapsed() >= WRITE_SLICE {
+                    outcome = Written::Stuck;
                 }
             }
             if let Written::Failed(_) = outcome {
@@ -151,9 +154,13 @@ impl WriteHalf {
     /// Sends what the stream itself may have buffered.
     fn flush(&mut self) -> Written {
         self.unflushed = true;
+        let mut began = None;
         while let Err(error) = self.stream.flush() {
             if let Some(stopped) = stopped_by(error) {
                 return stopped;
+            }
+            if began.get_or_insert_with(Instant::now).elapsed() >= WRITE_SLICE {
+                return Written::Stuck;
             }
         }
         self.unflushed = false;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::super::backlog::{HALF_QUOTA, PERIOD};
 use super::super::reader::{Ahead, Outcome, Reader, SLICE};
-use super::super::stream::EarlyReads;
+use super::super::stream::EarlyReturns;
 use super::*;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::connection::Session;
@@ -379,7 +379,7 @@ fn a_read_that_had_to_wait_begins_a_period() {
 #[test]
 fn reads_that_return_too_early_again_and_again_are_an_error() {
     let early = |timeout, reads: usize| {
-        let mut counted = EarlyReads::default();
+        let mut counted = EarlyReturns::of("read");
         (0..reads).find(|_| counted.note(timeout).is_err())
     };
     let minute = Duration::from_secs(60);
@@ -388,7 +388,7 @@ fn reads_that_return_too_early_again_and_again_are_an_error() {
     // With a timeout as short as they took they are not early.
     assert_eq!(early(Duration::ZERO, 200), None);
     // Bytes in between begin the count anew.
-    let mut counted = EarlyReads::default();
+    let mut counted = EarlyReturns::of("read");
     for n in 0..500 {
         assert!(counted.note(minute).is_ok(), "{n}");
         if n % 50 == 49 {
@@ -399,7 +399,7 @@ fn reads_that_return_too_early_again_and_again_are_an_error() {
 
 #[test]
 fn reads_that_wait_a_tenth_of_their_time_are_not_too_early() {
-    let mut counted = EarlyReads::default();
+    let mut counted = EarlyReturns::of("read");
     let timeout = Duration::from_millis(10);
     for n in 0..60 {
         assert!(counted.note(timeout).is_ok(), "{n}");
@@ -409,7 +409,7 @@ fn reads_that_wait_a_tenth_of_their_time_are_not_too_early() {
 
 #[test]
 fn reads_that_waited_before_are_no_excuse() {
-    let mut counted = EarlyReads::default();
+    let mut counted = EarlyReturns::of("read");
     let timeout = Duration::from_millis(10);
     for n in 0..51 {
         assert!(counted.note(timeout).is_ok(), "{n}");

@@ -230,6 +230,26 @@ fn a_write_goes_on_where_a_part_was_taken() {
     assert_eq!(script.lock().given, [[10], [7], [7], [3]]);
 }
 
+/// The rest is left to the writer thread: no caller writes for much longer than a second.
+#[test]
+fn a_caller_is_not_kept_by_writes_that_are_interrupted_for_ever() {
+    let interrupted = || (0..5000).map(|_| io::ErrorKind::Interrupted);
+    let script = Script::default();
+    let in_writes = outgoing(&script);
+    script.lock().takes = interrupted().map(|kind| Err(kind.into())).collect();
+    write_message(&in_writes, &pattern(40_000), 50_000, b"head")
+        .unwrap_or_else(|_| panic!("refused"))
+        .unwrap();
+    assert!(in_writes.unsent() > 40_000 && script.written().is_empty());
+    script.lock().takes.clear();
+    script.lock().flush_errors = interrupted().collect();
+    in_writes.write_rest().unwrap();
+    assert_eq!(in_writes.unsent(), 1);
+    script.lock().flush_errors.clear();
+    in_writes.write_rest().unwrap();
+    assert_eq!(in_writes.unsent(), 0);
+}
+
 #[test]
 fn what_a_peer_does_not_take_is_written_later() {
     let script = Script::default();

@@ -12,8 +12,11 @@ use rustls::{ClientConnection, SignatureScheme};
 use super::failure::{describe, lost, other_protocol, Failure};
 use super::{ReceivedRecords, TlsStream, SEAL};
 use crate::error::Source;
-use crate::io::stream::{is_timeout, EarlyReads, Stream, LAST_WORDS};
-use crate::io::sync::Instant;
+use crate::io::stream::{
+    is_timeout, pause_when_interrupted, send_all, EarlyReturns, Stream, LAST_WORDS,
+    WITHOUT_DEADLINE,
+};
+use crate::io::sync::{after, Instant};
 use crate::tls::Prepared;
 
 /// How long an alert may take that says what is wrong.
@@ -71,7 +74,7 @@ struct Handshake<'a> {
     incoming: ReceivedRecords,
     /// The first bytes that the peer sent: they say what it speaks if that is not TLS.
     first: Vec<u8>,
-    early_reads: EarlyReads,
+    early_reads: EarlyReturns,
     /// Why the peer may not have got what was sent last.
     send_error: Option<io::Error>,
     certificate: Arc<ClientCertificate>,
@@ -98,7 +101,7 @@ impl<'a> Handshake<'a> {
             deadline,
             incoming: ReceivedRecords::default(),
             first: Vec::new(),
-            early_reads: EarlyReads::default(),
+            early_reads: EarlyReturns::of("read"),
             send_error: None,
             certificate,
         })
@@ -133,7 +136,7 @@ impl<'a> Handshake<'a> {
             Some(deadline) => deadline
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1)),
-            None => Duration::from_secs(3600),
+            None => WITHOUT_DEADLINE,
         };
         match &self.send_error {
             Some(_) => remaining.min(LAST_WORDS),
@@ -151,8 +154,7 @@ impl<'a> Handshake<'a> {
         let sent = self
             .stream
             .set_write_timeout(limit)
-            .and_then(|()| self.stream.write_all(&sealed))
-            .and_then(|()| self.stream.flush());
+            .and_then(|()| send_all(self.stream, &sealed, self.deadline));
         match sent {
             Ok(()) => Ok(()),
             Err(error) if is_timeout(&error) && self.is_late() => Err(Failure::TimeUp),
@@ -175,7 +177,10 @@ impl<'a> Handshake<'a> {
         match read {
             Ok(0) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => self.early_reads.clear(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                pause_when_interrupted();
+                return Ok(());
+            }
             Err(error) if is_timeout(&error) => {
                 let noted = match self.send_error.take() {
                     Some(error) if is_timeout(&error) && self.is_late() => {
@@ -225,8 +230,7 @@ fn send_alert(session: &mut ClientConnection, stream: &mut dyn Stream) {
     if let Ok(sealed) = take_sealed(session) {
         let _ = stream
             .set_write_timeout(ALERT)
-            .and_then(|()| stream.write_all(&sealed))
-            .and_then(|()| stream.flush());
+            .and_then(|()| send_all(stream, &sealed, Some(after(ALERT))));
     }
 }
 
