@@ -69,6 +69,8 @@ struct Source {
     period_bytes: usize,
     /// When it was last read during a pause.
     looked_at: Instant,
+    /// How many bytes have come since a look began.
+    look_bytes: usize,
 }
 
 impl Source {
@@ -89,6 +91,7 @@ impl Source {
                     self.begin_period(self.last_bytes);
                 }
                 self.period_bytes = self.period_bytes.saturating_add(count);
+                self.look_bytes = self.look_bytes.saturating_add(count);
                 self.early_reads.clear();
                 return (Outcome::Bytes, count);
             }
@@ -130,6 +133,7 @@ impl Reader {
                 period_began: now,
                 period_bytes: 0,
                 looked_at: now,
+                look_bytes: 0,
             },
             buffer,
             start: 0,
@@ -188,6 +192,7 @@ impl Reader {
     pub(super) fn begin_pause(&mut self) {
         let source = &mut self.source;
         source.looked_at = Instant::now();
+        source.look_bytes = 0;
         if self.backlog.is_empty() && source.period_bytes >= HALF_QUOTA {
             source.begin_period(source.looked_at);
         }
@@ -210,15 +215,23 @@ impl Reader {
         self.source.period_began.elapsed() >= PERIOD
     }
 
-    /// Whether as much has been read in this period as the peer insists on.
+    /// The stream is about to be looked at.
+    pub(super) fn begin_look(&mut self) {
+        self.source.look_bytes = 0;
+    }
+
+    /// Whether as much has been read in this period as the peer insists on, or in this look: on a busy machine a read may take
+    /// so long that it begins a period, again and again.
     pub(super) fn has_quota(&self, max_message_size: u64) -> bool {
-        self.source.period_bytes >= self.backlog.quota(max_message_size)
+        let source = &self.source;
+        source.period_bytes.max(source.look_bytes) >= self.backlog.quota(max_message_size)
     }
 
     /// The stream has been looked at; if the period was over, a new one begins.
     pub(super) fn end_look(&mut self, period_is_over: bool) {
         let source = &mut self.source;
         source.looked_at = Instant::now();
+        source.look_bytes = 0;
         if period_is_over {
             source.begin_period(source.looked_at);
         }

@@ -182,6 +182,7 @@ fn keep_alive<'a>(
         return (shared, look_every);
     };
     let period_is_over = reader.is_period_over();
+    reader.begin_look();
     loop {
         reader.prepare_backlog(&mut shared.session);
         drop(shared);
