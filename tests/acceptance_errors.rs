@@ -360,7 +360,8 @@ fn a_call_without_a_reply_is_given_up_with_its_channel() {
         });
         let parameters = ConnectionParameters::from_url(peer.url())
             .unwrap()
-            .rpc_timeout(Duration::from_millis(100));
+            // Closing has this long, too.
+            .rpc_timeout(Duration::from_secs(1));
         let connection = Connection::open(parameters).unwrap();
         let channel = connection.channel().unwrap();
         let start = Instant::now();
