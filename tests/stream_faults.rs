@@ -247,9 +247,11 @@ fn writes_that_always_come_to_nothing_end_with_the_time() {
                 error.to_string().contains("timed out after 300 ms"),
                 "{error}"
             );
-            // No processor was kept busy.
             let writes = writes.load(Ordering::SeqCst);
-            assert!((2..=301).contains(&writes), "{writes}");
+            assert!(writes >= 2);
+            // An interrupted write is made again at once. Of the others none keeps a processor busy.
+            let is_interrupted = kind == io::ErrorKind::Interrupted;
+            assert!(is_interrupted || writes <= 301, "{kind:?}: {writes}");
         }
     });
 }

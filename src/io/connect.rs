@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::deadline::within;
 use super::link::Opened;
 use super::stream::{
-    closed, describe, is_hang_up, is_timeout, pause_when_interrupted, send_all, EarlyReturns,
-    Transport, LAST_WORDS, WITHOUT_DEADLINE,
+    closed, describe, is_hang_up, is_timeout, send_all, EarlyReturns, Transport, LAST_WORDS,
+    WITHOUT_DEADLINE,
 };
 use super::sync::{after, Instant};
 #[cfg(feature = "tls")]
@@ -441,10 +441,7 @@ impl Opening<'_> {
                 self.early_reads.clear();
                 return Ok(());
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                pause_when_interrupted();
-                return Ok(());
-            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             // Whether the deadline has passed is looked at above, before the next read.
             Err(error) if is_timeout(&error) => match self.send_error.take() {
                 Some(error) if is_timeout(&error) && self.is_late() => return Err(self.too_slow()),

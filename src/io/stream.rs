@@ -24,7 +24,7 @@ use crate::error::panic_text;
 /// * A timeout and a dead connection differ by their errors. On Unix, an error of kind [`TimedOut`](io::ErrorKind::TimedOut)
 ///   that carries the operating system's code (`ETIMEDOUT`) means that the connection is dead, since a timeout of a socket
 ///   is `EAGAIN` there. Anything else of that kind, and [`WouldBlock`](io::ErrorKind::WouldBlock), means that the time is up.
-/// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing: the call is made again, within the same limits. Every other error ends the connection.
+/// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing: the call is made again at once, within the same limits. Every other error ends the connection.
 ///
 /// What can be noticed of a stream that does otherwise ends the connection with an error that says so: a `read` or `write`
 /// that claims more bytes than it was given, and a `read` that returns without bytes before its time, again and again (while
@@ -331,11 +331,6 @@ impl Write for Transport {
 /// How long to wait before a write is made again that took nothing, perhaps at once.
 const BEFORE_NEXT_WRITE: Duration = Duration::from_millis(1);
 
-/// A write, a flush or a read of the stream was interrupted. One that always is must not keep a processor busy.
-pub(crate) fn pause_when_interrupted() {
-    thread::sleep(BEFORE_NEXT_WRITE);
-}
-
 /// Writes and flushes all of this for a handshake. What takes nothing is made again until the deadline; each write is limited
 /// by the stream's timeout as well. The error is a timeout only if the deadline has passed.
 pub(crate) fn send_all(
@@ -361,7 +356,7 @@ pub(crate) fn send_all(
                     continue;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => pause_when_interrupted(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if is_timeout(&error) => {
                 if deadline.is_none() {
                     early_writes.note(WITHOUT_DEADLINE)?;

@@ -18,7 +18,7 @@ use rustls::ClientConnection;
 
 pub(crate) use self::failure::{described, Failure, MISSING_CERTIFICATE};
 pub(crate) use self::handshake::connect;
-use super::stream::{pause_when_interrupted, Stream};
+use super::stream::Stream;
 use super::sync::Instant;
 
 /// How much of what the peer sent is read at once.
@@ -121,9 +121,7 @@ impl SealedRecords {
             match stream.write(&self.sealed[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    pause_when_interrupted();
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }

@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice, Write};
 use std::time::Duration;
 
-use super::stream::{is_timeout, pause_when_interrupted, Transport};
+use super::stream::{is_timeout, Transport};
 use super::sync::Instant;
 use crate::protocol::frame;
 use crate::protocol::publish::Outbox;
@@ -45,10 +45,7 @@ pub(super) enum Written {
 /// What a failed system call means. `None` if it is to be made again.
 fn stopped_by(error: io::Error) -> Option<Written> {
     match error.kind() {
-        io::ErrorKind::Interrupted => {
-            pause_when_interrupted();
-            None
-        }
+        io::ErrorKind::Interrupted => None,
         _ if is_timeout(&error) => Some(Written::Stuck),
         _ => Some(Written::Failed(error)),
     }

@@ -36,6 +36,8 @@ pub(super) struct Scripted {
     pub(super) flush_errors: VecDeque<io::ErrorKind>,
     /// Called at the beginning of each write, without the lock.
     pub(super) before_write: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called at the beginning of each flush, without the lock.
+    pub(super) before_flush: Option<Arc<dyn Fn() + Send + Sync>>,
     /// What was taken.
     pub(super) written: Vec<u8>,
     /// For each write, the sizes of what it was given.
@@ -119,6 +121,10 @@ impl Write for Script {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        let before = self.lock().before_flush.clone();
+        if let Some(before) = before {
+            before();
+        }
         let mut script = self.lock();
         script.flushes += 1;
         match script.flush_errors.pop_front() {

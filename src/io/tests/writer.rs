@@ -236,6 +236,10 @@ fn a_caller_is_not_kept_by_writes_that_are_interrupted_for_ever() {
     let interrupted = || (0..5000).map(|_| io::ErrorKind::Interrupted);
     let script = Script::default();
     let in_writes = outgoing(&script);
+    // Each takes a while, so that those of the script last for longer than a second.
+    let slowly = || Some(Arc::new(|| thread::sleep(Duration::from_millis(1))) as Arc<_>);
+    script.lock().before_write = slowly();
+    script.lock().before_flush = slowly();
     script.lock().takes = interrupted().map(|kind| Err(kind.into())).collect();
     write_message(&in_writes, &pattern(40_000), 50_000, b"head")
         .unwrap_or_else(|_| panic!("refused"))

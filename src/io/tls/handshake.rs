@@ -12,10 +12,7 @@ use rustls::{ClientConnection, SignatureScheme};
 use super::failure::{describe, lost, other_protocol, Failure};
 use super::{ReceivedRecords, TlsStream, SEAL};
 use crate::error::Source;
-use crate::io::stream::{
-    is_timeout, pause_when_interrupted, send_all, EarlyReturns, Stream, LAST_WORDS,
-    WITHOUT_DEADLINE,
-};
+use crate::io::stream::{is_timeout, send_all, EarlyReturns, Stream, LAST_WORDS, WITHOUT_DEADLINE};
 use crate::io::sync::{after, Instant};
 use crate::tls::Prepared;
 
@@ -177,10 +174,7 @@ impl<'a> Handshake<'a> {
         match read {
             Ok(0) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => self.early_reads.clear(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                pause_when_interrupted();
-                return Ok(());
-            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) if is_timeout(&error) => {
                 let noted = match self.send_error.take() {
                     Some(error) if is_timeout(&error) && self.is_late() => {
