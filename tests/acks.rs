@@ -166,3 +166,46 @@ fn acking_what_was_delivered_anew_under_its_old_tag_is_refused() {
         assert_eq!(left_in(&queue, COUNT).len(), COUNT);
     });
 }
+
+/// The broker takes everything back, so what waits undelivered is void: its delivery tags would close the channel.
+#[test]
+fn what_is_recovered_is_delivered_once_more_and_only_so() {
+    const MESSAGES: u64 = 5;
+    bounded(|| {
+        let connection = open();
+        let channel = connection.channel().unwrap();
+        let queue = support::exclusive_queue(&channel);
+        channel.confirm_delivery().unwrap();
+        let log = Log::new();
+        let came = log.clone();
+        let tag = channel
+            .basic_consume(&queue, move |channel, method, _, _| {
+                came.push((method.delivery_tag, method.redelivered));
+                channel.basic_ack(method.delivery_tag)
+            })
+            .unwrap();
+        for number in 0..MESSAGES {
+            channel
+                .basic_publish("", &queue, number.to_string())
+                .unwrap();
+        }
+        // All are on their way to this channel.
+        let other = connection.channel().unwrap();
+        assert_message_count(&other, &queue, 0);
+        channel.basic_recover(true).unwrap();
+        pump_until(&connection, || log.len() as u64 >= MESSAGES);
+        let again: Vec<_> = (MESSAGES + 1..=2 * MESSAGES)
+            .map(|tag| (tag, true))
+            .collect();
+        assert_eq!(log.take(), again);
+
+        // Nor are they rejected when the consumer is cancelled.
+        channel.basic_publish("", &queue, "one more").unwrap();
+        channel.basic_qos(1).unwrap();
+        channel.basic_recover(true).unwrap();
+        channel.basic_cancel(&tag).unwrap();
+        channel.basic_qos(1).unwrap();
+        assert_message_count(&channel, &queue, 1);
+        connection.close().unwrap();
+    });
+}

@@ -113,6 +113,9 @@ impl Channel {
     /// Makes the broker deliver again what this channel has not acknowledged, to any consumer if `requeue`
     /// (pika: `basic_recover`; specification 1.8.3.16). RabbitMQ knows only `true`.
     ///
+    /// It comes again under other delivery tags, and a tag from before closes the channel (406). What had come and was not handed
+    /// to a callback or by the iterator is dropped here, so that it is seen once.
+    ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
     /// # fn main() { example(|_connection, channel| {
@@ -129,7 +132,10 @@ impl Channel {
     /// # Errors
     /// As every call.
     pub fn basic_recover(&self, requeue: bool) -> Result<()> {
-        done(self.call(&Method::BasicRecover { requeue }))
+        done(self.call(&Method::BasicRecover { requeue }))?;
+        let link = self.link();
+        link.resume_if_paused(&mut link.lock());
+        Ok(())
     }
 
     /// Gathers an acknowledgement or a refusal, to be sent soon.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{take_out, ConnectionEvent, Dispatcher, Session};
-use crate::protocol::consumers::IteratorConsumer;
+use crate::protocol::consumers::{Consumer, IteratorConsumer};
 use crate::protocol::received::{Content, Incoming, Received};
 use crate::protocol::size::ALLOCATION;
 use crate::Error;
@@ -162,6 +162,39 @@ impl Session {
             self.ready.push(slot);
         }
         more || over
+    }
+
+    /// The broker has taken back what was not acknowledged, and delivers it again under other tags. So what waits here of it is void.
+    /// A stream takes nothing back.
+    pub(super) fn drop_taken_back(&mut self, slot: usize) {
+        let Some(channel) = self.channel(slot) else {
+            return;
+        };
+        let is_taken_back = |consumer: &Consumer| !consumer.auto_ack && !consumer.of_stream;
+        let consumers = &mut channel.consumers;
+        let mut held = 0;
+        channel.inbox.retain(|incoming| {
+            let Incoming::Message(message) = incoming else {
+                return true;
+            };
+            let is_void = consumers
+                .get(message.consumer_tag())
+                .is_some_and(is_taken_back);
+            held += if is_void { incoming.size() } else { 0 };
+            !is_void
+        });
+        if let Some(iterator) = &mut consumers.iterator {
+            if is_taken_back(&iterator.consumer) {
+                let void = iterator.buffered.drain(..);
+                held += void.map(|message| message.size()).sum::<usize>();
+            }
+        }
+        channel.held -= held;
+        if channel.inbox.is_empty() && channel.ready {
+            channel.ready = false;
+            take_out(&mut self.ready, slot);
+        }
+        self.undelivered -= held;
     }
 
     /// Takes what came for one consumer and was not delivered to the program.

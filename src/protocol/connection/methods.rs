@@ -228,6 +228,10 @@ impl Session {
                 self.to_send.extend(held_back);
                 Reply::Done
             }
+            Method::BasicRecoverOk => {
+                self.drop_taken_back(slot);
+                Reply::Done
+            }
             Method::BasicConsumeOk { consumer_tag } => {
                 channel.consumers.confirmed(&consumer_tag);
                 consumer = Some(consumer_tag);

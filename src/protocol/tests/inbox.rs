@@ -193,6 +193,53 @@ fn what_came_for_one_consumer_is_taken_out_of_the_rest() {
     assert_eq!(session.begin_turn(&ANY), Some((slot, 1)));
 }
 
+/// It comes again. What was acknowledged as it was sent does not, and a stream takes nothing back.
+#[test]
+fn what_the_broker_takes_back_is_dropped() {
+    let mut state = channel();
+    state.wants_returns = true;
+    let (mut session, slot) = session(state);
+    session.add_call(slot, (60, 111), None);
+    feed(
+        &mut session,
+        &deliver(1, "b", 1, b"acknowledged as it was sent"),
+    );
+    feed(&mut session, &returned(1, b"back"));
+    feed(&mut session, &cancel(1, "b"));
+    let rest = held(&mut session, slot);
+    feed(&mut session, &deliver(1, "a", 2, b"taken back"));
+    feed(&mut session, &deliver(1, "i", 3, b"taken back"));
+    feed(&mut session, &method(1, &Method::BasicRecoverOk));
+    assert_eq!(held(&mut session, slot), rest);
+    assert!(session.next_for_iterator(slot).is_none());
+    assert_eq!(session.begin_turn(&ANY), Some((slot, 3)));
+    for expected in ["b 1", "returned 4", "no more for b"] {
+        assert_eq!(word(session.next_event(slot)), expected);
+    }
+    session.end_turn(slot);
+
+    // Nothing is left, so nothing is to be delivered until something comes.
+    session.add_call(slot, (60, 111), None);
+    feed(&mut session, &deliver(1, "a", 4, b"taken back"));
+    feed(&mut session, &method(1, &Method::BasicRecoverOk));
+    assert_eq!(session.begin_turn(&ANY), None);
+    assert_eq!(held(&mut session, slot), (0, 0, 0));
+    feed(&mut session, &deliver(1, "a", 5, b"again"));
+    assert_eq!(session.begin_turn(&ANY), Some((slot, 1)));
+    session.end_turn(slot);
+
+    let consumers = &mut session.channel(slot).unwrap().consumers;
+    for consumer in &mut consumers.registered {
+        consumer.of_stream = true;
+    }
+    consumers.iterator.as_mut().unwrap().consumer.auto_ack = true;
+    session.add_call(slot, (60, 111), None);
+    feed(&mut session, &deliver(1, "i", 6, b"stays"));
+    feed(&mut session, &method(1, &Method::BasicRecoverOk));
+    assert_eq!(session.begin_turn(&ANY), Some((slot, 1)));
+    assert!(session.next_for_iterator(slot).is_some());
+}
+
 #[test]
 fn the_iterators_messages_are_counted_and_go_with_it() {
     let (mut session, slot) = session(channel());
