@@ -136,6 +136,8 @@ impl Messages {
             if let Err(error) = subscribed {
                 let slot = channel.slot();
                 channel.link().lock().session.take_iterator(slot);
+                // Threads that wait to cancel it.
+                channel.link().wake_all();
                 return Err(error);
             }
         }

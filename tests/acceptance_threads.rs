@@ -605,3 +605,42 @@ fn consumers_come_and_go_beside_any_other_call() {
         }
     });
 }
+
+/// RabbitMQ would close the connection over a cancel that comes before the consumer's confirmation, or never confirm it.
+#[test]
+fn a_consumer_is_cancelled_while_another_thread_registers_it() {
+    const ROUNDS: usize = 100;
+    bounded(|| {
+        let cancel_all: [fn(&Channel) -> Result<()>; 3] = [
+            Channel::stop_consuming,
+            |channel| channel.cancel().map(drop),
+            |channel| {
+                let mut tags = channel.consumer_tags().into_iter();
+                tags.try_for_each(|tag| channel.basic_cancel(&tag).map(drop))
+            },
+        ];
+        for cancel_all in cancel_all {
+            let channel = channel();
+            let queue = exclusive_queue(&channel);
+            let is_over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::SeqCst) {
+                        cancel_all(&channel).unwrap();
+                    }
+                });
+                for _ in 0..ROUNDS {
+                    channel.basic_consume(&queue, |_, _, _, _| ()).unwrap();
+                    drop(channel.consume(&queue).unwrap());
+                }
+                is_over.store(true, Ordering::SeqCst);
+            });
+            channel.stop_consuming().unwrap();
+            assert!(channel.consumer_tags().is_empty());
+            // The broker has no consumer left either.
+            let again = channel.queue_declare(QueueDeclare::new(&queue).passive(true));
+            assert_eq!(again.unwrap().consumer_count, 0);
+            channel.connection().close().unwrap();
+        }
+    });
+}

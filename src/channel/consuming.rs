@@ -4,7 +4,8 @@ use super::{done, Channel};
 use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
 use crate::error::{hints, Result};
 use crate::io::close::STOP_GRACE;
-use crate::io::link::Shared;
+use crate::io::link::{Interest, Shared};
+use crate::io::sync::after;
 use crate::protocol::calls::Reply;
 use crate::protocol::channel::ChannelState;
 use crate::protocol::consumers::{Consumer, ConsumerState};
@@ -21,6 +22,9 @@ pub(crate) fn is_of_stream(arguments: &FieldTable) -> bool {
 
 /// The argument with the position in a stream at which to begin, and the header with the position of a message in its stream.
 pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
+
+/// What a cancel waits for while another thread registers the consumer.
+const CONSUME_OK: &str = "basic.consume-ok of the consumer to cancel, which was not cancelled";
 
 impl Channel {
     // ---- consumers
@@ -101,6 +105,8 @@ impl Channel {
             let removed = callbacks.remove_consumer(&mut shared, slot, &consumer_tag, id);
             drop(shared);
             drop(removed);
+            // Threads that wait to cancel it, or for messages.
+            self.link().wake_all();
             return Err(error);
         }
         Ok(consumer_tag)
@@ -152,6 +158,8 @@ impl Channel {
     /// # assert_eq!(channel.consumer_tags().len(), 1);
     /// # Ok(()) }) }
     /// ```
+    ///
+    /// A callback that another thread is about to run when this returns still runs, once.
     ///
     /// # Errors
     /// As every call.
@@ -231,16 +239,28 @@ impl Channel {
         Ok(count)
     }
 
+    /// Cancels a consumer at the broker, once the broker has confirmed it: RabbitMQ up to 4.0 closes the connection (541) over a
+    /// cancel that comes before its `consume-ok`, and from 4.3 that one never comes then.
     pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
+        let link = self.link();
+        let slot = self.slot();
+        let limit = if self.is_stopped() {
+            link.rpc_timeout.min(STOP_GRACE)
+        } else {
+            link.rpc_timeout
+        };
+        let confirmed = link.wait(Interest::channel(slot), Some(after(limit)), |shared| {
+            let channel = shared.session.channel(slot)?;
+            let is_requested = channel.consumers.is_requested(consumer_tag);
+            (channel.gate.is_over() || !is_requested).then_some(())
+        });
+        if confirmed.is_none() && !self.notice_fork() {
+            let number = Some(self.handle.number);
+            return Err(link.timed_out(CONSUME_OK, limit, number));
+        }
         let method = Method::BasicCancel {
             consumer_tag: consumer_tag.into(),
             no_wait: false,
-        };
-        let usual = self.link().rpc_timeout;
-        let limit = if self.is_stopped() {
-            usual.min(STOP_GRACE)
-        } else {
-            usual
         };
         done(self.call_within(&method, limit))
     }

@@ -63,21 +63,19 @@ impl Calls {
         })
     }
 
-    /// Keeps a reply for the call that it is for. Returns whether there is one.
+    /// Keeps a reply for the call that it is for. Returns that call, if there is one.
     pub(crate) fn reply(
         &mut self,
         method: MethodId,
         consumer_tag: Option<&[u8]>,
         reply: Reply,
-    ) -> bool {
-        let at = self.find(method, consumer_tag);
-        let Some(call) = at.and_then(|at| self.waiting.remove(at)) else {
-            return false;
-        };
+    ) -> Option<Call> {
+        let at = self.find(method, consumer_tag)?;
+        let call = self.waiting.remove(at)?;
         if call.id != FORGOTTEN {
             self.replies.push((call.id, reply));
         }
-        true
+        Some(call)
     }
 
     /// The call that a reply is for: the oldest that waits for this method, one for the consumer that the reply names before others.

@@ -196,6 +196,13 @@ impl Consumers {
         }
     }
 
+    /// Whether a consumer is requested that the broker has not confirmed.
+    pub(crate) fn is_requested(&self, consumer_tag: &str) -> bool {
+        self.all().any(|consumer| {
+            consumer.consumer_tag == consumer_tag && consumer.state == ConsumerState::Requested
+        })
+    }
+
     /// The consumers whose messages go to callbacks, and that of the iterator.
     fn all(&self) -> impl Iterator<Item = &Consumer> {
         let of_iterator = self.iterator.iter().map(|iterator| &iterator.consumer);

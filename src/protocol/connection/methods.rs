@@ -233,7 +233,6 @@ impl Session {
                 Reply::Done
             }
             Method::BasicConsumeOk { consumer_tag } => {
-                channel.consumers.confirmed(&consumer_tag);
                 consumer = Some(consumer_tag);
                 Reply::Done
             }
@@ -297,7 +296,10 @@ impl Session {
         reply: Reply,
     ) -> Result<(), Error> {
         let channel = self.at(slot)?;
-        if channel.calls.reply(method, consumer_tag, reply) {
+        if let Some(call) = channel.calls.reply(method, consumer_tag, reply) {
+            if let (id::BASIC_CONSUME_OK, Some(tag)) = (method, &call.consumer_tag) {
+                channel.consumers.confirmed(tag);
+            }
             self.note_change(slot);
             return Ok(());
         }

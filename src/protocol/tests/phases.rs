@@ -382,7 +382,7 @@ fn a_consumer_is_active_once_it_is_confirmed() {
         consumer.state = ConsumerState::Requested;
     }
     let (mut session, slot) = session(state);
-    let call = session.add_call(slot, (60, 21), None);
+    let call = session.add_call(slot, (60, 21), Some(b"b"));
     let consumer_tag = "b".into();
     session
         .feed(&method(1, &Method::BasicConsumeOk { consumer_tag }))
