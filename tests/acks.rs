@@ -2,8 +2,15 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
 use haypile::{BasicAck, BasicConsume, BasicNack, Channel, Connection, Error, QueueDeclare};
-use support::{assert_message_count, bounded, channel, open, pump_until, Fixture, Log};
+use support::peer::{self, m, Args};
+use support::{
+    assert_message_count, bounded, channel, exclusive_queue, open, pump_until, Fixture, Log,
+};
 
 const COUNT: usize = 300;
 
@@ -174,7 +181,7 @@ fn what_is_recovered_is_delivered_once_more_and_only_so() {
     bounded(|| {
         let connection = open();
         let channel = connection.channel().unwrap();
-        let queue = support::exclusive_queue(&channel);
+        let queue = exclusive_queue(&channel);
         channel.confirm_delivery().unwrap();
         let log = Log::new();
         let came = log.clone();
@@ -207,5 +214,79 @@ fn what_is_recovered_is_delivered_once_more_and_only_so() {
         channel.basic_qos(1).unwrap();
         assert_message_count(&channel, &queue, 1);
         connection.close().unwrap();
+    });
+}
+
+/// What a cancelled consumer had not been given goes back to its queue by `basic.recover` then, and a rejection would close the channel.
+#[test]
+fn a_cancel_rejects_nothing_that_another_thread_recovers() {
+    bounded(|| {
+        let (cancel_sent, is_cancel_sent) = mpsc::channel();
+        let (cancelled, is_cancelled) = mpsc::channel();
+        let (channel, peer) = peer::scripted_channel(move |session| {
+            let tag = session.accept_consumer(1);
+            session.deliver(1, &tag, 1, b"first");
+            session.deliver(1, &tag, 2, b"second");
+            session.expect(1, m::BASIC_CANCEL);
+            cancel_sent.send(()).unwrap();
+            session.expect(1, m::BASIC_RECOVER);
+            session.send_method(1, m::BASIC_CANCEL_OK, Args::new().shortstr(&tag));
+            is_cancelled.recv().unwrap();
+            session.send_method(1, m::BASIC_RECOVER_OK, Args::new());
+            // Nothing came between.
+            session.expect(1, m::BASIC_QOS);
+            session.send_method(1, m::BASIC_QOS_OK, Args::new());
+            let tag = session.accept_consumer(1);
+            session.deliver(1, &tag, 3, b"first");
+            session.expect(1, m::BASIC_CANCEL);
+            session.send_method(1, m::BASIC_CANCEL_OK, Args::new().shortstr(&tag));
+            assert_eq!(session.expect(1, m::BASIC_REJECT).longlong(), 3);
+            session.serve_until_end();
+        });
+        let tag = channel.basic_consume("q", |_, _, _, _| ()).unwrap();
+        thread::scope(|scope| {
+            let cancelling = scope.spawn(|| channel.basic_cancel(&tag).unwrap());
+            is_cancel_sent.recv().unwrap();
+            let recovering = scope.spawn(|| channel.basic_recover(true).unwrap());
+            cancelling.join().unwrap();
+            cancelled.send(()).unwrap();
+            recovering.join().unwrap();
+        });
+        channel.basic_qos(1).unwrap();
+        let tag = channel.basic_consume("q", |_, _, _, _| ()).unwrap();
+        channel.basic_cancel(&tag).unwrap();
+        peer::finish(channel, peer);
+    });
+}
+
+#[test]
+fn consumers_end_beside_a_recover_and_lose_nothing() {
+    const ROUNDS: usize = 100;
+    const MESSAGES: u32 = 10;
+    bounded(|| {
+        let channel = channel();
+        let queue = exclusive_queue(&channel);
+        channel.confirm_delivery().unwrap();
+        for _ in 0..MESSAGES {
+            channel.basic_publish("", &queue, "x").unwrap();
+        }
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    channel.basic_recover(true).unwrap();
+                }
+            });
+            for _ in 0..ROUNDS {
+                let tag = channel.basic_consume(&queue, |_, _, _, _| ()).unwrap();
+                channel.basic_cancel(&tag).unwrap();
+                drop(channel.consume(&queue).unwrap());
+                channel.cancel().unwrap();
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        channel.basic_qos(1).unwrap();
+        assert_message_count(&channel, &queue, MESSAGES);
+        channel.connection().close().unwrap();
     });
 }

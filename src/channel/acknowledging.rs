@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::{done, Channel};
 use crate::error::Result;
-use crate::io::writer::Patience;
+use crate::protocol::acks::Acks;
 use crate::protocol::method::Method;
+use crate::protocol::wire::WireError;
 use crate::{BasicAck, BasicNack, BasicReject, Error};
 
 impl Channel {
@@ -114,7 +115,8 @@ impl Channel {
     /// (pika: `basic_recover`; specification 1.8.3.16). RabbitMQ knows only `true`.
     ///
     /// It comes again under other delivery tags, and a tag from before closes the channel (406). What had come and was not handed
-    /// to a callback or by the iterator is dropped here, so that it is seen once.
+    /// to a callback or by the iterator is dropped here, so that it is seen once. A consumer that another thread cancels meanwhile
+    /// loses nothing: what it had not been given goes back once.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
@@ -140,34 +142,52 @@ impl Channel {
 
     /// Gathers an acknowledgement or a refusal, to be sent soon.
     fn acknowledge(&self, method: &Method<'_>) -> Result<()> {
-        self.send_with_limit(|patience| {
-            self.send(patience, || self.append_acknowledgement(method, patience))
-        })?;
+        let number = self.handle.number;
+        self.append_to_acks(|acks, out, before| acks.write(out, before, number, method))?;
         if self.gate().consumer_cancelled.load(Ordering::Acquire) {
             return self.check_not_late(method);
         }
         Ok(())
     }
 
-    /// Returns `None` if nothing may be sent now.
-    fn append_acknowledgement(
-        &self,
-        method: &Method<'_>,
-        patience: Patience<'_>,
-    ) -> Result<Option<()>, Error> {
-        let (gate, number) = (self.gate(), self.handle.number);
-        let mut appended = None;
-        self.link().gather(number, patience, |out| {
-            if gate.may_send() {
-                let before = out.appended();
-                gate.acks
-                    .write(&mut out.bytes, before, number, method)
-                    .map_err(Error::unsendable)?;
-                appended = Some(());
+    /// Gives back a message that was not handed to the program; returns whether it was sent. It is not where the broker takes the
+    /// message back anyway, because another thread made it recover what is not acknowledged.
+    pub(super) fn give_back(&self, delivery_tag: u64) -> Result<bool> {
+        let number = self.handle.number;
+        let method = Method::BasicReject {
+            delivery_tag,
+            requeue: true,
+        };
+        self.append_to_acks(|acks, out, before| {
+            if acks.is_recovered(delivery_tag) {
+                return Ok(false);
             }
-            Ok(())
-        })?;
-        Ok(appended)
+            acks.write(out, before, number, &method)?;
+            Ok(true)
+        })
+    }
+
+    /// Has something appended behind `before` bytes, when anything may be sent.
+    #[inline]
+    fn append_to_acks<T>(
+        &self,
+        append: impl Fn(&Acks, &mut Vec<u8>, u64) -> Result<T, WireError>,
+    ) -> Result<T> {
+        let (gate, number) = (self.gate(), self.handle.number);
+        self.send_with_limit(|patience| {
+            self.send(patience, || {
+                let mut appended = None;
+                self.link().gather(number, patience, |out| {
+                    if gate.may_send() {
+                        let before = out.appended();
+                        let done = append(&gate.acks, &mut out.bytes, before);
+                        appended = Some(done.map_err(Error::unsendable)?);
+                    }
+                    Ok(())
+                })?;
+                Ok(appended)
+            })
+        })
     }
 
     /// What acknowledges a message of a consumer that the broker has cancelled is sent, since it may count still, and reported:

@@ -233,8 +233,7 @@ impl Channel {
             if careful && properties.get_header(STREAM_OFFSET).is_some() {
                 continue;
             }
-            self.basic_reject(method.delivery_tag)?;
-            count += 1;
+            count += usize::from(self.give_back(method.delivery_tag)?);
         }
         Ok(count)
     }

@@ -23,7 +23,8 @@ const NEVER: u64 = u64::MAX;
 /// so only if the broker waits for this one and for none before it but those that the earlier frame speaks for. Else it would
 /// acknowledge a message that the program still works on, or hide a mistake, or let a mistake spoil what came before it.
 ///
-/// Numbers change under the lock of the outgoing bytes; `last_came` apart, which is set before the program can know the tag.
+/// Numbers change under the lock of the outgoing bytes; `last_came` apart, which is set before the program can know the tag,
+/// and what the reply to `basic.recover` changes.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     /// The tag of the last message that came. Brokers number upwards.
@@ -32,6 +33,10 @@ pub(crate) struct Acks {
     acknowledged_to: AtomicU64,
     /// Where, in all that was ever appended, the last acknowledgement in order ends.
     end: AtomicU64,
+    /// How many calls of `basic.recover` wait for the broker's reply.
+    recovering: AtomicU64,
+    /// Up to this tag the broker has taken back what was not acknowledged.
+    recovered_to: AtomicU64,
 }
 
 impl Acks {
@@ -61,6 +66,22 @@ impl Acks {
         ) {
             self.acknowledged_to.store(NEVER, Ordering::Relaxed);
         }
+        if let Method::BasicRecover { .. } = method {
+            self.recovering.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The reply to `basic.recover` has come: the broker has taken back what had come before and was not acknowledged.
+    pub(crate) fn recovered(&self) {
+        self.recovered_to.store(self.last_came(), Ordering::Relaxed);
+        // Last, so that a thread that sees no call waiting sees its effect.
+        self.recovering.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether the broker takes a message back because of a `basic.recover`, and would close the channel over its tag.
+    pub(crate) fn is_recovered(&self, tag: u64) -> bool {
+        self.recovering.load(Ordering::Acquire) > 0
+            || tag <= self.recovered_to.load(Ordering::Relaxed)
     }
 
     /// Appends `basic.ack`, `basic.nack` or `basic.reject` to `out`, which holds the last of `appended` bytes, or lets an

@@ -301,6 +301,7 @@ pub(crate) mod id {
     pub(crate) const BASIC_CONSUME_OK: MethodId = (60, 21);
     pub(crate) const BASIC_CANCEL_OK: MethodId = (60, 31);
     pub(crate) const BASIC_GET_OK: MethodId = (60, 71);
+    pub(crate) const BASIC_RECOVER_OK: MethodId = (60, 111);
 }
 
 impl Method<'_> {

@@ -228,10 +228,6 @@ impl Session {
                 self.to_send.extend(held_back);
                 Reply::Done
             }
-            Method::BasicRecoverOk => {
-                self.drop_taken_back(slot);
-                Reply::Done
-            }
             Method::BasicConsumeOk { consumer_tag } => {
                 consumer = Some(consumer_tag);
                 Reply::Done
@@ -297,8 +293,13 @@ impl Session {
     ) -> Result<(), Error> {
         let channel = self.at(slot)?;
         if let Some(call) = channel.calls.reply(method, consumer_tag, reply) {
-            if let (id::BASIC_CONSUME_OK, Some(tag)) = (method, &call.consumer_tag) {
-                channel.consumers.confirmed(tag);
+            match (method, &call.consumer_tag) {
+                (id::BASIC_CONSUME_OK, Some(tag)) => channel.consumers.confirmed(tag),
+                (id::BASIC_RECOVER_OK, _) => {
+                    channel.gate.acks.recovered();
+                    self.drop_taken_back(slot);
+                }
+                _ => {}
             }
             self.note_change(slot);
             return Ok(());

@@ -225,6 +225,25 @@ fn an_unknown_tag_takes_no_other_with_it() {
     }
 }
 
+#[test]
+fn what_is_taken_back_by_the_broker_is_known() {
+    let acks = Acks::default();
+    acks.came(1);
+    assert!(!acks.is_recovered(1));
+    let recover = Method::BasicRecover { requeue: true };
+    acks.sent(&recover);
+    acks.sent(&recover);
+    assert!(acks.is_recovered(1));
+    acks.came(2);
+    acks.recovered();
+    acks.came(3);
+    assert!(acks.is_recovered(3));
+    acks.recovered();
+    acks.came(4);
+    let known = (1..=4).map(|tag| acks.is_recovered(tag));
+    assert_eq!(known.collect::<Vec<_>>(), [true, true, true, false]);
+}
+
 /// What is rolled back is unacknowledged again.
 #[test]
 fn in_a_transaction_each_ack_is_sent() {
