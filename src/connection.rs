@@ -38,6 +38,11 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// seconds at most. A drop cannot fail: if the broker does not confirm, or something was not sent, the log has a warning.
 /// Call [`close`](Connection::close) to be sure that all that was published has arrived.
 ///
+/// Beware of the reverse: a callback or timer that holds a clone of its own connection, or of one of its channels, keeps the
+/// connection open after the program has dropped its handles. A timer does so until it has run or was removed, which is never
+/// if no thread runs callbacks any more. End such a connection with [`close`](Connection::close), which drops its callbacks and
+/// timers.
+///
 /// # The end of the process
 ///
 /// What was published or acknowledged just before the process ends is written first, also if the handles are in statics or

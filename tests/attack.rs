@@ -507,6 +507,30 @@ fn a_lost_connection_is_released_though_a_callback_holds_its_channel() {
     });
 }
 
+/// As the pages of `Connection` and `call_later` say.
+#[test]
+fn a_timer_that_holds_its_connection_keeps_it_open_until_it_is_closed() {
+    fn begin_again(connection: &Connection) -> haypile::Result<()> {
+        let own = connection.clone();
+        let timer = move || begin_again(&own);
+        connection.call_later(Duration::ZERO, timer).map(drop)
+    }
+    bounded(|| {
+        let connection = support::open();
+        // The timer that is due later stays with the other one's connection.
+        let held = Arc::new(connection.clone());
+        let weak = Arc::downgrade(&held);
+        let an_hour = Duration::from_secs(3600);
+        connection.call_later(an_hour, move || drop(held)).unwrap();
+        begin_again(&connection).unwrap();
+        connection.process_data_events(Duration::ZERO).unwrap();
+        drop(connection);
+        assert!(weak.upgrade().expect("the timer was dropped").is_open());
+        weak.upgrade().unwrap().close().unwrap();
+        assert!(weak.upgrade().is_none(), "the timers live on");
+    });
+}
+
 #[test]
 fn content_on_channel_0_is_a_violation() {
     bounded(|| {

@@ -90,6 +90,9 @@ impl Connection {
     /// # Ok(()) }) }
     /// ```
     ///
+    /// A timer that holds a clone of the connection keeps it open until it has run or was removed, and one that begins itself anew
+    /// does so until [`close`](Connection::close): dropping the program's handles does not end such a connection.
+    ///
     /// # Errors
     /// As [`add_callback_threadsafe`](Connection::add_callback_threadsafe).
     pub fn call_later<R: CallbackResult>(
@@ -133,7 +136,8 @@ impl Connection {
     /// Runs a callback on the thread that runs callbacks, soon (pika: `add_callback_threadsafe`).
     ///
     /// pika needs this for every call from another thread. Here any thread may call anything, so it serves only what must
-    /// run on that one thread.
+    /// run on that one thread. If it holds a clone of the connection, that stays open until it has run; see
+    /// [`call_later`](Connection::call_later).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
