@@ -96,11 +96,12 @@ pub enum Error {
     /// The server offers no mechanism that these credentials can use (pika: `AuthenticationError`).
     #[doc(alias = "AuthenticationError")]
     Authentication(Arc<ConnectFailure>),
-    /// The server refused the login, or closed the stream at that point, as older servers do
+    /// The server refused the login, or closed the connection or the stream at that point: older servers refuse by that
     /// (pika: `ProbableAuthenticationError`).
     #[doc(alias = "ProbableAuthenticationError")]
     ProbableAuthentication(Arc<ConnectFailure>),
-    /// The server refused the virtual host, or closed the stream at that point (pika: `ProbableAccessDeniedError`).
+    /// The server refused the virtual host, or closed the connection or the stream at that point, for whatever reason
+    /// (pika: `ProbableAccessDeniedError`).
     #[doc(alias = "ProbableAccessDeniedError")]
     ProbableAccessDenied(Arc<ConnectFailure>),
 

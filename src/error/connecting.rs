@@ -85,10 +85,9 @@ impl Failure {
         stage: Stage,
         reply_code: u16,
         reply_text: &str,
-        hint: Option<&'static str>,
     ) -> Box<Self> {
-        let mut failure =
-            Failure::new(kind, stage, format_args!("{reply_code} {reply_text}"), hint);
+        let cause = format_args!("{reply_code} {reply_text}");
+        let mut failure = Failure::new(kind, stage, cause, None);
         failure.reply_code = Some(reply_code);
         failure.retryable = may_pass(reply_code, reply_text);
         failure

@@ -222,23 +222,33 @@ impl<'a> Handshake<'a> {
     /// The server said no.
     #[cold]
     fn closed(&self, reply_code: u16, reply_text: ShortStr<'_>) -> Box<Failure> {
-        let (kind, hint): (fn(_) -> _, _) = match self.stage {
-            Stage::Authentication if self.is_remote_guest() => (
-                Error::ProbableAuthentication,
-                Some("RabbitMQ lets the user guest in from localhost only: create another user"),
-            ),
-            Stage::Authentication => (
-                Error::ProbableAuthentication,
-                Some("check the user and the password"),
-            ),
-            Stage::VirtualHost => (
-                Error::ProbableAccessDenied,
-                Some("check that the virtual host exists and that the user has permissions on it (in a URL, / is written %2f)"),
-            ),
-            _ => (Error::Connection, None),
+        let kind: fn(_) -> _ = match self.stage {
+            Stage::Authentication => Error::ProbableAuthentication,
+            Stage::VirtualHost => Error::ProbableAccessDenied,
+            _ => Error::Connection,
         };
         let reply_text = reply_text.to_text();
-        Failure::refused(kind, self.stage, reply_code, &reply_text, hint)
+        let mut failure = Failure::refused(kind, self.stage, reply_code, &reply_text);
+        if !failure.retryable {
+            failure.hint = self.hint(reply_code);
+        }
+        failure
+    }
+
+    /// What to do about a refusal for good. Other codes than these do not mean the login or the virtual host.
+    fn hint(&self, reply_code: u16) -> Option<&'static str> {
+        match (self.stage, reply_code) {
+            // ACCESS_REFUSED
+            (Stage::Authentication, 403) if self.is_remote_guest() => {
+                Some("RabbitMQ lets the user guest in from localhost only: create another user")
+            }
+            (Stage::Authentication, 403) => Some("check the user and the password"),
+            // INVALID_PATH, ACCESS_REFUSED, NOT_ALLOWED
+            (Stage::VirtualHost, 402 | 403 | 530) => Some(
+                "check that the virtual host exists and that the user has permissions on it (in a URL, / is written %2f)",
+            ),
+            _ => None,
+        }
     }
 
     /// Whether the user `guest` logs in over a network.

@@ -293,13 +293,36 @@ fn a_refusal_is_reported_by_where_it_came() {
         assert_eq!(hint.contains("localhost only"), is_afar, "{user} at {host}");
         assert_eq!(hint.contains("the password"), !is_afar, "{user} at {host}");
     }
-    let virtual_host = [start, tune, close(530, "NOT_ALLOWED")];
-    let failure = refused("broker", "sam", &virtual_host);
-    assert_eq!(
-        (failure.stage, failure.reply_code),
-        (Stage::VirtualHost, Some(530))
-    );
-    assert!(failure.hint.unwrap().contains("virtual host"));
+    for code in [402, 403, 530] {
+        let methods = [start, tune, close(code, "NOT_ALLOWED")];
+        let failure = refused("broker", "sam", &methods);
+        assert_eq!(
+            (failure.stage, failure.reply_code),
+            (Stage::VirtualHost, Some(code))
+        );
+        assert!(failure.hint.unwrap().contains("virtual host"));
+    }
+}
+
+#[test]
+fn a_code_that_means_something_else_has_no_hint() {
+    let properties = properties();
+    let (start, tune) = (start(&properties, "PLAIN"), tune(0, 0, 0));
+    let is_full =
+        "NOT_ALLOWED - access to vhost '/' refused for user 'u': connection limit (1) is reached";
+    for (code, text) in [
+        (501, "FRAME_ERROR"),
+        (320, "CONNECTION_FORCED"),
+        (541, "INTERNAL_ERROR"),
+        (530, is_full),
+    ] {
+        for begun in [vec![start], vec![start, tune]] {
+            let methods = [begun, vec![close(code, text)]].concat();
+            let failure = failure(&ConnectionParameters::default(), &methods);
+            assert_eq!(failure.reply_code, Some(code));
+            assert_eq!(failure.hint, None, "{code} at {}", failure.stage);
+        }
+    }
 }
 
 #[test]
