@@ -12,9 +12,9 @@ use haypile::{BasicGet, Connection, ConnectionParameters, Error, Stream, TcpOpti
 use support::peer::Peer;
 use support::{assert_matches, bounded, broker_address, exclusive_queue, url, wait_until, SOON};
 
-/// What is wrong with the stream, from now on.
+/// What is wrong with the stream, from now on, and how many calls came to nothing because of it.
 #[derive(Default)]
-struct Fault(AtomicU8);
+struct Fault(AtomicU8, AtomicU64);
 
 const NONE: u8 = 0;
 const READS_TOO_MUCH: u8 = 1;
@@ -30,6 +30,10 @@ const DEAD_FOR_A_SLOW_READ: u8 = 6;
 #[cfg(target_os = "linux")]
 const WRITE_HAS_FAILED: u8 = 7;
 
+const READS_ARE_INTERRUPTED: u8 = 8;
+const WRITES_ARE_INTERRUPTED: u8 = 9;
+const WRITES_DO_NOT_WAIT: u8 = 10;
+
 #[cfg(target_os = "linux")]
 const ETIMEDOUT: i32 = 110;
 
@@ -43,6 +47,15 @@ impl Faulty {
     fn is(&self, fault: u8) -> bool {
         self.fault.0.load(Ordering::SeqCst) == fault
     }
+
+    /// Fails at once if the stream has this fault.
+    fn fail(&self, fault: u8, kind: io::ErrorKind) -> io::Result<()> {
+        if !self.is(fault) {
+            return Ok(());
+        }
+        self.fault.1.fetch_add(1, Ordering::SeqCst);
+        Err(kind.into())
+    }
 }
 
 /// The operating system reports this once; afterwards the stream is at its end.
@@ -54,9 +67,8 @@ fn dead(fault: &Fault) -> io::Error {
 
 impl Read for Faulty {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.is(DOES_NOT_WAIT) {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
+        self.fail(DOES_NOT_WAIT, io::ErrorKind::WouldBlock)?;
+        self.fail(READS_ARE_INTERRUPTED, io::ErrorKind::Interrupted)?;
         let result = self.stream.read(buffer);
         #[cfg(target_os = "linux")]
         if self.is(DEAD_FOR_READS) {
@@ -77,6 +89,8 @@ impl Read for Faulty {
 
 impl Write for Faulty {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.fail(WRITES_ARE_INTERRUPTED, io::ErrorKind::Interrupted)?;
+        self.fail(WRITES_DO_NOT_WAIT, io::ErrorKind::WouldBlock)?;
         #[cfg(target_os = "linux")]
         if self.is(DEAD_FOR_WRITES) {
             return Err(dead(&self.fault));
@@ -184,6 +198,31 @@ fn a_stream_that_does_not_wait_is_noticed() {
         wait_until(SOON, || connection.is_closed());
         let error = connection.channel().unwrap_err();
         assert!(error.to_string().contains("set_read_timeout"), "{error}");
+    });
+}
+
+#[test]
+fn calls_that_always_come_to_nothing_keep_no_processor_busy() {
+    bounded(|| {
+        for fault in [
+            READS_ARE_INTERRUPTED,
+            WRITES_ARE_INTERRUPTED,
+            WRITES_DO_NOT_WAIT,
+        ] {
+            let (stream, state) = faulty(NONE);
+            let connection = Connection::open_stream(parameters(), stream).unwrap();
+            let channel = connection.channel().unwrap();
+            let began = Instant::now();
+            state.0.store(fault, Ordering::SeqCst);
+            channel.basic_publish("", "nobody", "x").unwrap();
+            wait_until(SOON, || state.1.load(Ordering::SeqCst) >= 100);
+            // Once in a millisecond, but for the first.
+            assert!(began.elapsed() >= Duration::from_millis(80), "{fault}");
+            // Nothing is lost by it.
+            state.0.store(NONE, Ordering::SeqCst);
+            channel.close().unwrap();
+            connection.close().unwrap();
+        }
     });
 }
 

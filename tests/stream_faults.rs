@@ -249,9 +249,13 @@ fn writes_that_always_come_to_nothing_end_with_the_time() {
             );
             let writes = writes.load(Ordering::SeqCst);
             assert!(writes >= 2);
-            // An interrupted write is made again at once. Of the others none keeps a processor busy.
-            let is_interrupted = kind == io::ErrorKind::Interrupted;
-            assert!(is_interrupted || writes <= 301, "{kind:?}: {writes}");
+            // None keeps a processor busy. An interrupted one is made again at once, if it is not always so.
+            let at_once = if kind == io::ErrorKind::Interrupted {
+                10
+            } else {
+                0
+            };
+            assert!(writes <= 301 + at_once, "{kind:?}: {writes}");
         }
     });
 }

@@ -24,7 +24,10 @@ use crate::error::panic_text;
 /// * A timeout and a dead connection differ by their errors. On Unix, an error of kind [`TimedOut`](io::ErrorKind::TimedOut)
 ///   that carries the operating system's code (`ETIMEDOUT`) means that the connection is dead, since a timeout of a socket
 ///   is `EAGAIN` there. Anything else of that kind, and [`WouldBlock`](io::ErrorKind::WouldBlock), means that the time is up.
-/// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing: the call is made again at once, within the same limits. Every other error ends the connection.
+/// * [`Interrupted`](io::ErrorKind::Interrupted) means nothing: the call is made again, within the same limits. Every other error ends the connection.
+///
+/// A call that comes to nothing again and again, since it is interrupted, or since a `write` or `flush` does not wait, is made
+/// once in a millisecond, so that it keeps no processor busy.
 ///
 /// What can be noticed of a stream that does otherwise ends the connection with an error that says so: a `read` or `write`
 /// that claims more bytes than it was given, and a `read` that returns without bytes before its time, again and again (while
@@ -177,46 +180,96 @@ impl Stream for Box<dyn Stream> {
 
 /// A stream from outside this crate. What its methods return is checked, and a panic of theirs becomes an error: it would end
 /// a thread without which the connection is open and does nothing.
-struct Guarded(Box<dyn Stream>);
+struct Guarded {
+    stream: Box<dyn Stream>,
+    /// How many calls in a row came to nothing.
+    fruitless: u32,
+}
+
+impl Guarded {
+    /// So many calls in a row may come to nothing before they are slowed down: as signals come, or a time is up.
+    const AT_ONCE: u32 = 8;
+
+    fn new(stream: Box<dyn Stream>) -> Self {
+        Guarded {
+            stream,
+            fruitless: 0,
+        }
+    }
+
+    /// Waits a little after calls that came to nothing, since they will be made again, and perhaps returned at once.
+    fn paced<T>(
+        &mut self,
+        result: io::Result<T>,
+        is_fruitless: impl Fn(&io::Error) -> bool,
+    ) -> io::Result<T> {
+        match &result {
+            Err(error) if is_fruitless(error) => {
+                self.fruitless = self.fruitless.saturating_add(1);
+                if self.fruitless > Self::AT_ONCE {
+                    thread::sleep(BEFORE_NEXT_CALL);
+                }
+            }
+            _ => self.fruitless = 0,
+        }
+        result
+    }
+}
+
+fn is_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
+}
+
+fn is_not_done(error: &io::Error) -> bool {
+    is_interrupted(error) || is_timeout(error)
+}
 
 impl Read for Guarded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let given = buffer.len();
-        checked("read", given, || self.0.read(buffer))
+        let result = checked("read", given, || self.stream.read(buffer));
+        // One that does not wait is an error, see `EarlyReturns`.
+        self.paced(result, is_interrupted)
     }
 }
 
 impl Write for Guarded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        checked("write", bytes.len(), || self.0.write(bytes))
+        let result = checked("write", bytes.len(), || self.stream.write(bytes));
+        self.paced(result, is_not_done)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let given = slices.iter().map(|slice| slice.len()).sum();
-        checked("write_vectored", given, || self.0.write_vectored(slices))
+        let write = || self.stream.write_vectored(slices);
+        let result = checked("write_vectored", given, write);
+        self.paced(result, is_not_done)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        caught("flush", || self.0.flush())
+        let result = caught("flush", || self.stream.flush());
+        self.paced(result, is_not_done)
     }
 }
 
 impl Stream for Guarded {
     fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
-        let clone = caught("try_clone", || self.0.try_clone())?;
-        Ok(Box::new(Guarded(clone)))
+        let clone = caught("try_clone", || self.stream.try_clone())?;
+        Ok(Box::new(Guarded::new(clone)))
     }
 
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        caught("set_read_timeout", || self.0.set_read_timeout(timeout))
+        caught("set_read_timeout", || self.stream.set_read_timeout(timeout))
     }
 
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        caught("set_write_timeout", || self.0.set_write_timeout(timeout))
+        caught("set_write_timeout", || {
+            self.stream.set_write_timeout(timeout)
+        })
     }
 
     fn shutdown(&self) -> io::Result<()> {
-        caught("shutdown", || self.0.shutdown())
+        caught("shutdown", || self.stream.shutdown())
     }
 }
 
@@ -254,7 +307,7 @@ pub(crate) enum Transport {
 impl Transport {
     /// One that the caller made.
     pub(crate) fn guarded(stream: Box<dyn Stream>) -> Transport {
-        Transport::Other(Box::new(Guarded(stream)))
+        Transport::Other(Box::new(Guarded::new(stream)))
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<Transport> {
@@ -328,8 +381,8 @@ impl Write for Transport {
     }
 }
 
-/// How long to wait before a write is made again that took nothing, perhaps at once.
-const BEFORE_NEXT_WRITE: Duration = Duration::from_millis(1);
+/// How long to wait before a call is made again that came to nothing, perhaps at once.
+const BEFORE_NEXT_CALL: Duration = Duration::from_millis(1);
 
 /// Writes and flushes all of this for a handshake. What takes nothing is made again until the deadline; each write is limited
 /// by the stream's timeout as well. The error is a timeout only if the deadline has passed.
@@ -361,7 +414,7 @@ pub(crate) fn send_all(
                 if deadline.is_none() {
                     early_writes.note(WITHOUT_DEADLINE)?;
                 }
-                thread::sleep(BEFORE_NEXT_WRITE);
+                thread::sleep(BEFORE_NEXT_CALL);
             }
             Err(error) => return Err(error),
         }
