@@ -176,16 +176,14 @@ impl Channel {
         let (gate, number) = (self.gate(), self.handle.number);
         self.send_with_limit(|patience| {
             self.send(patience, || {
-                let mut appended = None;
                 self.link().gather(number, patience, |out| {
-                    if gate.may_send() {
-                        let before = out.appended();
-                        let done = append(&gate.acks, &mut out.bytes, before);
-                        appended = Some(done.map_err(Error::unsendable)?);
+                    if !gate.may_send() {
+                        return Ok(None);
                     }
-                    Ok(())
-                })?;
-                Ok(appended)
+                    let before = out.appended();
+                    let appended = append(&gate.acks, &mut out.bytes, before);
+                    appended.map(Some).map_err(Error::unsendable)
+                })
             })
         })
     }

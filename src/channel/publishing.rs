@@ -43,30 +43,17 @@ impl Channel {
         if waits || link.is_inherited() {
             self.notice_fork();
         }
-        let direct = message.body.len() >= DIRECT_BODY;
-        let publishing = Publishing::new(
-            &handle.gate,
-            handle.slot,
-            handle.number,
-            link.negotiated.frame_max,
-            message,
-            direct,
-        );
+        let (number, frame_max) = (handle.number, link.negotiated.frame_max);
+        let publishing = Publishing::new(&handle.gate, handle.slot, number, frame_max, message);
         self.send(patience, || {
-            let mut number = None;
-            let write = |out: &mut Outbox| {
-                number = publishing.write(out)?;
-                Ok(())
-            };
-            if direct {
-                let chunk = publishing.chunk();
-                link.write_message(handle.number, patience, message.body, chunk, write)?;
+            if message.body.len() >= DIRECT_BODY {
+                let head = |out: &mut Outbox| publishing.write_head(out);
+                link.write_message(number, patience, message.body, publishing.chunk(), head)
             } else if waits {
-                link.append_call(write)?;
+                link.append_call(|out| publishing.write(out))
             } else {
-                link.gather(handle.number, patience, write)?;
+                link.gather(number, patience, |out| publishing.write(out))
             }
-            Ok(number)
         })
     }
 

@@ -13,36 +13,40 @@ use crate::protocol::publish::Outbox;
 const ROOM: &str = "room in the output buffer; nothing was sent";
 
 impl Link {
-    /// Gathers what no thread waits for. Waits for room if there is none.
+    /// Gathers what no thread waits for, and returns what `write` does. Waits for room if there is none.
     #[inline]
-    pub(crate) fn gather(
+    pub(crate) fn gather<T>(
         &self,
         channel: u16,
         patience: Patience<'_>,
-        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        write: impl FnOnce(&mut Outbox) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let is_guarded = exit::guard_thread();
-        match self.outgoing.gather(channel, patience, write) {
-            Ok(Gathered::Little) => {}
-            Ok(Gathered::Much) => self.write_gathered(),
+        let appended = match self.outgoing.gather(channel, patience, write) {
+            Ok((appended, Gathered::Little)) => appended,
+            Ok((appended, Gathered::Much)) => {
+                self.write_gathered();
+                appended
+            }
             Err(refused) => return Err(self.not_appended(refused, patience, channel)),
-        }
+        };
         if !is_guarded {
             // Nothing will wait for this when the thread has ended.
             self.flush(exit::LIMIT);
         }
-        Ok(())
+        Ok(appended)
     }
 
-    /// Writes one large message: `write` appends what comes before the body; the body is written from where it lies.
-    pub(crate) fn write_message(
+    /// Writes one large message: `write` appends what comes before the body, and the body is written from where it lies. Nothing
+    /// is written if `write` appended nothing and returned `None`.
+    pub(crate) fn write_message<T>(
         &self,
         channel: u16,
         patience: Patience<'_>,
         body: &[u8],
         chunk: usize,
-        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        write: impl FnOnce(&mut Outbox) -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
         let is_guarded = exit::guard_thread();
         if self.notice_fork() {
             return Err(self.end_reason());
@@ -50,21 +54,25 @@ impl Link {
         let written = self
             .outgoing
             .write_message(patience, channel, body, chunk, write);
-        match written {
-            Ok(written) => self.check_write(written),
+        let appended = match written {
+            Ok(None) => return Ok(None),
+            Ok(Some((appended, written))) => {
+                self.check_write(written);
+                appended
+            }
             Err(refused) => return Err(self.not_appended(refused, patience, channel)),
-        }
+        };
         if !is_guarded {
             self.flush(exit::LIMIT);
         }
-        Ok(())
+        Ok(Some(appended))
     }
 
     /// Appends a call that its caller waits for. The caller goes on to wait, and so to write: the writer thread is not woken.
-    pub(crate) fn append_call(
+    pub(crate) fn append_call<T>(
         &self,
-        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        write: impl FnOnce(&mut Outbox) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         exit::guard_thread();
         self.outgoing.append_call(write)
     }

@@ -175,12 +175,12 @@ impl Outgoing {
 
     /// Gathers what no thread waits for. Waits for room if there is none.
     #[inline]
-    pub(super) fn gather(
+    pub(super) fn gather<T>(
         &self,
         channel: u16,
         patience: Patience<'_>,
-        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<Gathered, Refused> {
+        write: impl FnOnce(&mut Outbox) -> Result<T, Error>,
+    ) -> Result<(T, Gathered), Refused> {
         let mut state = self.lock_to_gather()?;
         if state.outbox.bytes.len() >= HIGH_WATER {
             let has_room = |state: &State| state.outbox.bytes.len() < HIGH_WATER;
@@ -189,19 +189,19 @@ impl Outgoing {
         if state.dead {
             return Err(Refused::Ended);
         }
-        write(&mut state.outbox).map_err(Refused::Invalid)?;
+        let appended = write(&mut state.outbox).map_err(Refused::Invalid)?;
         self.note_mandatory(&state);
         state.gathered = state.gathered.wrapping_add(1);
         state.note_sent(channel);
         if Pacing::is_much(state.outbox.bytes.len()) && state.can_write() {
             drop(state);
-            return match self.process.is_current() {
-                true => Ok(Gathered::Much),
-                false => Err(Refused::Forked),
-            };
+            if !self.process.is_current() {
+                return Err(Refused::Forked);
+            }
+            return Ok((appended, Gathered::Much));
         }
         self.wake_writer(state);
-        Ok(Gathered::Little)
+        Ok((appended, Gathered::Little))
     }
 
     /// The lock, for what is only gathered. In a forked child no thread would ever write it, and this is where that is noticed.
@@ -224,10 +224,10 @@ impl Outgoing {
     }
 
     /// A call that its caller waits for, and so goes on to write: the writer thread is not woken.
-    pub(super) fn append_call(
+    pub(super) fn append_call<T>(
         &self,
-        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        write: impl FnOnce(&mut Outbox) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut state = self.lock();
         let result = write(&mut state.outbox);
         self.note_mandatory(&state);
@@ -247,29 +247,26 @@ impl Outgoing {
         true
     }
 
-    /// Writes one large message: `write` appends what comes before the body; the body is written from where it lies. Waits
-    /// for the write half.
-    pub(super) fn write_message(
+    /// Writes one large message: `write` appends what comes before the body, and the body is written from where it lies. Waits
+    /// for the write half. Nothing is written if `write` appended nothing and returned `None`.
+    pub(super) fn write_message<T>(
         &self,
         patience: Patience<'_>,
         channel: u16,
         body: &[u8],
         chunk: usize,
-        write: impl FnOnce(&mut Outbox) -> Result<(), Error>,
-    ) -> Result<WriteResult, Refused> {
+        write: impl FnOnce(&mut Outbox) -> Result<Option<T>, Error>,
+    ) -> Result<Option<(T, WriteResult)>, Refused> {
         let mut state = self.wait_patiently(self.lock(), patience, State::can_write)?;
         if state.dead {
             return Err(Refused::Ended);
         }
-        let before = state.outbox.bytes.len();
-        write(&mut state.outbox).map_err(Refused::Invalid)?;
+        let Some(appended) = write(&mut state.outbox).map_err(Refused::Invalid)? else {
+            return Ok(None);
+        };
         self.note_mandatory(&state);
-        if state.outbox.bytes.len() == before {
-            // The channel is closed: the body must not go out without what announces it.
-            return Ok(Ok(()));
-        }
         let Some(mut half) = state.half.take() else {
-            return Ok(Ok(()));
+            return Ok(Some((appended, Ok(()))));
         };
         half.take(&mut state.outbox);
         state.outbox.count_direct(framed_size(body.len(), chunk));
@@ -277,7 +274,7 @@ impl Outgoing {
         state.urgent = false;
         drop(state);
         let written = half.write_body(channel, body, chunk);
-        Ok(self.give_back(half, written))
+        Ok(Some((appended, self.give_back(half, written))))
     }
 
     fn note_mandatory(&self, state: &State) {

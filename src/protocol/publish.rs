@@ -152,8 +152,6 @@ pub(crate) struct Publishing<'a> {
     number: u16,
     frame_max: usize,
     message: OutgoingMessage<'a>,
-    /// Whether the frames of the body are left to the caller, who sends them from where they lie.
-    body_follows: bool,
     /// Hash of the content, for a message that the broker may return.
     content: Option<u64>,
 }
@@ -166,7 +164,6 @@ impl<'a> Publishing<'a> {
         number: u16,
         frame_max: u32,
         message: OutgoingMessage<'a>,
-        body_follows: bool,
     ) -> Self {
         // Or later, if confirms are turned on just now.
         let expected = message.publish.mandatory && gate.confirming.load(Ordering::Acquire);
@@ -176,7 +173,6 @@ impl<'a> Publishing<'a> {
             number,
             frame_max: frame_max as usize,
             message,
-            body_follows,
             content: expected.then(|| message.content()),
         }
     }
@@ -190,13 +186,25 @@ impl<'a> Publishing<'a> {
     /// After an error nothing is appended, and the number is not used.
     #[inline]
     pub(crate) fn write(&self, outbox: &mut Outbox) -> Result<Option<u64>, Error> {
+        let sequence = self.write_head(outbox)?;
+        if sequence.is_some() {
+            for part in self.message.body.chunks(self.chunk()) {
+                frame::write_body(&mut outbox.bytes, self.number, part);
+            }
+        }
+        Ok(sequence)
+    }
+
+    /// The same without the frames of the body, which must follow.
+    #[inline]
+    pub(crate) fn write_head(&self, outbox: &mut Outbox) -> Result<Option<u64>, Error> {
         if !self.gate.may_send() {
             return Ok(None);
         }
         let out = &mut outbox.bytes;
         let start = out.len();
         let header = self
-            .write_frames(out)
+            .write_method_and_header(out)
             .inspect_err(|_| out.truncate(start))?;
         if !self.gate.confirming.load(Ordering::Relaxed) {
             return Ok(Some(0));
@@ -214,7 +222,7 @@ impl<'a> Publishing<'a> {
 
     /// Returns where the header frame begins.
     #[inline]
-    fn write_frames(&self, out: &mut Vec<u8>) -> Result<usize, Error> {
+    fn write_method_and_header(&self, out: &mut Vec<u8>) -> Result<usize, Error> {
         let OutgoingMessage {
             exchange,
             routing_key,
@@ -239,11 +247,6 @@ impl<'a> Publishing<'a> {
         if size > self.frame_max {
             let all = "all properties and headers";
             return Err(Error::too_large("properties", size, all, self.frame_max));
-        }
-        if !self.body_follows && !body.is_empty() {
-            for part in body.chunks(self.chunk()) {
-                frame::write_body(out, self.number, part);
-            }
         }
         Ok(header)
     }
@@ -285,7 +288,7 @@ mod tests {
             body: b"body",
             publish: &BasicPublish::new().mandatory(true).properties(properties),
         };
-        Publishing::new(gate, 3, 1, 4096, message, false).write(outbox)
+        Publishing::new(gate, 3, 1, 4096, message).write(outbox)
     }
 
     #[test]
@@ -380,10 +383,15 @@ mod tests {
                     body: &body,
                     publish: &BasicPublish::new(),
                 };
-                let publishing = Publishing::new(&gate, 3, 1, 4096, message, body_follows);
+                let publishing = Publishing::new(&gate, 3, 1, 4096, message);
                 assert_eq!(publishing.chunk(), CHUNK);
                 let mut outbox = Outbox::default();
-                assert_eq!(publishing.write(&mut outbox).unwrap(), Some(0));
+                let sequence = if body_follows {
+                    publishing.write_head(&mut outbox)
+                } else {
+                    publishing.write(&mut outbox)
+                };
+                assert_eq!(sequence.unwrap(), Some(0));
                 let frames = sent(&outbox.bytes);
                 assert_eq!((frames[0].0, frames[1].0), ("method", "header"));
                 let announced = frame::read_header(&frames[1].1).unwrap().0;

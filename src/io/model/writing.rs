@@ -37,7 +37,7 @@ fn append_large(connection: &Connection, publisher: u16, number: u8, size: usize
     let chunk = FRAME_MAX as usize - frame::FRAME_OVERHEAD;
     let sent = link.write_message(publisher, TIMEOUT.into(), &body, chunk, |out| {
         frame::write_body(&mut out.bytes, publisher, &[number]);
-        Ok(())
+        Ok(Some(()))
     });
     sent.expect("room");
 }

@@ -147,7 +147,7 @@ fn a_large_message_is_not_waited_for_until_it_is_written() {
     assert!(guard_thread());
     let sent = link.write_message(1, LONG.into(), b"body", 100, |out| {
         out.bytes.extend_from_slice(b"head");
-        Ok(())
+        Ok(Some(()))
     });
     sent.unwrap();
     // A wait in vain would leave its mark here.
@@ -180,7 +180,7 @@ fn what_the_very_end_of_a_thread_sends_is_written_at_once() {
             let send = move || {
                 let write = |out: &mut crate::protocol::publish::Outbox| {
                     out.bytes.extend_from_slice(b"last");
-                    Ok(())
+                    Ok(Some(()))
                 };
                 let began = Instant::now();
                 let sent = if is_large {

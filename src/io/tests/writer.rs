@@ -25,7 +25,7 @@ pub(super) fn outgoing(script: &Script) -> Outgoing {
 
 /// Whether so much has gathered that the caller must write it.
 pub(super) fn gather(outgoing: &Outgoing, channel: u16, bytes: &[u8]) -> Result<bool, Refused> {
-    let gathered = outgoing.gather(channel, NOT_AT_ALL.into(), |out| {
+    let ((), gathered) = outgoing.gather(channel, NOT_AT_ALL.into(), |out| {
         out.bytes.extend_from_slice(bytes);
         Ok(())
     })?;
@@ -62,10 +62,11 @@ pub(super) fn write_message(
     chunk: usize,
     head: &[u8],
 ) -> Result<WriteResult, Refused> {
-    outgoing.write_message(NOT_AT_ALL.into(), 5, body, chunk, |out| {
+    let written = outgoing.write_message(NOT_AT_ALL.into(), 5, body, chunk, |out| {
         out.bytes.extend_from_slice(head);
-        Ok(())
-    })
+        Ok((!head.is_empty()).then_some(()))
+    })?;
+    Ok(written.map_or(Ok(()), |((), written)| written))
 }
 
 /// The writer thread's work now, without waiting for what others may do.
@@ -605,7 +606,7 @@ fn what_cannot_be_encoded_is_refused() {
     gathered(&outgoing, 1, b"before");
     let refused = outgoing.gather(1, NOT_AT_ALL.into(), |out| {
         assert_eq!(out.appended(), 6);
-        Err(Error::Stopped { waiting_for: "it" })
+        Err::<(), _>(Error::Stopped { waiting_for: "it" })
     });
     assert!(matches!(
         refused,
@@ -687,7 +688,7 @@ fn mandatory_messages_are_handed_over_once() {
     assert_eq!(taken(), [2]);
     let written = outgoing.write_message(NOT_AT_ALL.into(), 1, b"body", 10, |out| {
         note(out, 3);
-        Ok(())
+        Ok(Some(()))
     });
     assert!(written.is_ok());
     assert_eq!(taken(), [3]);

@@ -33,7 +33,7 @@ fn publish(gate: &Arc<Gate>) -> usize {
         publish: &BasicPublish::new(),
     };
     let mut outbox = Outbox::default();
-    let number = Publishing::new(gate, 1, 1, 4096, message, false).write(&mut outbox);
+    let number = Publishing::new(gate, 1, 1, 4096, message).write(&mut outbox);
     assert_eq!(number.unwrap().is_some(), !outbox.bytes.is_empty());
     outbox.bytes.len()
 }
