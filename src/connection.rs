@@ -13,7 +13,7 @@ use crate::dispatch::ConnectionCallbacks;
 use crate::error::Result;
 use crate::io::connect;
 use crate::io::link::{Interest, Link};
-use crate::io::stream::Transport;
+use crate::io::stream::Guarded;
 use crate::io::sync::after;
 use crate::parameters::IntoParameters;
 use crate::protocol::frame;
@@ -184,7 +184,7 @@ impl Connection {
         parameters: ConnectionParameters,
         stream: impl Stream + 'static,
     ) -> Result<Connection> {
-        let stream = Transport::guarded(Box::new(stream));
+        let stream = Box::new(Guarded::new(Box::new(stream)));
         Self::start(connect::open_over(&parameters, stream)?)
     }
 

@@ -1,7 +1,7 @@
 //! Connecting: names, addresses, retries, and the handshake driven to its end.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::deadline::within;
 use super::link::Opened;
 use super::stream::{
-    closed, describe, is_hang_up, is_timeout, send_all, EarlyReturns, Transport, LAST_WORDS,
+    closed, describe, is_hang_up, is_timeout, send_all, EarlyReturns, Stream, LAST_WORDS,
     WITHOUT_DEADLINE,
 };
 use super::sync::{after, Instant};
@@ -57,7 +57,10 @@ pub(crate) fn open(candidates: &[ConnectionParameters]) -> Result<Opened> {
 }
 
 /// Opens over a stream that the caller made.
-pub(crate) fn open_over(parameters: &ConnectionParameters, stream: Transport) -> Result<Opened> {
+pub(crate) fn open_over(
+    parameters: &ConnectionParameters,
+    stream: Box<dyn Stream>,
+) -> Result<Opened> {
     let target = Target::new(parameters)?;
     target
         .open_over(stream, parameters.stack_timeout.map(after))
@@ -124,7 +127,7 @@ impl<'a> Target<'a> {
         let deadline = parameters.stack_timeout.map(after);
         let limit = tcp_limit(parameters);
         match connect_tcp(address, limit, &parameters.tcp_options) {
-            Ok(stream) => self.open_over(Transport::Tcp(stream), deadline),
+            Ok(stream) => self.open_over(Box::new(stream), deadline),
             Err(error) => Err(self.unreached(error, limit)),
         }
     }
@@ -150,7 +153,7 @@ impl<'a> Target<'a> {
 
     fn open_over(
         &self,
-        stream: Transport,
+        stream: Box<dyn Stream>,
         deadline: Option<Instant>,
     ) -> Result<Opened, Box<Failure>> {
         let (stream, certificate_missing) = self.secure(stream, deadline)?;
@@ -165,7 +168,7 @@ impl<'a> Target<'a> {
         };
         let mut opening = Opening {
             target: self,
-            stream: &mut opened.stream,
+            stream: &mut *opened.stream,
             certificate_missing,
             deadline,
             limited_at: None,
@@ -191,9 +194,9 @@ impl<'a> Target<'a> {
     #[cfg(not(feature = "tls"))]
     fn secure(
         &self,
-        stream: Transport,
+        stream: Box<dyn Stream>,
         _: Option<Instant>,
-    ) -> Result<(Transport, bool), Box<Failure>> {
+    ) -> Result<(Box<dyn Stream>, bool), Box<Failure>> {
         Ok((stream, false))
     }
 
@@ -201,17 +204,14 @@ impl<'a> Target<'a> {
     #[cfg(feature = "tls")]
     fn secure(
         &self,
-        stream: Transport,
+        stream: Box<dyn Stream>,
         deadline: Option<Instant>,
-    ) -> Result<(Transport, bool), Box<Failure>> {
+    ) -> Result<(Box<dyn Stream>, bool), Box<Failure>> {
         let Some(prepared) = &self.tls else {
             return Ok((stream, false));
         };
-        match tls::connect(prepared, stream.boxed(), deadline) {
-            Ok(secured) => Ok((
-                Transport::Other(secured.stream),
-                secured.certificate_missing,
-            )),
+        match tls::connect(prepared, stream, deadline) {
+            Ok(secured) => Ok((secured.stream, secured.certificate_missing)),
             Err(tls::Failure::TimeUp) => {
                 let hint = Some("perhaps this port does not expect TLS");
                 Err(self.too_slow(Stage::Tls, hint))
@@ -325,7 +325,7 @@ const LARGE_LOGIN: &str = "password or token, user name and client properties co
 /// The handshake, as it goes to and fro over the stream.
 struct Opening<'a> {
     target: &'a Target<'a>,
-    stream: &'a mut Transport,
+    stream: &'a mut dyn Stream,
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     certificate_missing: bool,
     deadline: Option<Instant>,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::fork::{lock_unless_forked, Process};
 use super::reader::Reader;
-use super::stream::Transport;
+use super::stream::Stream;
 use super::sync::thread::{self, Thread};
 use super::sync::{Instant, Mutex, MutexGuard};
 use super::writer::Outgoing;
@@ -276,7 +276,7 @@ impl Shared {
 
 /// What an open stream becomes a connection with.
 pub(crate) struct Opened {
-    pub(crate) stream: Transport,
+    pub(crate) stream: Box<dyn Stream>,
     /// What came behind the last frame of the handshake.
     pub(crate) leftover: Vec<u8>,
     pub(crate) negotiated: Negotiated,
@@ -290,7 +290,7 @@ pub(crate) struct Opened {
 pub(crate) struct Link {
     shared: Mutex<Shared>,
     pub(super) outgoing: Outgoing,
-    control: Mutex<Transport>,
+    control: Mutex<Box<dyn Stream>>,
     /// Set when the reader thread has started.
     pub(super) reader_thread: OnceLock<Thread>,
     /// The process that opened the connection.

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use super::backlog::{Backlog, HALF_QUOTA, PERIOD};
-use super::stream::{closed, is_timeout, EarlyReturns, Transport};
+use super::stream::{closed, is_timeout, EarlyReturns, Stream};
 use super::sync::Instant;
 use crate::protocol::connection::Session;
 use crate::Error;
@@ -60,7 +60,7 @@ pub(crate) struct Reader {
 
 /// The stream, and when it was read.
 struct Source {
-    stream: Transport,
+    stream: Box<dyn Stream>,
     timeout: Duration,
     early_reads: EarlyReturns,
     last_bytes: Instant,
@@ -119,7 +119,7 @@ impl Source {
 
 impl Reader {
     /// `leftover` is what was read beyond the handshake.
-    pub(crate) fn new(stream: Transport, leftover: &[u8]) -> io::Result<Self> {
+    pub(crate) fn new(stream: Box<dyn Stream>, leftover: &[u8]) -> io::Result<Self> {
         stream.set_read_timeout(SLICE)?;
         let mut buffer = vec![0; BUFFER.max(leftover.len())];
         buffer[..leftover.len()].copy_from_slice(leftover);

@@ -180,7 +180,7 @@ impl Stream for Box<dyn Stream> {
 
 /// A stream from outside this crate. What its methods return is checked, and a panic of theirs becomes an error: it would end
 /// a thread without which the connection is open and does nothing.
-struct Guarded {
+pub(crate) struct Guarded {
     stream: Box<dyn Stream>,
     /// How many calls in a row came to nothing.
     fruitless: u32,
@@ -190,7 +190,7 @@ impl Guarded {
     /// So many calls in a row may come to nothing before they are slowed down: as signals come, or a time is up.
     const AT_ONCE: u32 = 8;
 
-    fn new(stream: Box<dyn Stream>) -> Self {
+    pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
         Guarded {
             stream,
             fruitless: 0,
@@ -295,90 +295,6 @@ fn checked(
     Err(io::Error::other(format!(
         "the stream's {method} returned {count} bytes where it was given {given}"
     )))
-}
-
-/// A stream as this crate keeps it. A TCP stream is not boxed like the others: the table of its methods would bring all that
-/// [`Read`] and [`Write`] have besides what is used here into every program.
-pub(crate) enum Transport {
-    Tcp(TcpStream),
-    Other(Box<dyn Stream>),
-}
-
-impl Transport {
-    /// One that the caller made.
-    pub(crate) fn guarded(stream: Box<dyn Stream>) -> Transport {
-        Transport::Other(Box::new(Guarded::new(stream)))
-    }
-
-    pub(crate) fn try_clone(&self) -> io::Result<Transport> {
-        match self {
-            Transport::Tcp(stream) => stream.try_clone().map(Transport::Tcp),
-            Transport::Other(stream) => stream.try_clone().map(Transport::Other),
-        }
-    }
-
-    pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        match self {
-            Transport::Tcp(stream) => Stream::set_read_timeout(stream, timeout),
-            Transport::Other(stream) => stream.set_read_timeout(timeout),
-        }
-    }
-
-    pub(crate) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        match self {
-            Transport::Tcp(stream) => Stream::set_write_timeout(stream, timeout),
-            Transport::Other(stream) => stream.set_write_timeout(timeout),
-        }
-    }
-
-    pub(crate) fn shutdown(&self) -> io::Result<()> {
-        match self {
-            Transport::Tcp(stream) => Stream::shutdown(stream),
-            Transport::Other(stream) => stream.shutdown(),
-        }
-    }
-
-    /// For what wraps any stream.
-    #[cfg(feature = "tls")]
-    pub(crate) fn boxed(self) -> Box<dyn Stream> {
-        match self {
-            Transport::Tcp(stream) => Box::new(stream),
-            Transport::Other(stream) => stream,
-        }
-    }
-}
-
-impl Read for Transport {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Transport::Tcp(stream) => stream.read(buffer),
-            Transport::Other(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Transport {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Transport::Tcp(stream) => stream.write(bytes),
-            Transport::Other(stream) => stream.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Transport::Tcp(stream) => stream.write_vectored(slices),
-            Transport::Other(stream) => stream.write_vectored(slices),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            // The standard library's does nothing.
-            Transport::Tcp(_) => Ok(()),
-            Transport::Other(stream) => stream.flush(),
-        }
-    }
 }
 
 /// How long to wait before a call is made again that came to nothing, perhaps at once.

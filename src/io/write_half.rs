@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice, Write};
 use std::time::Duration;
 
-use super::stream::{is_timeout, Transport};
+use super::stream::{is_timeout, Stream};
 use super::sync::Instant;
 use crate::protocol::frame;
 use crate::protocol::publish::Outbox;
@@ -23,7 +23,7 @@ pub(super) const WRITE_SLICE: Duration = Duration::from_secs(1);
 
 /// The write half of the stream: the right to write.
 pub(super) struct WriteHalf {
-    stream: Transport,
+    stream: Box<dyn Stream>,
     /// The bytes that were taken to be written.
     batch: Vec<u8>,
     /// How many of them are written.
@@ -52,7 +52,7 @@ fn stopped_by(error: io::Error) -> Option<Written> {
 }
 
 impl WriteHalf {
-    pub(super) fn new(stream: Transport) -> Self {
+    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         WriteHalf {
             stream,
             batch: Vec::new(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::fork::{lock_unless_forked, Process};
 use super::pacing::{Next, Pacing};
-use super::stream::Transport;
+use super::stream::Stream;
 use super::sync::{after, Condvar, Instant, Mutex, MutexGuard};
 use super::write_half::{framed_size, WriteHalf, Written, WRITE_SLICE};
 use crate::error::Error;
@@ -140,7 +140,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(stream: Transport, process: Process) -> io::Result<Self> {
+    pub(super) fn new(stream: Box<dyn Stream>, process: Process) -> io::Result<Self> {
         stream.set_write_timeout(WRITE_SLICE)?;
         let half = Some(Box::new(WriteHalf::new(stream)));
         Ok(Outgoing {

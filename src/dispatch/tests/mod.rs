@@ -13,7 +13,6 @@ use std::time::Duration;
 use super::{ChannelCallbacks, ConnectionCallbacks, Consuming, Owner, Round};
 use crate::error::Result;
 use crate::io::link::{Link, Opened, Shared};
-use crate::io::stream::Transport;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::consumers::{Consumer, ConsumerState};
 use crate::protocol::frame::{write_body, write_header, write_method};
@@ -105,7 +104,7 @@ impl Rig {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (broker, _) = listener.accept().unwrap();
         let opened = Opened {
-            stream: Transport::Tcp(stream),
+            stream: Box::new(stream),
             leftover,
             negotiated: Negotiated {
                 channel_max: 10,

@@ -8,7 +8,7 @@ use shuttle::rand::Rng;
 
 use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::io::link::Opened;
-use crate::io::stream::{Stream, Transport};
+use crate::io::stream::Stream;
 use crate::io::write_half::WRITE_SLICE;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::handshake::Negotiated;
@@ -219,7 +219,7 @@ pub(crate) fn connect(behavior: Behavior) -> (Connection, Broker) {
         timeouts: std::sync::Mutex::new([TIMEOUT; 2]),
     });
     let connection = Connection::start(Opened {
-        stream: Transport::Other(Box::new(ClientEnd(Arc::clone(&wire)))),
+        stream: Box::new(ClientEnd(Arc::clone(&wire))),
         leftover: Vec::new(),
         negotiated: Negotiated {
             channel_max: 10,

@@ -13,7 +13,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::stream::{Stream, Transport};
+use super::stream::Stream;
 
 /// A stream in memory. A read returns what the test has put in, and else that its time is up; a write takes all, unless the
 /// test said how much the next ones take.
@@ -53,8 +53,8 @@ impl Script {
         self.0.lock().unwrap()
     }
 
-    pub(super) fn transport(&self) -> Transport {
-        Transport::Other(Box::new(self.clone()))
+    pub(super) fn transport(&self) -> Box<dyn Stream> {
+        Box::new(self.clone())
     }
 
     pub(super) fn written(&self) -> Vec<u8> {

@@ -354,7 +354,7 @@ fn a_read_that_had_to_wait_begins_a_period() {
     }
     let script = Script::default();
     let slow = Slow(script.clone(), Duration::from_millis(12));
-    let mut reader = Reader::new(Transport::Other(Box::new(slow)), b"").unwrap();
+    let mut reader = Reader::new(Box::new(slow), b"").unwrap();
     let before = Instant::now();
     script.lock().reads.push_back(Ok(HEARTBEAT.to_vec()));
     assert!(matches!(reader.read(SLICE), Outcome::Bytes));

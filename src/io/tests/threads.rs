@@ -364,14 +364,13 @@ fn the_end_of_a_thread_of_the_crate_waits_for_nothing() {
 #[cfg(unix)]
 mod over_a_socket {
     use super::*;
-    use crate::io::stream::Transport;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     fn start() -> (Arc<Link>, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
         let mut opened = crate::io::tests::link::opened(&Script::default(), 0, None);
-        opened.stream = Transport::Other(Box::new(near));
+        opened.stream = Box::new(near);
         (Link::start(opened).unwrap(), far)
     }
 

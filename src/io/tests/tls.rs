@@ -621,7 +621,7 @@ fn what_a_peer_said_before_it_hung_up_tells_more_than_a_failed_write() {
         let script = Script::default();
         script.lock().takes = takes.into_iter().map(Err).collect();
         script.lock().reads = reads.into();
-        let failure = connect(&prepared, script.transport().boxed(), deadline).err();
+        let failure = connect(&prepared, script.transport(), deadline).err();
         assert!(script.lock().is_shut_down);
         match failure.unwrap() {
             Failure::TimeUp => ("time up".to_owned(), false),
