@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use haypile::{BasicConsume, BasicNack, Channel, Connection, ConsumingEnded, Error, QueueDeclare};
 use support::peer::{m, Args, Peer, Session};
-use support::{bounded, bounded_by, channel, exclusive_queue, message_count, open, Fixture, Log};
+use support::{
+    bounded, bounded_by, channel, exclusive_queue, message_count, open, rabbitmq_version, Fixture,
+    Log,
+};
 
 fn cancel(session: &mut Session, consumer_tag: &str, no_wait: bool) {
     let arguments = Args::new().shortstr(consumer_tag).octet(u8::from(no_wait));
@@ -206,16 +209,7 @@ fn a_cancel_by_the_program_is_not_taken_for_an_earlier_one_by_the_broker() {
 
 /// Whether the broker gives up consumers of quorum queues that hold a message for too long (RabbitMQ 4.3).
 fn times_consumers_out(channel: &Channel) -> bool {
-    let connection = channel.connection();
-    let version = connection
-        .server_properties()
-        .get("version")
-        .and_then(|version| version.as_str())
-        .unwrap();
-    let mut numbers = version
-        .split('.')
-        .map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(4), Some(3))
+    rabbitmq_version(&channel.connection()) >= (4, 3)
 }
 
 #[test]

@@ -10,7 +10,7 @@ use haypile::{
     ExchangeType, QueueDeclare,
 };
 use support::peer::{m, Peer};
-use support::{bounded, channel, unique, Fixture};
+use support::{bounded, channel, rabbitmq_version, unique, Fixture};
 
 #[track_caller]
 fn assert_mentions(error: &Error, parts: &[&str]) {
@@ -40,15 +40,6 @@ fn refused_declaration(reply_code: u16, reply_text: &'static str) -> Error {
     drop((channel, connection));
     peer.finish();
     error
-}
-
-/// The broker's version, as numbers that compare.
-fn version(channel: &Channel) -> (u32, u32) {
-    let connection = channel.connection();
-    let version = connection.server_properties().get("version").unwrap();
-    let mut numbers = version.as_str().unwrap().split('.');
-    let mut next = || numbers.next().unwrap().parse().unwrap();
-    (next(), next())
 }
 
 /// A quorum queue or a stream, which a node that has just started may not know how to make yet.
@@ -96,7 +87,7 @@ fn a_global_limit_is_refused_by_quorum_queues_or_warned_of() {
         of_type(&channel, &queue, "quorum");
         channel.basic_qos(BasicQos::new(5).global(true)).unwrap();
         let consumed = channel.basic_consume(&queue, |_, _, _, _| {});
-        if version(&channel) >= (4, 3) {
+        if rabbitmq_version(&channel.connection()) >= (4, 3) {
             consumed.unwrap();
             let log = logged();
             assert!(
@@ -131,7 +122,7 @@ fn the_error_of_a_message_above_the_brokers_limit_names_a_remedy() {
         );
 
         let channel = channel();
-        if version(&channel) < (4, 0) {
+        if rabbitmq_version(&channel.connection()) < (4, 0) {
             return;
         }
         let queue = support::exclusive_queue(&channel);
@@ -282,7 +273,7 @@ fn a_transient_queue_is_warned_of_once_for_each_connection() {
             line.starts_with("WARN") && names.iter().any(|name| line.contains(name.as_str()))
         };
         let warnings: Vec<&str> = log.lines().filter(is_warning).collect();
-        if version(&channel) < (4, 0) {
+        if rabbitmq_version(&channel.connection()) < (4, 0) {
             assert_eq!(warnings, [""; 0]);
         } else {
             assert!(

@@ -15,7 +15,7 @@ use haypile::{
 use support::peer::{m, scripted_channel, Args, Peer, Session};
 use support::{
     assert_matches, assert_message_count, bounded, channel, exclusive_queue, let_others_wait, open,
-    SOON,
+    rabbitmq_version, SOON,
 };
 
 const COMMITS: usize = 200;
@@ -465,5 +465,50 @@ fn a_consumer_that_the_broker_cancels_during_a_commit_is_cancelled_afterwards() 
         channel.tx_commit().unwrap();
         begun.recv_timeout(SOON).unwrap();
         support::peer::finish(channel, peer);
+    });
+}
+
+/// RabbitMQ 4.3 refuses the next one, with all of them; see `tx_select`.
+#[test]
+fn a_transaction_has_room_for_ten_thousand_publishes() {
+    const LIMIT: u32 = 10_000;
+    bounded(|| {
+        let channel = channel();
+        let queue = exclusive_queue(&channel);
+        let connection = channel.connection();
+        channel.tx_select().unwrap();
+        for _ in 0..LIMIT {
+            channel.basic_publish("", &queue, "body").unwrap();
+        }
+        channel.tx_commit().unwrap();
+        // Acknowledgements do not count.
+        for number in 0..LIMIT {
+            if number < 10 {
+                let (method, _, _) = channel.basic_get(&queue).unwrap().unwrap();
+                channel.basic_ack(method.delivery_tag).unwrap();
+            }
+            channel.basic_publish("", &queue, "body").unwrap();
+        }
+        channel.tx_commit().unwrap();
+        assert_message_count(&channel, &queue, 2 * LIMIT - 10);
+
+        for _ in 0..=LIMIT {
+            // The broker may have closed the channel over the last one by now.
+            let _ = channel.basic_publish("", &queue, "body");
+        }
+        let committed = channel.tx_commit();
+        let other = connection.channel().unwrap();
+        if rabbitmq_version(&connection) < (4, 3) {
+            committed.unwrap();
+            assert_message_count(&other, &queue, 3 * LIMIT - 9);
+            return;
+        }
+        let error = committed.unwrap_err();
+        assert_matches!(error, Error::ChannelClosedByBroker { .. });
+        assert_eq!(error.reply_code(), Some(406));
+        let text = error.to_string();
+        assert!(text.contains("maximum of 10000"), "{text}");
+        assert!(text.contains("commit more often"), "{text}");
+        assert_message_count(&other, &queue, 2 * LIMIT - 10);
     });
 }

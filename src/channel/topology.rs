@@ -435,6 +435,10 @@ impl Channel {
 
     /// Begins to gather publishes and acknowledgements into transactions (pika: `tx_select`; specification 1.9.2.1).
     ///
+    /// RabbitMQ 4.3 takes 10,000 publishes in one transaction (its setting `channel_tx_message_max`), and any number of
+    /// acknowledgements. Over the next publish it closes the channel (406), and nothing of the transaction takes effect.
+    /// RabbitMQ 3.10 and 4.0 know no limit.
+    ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
     /// # fn main() { example(|_connection, channel| {
@@ -473,7 +477,8 @@ impl Channel {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if the channel has no transaction, and as every call.
+    /// [`Error::ChannelClosedByBroker`](crate::Error::ChannelClosedByBroker) (406) if the channel has no transaction or this one has
+    /// too many publishes (see [`tx_select`](Channel::tx_select)), and as every call.
     /// After any other error the broker may have committed or not: the channel or the connection ended, or the time was up, before
     /// it replied. So a program that publishes all of it again needs a way to recognise what came twice.
     pub fn tx_commit(&self) -> Result<()> {

@@ -4,7 +4,7 @@
 use crate::QueueDeclare;
 
 /// A reply code, what the reply text must hold, and what to do about it.
-const REFUSALS: [(u16, &[&str], &str); 14] = [
+const REFUSALS: [(u16, &[&str], &str); 15] = [
     (
         541,
         &["transient_nonexcl_queues"],
@@ -24,6 +24,11 @@ const REFUSALS: [(u16, &[&str], &str); 14] = [
         406,
         &["message size", "larger than"],
         "send it in parts, or send where it is kept, or raise max_message_size in the broker's configuration",
+    ),
+    (
+        406,
+        &["transaction has reached the maximum"],
+        "commit more often, or raise channel_tx_message_max in the broker's configuration",
     ),
     (
         406,

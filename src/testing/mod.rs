@@ -183,7 +183,7 @@
 //!
 //! Error codes and texts are RabbitMQ 4.3's. Default, direct, fanout, topic and headers exchanges; bindings between exchanges;
 //! alternate exchanges; `CC` and `BCC`; queues that are server-named, exclusive, passive, auto-delete; `mandatory`; confirms,
-//! one and `multiple`; transactions; `basic.get`; consumers with prefetch, fair turns, priorities,
+//! one and `multiple`; transactions, of 10,000 publishes at most; `basic.get`; consumers with prefetch, fair turns, priorities,
 //! exclusive ones and single active ones; acknowledgements of all kinds, and messages that go back to where they stood; time to live
 //! of messages and queues; `x-max-length`, `x-max-length-bytes` and `x-overflow`; dead letters with `x-death`; message
 //! priorities; direct reply-to; `user_id`; heartbeats; and what comes on a channel after its `channel.close`.

@@ -33,6 +33,9 @@ pub(super) struct Published {
     pub(super) immediate: bool,
 }
 
+/// As `channel_tx_message_max` is where it is not set.
+const MOST_IN_A_TRANSACTION: usize = 10_000;
+
 /// What waits for `tx.commit`.
 #[derive(Default)]
 pub(super) struct Transaction {
@@ -202,6 +205,12 @@ impl State {
             return Ok(());
         };
         match &mut channel.transaction {
+            Some(transaction) if transaction.publishes.len() == MOST_IN_A_TRANSACTION => {
+                refuse!(
+                    406,
+                    "transaction has reached the maximum of {MOST_IN_A_TRANSACTION} uncommitted publishes"
+                );
+            }
             Some(transaction) => transaction.publishes.push(routed),
             None => {
                 let number = channel.confirms.then(|| {

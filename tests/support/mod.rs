@@ -139,6 +139,18 @@ pub fn channel() -> Channel {
     open().channel().unwrap()
 }
 
+/// The first two numbers of the broker's version, which compare. The broker for tests behaves like RabbitMQ 4.3.
+pub fn rabbitmq_version(connection: &Connection) -> (u32, u32) {
+    let properties = connection.server_properties();
+    if properties.get("product").unwrap().as_str() != Some("RabbitMQ") {
+        return (4, 3);
+    }
+    let version = properties.get("version").unwrap();
+    let mut numbers = version.as_str().unwrap().split('.');
+    let mut next = || numbers.next().unwrap().parse().unwrap();
+    (next(), next())
+}
+
 /// A name that is used nowhere else.
 pub fn unique(prefix: &str) -> String {
     format!("haypile-test-{prefix}-{}", uuid::Uuid::new_v4().simple())
