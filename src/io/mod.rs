@@ -7,6 +7,7 @@ mod deadline;
 mod end;
 pub(crate) mod exit;
 pub(crate) mod fork;
+pub(crate) mod guarded;
 pub(crate) mod link;
 #[cfg(all(test, shuttle))]
 pub(crate) mod model;

@@ -1,13 +1,11 @@
 //! What a connection runs over: any two-way stream of bytes.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 use std::time::Duration;
 
 use super::sync::Instant;
-use crate::error::panic_text;
 
 /// A two-way stream of bytes that a connection can run over: a TCP or Unix socket, a tunnel, a pair of pipes in memory.
 ///
@@ -178,127 +176,8 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// A stream from outside this crate. What its methods return is checked, and a panic of theirs becomes an error: it would end
-/// a thread without which the connection is open and does nothing.
-pub(crate) struct Guarded {
-    stream: Box<dyn Stream>,
-    /// How many calls in a row came to nothing.
-    fruitless: u32,
-}
-
-impl Guarded {
-    /// So many calls in a row may come to nothing before they are slowed down: as signals come, or a time is up.
-    const AT_ONCE: u32 = 8;
-
-    pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
-        Guarded {
-            stream,
-            fruitless: 0,
-        }
-    }
-
-    /// Waits a little after calls that came to nothing, since they will be made again, and perhaps returned at once.
-    fn paced<T>(
-        &mut self,
-        result: io::Result<T>,
-        is_fruitless: impl Fn(&io::Error) -> bool,
-    ) -> io::Result<T> {
-        match &result {
-            Err(error) if is_fruitless(error) => {
-                self.fruitless = self.fruitless.saturating_add(1);
-                if self.fruitless > Self::AT_ONCE {
-                    thread::sleep(BEFORE_NEXT_CALL);
-                }
-            }
-            _ => self.fruitless = 0,
-        }
-        result
-    }
-}
-
-fn is_interrupted(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted
-}
-
-fn is_not_done(error: &io::Error) -> bool {
-    is_interrupted(error) || is_timeout(error)
-}
-
-impl Read for Guarded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let given = buffer.len();
-        let result = checked("read", given, || self.stream.read(buffer));
-        // One that does not wait is an error, see `EarlyReturns`.
-        self.paced(result, is_interrupted)
-    }
-}
-
-impl Write for Guarded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let result = checked("write", bytes.len(), || self.stream.write(bytes));
-        self.paced(result, is_not_done)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let given = slices.iter().map(|slice| slice.len()).sum();
-        let write = || self.stream.write_vectored(slices);
-        let result = checked("write_vectored", given, write);
-        self.paced(result, is_not_done)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let result = caught("flush", || self.stream.flush());
-        self.paced(result, is_not_done)
-    }
-}
-
-impl Stream for Guarded {
-    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
-        let clone = caught("try_clone", || self.stream.try_clone())?;
-        Ok(Box::new(Guarded::new(clone)))
-    }
-
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        caught("set_read_timeout", || self.stream.set_read_timeout(timeout))
-    }
-
-    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        caught("set_write_timeout", || {
-            self.stream.set_write_timeout(timeout)
-        })
-    }
-
-    fn shutdown(&self) -> io::Result<()> {
-        caught("shutdown", || self.stream.shutdown())
-    }
-}
-
-fn caught<T>(method: &str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
-        let text = panic_text(&*payload);
-        Err(io::Error::other(format!(
-            "the stream's {method} panicked: {text}"
-        )))
-    })
-}
-
-/// It may claim more than it was given, and a slice with such an end is a panic.
-fn checked(
-    method: &str,
-    given: usize,
-    call: impl FnOnce() -> io::Result<usize>,
-) -> io::Result<usize> {
-    let count = caught(method, call)?;
-    if count <= given {
-        return Ok(count);
-    }
-    Err(io::Error::other(format!(
-        "the stream's {method} returned {count} bytes where it was given {given}"
-    )))
-}
-
 /// How long to wait before a call is made again that came to nothing, perhaps at once.
-const BEFORE_NEXT_CALL: Duration = Duration::from_millis(1);
+pub(super) const BEFORE_NEXT_CALL: Duration = Duration::from_millis(1);
 
 /// Writes and flushes all of this for a handshake. What takes nothing is made again until the deadline; each write is limited
 /// by the stream's timeout as well. The error is a timeout only if the deadline has passed.
@@ -501,16 +380,5 @@ mod tests {
             assert_eq!(describe(&time_up), time_up.to_string());
         }
         assert!(!is_timeout(&closed()));
-    }
-
-    #[test]
-    fn a_stream_that_claims_more_than_it_was_given_is_refused() {
-        assert_eq!(checked("read", 8, || Ok(7)).unwrap(), 7);
-        assert_eq!(checked("read", 8, || Ok(8)).unwrap(), 8);
-        let error = checked("read", 8, || Ok(9)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the stream's read returned 9 bytes where it was given 8"
-        );
     }
 }
