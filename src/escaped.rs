@@ -72,10 +72,10 @@ impl fmt::Debug for ShownBytes<'_> {
 
 /// Says how long the whole is, if this is only its start.
 fn write_cut(f: &mut fmt::Formatter<'_>, start: &[u8], whole: &[u8]) -> fmt::Result {
-    match start.len() == whole.len() {
-        true => Ok(()),
-        false => write!(f, "... ({} bytes in all)", whole.len()),
+    if start.len() < whole.len() {
+        write!(f, "... ({} bytes in all)", whole.len())?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -125,9 +125,10 @@ impl Channel {
 
     /// The same, made once for all types of messages.
     fn publish(&self, message: OutgoingMessage<'_>) -> Result<()> {
-        let then = match self.is_confirming() {
-            true => Then::Wait,
-            false => Then::Return,
+        let then = if self.is_confirming() {
+            Then::Wait
+        } else {
+            Then::Return
         };
         let sequence =
             self.send_with_limit(|patience| self.send_message(message, patience, then))?;

@@ -269,10 +269,10 @@ impl<'a, O: Owner> Round<'a, O> {
 
     /// When the next timer is due that this call runs; a nested one runs none.
     fn next_timer(&self) -> Option<Instant> {
-        match self.nested {
-            true => None,
-            false => self.callbacks.timers.next(),
+        if self.nested {
+            return None;
         }
+        self.callbacks.timers.next()
     }
 
     /// Runs the timers that are due now; returns how many.

@@ -308,9 +308,10 @@ impl AtExit for Link {
 
     fn ask_for_unhandled(self: Arc<Self>, ending: Ending) -> PendingReplies {
         let mut shared = self.lock();
-        let asked = match ending == Ending::Thread && self.is_asked_in_vain(&shared) {
-            true => Vec::new(),
-            false => self.ask_on_channels(&mut shared),
+        let asked = if ending == Ending::Thread && self.is_asked_in_vain(&shared) {
+            Vec::new()
+        } else {
+            self.ask_on_channels(&mut shared)
         };
         drop(shared);
         self.outgoing.hurry();

@@ -141,9 +141,10 @@ impl Drop for Guard {
             return;
         }
         let is_main = thread::current().name() == Some("main");
-        let (ending, limit) = match is_main || is_in_callbacks() {
-            true => (Ending::Process, LIMIT),
-            false => (Ending::Thread, THREAD_LIMIT),
+        let (ending, limit) = if is_main || is_in_callbacks() {
+            (Ending::Process, LIMIT)
+        } else {
+            (Ending::Thread, THREAD_LIMIT)
         };
         let deadline = Instant::now() + limit;
         elsewhere(deadline, move || {

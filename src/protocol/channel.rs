@@ -243,10 +243,10 @@ impl ChannelState {
 
     /// The tags of the consumers that may still get something, that of the iterator last.
     pub(crate) fn consumer_tags(&self) -> Vec<String> {
-        match self.gate.is_over() {
-            true => Vec::new(),
-            false => self.consumers.tags(),
+        if self.gate.is_over() {
+            return Vec::new();
         }
+        self.consumers.tags()
     }
 
     /// Whether a delivery is for the channel that had this number before. RabbitMQ ends a channel that it has closed behind

@@ -106,12 +106,14 @@ impl Confirms {
                 self.above.resize(index + 1, State::Unconfirmed);
             }
             let first = if multiple { 0 } else { index };
+            let outcome = if is_nack {
+                State::Nacked
+            } else {
+                State::Confirmed
+            };
             for state in &mut self.above[first..=index] {
                 if *state == State::Unconfirmed {
-                    *state = match is_nack {
-                        true => State::Nacked,
-                        false => State::Confirmed,
-                    };
+                    *state = outcome;
                     count += 1;
                 }
             }

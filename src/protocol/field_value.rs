@@ -147,12 +147,12 @@ impl TryFrom<Form> for ReceivedNumber {
             Form::Timestamp(seconds) => seconds > TIMESTAMP_MOST,
             Form::Decimal { value, .. } => value > DECIMAL_MOST,
         };
-        match is_odd {
-            true => Ok(ReceivedNumber(form)),
-            false => {
-                Err("a number that FieldValue has a variant of its own for is none of `Received`")
-            }
+        if !is_odd {
+            return Err(
+                "a number that FieldValue has a variant of its own for is none of `Received`",
+            );
         }
+        Ok(ReceivedNumber(form))
     }
 }
 

@@ -73,9 +73,10 @@ pub(crate) mod float {
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         let value: f64 = (*number).into();
-        match value.is_finite() || !serializer.is_human_readable() {
-            true => number.serialize(serializer),
-            false => serializer.collect_str(&value),
+        if value.is_finite() || !serializer.is_human_readable() {
+            number.serialize(serializer)
+        } else {
+            serializer.collect_str(&value)
         }
     }
 
@@ -87,10 +88,10 @@ pub(crate) mod float {
         }
         let value = deserializer.deserialize_any(Number)?;
         let number = F::from_f64(value);
-        match value.is_finite() && !number.into().is_finite() {
-            true => Err(de::Error::custom("the number is too large for 32 bits")),
-            false => Ok(number),
+        if value.is_finite() && !number.into().is_finite() {
+            return Err(de::Error::custom("the number is too large for 32 bits"));
         }
+        Ok(number)
     }
 
     struct Number;

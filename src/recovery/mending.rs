@@ -131,10 +131,12 @@ impl<F: FnMut(&Channel) -> Result<()>> Connections for Supervised<'_, F> {
         // A missing exchange may come back with the set-up, but a message that names a wrong one closes each channel anew.
         let missing = error.reply_code() == Some(404) && error.is_channel_error();
         let was_missing = std::mem::replace(&mut self.missing, missing);
-        match missing {
-            true if progress || !was_missing => self.lost(connection, error),
-            true => Err(self.connecting.give_up(error)),
-            false => self.mend_if_possible(connection, error),
+        if !missing {
+            self.mend_if_possible(connection, error)
+        } else if progress || !was_missing {
+            self.lost(connection, error)
+        } else {
+            Err(self.connecting.give_up(error))
         }
     }
 

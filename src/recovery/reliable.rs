@@ -752,10 +752,10 @@ impl ReliablePublisher {
             let mut state = self.core.lock();
             state.note_present_outcomes();
             if state.flight.undecided() == 0 {
-                return match state.flight.has_outcomes_to_report() {
-                    false => Ok(()),
-                    true => Err(unconfirmed(&mut state, None)),
-                };
+                if state.flight.has_outcomes_to_report() {
+                    return Err(unconfirmed(&mut state, None));
+                }
+                return Ok(());
             }
             if state.ended {
                 cause = state.over.clone();

@@ -243,9 +243,10 @@ impl State {
         let Some(exchange) = vhost.exchanges.get(source) else {
             refuse!(404, "no {}", Named("exchange", source, vhost_name));
         };
-        let arguments_are_valid = match add {
-            true => exchange.check_binding(&binding.arguments),
-            false => Ok(()),
+        let arguments_are_valid = if add {
+            exchange.check_binding(&binding.arguments)
+        } else {
+            Ok(())
         };
         match &binding.destination {
             Destination::Queue(name) => {

@@ -146,16 +146,14 @@ impl Session {
     ) -> Result<(), Error> {
         let tag = consumer_tag.to_text();
         let known = self.at(slot)?.cancel_consumer(&tag);
-        let response = match no_wait {
-            false => Some(Method::BasicCancelOk { consumer_tag }),
-            true if known => Some(Method::BasicCancel {
+        if !no_wait {
+            self.respond_on(slot, &Method::BasicCancelOk { consumer_tag })?;
+        } else if known {
+            let cancel = Method::BasicCancel {
                 consumer_tag,
                 no_wait,
-            }),
-            true => None,
-        };
-        if let Some(response) = response {
-            self.respond_on(slot, &response)?;
+            };
+            self.respond_on(slot, &cancel)?;
         }
         if known {
             // The consumer itself goes when this is reported to the program, after the messages that came before it.
