@@ -42,10 +42,7 @@ pub(crate) fn open(candidates: &[ConnectionParameters]) -> Result<Opened> {
                     continue;
                 }
             };
-            for (n, address) in addresses.as_slice().iter().enumerate() {
-                if addresses.as_slice()[..n].contains(address) {
-                    continue;
-                }
+            for address in &addresses {
                 match target.open(address) {
                     Ok(opened) => return Ok(opened),
                     Err(failure) => failures.add(&target, Some(address.ip()), failure),
@@ -92,14 +89,15 @@ impl<'a> Target<'a> {
         })
     }
 
-    fn resolve(&self) -> Result<std::vec::IntoIter<SocketAddr>, Box<Failure>> {
+    /// The addresses to try, each once.
+    fn resolve(&self) -> Result<Vec<SocketAddr>, Box<Failure>> {
         self.resolve_by(|host, port| (host, port).to_socket_addrs())
     }
 
     fn resolve_by(
         &self,
         look_up: impl FnOnce(&str, u16) -> io::Result<std::vec::IntoIter<SocketAddr>> + Send + 'static,
-    ) -> Result<std::vec::IntoIter<SocketAddr>, Box<Failure>> {
+    ) -> Result<Vec<SocketAddr>, Box<Failure>> {
         let failure = |cause: fmt::Arguments<'_>| {
             Failure::new(Error::Dns, Stage::Dns, cause, None).retryable(true)
         };
@@ -117,7 +115,15 @@ impl<'a> Target<'a> {
             Ok(addresses) if addresses.as_slice().is_empty() => {
                 Err(failure(format_args!("the name has no address")))
             }
-            Ok(addresses) => Ok(addresses),
+            Ok(addresses) => {
+                let mut distinct = Vec::new();
+                for address in addresses {
+                    if !distinct.contains(&address) {
+                        distinct.push(address);
+                    }
+                }
+                Ok(distinct)
+            }
             Err(error) => Err(failure(format_args!("{error}")).caused_by(error)),
         }
     }
@@ -418,7 +424,6 @@ impl Opening<'_> {
                     .stream
                     .set_write_timeout(LAST_WORDS)
                     .and_then(|()| send_all(self.stream, out, Some(after(LAST_WORDS))));
-                overwrite(out);
                 Err(failure)
             }
         }

@@ -227,6 +227,35 @@ fn a_stream_that_does_not_wait_is_found_out() {
 }
 
 #[test]
+fn a_stream_whose_timeouts_cannot_be_set_is_an_error_that_may_pass() {
+    let script = Script::default();
+    script.lock().timeout_error = Some(io::ErrorKind::Other);
+    let error = open_over(&parameters(), script.transport()).err().unwrap();
+    assert!(matches!(error, Error::Connection(_)), "{error:?}");
+    assert!(
+        error.to_string().contains("timeouts cannot be set"),
+        "{error}"
+    );
+    assert!(error.is_retryable() && script.written().is_empty());
+}
+
+#[test]
+fn a_connection_without_its_threads_is_an_error_that_may_pass() {
+    let error = not_started("broker:5672".into(), io::ErrorKind::WouldBlock.into());
+    assert!(
+        matches!(error, Error::Connection(_)) && error.is_retryable(),
+        "{error:?}"
+    );
+    let failure = error.connect_failure().unwrap();
+    assert_eq!(
+        (failure.attempts.len(), failure.attempts_made),
+        (1, 1),
+        "{error}"
+    );
+    assert!(error.to_string().contains("was open, and then"), "{error}");
+}
+
+#[test]
 fn parameters_are_looked_at_first() {
     let (script, opened) = opened(&parameters().frame_max(1), []);
     let error = opened.err().unwrap();
@@ -337,6 +366,13 @@ fn the_end_has_its_cause() {
     script.lock().reads = [Ok(Vec::new())].into();
     let error = open_over(&parameters(), script.transport()).err().unwrap();
     assert_eq!(cause(&error), io::ErrorKind::ConnectionReset);
+    // After it nothing is sent.
+    let script = Script::default();
+    script.lock().takes = [Err(io::ErrorKind::ConnectionReset.into())].into();
+    script.lock().reads = [Ok(start()), Ok(Vec::new())].into();
+    let error = open_over(&parameters(), script.transport()).err().unwrap();
+    assert_eq!(cause(&error), io::ErrorKind::ConnectionReset);
+    assert_eq!(script.lock().given.len(), 1);
     // Unless the peer had said why.
     let script = Script::default();
     let close = method(
@@ -379,6 +415,25 @@ fn after_a_failed_write_only_what_has_come_is_waited_for() {
     assert!(is_late && waits <= limit);
     let (is_late, _) = failed(ConnectionReset, limit * 2, limit);
     assert!(!is_late);
+}
+
+#[test]
+fn a_server_that_refuses_and_takes_nothing_is_left_soon() {
+    let close = Method::ConnectionClose {
+        reply_code: 403,
+        reply_text: "ACCESS_REFUSED".into(),
+        class_id: 0,
+        method_id: 0,
+    };
+    let script = Script::default();
+    script.lock().reads = [Ok(start()), Ok(method(0, &close))].into();
+    script.lock().takes = [Ok(8), Ok(10_000)].into();
+    script.lock().is_stuck = true;
+    script.lock().before_write = Some(Arc::new(|| thread::sleep(Duration::from_millis(60))));
+    let error = open_over(&parameters(), script.transport()).err().unwrap();
+    assert_eq!(error.connect_failure().unwrap().reply_code, Some(403));
+    let writes = script.lock().given.len();
+    assert!((3..=4).contains(&writes), "{writes}");
 }
 
 #[test]
@@ -578,6 +633,16 @@ fn a_name_without_an_address_is_an_error_of_its_own() {
 }
 
 #[test]
+fn an_address_that_a_name_has_twice_is_tried_once() {
+    let parameters = parameters();
+    let target = Target::new(&parameters).unwrap();
+    let addresses = [1, 2, 1, 2, 3].map(|n| SocketAddr::from(([127, 0, 0, n], 5672)));
+    let found = target.resolve_by(move |_, _| Ok(addresses.to_vec().into_iter()));
+    let expected = [addresses[0], addresses[1], addresses[4]];
+    assert_eq!(found.ok().unwrap(), expected);
+}
+
+#[test]
 fn every_attempt_is_made_and_listed_with_its_address() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -716,9 +781,8 @@ fn an_address_is_not_looked_up() {
         let parameters = ConnectionParameters::new(host).port(7);
         let target = Target::new(&parameters).unwrap();
         let found = target.resolve_by(|_, _| panic!("looked up"));
-        let found = found.ok().map(Iterator::collect::<Vec<_>>);
         let expected = SocketAddr::new(host.parse().unwrap(), 7);
-        assert_eq!(found, Some(vec![expected]));
+        assert_eq!(found.ok().unwrap(), [expected]);
     }
 }
 
@@ -754,103 +818,5 @@ fn an_error_has_a_bound_however_often_it_was_tried() {
 }
 
 #[cfg(feature = "tls")]
-mod inside_tls {
-    use super::*;
-    use crate::TlsOptions;
-    use std::error::Error as _;
-
-    /// What the end of the stream comes to, if it is TLS's doing.
-    fn tls_failure(
-        error: io::Error,
-        certificate_missing: bool,
-        has_replied: bool,
-        received: &[u8],
-    ) -> Option<Box<Failure>> {
-        let parameters = parameters();
-        let target = Target::new(&parameters).unwrap();
-        let script = Script::default();
-        let (mut stream, mut received) = (script.transport(), received.to_vec());
-        let mut negotiated = Negotiated::default();
-        let opening = Opening {
-            target: &target,
-            stream: &mut stream,
-            certificate_missing,
-            deadline: None,
-            limited_at: None,
-            limit: Duration::ZERO,
-            handshake: Handshake::new(&parameters, &mut negotiated),
-            sent_last: 0,
-            send_error: None,
-            received: &mut received,
-            has_replied,
-            early_reads: EarlyReturns::of("read"),
-        };
-        opening.tls_failure(error).ok()
-    }
-
-    #[test]
-    fn a_server_that_insists_on_a_certificate_may_refuse_later() {
-        let end = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let failure = tls_failure(end(), true, false, b"").unwrap();
-        assert!(failure
-            .hint
-            .unwrap()
-            .contains("asked for a client certificate"));
-        assert!(failure.source.get().is_some() && failure.stage == Stage::Tls);
-        // Not if it has none to ask for, or has gone on to AMQP.
-        assert!(tls_failure(end(), false, false, b"").is_none());
-        assert!(tls_failure(end(), true, true, b"").is_none());
-        assert!(tls_failure(end(), true, false, b"\x01").is_none());
-        assert!(tls_failure(end(), true, true, b"\x01").is_none());
-        // What TLS itself reports counts in any case.
-        for (missing, replied) in [(false, false), (false, true), (true, true)] {
-            let error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
-            let failure = tls_failure(error, missing, replied, b"\x01").unwrap();
-            let source = failure.source.get().unwrap();
-            assert!(source.downcast_ref::<rustls::Error>().is_some());
-        }
-    }
-
-    fn over_tls() -> ConnectionParameters {
-        let authority = rcgen::generate_simple_self_signed(["broker".to_owned()]).unwrap();
-        let options = TlsOptions::new().ca_certificates_pem(authority.cert.pem());
-        parameters().tls(options)
-    }
-
-    #[test]
-    fn a_failure_of_tls_keeps_its_cause() {
-        // An alert: handshake_failure.
-        let alert = b"\x15\x03\x03\0\x02\x02\x28".to_vec();
-        let (script, opened) = opened(&over_tls(), [Ok(alert)]);
-        let error = opened.err().unwrap();
-        assert!(matches!(error, Error::Tls(_)), "{error:?}");
-        assert!(!error.is_retryable() && script.lock().is_shut_down);
-        let source = error.source().unwrap();
-        assert!(
-            source.downcast_ref::<rustls::Error>().is_some(),
-            "{source:?}"
-        );
-        // A stream that ends says nothing about TLS.
-        let (_, opened) = self::opened(&over_tls(), [Ok(Vec::new())]);
-        let error = opened.err().unwrap();
-        assert!(
-            matches!(error, Error::Tls(_)) && error.is_retryable(),
-            "{error:?}"
-        );
-    }
-
-    #[test]
-    fn a_peer_that_is_silent_may_not_expect_tls() {
-        let parameters = over_tls();
-        let target = Target::new(&parameters).unwrap();
-        let script = Script::default();
-        let stream = script.transport();
-        let failure = target
-            .open_over(stream, Some(Instant::now()))
-            .err()
-            .unwrap();
-        assert_eq!(failure.stage, Stage::Tls);
-        assert_eq!(script.lock().write_timeouts, [Duration::from_millis(1)]);
-        assert!(failure.retryable && failure.hint.unwrap().contains("does not expect TLS"));
-    }
-}
+#[path = "connect_tls.rs"]
+mod inside_tls;
