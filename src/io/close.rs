@@ -226,10 +226,8 @@ impl Link {
         };
         let waited = self.wait(interest, Some(deadline), |shared| {
             asked.retain(|asked| !self.is_handled(shared, asked));
-            if !closing.is_empty() {
-                let still = shared.session.closing_channels();
-                closing.retain(|gate| still.iter().any(|other| Arc::ptr_eq(gate, other)));
-            }
+            let still = shared.session.closing_channels();
+            closing.retain(|gate| still.iter().any(|other| Arc::ptr_eq(gate, other)));
             if ending == Ending::Thread && self.is_asked_in_vain(shared) {
                 return Some(Waited::InVain);
             }

@@ -367,9 +367,6 @@ impl Link {
     /// Whether this process is a child of the one that opened the connection; from then on the connection has ended here.
     /// Costs a system call: not for each message.
     pub(crate) fn notice_fork(&self) -> bool {
-        if self.is_inherited() {
-            return true;
-        }
         if self.process.is_current() {
             return false;
         }

@@ -192,7 +192,6 @@ impl Reader {
     pub(super) fn begin_pause(&mut self) {
         let source = &mut self.source;
         source.looked_at = Instant::now();
-        source.look_bytes = 0;
         if self.backlog.is_empty() && source.period_bytes >= HALF_QUOTA {
             source.begin_period(source.looked_at);
         }
@@ -231,7 +230,6 @@ impl Reader {
     pub(super) fn end_look(&mut self, period_is_over: bool) {
         let source = &mut self.source;
         source.looked_at = Instant::now();
-        source.look_bytes = 0;
         if period_is_over {
             source.begin_period(source.looked_at);
         }
@@ -244,6 +242,13 @@ impl Reader {
         let source = &mut self.source;
         source.period_began = source.period_began.checked_sub(by).unwrap();
         source.looked_at = source.looked_at.checked_sub(by).unwrap();
+    }
+
+    /// How much memory the buffer takes.
+    #[cfg(test)]
+    #[cfg(not(shuttle))]
+    pub(super) fn memory(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Lets the last bytes be older than they are.

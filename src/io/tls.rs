@@ -155,27 +155,18 @@ impl TlsConnection {
         let mut filled = 0;
         loop {
             match session.reader().read(&mut buf[filled..]) {
+                // No room is left, or it is the end.
                 Ok(0) => return Ok(Some(filled)),
                 Ok(count) => {
                     filled += count;
-                    if filled == buf.len() {
-                        return Ok(Some(filled));
-                    }
+                    continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
             let mut rest = incoming.rest();
             if !rest.is_empty() {
-                match session.read_tls(&mut rest) {
-                    // The peer has closed, or sent something impossible; what follows means nothing.
-                    Ok(0) => {
-                        incoming.start = incoming.end;
-                        continue;
-                    }
-                    Ok(count) => incoming.start += count,
-                    Err(error) => return Err(error),
-                }
+                incoming.start += session.read_tls(&mut rest)?;
             } else if filled > 0 {
                 return Ok(Some(filled));
             }
@@ -241,10 +232,11 @@ impl TlsConnection {
         session.send_close_notify();
         let collected = outgoing.collect(&mut session);
         drop(session);
-        if collected.is_ok() && stream.set_write_timeout(CLOSE_NOTIFY).is_ok() {
-            let _ = stream.write(&outgoing.sealed).and_then(|_| stream.flush());
-            outgoing.sent = outgoing.sealed.len();
-        }
+        // The stream is shut down in any case.
+        let _ = collected
+            .and_then(|()| stream.set_write_timeout(CLOSE_NOTIFY))
+            .and_then(|()| stream.write(&outgoing.sealed))
+            .and_then(|_| stream.flush());
     }
 }
 
@@ -264,9 +256,6 @@ fn some<'a, 'b>(bufs: &'a [IoSlice<'b>]) -> &'a [IoSlice<'b>] {
 
 impl Read for TlsStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
         let shared = &*self.0;
         let (incoming, stream) = &mut *lock(&shared.incoming);
         let mut began = None;

@@ -206,9 +206,9 @@ impl Outgoing {
 
     /// The lock, for what is only gathered. In a forked child no thread would ever write it, and this is where that is noticed.
     ///
-    /// To ask each time would cost a system call for each message. So it is asked when the writer thread sleeps or the lock
-    /// stays taken, which means system calls anyway; for the first few after each look of the writer thread; and for one of
-    /// many after that. So a child whose parent published much just before the fork may gather some in vain.
+    /// To ask each time would cost a system call for each message. So it is asked when the lock stays taken, which means
+    /// system calls anyway; for the first few after each look of the writer thread, which looks before it sleeps; and for one
+    /// of many after that. So a child whose parent published much just before the fork may gather some in vain.
     #[inline]
     fn lock_to_gather(&self) -> Result<MutexGuard<'_, State>, Refused> {
         const FIRST: u32 = 8;
@@ -216,7 +216,7 @@ impl Outgoing {
         let Some(state) = lock_unless_forked(&self.state, || !self.process.is_current()) else {
             return Err(Refused::Forked);
         };
-        let is_due = state.asleep || state.gathered < FIRST || state.gathered % OF_MANY == 0;
+        let is_due = state.gathered < FIRST || state.gathered % OF_MANY == 0;
         if is_due && !self.process.is_current() {
             return Err(Refused::Forked);
         }

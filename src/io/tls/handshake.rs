@@ -154,7 +154,7 @@ impl<'a> Handshake<'a> {
             .and_then(|()| send_all(self.stream, &sealed, self.deadline));
         match sent {
             Ok(()) => Ok(()),
-            Err(error) if is_timeout(&error) && self.is_late() => Err(Failure::TimeUp),
+            Err(error) if is_timeout(&error) => Err(Failure::TimeUp),
             // What the peer sent before it hung up says more, and is read next.
             Err(error) if self.session.is_handshaking() => {
                 self.send_error = Some(error);
@@ -177,9 +177,6 @@ impl<'a> Handshake<'a> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) if is_timeout(&error) => {
                 let noted = match self.send_error.take() {
-                    Some(error) if is_timeout(&error) && self.is_late() => {
-                        return Err(Failure::TimeUp)
-                    }
                     Some(error) => Err(error),
                     None => self.early_reads.note(limit),
                 };
