@@ -174,6 +174,11 @@ mod tests {
         backlog.add(header.len());
         assert_eq!(backlog.quota(1 << 40), 50 << 20);
         assert!(!backlog.is_closed());
+        // At first nothing is left of a frame.
+        let mut fresh = Backlog::new();
+        fresh.room()[..header.len()].copy_from_slice(&header);
+        fresh.add(header.len());
+        assert_eq!(fresh.quota(1 << 40), 50 << 20);
     }
 
     #[test]

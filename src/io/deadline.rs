@@ -112,6 +112,9 @@ mod tests {
         }
         let error = within_counted(&LATE, MOMENT, || ()).unwrap_err();
         assert!(error.to_string().contains("16 earlier ones"), "{error}");
+        // A few more may have been left behind at the same time.
+        static MORE: AtomicUsize = AtomicUsize::new(LEFT_BEHIND_MOST + 1);
+        assert!(within_counted(&MORE, MOMENT, || ()).is_err());
         drop(holds);
         while LATE.load(Ordering::Acquire) > 0 {
             thread::yield_now();

@@ -386,6 +386,19 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn without_a_thread_to_wait_on_the_end_waits_for_nothing() {
+        const THIS: &str = "io::exit::tests::without_a_thread_to_wait_on_the_end_waits_for_nothing";
+        if !crate::io::tests::is_where_no_thread_starts(THIS) {
+            return;
+        }
+        let limit = Duration::from_secs(20);
+        let began = Instant::now();
+        elsewhere(began + limit, || panic!("on which thread?"));
+        assert!(began.elapsed() < limit / 2);
+    }
+
+    #[test]
     fn connections_that_are_gone_are_forgotten() {
         let known =
             |fake: &Weak<dyn AtExit>| connections().unwrap().iter().any(|it| it.ptr_eq(fake));

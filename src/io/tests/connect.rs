@@ -637,7 +637,8 @@ fn an_address_that_a_name_has_twice_is_tried_once() {
     let parameters = parameters();
     let target = Target::new(&parameters).unwrap();
     let addresses = [1, 2, 1, 2, 3].map(|n| SocketAddr::from(([127, 0, 0, n], 5672)));
-    let found = target.resolve_by(move |_, _| Ok(addresses.to_vec().into_iter()));
+    let known = Vec::from(addresses);
+    let found = target.resolve_by(move |_, _| Ok(known.into_iter()));
     let expected = [addresses[0], addresses[1], addresses[4]];
     assert_eq!(found.ok().unwrap(), expected);
 }

@@ -18,7 +18,7 @@ fn tls_failure(
     let mut negotiated = Negotiated::default();
     let opening = Opening {
         target: &target,
-        stream: &mut stream,
+        stream: &mut *stream,
         certificate_missing,
         deadline: None,
         limited_at: None,

@@ -416,6 +416,22 @@ fn a_forked_child_sees_a_connection_that_has_ended() {
     assert!(script.written().is_empty() && !script.lock().is_shut_down);
 }
 
+/// The thread that held the lock stayed behind in the parent.
+#[test]
+fn a_forked_child_does_not_wait_for_a_lock_that_is_never_released() {
+    let mut link = link(&Script::default());
+    link.process = Process::other();
+    let held = link.lock();
+    assert!(held.session.end().is_none());
+    let (ended, ends) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| ended.send(link.lock().session.end().is_some()));
+        let result = ends.recv_timeout(Duration::from_secs(20));
+        drop(held);
+        assert_eq!(result, Ok(true));
+    });
+}
+
 // ---- what follows a change
 
 #[test]
@@ -752,6 +768,32 @@ fn a_connection_that_is_given_up_is_closed_with_the_reason() {
     );
     assert!(sent[0].contains("class_id: 0, method_id: 0"), "{sent:?}");
     assert!(link.check_confirmed(&link.end_reason()).is_ok());
+}
+
+#[test]
+fn a_channel_that_is_ended_is_closed_with_the_reason() {
+    let script = Script::default();
+    let link = link(&script);
+    let mut shared = link.lock();
+    let slot = add_channel(&mut shared, 0);
+    is_woken();
+    shared.add_waiter(Interest::channel(slot));
+    let why = Error::Stopped { waiting_for: "it" };
+    link.end_channel(&mut shared, slot, 541, "given up", why);
+    assert!(is_woken());
+    let channel = shared.session.channel(slot).unwrap();
+    assert!(matches!(
+        channel.gate.end(),
+        Some(Error::Stopped { waiting_for: "it" })
+    ));
+    drop(shared);
+    link.outgoing.write_rest().unwrap();
+    let sent = methods(&script.written());
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert!(
+        sent[0].starts_with("1 ChannelClose") && sent[0].contains("541"),
+        "{sent:?}"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod exit;
 pub(super) mod link;
 mod reader;
+mod stream;
 mod wait;
 mod writer;
 mod writer_thread;
@@ -45,6 +46,8 @@ pub(super) struct Scripted {
     pub(super) flushes: usize,
     pub(super) read_timeouts: Vec<Duration>,
     pub(super) write_timeouts: Vec<Duration>,
+    /// Why no timeout can be set.
+    pub(super) timeout_error: Option<io::ErrorKind>,
     pub(super) is_shut_down: bool,
 }
 
@@ -66,6 +69,28 @@ impl Script {
         let script = self.lock();
         (script.given.len(), script.flushes)
     }
+}
+
+/// Runs a test again in a process where no thread starts, since there is no memory for its stack. Returns whether this is that
+/// process.
+#[cfg(target_os = "linux")]
+pub(super) fn is_where_no_thread_starts(test: &str) -> bool {
+    const STACK: &str = "RUST_MIN_STACK";
+    let too_large = (1_u64 << 60).to_string();
+    if std::env::var(STACK).is_ok_and(|size| size == too_large) {
+        return true;
+    }
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(STACK, too_large)
+        .output()
+        .unwrap();
+    let report = String::from_utf8_lossy(&run.stdout);
+    assert!(
+        run.status.success() && report.contains("1 passed"),
+        "{report}"
+    );
+    false
 }
 
 impl Read for Script {
@@ -140,13 +165,15 @@ impl Stream for Script {
     }
 
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.lock().read_timeouts.push(timeout);
-        Ok(())
+        let script = &mut *self.lock();
+        script.read_timeouts.push(timeout);
+        script.timeout_error.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.lock().write_timeouts.push(timeout);
-        Ok(())
+        let script = &mut *self.lock();
+        script.write_timeouts.push(timeout);
+        script.timeout_error.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     fn shutdown(&self) -> io::Result<()> {

@@ -56,6 +56,22 @@ fn a_timeout_is_set_only_when_it_is_another() {
 }
 
 #[test]
+fn a_timeout_that_cannot_be_set_ends_the_connection() {
+    let script = Script::default();
+    let mut reader = reader(&script, b"");
+    script.lock().timeout_error = Some(io::ErrorKind::Unsupported);
+    let end = reader.read(MOMENT);
+    assert_eq!(kind(&end), Some(io::ErrorKind::Unsupported));
+    assert!(script.lock().room.is_empty());
+    // It has brought nothing.
+    script.lock().timeout_error = None;
+    script.lock().reads.push_back(Ok(HEARTBEAT.to_vec()));
+    assert!(matches!(reader.read(MOMENT), Outcome::Bytes));
+    reader.handle(&mut session()).unwrap();
+    assert!(!reader.has_unhandled());
+}
+
+#[test]
 fn reads_return_what_they_brought() {
     let script = Script::default();
     let mut reader = reader(&script, b"");
@@ -186,6 +202,25 @@ fn what_is_read_ahead_is_handled_in_its_turn_and_the_end_behind_it() {
 }
 
 #[test]
+fn a_close_is_seen_behind_the_rest_of_a_frame_that_began_before() {
+    let close = crate::protocol::method::Method::ConnectionClose {
+        reply_code: 320,
+        reply_text: "CONNECTION_FORCED".into(),
+        class_id: 0,
+        method_id: 0,
+    };
+    let mut rest = HEARTBEAT[3..].to_vec();
+    frame::write_method(&mut rest, 0, &close).unwrap();
+    let script = Script::default();
+    let (mut reader, mut session) = (reader(&script, b""), session());
+    script.lock().reads = [Ok(HEARTBEAT[..3].to_vec()), Ok(rest)].into();
+    assert!(matches!(reader.read(MOMENT), Outcome::Bytes));
+    reader.handle(&mut session).unwrap();
+    reader.prepare_backlog(&mut session);
+    assert_eq!(reader.read_ahead(), Ahead::End);
+}
+
+#[test]
 fn the_buffer_grows_for_a_frame_larger_than_itself_and_shrinks_behind_it() {
     const USUAL: usize = 128 * 1024;
     let script = Script::default();
@@ -222,8 +257,10 @@ fn the_buffer_grows_for_a_frame_larger_than_itself_and_shrinks_behind_it() {
     while reader.has_unhandled() {
         reader.handle(&mut session).unwrap();
     }
+    assert!(reader.memory() > USUAL);
     reader.read(MOMENT);
     assert_eq!(script.lock().room, [USUAL]);
+    assert_eq!(reader.memory(), USUAL);
 }
 
 #[test]
@@ -286,9 +323,11 @@ fn a_quota_is_reached_within_a_period() {
         // A look within the period leaves what was counted. So does a pause while what was read ahead is not handled.
         reader.end_look(false);
         reader.begin_pause();
+        reader.begin_look();
         let stays = reader.has_quota(0);
         // A look at its end begins the next.
         reader.end_look(true);
+        reader.begin_look();
         assert!(!early && !reader.has_quota(0));
         reached && stays
     };
@@ -308,6 +347,7 @@ fn a_pause_after_much_was_read_begins_a_period() {
             reader.handle(&mut session).unwrap();
         }
         reader.begin_pause();
+        reader.begin_look();
         // What is missing to the quota if no period has begun, and not enough if one has.
         read_ahead(&script, &mut reader, HALF_QUOTA + 8);
         reader.has_quota(0)
@@ -353,8 +393,11 @@ fn a_read_that_had_to_wait_begins_a_period() {
         }
     }
     let script = Script::default();
-    let slow = Slow(script.clone(), Duration::from_millis(12));
-    let mut reader = Reader::new(Box::new(slow), b"").unwrap();
+    let slow_reader = |takes| {
+        let slow = Slow(script.clone(), takes);
+        Reader::new(Box::new(slow), b"").unwrap()
+    };
+    let mut reader = slow_reader(Duration::from_millis(12));
     let before = Instant::now();
     script.lock().reads.push_back(Ok(HEARTBEAT.to_vec()));
     assert!(matches!(reader.read(SLICE), Outcome::Bytes));
@@ -372,6 +415,20 @@ fn a_read_that_had_to_wait_begins_a_period() {
     assert!(matches!(reader.read(MOMENT), Outcome::Nothing));
     let end = end_of_period(&reader);
     assert!(end <= before + PERIOD + Duration::from_millis(5));
+    // Whether a period begins with a read of so long that brings something, or of this timeout that brings nothing.
+    let begins = |takes, timeout, bytes: Option<Vec<u8>>| {
+        let mut reader = slow_reader(takes);
+        let second = Duration::from_secs(1);
+        reader.age(second);
+        let brings = bytes.is_some();
+        script.lock().reads.extend(bytes.map(Ok));
+        assert_eq!(matches!(reader.read(timeout), Outcome::Bytes), brings);
+        reader.next_look(PERIOD * 2) > PERIOD - second / 2
+    };
+    assert!(begins(Duration::ZERO, SLICE * 3, None));
+    assert!(!begins(Duration::from_millis(12), SLICE / 2, None));
+    assert!(begins(SLICE * 3, SLICE, Some(HEARTBEAT.to_vec())));
+    assert!(once(|| !begins(SLICE / 3, SLICE, Some(HEARTBEAT.to_vec()))));
 }
 
 // ---- a stream that does not wait

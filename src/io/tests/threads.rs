@@ -7,6 +7,7 @@ use crate::io::tests::link::{add_channel, is_woken, link, link_with, until};
 use crate::io::tests::Script;
 use crate::protocol::connection::HELD_BOUND;
 use crate::protocol::frame::{self, HEARTBEAT};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc;
 
@@ -226,6 +227,20 @@ fn reads_when_a_period_is_over(read_takes: Duration) -> usize {
     script.lock().before_read = Some(Arc::new(move || thread::sleep(read_takes)));
     script.lock().reads = (0..100).map(|_| bytes(KIB_64)).collect();
     let mut shared = link.lock();
+    if !read_takes.is_zero() {
+        // What was read before the look is none of it.
+        let mut before = VecDeque::from([bytes(1 << 22)]);
+        std::mem::swap(&mut script.lock().reads, &mut before);
+        let shared = &mut *shared;
+        let reader = shared.reader.as_mut().unwrap();
+        while !script.lock().reads.is_empty() {
+            reader.read(SLICE);
+            reader.handle(&mut shared.session).unwrap();
+        }
+        let mut script = script.lock();
+        script.reads = before;
+        script.room.clear();
+    }
     fill(&mut shared);
     age(&mut shared, PERIOD);
     is_woken();
@@ -361,6 +376,76 @@ fn the_end_of_a_thread_of_the_crate_waits_for_nothing() {
     assert!(guard_thread() && !exit::is_exempt());
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn a_reader_thread_that_does_not_start_ends_the_connection() {
+    const THIS: &str =
+        "io::threads::tests::a_reader_thread_that_does_not_start_ends_the_connection";
+    if !crate::io::tests::is_where_no_thread_starts(THIS) {
+        return;
+    }
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    is_woken();
+    link.lock().add_waiter(Interest::connection());
+    link.start_reader();
+    assert!(link.reader_thread.get().is_none());
+    assert!(matches!(link.end_reason(), crate::Error::StreamLost(_)));
+    assert!(is_woken() && link.outgoing.is_finishing());
+    // Neither does a connection open whose writer thread does not start.
+    let opened = crate::io::tests::link::opened(&script, 0, None);
+    let error = Link::start(opened).err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+}
+
+/// Whether the reader thread reads within a while in which a caller reads again and again, and leaves reading to it or not.
+fn reads_beside_a_caller(hand_over: bool) -> bool {
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    let reading = Arc::clone(&link);
+    let read = elsewhere(move || read_until_end(&reading));
+    let began = Instant::now();
+    while began.elapsed() < SLICE * 6 {
+        let mut shared = link.lock();
+        shared.turns += 1;
+        shared.hand_over = hand_over;
+        drop(shared);
+        thread::sleep(SLICE / 20);
+    }
+    let has_read = !script.lock().room.is_empty();
+    let mut shared = link.lock();
+    link.end_for_lost_stream(&mut shared, io::ErrorKind::BrokenPipe.into());
+    drop(shared);
+    ends(&read);
+    has_read
+}
+
+#[test]
+fn a_caller_that_reads_keeps_the_right_to_unless_it_hands_over() {
+    // A busy machine may keep the caller from it.
+    assert!((0..20).any(|_| !reads_beside_a_caller(false)));
+    assert!((0..3).all(|_| reads_beside_a_caller(true)));
+}
+
+#[test]
+fn after_an_end_within_a_pause_nothing_is_read() {
+    let script = Script::default();
+    let link = Arc::new(link(&script));
+    fill(&mut link.lock());
+    let reading = Arc::clone(&link);
+    let read = elsewhere(move || {
+        assert!(reading.reader_thread.set(thread::current()).is_ok());
+        read_until_end(&reading);
+    });
+    until(|| link.lock().pause.is_some());
+    let mut shared = link.lock();
+    link.end_for_lost_stream(&mut shared, io::ErrorKind::BrokenPipe.into());
+    link.act_on_changes(&mut shared);
+    drop(shared);
+    ends(&read);
+    assert!(script.lock().room.is_empty());
+}
+
 #[cfg(unix)]
 mod over_a_socket {
     use super::*;
@@ -394,6 +479,25 @@ mod over_a_socket {
         assert!(began.elapsed() < limit);
         drop(far);
         until(|| link.lock().session.end().is_some());
+    }
+
+    /// A program that sends one message and closes is spared a thread.
+    #[test]
+    fn a_connection_that_ends_soon_has_no_reader_thread() {
+        let is_so = || {
+            let (link, mut far) = start();
+            until(|| link.outgoing.sleepers().0);
+            let mut shared = link.lock();
+            shared.session.end_by_client();
+            link.act_on_changes(&mut shared);
+            drop(shared);
+            let nothing = far.read(&mut [0]).unwrap();
+            assert_eq!(nothing, 0);
+            until(|| Arc::strong_count(&link) == 1);
+            link.reader_thread.get().is_none()
+        };
+        // On a busy machine it may not end soon.
+        assert!((0..100).any(|_| is_so()));
     }
 
     #[test]

@@ -26,6 +26,8 @@ struct Wire {
     trickles: bool,
     /// How the next writes fail.
     write_errors: VecDeque<Option<io::ErrorKind>>,
+    /// How the next flushes fail, after what was written has gone out.
+    flush_errors: VecDeque<io::ErrorKind>,
     /// What is read is followed by the end of the stream.
     is_closed: bool,
     is_shut_down: bool,
@@ -116,8 +118,12 @@ impl Write for End {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        lock(&self.wire).flushes += 1;
-        Ok(())
+        let wire = &mut *lock(&self.wire);
+        wire.flushes += 1;
+        match wire.flush_errors.pop_front() {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -366,9 +372,15 @@ fn the_end_is_announced() {
     assert!(state.peer_has_closed());
     let waits = lock(&end.wire).write_timeouts.last().copied();
     assert_eq!(waits, Some(Duration::from_millis(10)));
-    // Again, while the peer takes nothing.
+    // Once.
+    stream.shutdown().unwrap();
+    assert!(lock(&end.wire).to_server.is_empty());
+    let (end, stream) = opened(&rustls::version::TLS13);
+    end.serve();
+    // Where the peer takes nothing, that is no error.
     lock(&end.wire).room = Some(0);
     stream.shutdown().unwrap();
+    assert!(lock(&end.wire).is_shut_down);
 }
 
 // ---- limits
@@ -444,6 +456,10 @@ fn a_read_takes_what_is_there() {
         end.say(&large);
         assert_eq!(stream.read(&mut room).unwrap(), large.len());
         assert!(room[..large.len()] == large);
+        // However little it is.
+        end.say(b"1");
+        assert_eq!(stream.read(&mut buf).unwrap(), 1);
+        assert_eq!(buf[0], b'1');
         end.say(b"three");
         assert_eq!(stream.read(&mut buf[..2]).unwrap(), 2);
         assert_eq!(stream.read(&mut buf[2..]).unwrap(), 3);
@@ -647,6 +663,50 @@ fn what_a_peer_said_before_it_hung_up_tells_more_than_a_failed_write() {
     let reset = io::Error::from(io::ErrorKind::ConnectionReset);
     let text = reset.to_string();
     assert_eq!(failed(None, vec![Err(reset)]), (text, true));
+}
+
+#[test]
+fn where_nothing_is_to_be_sent_nothing_is_asked_of_the_stream() {
+    let script = Script::default();
+    let prepared = TlsOptions::new().prepare("localhost").unwrap();
+    script.lock().reads = [Err(io::ErrorKind::Interrupted.into()), Ok(Vec::new())].into();
+    assert!(connect(&prepared, script.transport(), None).is_err());
+    let script = script.lock();
+    assert_eq!((script.given.len(), script.flushes), (1, 1));
+    assert_eq!(
+        (script.write_timeouts.len(), script.read_timeouts.len()),
+        (1, 2)
+    );
+}
+
+#[test]
+fn after_a_write_that_failed_nothing_more_is_sent() {
+    let (end, pem) = server(&rustls::version::TLS13, false);
+    lock(&end.wire).flush_errors = [io::ErrorKind::BrokenPipe].into();
+    let failure = connected(&end, pem).err().unwrap();
+    assert!(matches!(failure, Failure::Other { lost: true, .. }));
+    assert!(lock(&end.wire).to_server.is_empty());
+}
+
+#[test]
+fn a_server_that_takes_no_alert_is_left_soon() {
+    let prepared = TlsOptions::new().prepare("localhost").unwrap();
+    let script = Script::default();
+    // A ServerHello with a cipher that no client offers.
+    let hello = [
+        b"\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03".as_slice(),
+        &[7; 32],
+        b"\0\0\0\0",
+    ];
+    script.lock().reads = [Ok(hello.concat())].into();
+    script.lock().takes = [Ok(10_000)].into();
+    script.lock().is_stuck = true;
+    let slowly = || std::thread::sleep(Duration::from_millis(110));
+    script.lock().before_write = Some(Arc::new(slowly));
+    let failure = connect(&prepared, script.transport(), None).err();
+    assert!(matches!(failure, Some(Failure::Other { lost: false, .. })));
+    let writes = script.lock().given.len();
+    assert!((2..=3).contains(&writes), "{writes}");
 }
 
 #[test]

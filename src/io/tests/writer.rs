@@ -160,6 +160,15 @@ fn a_system_call_is_given_60_kib_at_most() {
     let sizes = [60, 60, 60, 20].map(|size| vec![size * KIB]);
     assert_eq!(given, sizes);
     assert!(script.written() == bytes);
+    // What comes to just so much is one call.
+    script.lock().given.clear();
+    let head = &bytes[..60 * KIB];
+    write_message(&outgoing, b"body", 100, head)
+        .unwrap_or_else(|_| panic!("refused"))
+        .unwrap();
+    let given = script.lock().given.clone();
+    let sizes: Vec<usize> = given.iter().map(|slices| slices.iter().sum()).collect();
+    assert_eq!(sizes, [60 * KIB, 12]);
 }
 
 #[test]
@@ -373,6 +382,19 @@ fn a_write_that_took_its_time_and_took_all_is_done() {
         .unwrap_or_else(|_| panic!("refused"))
         .unwrap();
     assert_eq!((outgoing.unsent(), script.lock().flushes), (0, 2));
+}
+
+#[test]
+fn a_write_that_fails_late_has_failed() {
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    script.lock().takes = [Err(io::ErrorKind::BrokenPipe.into())].into();
+    script.lock().before_write = Some(Arc::new(|| thread::sleep(WRITE_SLICE)));
+    let written = write_message(&outgoing, b"body", 100, b"head");
+    let error = written
+        .unwrap_or_else(|_| panic!("refused"))
+        .expect_err("it is lost");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
 }
 
 #[test]
