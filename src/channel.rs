@@ -5,10 +5,12 @@ mod consuming;
 mod publishing;
 mod sending;
 mod topology;
+mod waiting;
 
 pub(crate) use self::consuming::is_of_stream;
 pub(crate) use self::publishing::Then;
 use self::sending::Sending;
+pub(crate) use self::waiting::{Until, WaitEnd};
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,12 +18,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::connection::Connection;
-use crate::dispatch::{in_callback, ChannelCallbacks, Consuming, Owner, Round, CLOSE_OK_LIMIT};
+use crate::dispatch::{ChannelCallbacks, Consuming, Owner, Round, CLOSE_OK_LIMIT};
 use crate::error::Result;
-use crate::io::close::STOP_GRACE;
 use crate::io::link::{Interest, Link, Shared};
 use crate::io::sync::{after, Instant};
-use crate::io::writer::Patience;
 use crate::protocol::calls::Reply;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::frame;
@@ -304,26 +304,17 @@ impl Channel {
         limit: Duration,
         deadline: Instant,
     ) -> Result<Reply, Error> {
-        let link = self.link();
-        let slot = self.handle.slot;
-        let reply = link.wait(Interest::channel(slot), Some(deadline), |shared| {
-            let channel = shared.session.channel(slot)?;
-            match channel.calls.take_reply(call) {
-                Some(reply) => Some(Some(reply)),
-                None if channel.gate.is_over() => Some(None),
-                None => None,
-            }
-        });
-        match reply {
-            Some(Some(reply)) => Ok(reply),
-            Some(None) => Err(self.ended()),
-            None => {
+        let until = Until::time(deadline);
+        match self.wait_for(until, |channel| channel.calls.take_reply(call)) {
+            WaitEnd::Found(reply) => Ok(reply),
+            WaitEnd::TimedOut => {
                 let waiting_for = match method {
                     Method::TxCommit => COMMIT_OK,
                     _ => method.name(),
                 };
                 Err(self.close_after_timeout(waiting_for, limit))
             }
+            WaitEnd::Over | WaitEnd::Stopped => Err(self.ended()),
         }
     }
 
@@ -331,7 +322,7 @@ impl Channel {
     /// closed.
     pub(crate) fn close_after_timeout(&self, waiting_for: &'static str, limit: Duration) -> Error {
         let link = self.link();
-        let error = link.timed_out(waiting_for, limit, Some(self.handle.number));
+        let error = self.timed_out(waiting_for, limit);
         let mut shared = link.lock();
         let slot = self.handle.slot;
         link.end_channel(&mut shared, slot, 0, "no reply in time", error.clone());
@@ -426,7 +417,7 @@ impl Channel {
             }
             None => {
                 let waiting_for = "channel.close-ok; whether the broker received what was published last is unknown";
-                Err(link.timed_out(waiting_for, limit, Some(self.handle.number)))
+                Err(self.timed_out(waiting_for, limit))
             }
         }
     }
@@ -484,36 +475,6 @@ impl Channel {
             stop
         };
         self.handle.stop.get_or_init(made).clone()
-    }
-
-    /// Whether a stop was asked for that concerns this channel.
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.handle.stop.get().is_some_and(Stop::is_stopped) || self.handle.connection.is_stopped()
-    }
-
-    /// Whether a wait of the program's must end: not if a callback makes it, which belongs to the message in hand.
-    pub(crate) fn is_interrupted(&self) -> bool {
-        self.is_stopped() && !in_callback()
-    }
-
-    /// Does something that may wait for room to send: for `rpc_timeout`, unless it is stopped.
-    pub(crate) fn send_with_limit<T>(&self, send: impl FnOnce(Patience<'_>) -> T) -> T {
-        send(Patience {
-            limit: self.link().rpc_timeout,
-            is_stopped: &|| self.is_interrupted(),
-        })
-    }
-
-    /// How long a wait for confirms may take that begins now; `None` if a stop does not end it later on, having been asked for
-    /// before: what was published last can still be confirmed, if the broker does so soon.
-    pub(crate) fn confirm_deadline(&self, limit: Option<Duration>) -> (Option<Instant>, bool) {
-        let late = self.is_interrupted();
-        let limit = match limit {
-            Some(limit) if late => Some(limit.min(STOP_GRACE)),
-            None if late => Some(STOP_GRACE),
-            limit => limit,
-        };
-        (limit.map(after), !late)
     }
 
     /// Whether the channel is open (pika: `is_open`).

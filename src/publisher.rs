@@ -5,9 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::{Channel, Then};
+use crate::channel::{Channel, Then, Until, WaitEnd};
 use crate::error::Result;
-use crate::io::link::Interest;
 use crate::io::sync::after;
 use crate::protocol::confirms::Losses;
 use crate::protocol::publish::OutgoingMessage;
@@ -156,33 +155,23 @@ impl Publisher {
         if self.channel.notice_fork() {
             return Err(self.channel.closure());
         }
-        let link = self.channel.link();
-        let slot = self.channel.slot();
-        let room = link.wait(
-            Interest::channel(slot),
-            Some(after(link.rpc_timeout)),
-            |shared| {
-                let channel = shared.session.channel(slot)?;
-                if channel.gate.is_over() {
-                    return Some(false);
-                }
-                if channel.gate.unconfirmed() < self.window {
-                    return Some(true);
-                }
-                self.channel.is_interrupted().then_some(false)
-            },
-        );
+        let limit = self.channel.link().rpc_timeout;
+        let room = self
+            .channel
+            .wait_for(Until::time_or_stop(after(limit)), |channel| {
+                let has_room = channel.gate.unconfirmed() < self.window;
+                (has_room && !channel.gate.is_over()).then_some(())
+            });
         match room {
-            Some(true) => Ok(()),
-            Some(false) if !self.channel.is_ended() => Err(Error::Stopped {
+            WaitEnd::Found(()) => Ok(()),
+            WaitEnd::Over => Err(self.channel.ended()),
+            WaitEnd::Stopped => Err(Error::Stopped {
                 waiting_for: "room in the publisher's window",
             }),
-            Some(false) => Err(self.channel.ended()),
-            None => Err(link.timed_out(
-                "room in the publisher's window; nothing was sent",
-                link.rpc_timeout,
-                Some(self.channel.channel_number()),
-            )),
+            WaitEnd::TimedOut => {
+                let waiting_for = "room in the publisher's window; nothing was sent";
+                Err(self.channel.timed_out(waiting_for, limit))
+            }
         }
     }
 
@@ -242,31 +231,23 @@ impl Publisher {
         if self.own.is_empty() && self.channel.is_ended() {
             return Err(self.channel.closure());
         }
-        let link = self.channel.link();
-        let slot = self.channel.slot();
         let own = &self.own;
-        let (deadline, may_stop) = self.channel.confirm_deadline(timeout);
-        let known = link.wait(Interest::channel(slot), deadline, |shared| {
-            let channel = shared.session.channel(slot)?;
+        let until = Until::for_confirms(timeout, self.channel.is_interrupted());
+        let known = self.channel.wait_for(until, |channel| {
             // The oldest are confirmed first, so the newest show soonest that something is unconfirmed.
-            let all_known = own
-                .iter()
-                .rev()
-                .all(|(first, last)| channel.confirms.unconfirmed(*first, *last) == 0);
-            if all_known || channel.gate.is_over() {
-                return Some(true);
-            }
-            (may_stop && self.channel.is_interrupted()).then_some(false)
+            let is_known =
+                |(first, last): &(u64, u64)| channel.confirms.unconfirmed(*first, *last) == 0;
+            own.iter().rev().all(is_known).then_some(())
         });
-        if known == Some(false) {
+        if let WaitEnd::Stopped = known {
             return Err(Error::Stopped {
                 waiting_for: "confirms",
             });
         }
         let own = std::mem::take(&mut self.own);
         let mut losses = Losses::default();
-        let mut shared = link.lock();
-        if let Some(channel) = shared.session.channel(slot) {
+        let mut shared = self.channel.link().lock();
+        if let Some(channel) = shared.session.channel(self.channel.slot()) {
             for (first, last) in &own {
                 channel.confirms.take_for_good(*first, *last, &mut losses);
             }

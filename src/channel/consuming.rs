@@ -1,10 +1,10 @@
 //! Consumers and their callbacks; fetching; acknowledging.
 
-use super::{done, Channel};
+use super::{done, Channel, Until, WaitEnd};
 use crate::dispatch::{self, CallbackResult, CancelCallback, MessageCallback};
 use crate::error::{hints, Result};
 use crate::io::close::STOP_GRACE;
-use crate::io::link::{Interest, Shared};
+use crate::io::link::Shared;
 use crate::io::sync::after;
 use crate::protocol::calls::Reply;
 use crate::protocol::channel::ChannelState;
@@ -241,21 +241,18 @@ impl Channel {
     /// Cancels a consumer at the broker, once the broker has confirmed it: RabbitMQ up to 4.0 closes the connection (541) over a
     /// cancel that comes before its `consume-ok`, and from 4.3 that one never comes then.
     pub(crate) fn unsubscribe(&self, consumer_tag: &str) -> Result<()> {
-        let link = self.link();
-        let slot = self.slot();
+        let rpc_timeout = self.link().rpc_timeout;
         let limit = if self.is_stopped() {
-            link.rpc_timeout.min(STOP_GRACE)
+            rpc_timeout.min(STOP_GRACE)
         } else {
-            link.rpc_timeout
+            rpc_timeout
         };
-        let confirmed = link.wait(Interest::channel(slot), Some(after(limit)), |shared| {
-            let channel = shared.session.channel(slot)?;
+        let confirmed = self.wait_for(Until::time(after(limit)), |channel| {
             let is_requested = channel.consumers.is_requested(consumer_tag);
-            (channel.gate.is_over() || !is_requested).then_some(())
+            (!is_requested).then_some(())
         });
-        if confirmed.is_none() && !self.notice_fork() {
-            let number = Some(self.handle.number);
-            return Err(link.timed_out(CONSUME_OK, limit, number));
+        if let WaitEnd::TimedOut = confirmed {
+            return Err(self.timed_out(CONSUME_OK, limit));
         }
         let method = Method::BasicCancel {
             consumer_tag: consumer_tag.into(),

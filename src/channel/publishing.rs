@@ -4,10 +4,9 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{done, Channel};
+use super::{done, Channel, Until, WaitEnd};
 use crate::dispatch::{self, CallbackResult, ReturnCallback};
 use crate::error::Result;
-use crate::io::link::Interest;
 use crate::io::sync::Instant;
 use crate::io::writer::{Patience, DIRECT_BODY};
 use crate::protocol::channel::{Wake, Watcher};
@@ -139,34 +138,23 @@ impl Channel {
     }
 
     fn wait_for_confirm(&self, sequence: u64) -> Result<()> {
-        let link = self.link();
-        let slot = self.handle.slot;
-        let (deadline, may_stop) = self.confirm_deadline(Some(link.rpc_timeout));
-        let mut stopped = false;
-        let outcome = link.wait(Interest::channel(slot), deadline, |shared| {
-            let channel = shared.session.channel(slot)?;
-            match channel.confirms.take(sequence) {
-                Some(outcome) => Some(Some(outcome)),
-                None if channel.gate.is_over() => Some(None),
-                None => {
-                    stopped = may_stop && self.is_interrupted();
-                    stopped.then_some(None)
+        let limit = self.link().rpc_timeout;
+        let until = Until::for_confirms(Some(limit), self.is_interrupted());
+        let losses = match self.wait_for(until, |channel| channel.confirms.take(sequence)) {
+            WaitEnd::Found(losses) => losses,
+            WaitEnd::Over => return Err(self.ended()),
+            WaitEnd::TimedOut if until.may_stop => {
+                return Err(self.close_after_timeout(CONFIRM, limit));
+            }
+            WaitEnd::TimedOut | WaitEnd::Stopped => {
+                if let Some(channel) = self.link().lock().session.channel(self.slot()) {
+                    let losses = &mut Losses::default();
+                    channel.confirms.take_for_good(sequence, sequence, losses);
                 }
+                return Err(Error::Stopped {
+                    waiting_for: "the broker's confirmation",
+                });
             }
-        });
-        if stopped || outcome.is_none() && !may_stop {
-            if let Some(channel) = link.lock().session.channel(slot) {
-                let losses = &mut Losses::default();
-                channel.confirms.take_for_good(sequence, sequence, losses);
-            }
-            return Err(Error::Stopped {
-                waiting_for: "the broker's confirmation",
-            });
-        }
-        let losses = match outcome {
-            Some(Some(losses)) => losses,
-            Some(None) => return Err(self.ended()),
-            None => return Err(self.close_after_timeout(CONFIRM, link.rpc_timeout)),
         };
         let Losses {
             returned, nacked, ..
@@ -258,17 +246,16 @@ impl Channel {
         self.handle.gate.confirmed.load(Ordering::Acquire)
     }
 
-    /// Waits until more than `seen` messages are confirmed or refused, the channel is over, `ready` holds, or the time is up.
+    /// Waits until more than `seen` messages are confirmed or refused, `ready` holds, the channel is over, or the time is up.
     pub(crate) fn wait_for_outcome(
         &self,
         seen: u64,
         deadline: Option<Instant>,
         ready: impl Fn() -> bool,
     ) {
-        let gate = self.gate();
-        let slot = Interest::channel(self.handle.slot);
-        self.link().wait(slot, deadline, |_| {
-            (self.confirmed() != seen || gate.is_over() || ready()).then_some(())
+        // It makes no difference how the wait ended: the caller looks at everything again.
+        let _ = self.wait_for(Until::time(deadline), |_| {
+            (self.confirmed() != seen || ready()).then_some(())
         });
     }
 

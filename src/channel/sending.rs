@@ -57,10 +57,7 @@ impl<'a> Sending<'a> {
             _ if is_stopped => Err(Error::Stopped {
                 waiting_for: COMMIT,
             }),
-            None if !channel.notice_fork() => {
-                let channel = Some(channel.channel_number());
-                Err(link.timed_out(COMMIT, self.patience.limit, channel))
-            }
+            None if !channel.notice_fork() => Err(channel.timed_out(COMMIT, self.patience.limit)),
             _ if self.entry.is_some() => Err(channel.ended()),
             _ => Err(channel.closure()),
         }

@@ -9,10 +9,9 @@ use super::in_flight::{self, Entry, Envelope, InFlight, NotSent};
 use super::mending::{self, Signal};
 use super::retry::random;
 use super::Supervisor;
-use crate::channel::Channel;
+use crate::channel::{Channel, Until};
 use crate::dispatch::in_callback;
 use crate::error::Result;
-use crate::io::close::STOP_GRACE;
 use crate::io::fork::{lock_unless_forked, Process};
 use crate::io::sync::after;
 use crate::io::sync::thread::{self, Thread};
@@ -318,7 +317,7 @@ impl ReliablePublisher {
             if self.stop.is_stopped() {
                 return Err(stopped("the first attempt to connect"));
             }
-            self.wait(state, None, true);
+            self.wait(state, Until::time_or_stop(None));
         }
     }
 
@@ -505,7 +504,7 @@ impl ReliablePublisher {
             let channel = state.channel.clone();
             let deadline = *deadline.get_or_insert_with(|| after(self.timeout));
             let waited = match full {
-                None => self.wait(state, Some(deadline), true),
+                None => self.wait(state, Until::time_or_stop(deadline)),
                 Some(channel) => {
                     drop(state);
                     self.wait_for_room(&channel, body.len(), deadline)
@@ -582,17 +581,13 @@ impl ReliablePublisher {
     }
 
     /// Waits for a change: on the channel, if there is one, else by the thread.
-    fn wait(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        deadline: Option<Instant>,
-        may_stop: bool,
-    ) -> Waited {
+    fn wait(&self, mut state: MutexGuard<'_, State>, until: Until) -> Waited {
+        let deadline = until.deadline;
         if self.core.forked().is_some() {
             // No other thread would ever wake this one.
             return Waited::Changed;
         }
-        let may_stop = may_stop && !in_callback();
+        let may_stop = until.may_stop && !in_callback();
         if may_stop && self.stop.is_stopped() {
             return Waited::Stopped;
         }
@@ -739,13 +734,7 @@ impl ReliablePublisher {
         if let Some(error) = self.core.forked() {
             return Err(error);
         }
-        let late = self.is_stopped();
-        let timeout = match timeout {
-            Some(timeout) if late => Some(timeout.min(STOP_GRACE)),
-            None if late => Some(STOP_GRACE),
-            timeout => timeout,
-        };
-        let deadline = timeout.map(after);
+        let until = Until::for_confirms(timeout, self.is_stopped());
         let mut cause = None;
         let mut is_last = false;
         loop {
@@ -764,9 +753,9 @@ impl ReliablePublisher {
             if is_last {
                 return Err(unconfirmed(&mut state, cause));
             }
-            match self.wait(state, deadline, !late) {
+            match self.wait(state, until) {
                 Waited::Changed => {}
-                Waited::TimedOut if !late => is_last = true,
+                Waited::TimedOut if until.may_stop => is_last = true,
                 Waited::TimedOut | Waited::Stopped => {
                     is_last = true;
                     cause = Some(stopped("confirms"));

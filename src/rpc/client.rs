@@ -5,10 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{RpcReply, ERROR_HEADER};
-use crate::channel::{Channel, Then};
+use crate::channel::{Channel, Then, Until, WaitEnd};
 use crate::connection::Connection;
 use crate::error::Result;
-use crate::io::link::Interest;
 use crate::io::sync::{after, Instant};
 use crate::io::writer::Patience;
 use crate::protocol::publish::OutgoingMessage;
@@ -296,7 +295,7 @@ impl RpcClient {
         let link = channel.link();
         if timeout.is_zero() {
             let waiting_for = "the reply; nothing was sent";
-            return Err(link.timed_out(waiting_for, timeout, Some(channel.channel_number())));
+            return Err(channel.timed_out(waiting_for, timeout));
         }
         let deadline = after(timeout);
         let mut shared = link.lock();
@@ -410,31 +409,18 @@ impl RpcCall {
     pub fn wait(self) -> Result<RpcReply> {
         let channel = &self.channel;
         channel.notice_fork();
-        let link = channel.link();
-        let slot = channel.slot();
-        let known = link.wait(Interest::channel(slot), Some(self.deadline), |shared| {
-            let channel = shared.session.channel(slot)?;
-            // What came before the end counts.
-            let replies = channel.replies.as_ref();
-            if replies.is_some_and(|replies| replies.is_known(self.number)) {
-                return Some(true);
-            }
-            (channel.gate.is_over() || self.channel.is_interrupted()).then_some(false)
+        let known = channel.wait_for(Until::time_or_stop(self.deadline), |channel| {
+            let replies = channel.replies.as_ref()?;
+            replies.is_known(self.number).then_some(())
         });
-        if known == Some(true) {
-            if let Some(outcome) = self.take() {
-                return result(outcome);
-            }
-        }
-        if channel.is_ended() {
-            return Err(channel.ended());
-        }
         match known {
-            Some(_) => Err(stopped()),
-            None => {
-                let number = channel.channel_number();
-                Err(link.timed_out(REPLY, self.timeout, Some(number)))
-            }
+            WaitEnd::Found(()) => match self.take() {
+                Some(outcome) => result(outcome),
+                None => Err(channel.ended()),
+            },
+            WaitEnd::Over => Err(channel.ended()),
+            WaitEnd::Stopped => Err(stopped()),
+            WaitEnd::TimedOut => Err(channel.timed_out(REPLY, self.timeout)),
         }
     }
 
