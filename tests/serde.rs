@@ -274,7 +274,7 @@ fn a_broker_takes_what_was_stored() {
         let stored = json!({
             "headers": {"u": {"Received": {"Long": u64::MAX}}},
             "timestamp": 1_700_000_000_000u64,
-            "timestamp_received": 1_700_000_000_000u64,
+            "timestamp_as_received": 1_700_000_000_000u64,
         });
         let properties: BasicProperties = serde_json::from_value(stored).unwrap();
         channel

@@ -85,7 +85,8 @@ macro_rules! properties {
         /// came; see [`ShortString`].
         ///
         /// With the feature `serde` they are a map of the names below, where an unknown name is an error. One more name,
-        /// `timestamp_received`, keeps a time that came with a message and that a program could not send of its own.
+        /// `timestamp_as_received`, keeps a `timestamp` that came with a message and that a program could not send of its own (after
+        /// the year 9999), so that it can still go on as it came after it was stored.
         ///
         /// ```
         /// use haypile::{BasicProperties, DeliveryMode};
@@ -103,7 +104,7 @@ macro_rules! properties {
             $( $(#[$doc])* pub $name: Option<$type>, )+
             /// No property: what lets `timestamp` go on as it came.
             #[doc(hidden)]
-            pub timestamp_received: ReceivedTimestamp,
+            pub timestamp_as_received: ReceivedTimestamp,
         }
 
         /// Shows the properties that are set.
@@ -122,7 +123,7 @@ macro_rules! properties {
         impl BasicProperties {
             pub(crate) const NONE: Self = BasicProperties {
                 $( $name: None, )+
-                timestamp_received: ReceivedTimestamp(None),
+                timestamp_as_received: ReceivedTimestamp(None),
             };
 
             $(
@@ -143,7 +144,7 @@ macro_rules! properties {
 
             /// The property flags, and behind them the values of those that are set, in the order of the flags.
             pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
-                if let Some(seconds) = self.timestamp.filter(|_| self.timestamp != self.timestamp_received.0) {
+                if let Some(seconds) = self.timestamp.filter(|_| self.timestamp != self.timestamp_as_received.0) {
                     sendable_timestamp(seconds).map_err(|error| error.inside(format_args!("timestamp")))?;
                 }
                 let start = out.len();
@@ -175,7 +176,7 @@ macro_rules! properties {
                         properties.$name = Some($read(reader.$kind()));
                     }
                 )+
-                properties.timestamp_received =
+                properties.timestamp_as_received =
                     ReceivedTimestamp(properties.timestamp.filter(|seconds| sendable_timestamp(*seconds).is_err()));
                 properties
             }
