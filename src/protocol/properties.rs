@@ -207,10 +207,10 @@ properties! {
     /// Where replies go: usually the name of a queue, or `amq.rabbitmq.reply-to` for RabbitMQ's direct reply-to.
     9 reply_to(r#""amq.rabbitmq.reply-to""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
     /// After how long the broker drops the message if no consumer takes it: milliseconds, as decimal text (`"60000"` is a
-    /// minute). RabbitMQ closes the channel over anything else. The setter takes a
-    /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up. More than RabbitMQ's ten years
-    /// (315,360,000,000 ms) are refused when the message is published
-    /// ([`Error::InvalidParameter`](crate::Error::InvalidParameter)): for no end, leave it out.
+    /// minute). The setter takes a
+    /// [`Duration`](std::time::Duration) too; what is less than a millisecond is rounded up. What RabbitMQ would close the
+    /// channel over is refused when the message is published ([`Error::InvalidParameter`](crate::Error::InvalidParameter)): a
+    /// text that is no whole number, and more than ten years (315,360,000,000 ms). For no end, leave it out.
     8 expiration(r#""60000""#): shortstr ShortString, impl IntoExpiration, IntoExpiration::into_expiration, ShortStr::to_short_string, ShortString::as_bytes;
     /// The application's name for this message.
     7 message_id(r#""order 7""#): shortstr ShortString, impl Into<ShortString>, Into::into, ShortStr::to_short_string, ShortString::as_bytes;
@@ -248,8 +248,7 @@ impl BasicProperties {
         Self::default()
     }
 
-    /// Refuses an expiration that RabbitMQ would close the channel over because it is too large, as that of a `Duration` that
-    /// stands for no end.
+    /// Refuses an expiration that RabbitMQ would close the channel over.
     #[inline]
     pub(crate) fn check_expiration(&self) -> Result<(), WireError> {
         match &self.expiration {
@@ -353,19 +352,25 @@ impl IntoExpiration for Duration {
 }
 
 /// RabbitMQ's limit, in milliseconds: ten years.
-const EXPIRATION_MOST: u64 = 315_360_000_000;
+const EXPIRATION_MOST: i64 = 315_360_000_000;
 
+/// Refuses what RabbitMQ refuses and nothing else, a sign and zeros in front among what it takes: so what was delivered can be
+/// published again.
 fn check_expiration(expiration: &str) -> Result<(), WireError> {
-    let too_large = match expiration.parse::<u64>() {
-        Ok(milliseconds) => milliseconds > EXPIRATION_MOST,
-        Err(error) => *error.kind() == IntErrorKind::PosOverflow,
+    let number = expiration.parse::<i64>();
+    let (shown, expected) = match &number {
+        Ok(0..=EXPIRATION_MOST) => return Ok(()),
+        Err(error) if *error.kind() != IntErrorKind::PosOverflow => (
+            format!("{expiration:?}"),
+            "milliseconds as decimal text are expected (\"60000\" is a minute)",
+        ),
+        Ok(..0) => (expiration.to_owned(), "0 milliseconds or more are expected"),
+        _ => (
+            expiration.to_owned(),
+            "at most 315360000000 milliseconds (ten years) are expected; for no end, leave it out",
+        ),
     };
-    if !too_large {
-        return Ok(());
-    }
-    let expected =
-        "at most 315360000000 milliseconds (ten years) are expected; for no end, leave it out";
-    Err(unsendable(&expiration, expected).inside(format_args!("expiration")))
+    Err(unsendable(&shown, expected).inside(format_args!("expiration")))
 }
 
 mod sealed {
