@@ -67,8 +67,8 @@ impl ConnectionParameters {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParameter`], naming the part or option, the value (never a password) and what is expected, if
-    /// the text is no such URL or asks for what is out of range; [`Error::ShortStringTooLong`] for a virtual host or
+    /// [`Error::InvalidParameter`], naming the part or option (and the key of a dictionary), the value (never a password) and
+    /// what is expected, if the text is no such URL or asks for what is out of range; [`Error::ShortStringTooLong`] for a virtual host or
     /// locale over 255 bytes.
     ///
     /// ```

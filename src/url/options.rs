@@ -7,9 +7,9 @@ use super::{cut, decode, decode_part, is_word, number, Parts, Read, NOT_SHOWN};
 use crate::credentials::{AmqPlainCredentials, Credentials, ExternalCredentials, PlainCredentials};
 use crate::error::{Error, Result};
 use crate::parameters::{ConnectionParameters, TcpOptions};
-use crate::FieldTable;
 #[cfg(feature = "tls")]
 use crate::TlsOptions;
+use crate::{FieldTable, FieldValue};
 
 /// Every query option.
 const OPTIONS: [&str; 20] = [
@@ -50,6 +50,60 @@ impl Mechanism {
             Mechanism::External => ExternalCredentials.into(),
         }
     }
+}
+
+/// Why an option is refused.
+struct Wrong {
+    /// The key of its dictionary that has a wrong value.
+    key: Option<String>,
+    /// What was given there, if that is not the whole option and can be shown.
+    shown: Option<String>,
+    expected: &'static str,
+}
+
+impl From<&'static str> for Wrong {
+    fn from(expected: &'static str) -> Self {
+        Wrong {
+            key: None,
+            shown: None,
+            expected,
+        }
+    }
+}
+
+impl Wrong {
+    /// A dictionary does not know this key.
+    fn key(key: &str, expected: &'static str) -> Self {
+        Wrong {
+            key: None,
+            shown: is_word(key, 40, "_-.").then(|| format!("the key {key:?}")),
+            expected,
+        }
+    }
+
+    /// A key of a dictionary has this value. Lists and dictionaries may hold anything, and are not shown.
+    fn value(key: &str, value: &FieldValue, expected: &'static str) -> Self {
+        let text = value.as_str().map(shortened);
+        let number = || value.as_i64().map(|number| number.to_string());
+        let fraction = || value.as_f64().map(|number| number.to_string());
+        let truth = || value.as_bool().map(|truth| truth.to_string());
+        let none = || (*value == FieldValue::Void).then(|| "None".to_owned());
+        Wrong {
+            key: Some(key.to_owned()),
+            shown: text
+                .or_else(number)
+                .or_else(fraction)
+                .or_else(truth)
+                .or_else(none),
+            expected,
+        }
+    }
+}
+
+/// A value in quotes, the beginning of a long one.
+fn shortened(value: &str) -> String {
+    let value: String = value.chars().take(60).collect();
+    format!("{value:?}")
 }
 
 /// What an `amqps` URL says about TLS.
@@ -151,19 +205,28 @@ impl<'p> Options<'p> {
         let field = format!("url option {name}");
         let value = decode(encoded, if dictionary { ' ' } else { '+' })
             .map_err(|expected| Error::invalid(&field, NOT_SHOWN, expected))?;
-        self.set(name, &value).map_err(|expected| {
+        self.set(name, &value).map_err(|wrong| {
+            let field = match wrong.key {
+                Some(key) => format!("{field}, key {key}"),
+                None => field,
+            };
             // A dictionary may hold the password of a key file.
-            if dictionary || doubtful || value.contains('@') {
-                return Error::invalid(&field, NOT_SHOWN, expected);
-            }
-            let shown: String = value.chars().take(60).collect();
-            Error::invalid(&field, format_args!("{shown:?}"), expected)
+            let shown = match wrong.shown {
+                None if !dictionary => Some(shortened(&value)),
+                shown => shown,
+            };
+            let shown = shown.filter(|_| !doubtful && !value.contains('@'));
+            Error::invalid(
+                &field,
+                shown.as_deref().unwrap_or(NOT_SHOWN),
+                wrong.expected,
+            )
         })
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Read<()> {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Wrong> {
         if name == "auth_mechanism" {
-            return self.add_mechanism(value);
+            return Ok(self.add_mechanism(value)?);
         }
         // two names, one parameter
         let parameter = match name {
@@ -171,9 +234,9 @@ impl<'p> Options<'p> {
             name => name,
         };
         if self.seen.iter().any(|seen| seen == parameter) {
-            return Err(
-                "each option is expected once (connection_timeout and socket_timeout are one)",
-            );
+            let once =
+                "each option is expected once (connection_timeout and socket_timeout are one)";
+            return Err(once.into());
         }
         self.seen.push(parameter.to_owned());
         let parameters = &mut *self.parameters;
@@ -238,20 +301,20 @@ impl<'p> Options<'p> {
         Ok(())
     }
 
-    fn set_tls(&mut self, name: &str, value: &str) -> Read<()> {
+    fn set_tls(&mut self, name: &str, value: &str) -> Result<(), Wrong> {
         let none = name == "ssl_options" && value == "None";
         match (self.tls, none) {
             // As in pika, where it means what the scheme says already.
             (false, true) => Ok(()),
-            (false, false) => Err("it is about TLS, which needs the scheme amqps://"),
-            (true, true) => Err("the scheme amqps:// is TLS; without it, use amqp://"),
+            (false, false) => Err("it is about TLS, which needs the scheme amqps://".into()),
+            (true, true) => Err("the scheme amqps:// is TLS; without it, use amqp://".into()),
             #[cfg(feature = "tls")]
             (true, false) if name == "ssl_options" => match dictionary(value)? {
                 Some(options) => self.tls_options.set_from_dictionary(&options),
-                None => Err(super::literals::DICTIONARY),
+                None => Err(super::literals::DICTIONARY.into()),
             },
             #[cfg(feature = "tls")]
-            (true, false) => self.tls_options.set(name, value),
+            (true, false) => Ok(self.tls_options.set(name, value)?),
             #[cfg(not(feature = "tls"))]
             (true, false) => Ok(()),
         }
@@ -314,7 +377,9 @@ impl UrlTls {
     }
 
     /// pika's `ssl_options`.
-    fn set_from_dictionary(&mut self, options: &FieldTable) -> Read<()> {
+    fn set_from_dictionary(&mut self, options: &FieldTable) -> Result<(), Wrong> {
+        const KEYS: &str =
+            "the keys are ca_certs or cafile, certfile, keyfile, server_hostname and verify";
         for (key, value) in options {
             let name = match key.as_str() {
                 "ca_certs" | "cafile" => "cacertfile",
@@ -322,36 +387,39 @@ impl UrlTls {
                 "keyfile" => "keyfile",
                 "server_hostname" => "server_name_indication",
                 "verify" => "verify",
-                _ => return Err("the keys are ca_certs or cafile, certfile, keyfile, server_hostname and verify"),
+                _ => return Err(Wrong::key(key, KEYS)),
             };
-            match (value.as_str(), value.as_bool()) {
-                (Some(text), _) => self.set(name, text)?,
-                (_, Some(true)) if name == "verify" => self.set(name, "verify_peer")?,
-                (_, Some(false)) if name == "verify" => self.set(name, "verify_none")?,
-                _ if *value == crate::FieldValue::Void => {}
-                _ => return Err("texts are expected"),
-            }
+            let set = match (value.as_str(), value.as_bool()) {
+                _ if *value == FieldValue::Void => Ok(()),
+                (Some(text), _) => self.set(name, text),
+                (_, Some(true)) if name == "verify" => self.set(name, "verify_peer"),
+                (_, Some(false)) if name == "verify" => self.set(name, "verify_none"),
+                _ if name == "verify" => {
+                    Err("True, False, 'verify_peer' or 'verify_none' is expected")
+                }
+                _ => Err("a text is expected"),
+            };
+            set.map_err(|expected| Wrong::value(key, value, expected))?;
         }
         Ok(())
     }
 }
 
-fn set_tcp_options(entries: &FieldTable, options: &mut TcpOptions) -> Read<()> {
+fn set_tcp_options(entries: &FieldTable, options: &mut TcpOptions) -> Result<(), Wrong> {
+    const KEYS: &str = "the keys are TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT and TCP_USER_TIMEOUT";
+    const NUMBERS: &str = "whole numbers from 0 to 4294967295 are expected";
     for (key, value) in entries {
-        let Some(value) = value.as_u64().and_then(|value| u32::try_from(value).ok()) else {
-            return Err("whole numbers from 0 to 4294967295 are expected");
-        };
-        let seconds = Some(Duration::from_secs(value.into()));
+        let number = value.as_u64().and_then(|value| u32::try_from(value).ok());
+        let number = number.ok_or_else(|| Wrong::value(key, value, NUMBERS));
+        let seconds = |number: u32| Some(Duration::from_secs(number.into()));
         match key.as_str() {
-            "TCP_KEEPIDLE" => options.keepidle = seconds,
-            "TCP_KEEPINTVL" => options.keepintvl = seconds,
-            "TCP_KEEPCNT" => options.keepcnt = Some(value),
-            "TCP_USER_TIMEOUT" => options.user_timeout = Some(Duration::from_millis(value.into())),
-            _ => {
-                return Err(
-                    "the keys are TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT and TCP_USER_TIMEOUT",
-                )
+            "TCP_KEEPIDLE" => options.keepidle = seconds(number?),
+            "TCP_KEEPINTVL" => options.keepintvl = seconds(number?),
+            "TCP_KEEPCNT" => options.keepcnt = Some(number?),
+            "TCP_USER_TIMEOUT" => {
+                options.user_timeout = Some(Duration::from_millis(number?.into()));
             }
+            _ => return Err(Wrong::key(key, KEYS)),
         }
     }
     Ok(())
