@@ -189,12 +189,19 @@ impl Session {
                 held += void.map(|message| message.size()).sum::<usize>();
             }
         }
-        channel.held -= held;
-        if channel.inbox.is_empty() && channel.ready {
-            channel.ready = false;
+        self.no_longer_held(slot, held);
+    }
+
+    /// So many bytes of what waited on a channel were taken, or dropped.
+    pub(super) fn no_longer_held(&mut self, slot: usize, bytes: usize) {
+        self.undelivered -= bytes;
+        let Some(channel) = self.channel(slot) else {
+            return;
+        };
+        channel.held -= bytes;
+        if channel.inbox.is_empty() && std::mem::take(&mut channel.ready) {
             take_out(&mut self.ready, slot);
         }
-        self.undelivered -= held;
     }
 
     /// Takes what came for one consumer and was not delivered to the program.
@@ -221,12 +228,7 @@ impl Session {
             }
         }
         channel.inbox = kept;
-        channel.held -= held;
-        if channel.inbox.is_empty() && channel.ready {
-            channel.ready = false;
-            take_out(&mut self.ready, slot);
-        }
-        self.undelivered -= held;
+        self.no_longer_held(slot, held);
         taken
     }
 
@@ -239,9 +241,7 @@ impl Session {
         let message = message?;
         let id = iterator.consumer.id;
         channel.consumers.handed_over(message.delivery_tag, id);
-        let held = message.size();
-        channel.held -= held;
-        self.undelivered -= held;
+        self.no_longer_held(slot, message.size());
         Some(message)
     }
 
@@ -249,9 +249,8 @@ impl Session {
     pub(crate) fn take_iterator(&mut self, slot: usize) -> Option<IteratorConsumer> {
         let channel = self.channel(slot)?;
         let iterator = channel.consumers.iterator.take()?;
-        let held: usize = iterator.buffered.iter().map(Received::size).sum();
-        channel.held -= held;
-        self.undelivered -= held;
+        let held = iterator.buffered.iter().map(Received::size).sum();
+        self.no_longer_held(slot, held);
         Some(iterator)
     }
 
@@ -329,11 +328,8 @@ impl Session {
         channel.consumers.registered = Vec::new();
         channel.consumers.iterator = None;
         channel.replies = None;
-        let held = std::mem::take(&mut channel.held);
         channel.held_returns = 0;
-        if std::mem::take(&mut channel.ready) {
-            take_out(&mut self.ready, slot);
-        }
-        self.undelivered -= held;
+        let held = channel.held;
+        self.no_longer_held(slot, held);
     }
 }
