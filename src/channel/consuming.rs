@@ -193,7 +193,7 @@ impl Channel {
         if consumer.auto_ack {
             return Ok(undelivered);
         }
-        self.give_back_messages(undelivered.into_iter(), consumer.of_stream)?;
+        self.give_back_messages(&consumer, undelivered.into_iter())?;
         Ok(Vec::new())
     }
 
@@ -221,16 +221,16 @@ impl Channel {
     /// to another queue bear as well: those are left out only where rejecting them might end the connection.
     pub(crate) fn give_back_messages(
         &self,
+        consumer: &Consumer,
         messages: impl Iterator<Item = Message>,
-        of_stream: bool,
     ) -> Result<usize> {
-        if of_stream {
+        if consumer.of_stream {
             return Ok(0);
         }
-        let careful = !self.handle.connection.takes_rejects_of_streams();
+        let must_take_care = !self.handle.connection.takes_rejects_of_streams();
         let mut count = 0;
         for (method, properties, _) in messages {
-            if careful && properties.get_header(STREAM_OFFSET).is_some() {
+            if must_take_care && properties.get_header(STREAM_OFFSET).is_some() {
                 continue;
             }
             count += usize::from(self.give_back(method.delivery_tag)?);
@@ -531,10 +531,8 @@ impl Channel {
             return Ok(0);
         }
         let undelivered = iterator.buffered.into_iter();
-        self.give_back_messages(
-            undelivered.map(|message| message.delivered()),
-            iterator.consumer.of_stream,
-        )
+        let undelivered = undelivered.map(|message| message.delivered());
+        self.give_back_messages(&iterator.consumer, undelivered)
     }
 
     /// How many messages the iterator has at hand without waiting (pika: `get_waiting_message_count`).
