@@ -271,7 +271,7 @@ impl Link {
 
     /// Where the broker's reply cannot be waited for: waits until everything is written, and a moment longer.
     fn leave_to_broker(&self, deadline: Instant) {
-        if let Some(target) = self.outgoing.hurry() {
+        if let Some(target) = self.outgoing.request_write() {
             self.outgoing.wait_until_written(target, deadline);
         }
         let until = self.outgoing.last_write() + GRACE;
@@ -312,7 +312,7 @@ impl AtExit for Link {
             self.ask_on_channels(&mut shared)
         };
         drop(shared);
-        self.outgoing.hurry();
+        self.outgoing.request_write();
         Box::new(move |deadline| self.wait_for_handled(asked, ending, deadline))
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::deadline::within;
 use super::link::Opened;
 use super::stream::{
-    closed, describe, is_hang_up, is_timeout, send_all, EarlyReturns, Stream, LAST_WORDS,
+    closed, describe, is_hang_up, is_timeout, send_all, EarlyReturns, Stream, REASON_LIMIT,
     WITHOUT_DEADLINE,
 };
 use super::sync::{after, Instant};
@@ -422,8 +422,8 @@ impl Opening<'_> {
                 // A server that refuses still waits for `close-ok`.
                 let _ = self
                     .stream
-                    .set_write_timeout(LAST_WORDS)
-                    .and_then(|()| send_all(self.stream, out, Some(after(LAST_WORDS))));
+                    .set_write_timeout(REASON_LIMIT)
+                    .and_then(|()| send_all(self.stream, out, Some(after(REASON_LIMIT))));
                 Err(failure)
             }
         }
@@ -483,7 +483,7 @@ impl Opening<'_> {
             None => WITHOUT_DEADLINE,
         };
         let left = if has_failed {
-            left.min(LAST_WORDS)
+            left.min(REASON_LIMIT)
         } else {
             left
         };

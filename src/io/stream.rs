@@ -286,7 +286,7 @@ pub(crate) fn is_hang_up(error: &io::Error) -> bool {
 }
 
 /// For how long to look for what the peer said, after a write of a handshake that failed: it may say why.
-pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
+pub(crate) const REASON_LIMIT: Duration = Duration::from_millis(100);
 
 /// What a read comes to that finds the end of the stream.
 #[cold]

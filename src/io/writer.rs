@@ -465,7 +465,7 @@ impl Outgoing {
 
     /// Has the writer thread write at once, where something has gathered. Returns up to where that is, unless the peer takes
     /// nothing and a thread has waited for it in vain: not every thread that ends must do so again.
-    pub(super) fn hurry(&self) -> Option<u64> {
+    pub(super) fn request_write(&self) -> Option<u64> {
         let mut state = self.lock();
         let target = state.outbox.appended();
         if state.written >= target || state.dead || state.waited_at == Some(state.written) {

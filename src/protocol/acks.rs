@@ -23,12 +23,12 @@ const NEVER: u64 = u64::MAX;
 /// so only if the broker waits for this one and for none before it but those that the earlier frame speaks for. Else it would
 /// acknowledge a message that the program still works on, or hide a mistake, or let a mistake spoil what came before it.
 ///
-/// Numbers change under the lock of the outgoing bytes; `last_came` apart, which is set before the program can know the tag,
+/// Numbers change under the lock of the outgoing bytes; `last_received` apart, which is set before the program can know the tag,
 /// and what the reply to `basic.recover` changes.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     /// The tag of the last message that came. Brokers number upwards.
-    last_came: AtomicU64,
+    last_received: AtomicU64,
     /// Every message up to this one is acknowledged or refused, and those that came after it are not. Or `NEVER`.
     acknowledged_to: AtomicU64,
     /// Where, in all that was ever appended, the last acknowledgement in order ends.
@@ -41,12 +41,12 @@ pub(crate) struct Acks {
 
 impl Acks {
     /// A message came.
-    pub(crate) fn came(&self, tag: u64) {
-        self.last_came.store(tag, Ordering::Release);
+    pub(crate) fn note_received(&self, tag: u64) {
+        self.last_received.store(tag, Ordering::Release);
     }
 
-    pub(crate) fn last_came(&self) -> u64 {
-        self.last_came.load(Ordering::Acquire)
+    pub(crate) fn last_received(&self) -> u64 {
+        self.last_received.load(Ordering::Acquire)
     }
 
     /// Up to which tag every message is acknowledged or refused, if that is known.
@@ -56,7 +56,7 @@ impl Acks {
 
     /// This method is sent. After some of them the broker need not wait for every message that comes, or may wait again for
     /// one that was acknowledged.
-    pub(crate) fn sent(&self, method: &Method<'_>) {
+    pub(crate) fn note_sent(&self, method: &Method<'_>) {
         if matches!(
             method,
             Method::BasicConsume { no_ack: true, .. }
@@ -73,7 +73,8 @@ impl Acks {
 
     /// The reply to `basic.recover` has come: the broker has taken back what had come before and was not acknowledged.
     pub(crate) fn recovered(&self) {
-        self.recovered_to.store(self.last_came(), Ordering::Relaxed);
+        self.recovered_to
+            .store(self.last_received(), Ordering::Relaxed);
         // Last, so that a thread that sees no call waiting sees its effect.
         self.recovering.fetch_sub(1, Ordering::Release);
     }
@@ -107,7 +108,7 @@ impl Acks {
             _ => return frame::write_method(out, channel, method),
         };
         let acknowledged_to = self.acknowledged_to.load(Ordering::Relaxed);
-        let known = tag <= self.last_came.load(Ordering::Acquire);
+        let known = tag <= self.last_received.load(Ordering::Acquire);
         let in_order = known && tag > acknowledged_to && (multiple || tag - acknowledged_to == 1);
         if ack && in_order && self.end.load(Ordering::Relaxed) == appended {
             if let Some(last) = out.last_chunk_mut::<FRAME>() {

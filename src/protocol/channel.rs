@@ -120,7 +120,7 @@ impl Gate {
 
     /// A call is appended. This is what changes for all that is appended behind it, and not only with the reply.
     pub(crate) fn call_appended(&self, method: &Method<'_>) {
-        self.acks.sent(method);
+        self.acks.note_sent(method);
         match method {
             // The broker numbers what comes after this method.
             Method::ConfirmSelect { .. } => self.confirming.store(true, Ordering::Release),
@@ -257,7 +257,7 @@ impl ChannelState {
     pub(crate) fn is_late(&mut self, message: &Received) -> bool {
         let (tag, consumer_tag) = (message.delivery_tag, message.consumer_tag());
         let former = self.former.unwrap_or_default();
-        let is_due = tag == self.gate.acks.last_came() + 1;
+        let is_due = tag == self.gate.acks.last_received() + 1;
         if tag > former && !is_due {
             self.former = Some(tag);
             return true;
@@ -267,7 +267,7 @@ impl ChannelState {
         let late = !is_active && !self.consumers.is_of_iterator(consumer_tag);
         if late && is_due {
             // Unless it was for a consumer that is gone: then the next one has the number after it.
-            self.gate.acks.came(tag);
+            self.gate.acks.note_received(tag);
         }
         late
     }

@@ -1,6 +1,6 @@
 //! How much memory it takes to hold what the program has not taken yet.
 
-use super::received::{Incoming, Received};
+use super::received::{Carrier, Incoming, Received};
 use super::size::ALLOCATION;
 
 impl Incoming {
@@ -18,9 +18,14 @@ impl Incoming {
 impl Received {
     #[inline]
     pub(crate) fn size(&self) -> usize {
+        let text = match &self.carrier {
+            Carrier::Deliver { consumer_tag, .. } => consumer_tag.len(),
+            Carrier::Get { .. } => 0,
+            Carrier::Return { reply_text, .. } => reply_text.len(),
+        };
         size_of::<Incoming>()
             + 4 * ALLOCATION
-            + self.label.len()
+            + text
             + self.exchange.len()
             + self.routing_key.len()
             + self.properties.size()

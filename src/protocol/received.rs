@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::properties::ReceivedProperties;
 use crate::{BasicProperties, Deliver, GetOk, Message, ReturnedMessage, ShortString};
 
-/// How a message came.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The method that a message came with.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Carrier {
     Deliver {
+        /// Shared by messages for one consumer.
+        consumer_tag: Arc<str>,
         redelivered: bool,
     },
     Get {
@@ -17,6 +19,7 @@ pub(crate) enum Carrier {
     },
     Return {
         reply_code: u16,
+        reply_text: Box<str>,
     },
 }
 
@@ -24,8 +27,7 @@ pub(crate) enum Carrier {
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) carrier: Carrier,
-    /// The consumer's tag; of a returned message the broker's reason.
-    pub(crate) label: Arc<str>,
+    /// 0 for one that is returned.
     pub(crate) delivery_tag: u64,
     pub(crate) exchange: ShortString,
     pub(crate) routing_key: ShortString,
@@ -34,10 +36,13 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// Which consumer a delivered message is for.
+    /// Which consumer a delivered message is for. Empty for any other.
     #[inline]
     pub(crate) fn consumer_tag(&self) -> &str {
-        &self.label
+        match &self.carrier {
+            Carrier::Deliver { consumer_tag, .. } => consumer_tag,
+            _ => "",
+        }
     }
 
     /// A fetched message, as the program gets it.
@@ -69,9 +74,15 @@ impl Received {
     #[inline]
     pub(crate) fn parts(self) -> (Deliver, ReceivedProperties, Vec<u8>) {
         let method = Deliver {
-            consumer_tag: String::from(&*self.label),
+            consumer_tag: String::from(self.consumer_tag()),
             delivery_tag: self.delivery_tag,
-            redelivered: matches!(self.carrier, Carrier::Deliver { redelivered: true }),
+            redelivered: matches!(
+                self.carrier,
+                Carrier::Deliver {
+                    redelivered: true,
+                    ..
+                }
+            ),
             exchange: self.exchange,
             routing_key: self.routing_key,
         };

@@ -55,7 +55,7 @@ impl Replies {
 
     /// Notes what has become of the call with this correlation id; returns how many bytes are kept for it. Of several outcomes
     /// the first counts. What belongs to no call is dropped.
-    pub(super) fn file(&mut self, id: Option<&ShortString>, outcome: CallOutcome) -> usize {
+    pub(super) fn record(&mut self, id: Option<&ShortString>, outcome: CallOutcome) -> usize {
         let number = id.and_then(|id| self.number(id));
         match number.and_then(|number| self.calls.get_mut(&number)) {
             Some(open @ None) => open.insert(outcome).size(),
@@ -103,8 +103,8 @@ mod tests {
         CallOutcome::Reply(BasicProperties::new(), body.into())
     }
 
-    fn file(replies: &mut Replies, id: &str, body: &str) -> usize {
-        replies.file(Some(&id.into()), reply(body))
+    fn record(replies: &mut Replies, id: &str, body: &str) -> usize {
+        replies.record(Some(&id.into()), reply(body))
     }
 
     #[test]
@@ -113,9 +113,9 @@ mod tests {
         let (first, first_id) = replies.begin();
         let (second, second_id) = replies.begin();
         assert_ne!(first_id, second_id);
-        assert!(file(&mut replies, &second_id, "two") > 0);
+        assert!(record(&mut replies, &second_id, "two") > 0);
         assert!(!replies.is_known(first) && replies.is_known(second));
-        file(&mut replies, &first_id, "one");
+        record(&mut replies, &first_id, "one");
         for (call, expected) in [(first, "one"), (second, "two")] {
             let Some((CallOutcome::Reply(_, body), _)) = replies.end(call) else {
                 panic!("no reply to {call}");
@@ -142,20 +142,20 @@ mod tests {
             "p-99999999999999999999",
         ];
         for id in garbage {
-            assert_eq!(file(&mut replies, id, "garbage"), 0, "{id:?}");
+            assert_eq!(record(&mut replies, id, "garbage"), 0, "{id:?}");
         }
-        assert_eq!(replies.file(None, reply("none")), 0);
+        assert_eq!(replies.record(None, reply("none")), 0);
         let bytes = ShortString::from(&b"p-\xff"[..]);
-        assert_eq!(replies.file(Some(&bytes), reply("bytes")), 0);
+        assert_eq!(replies.record(Some(&bytes), reply("bytes")), 0);
         assert_eq!(replies.unexpected(), garbage.len() as u64 + 2);
         // A second reply to the same call, and one that comes after its end.
-        file(&mut replies, &id, "first");
-        file(&mut replies, &id, "second");
+        record(&mut replies, &id, "first");
+        record(&mut replies, &id, "second");
         let Some((CallOutcome::Reply(_, body), _)) = replies.end(call) else {
             panic!("no reply");
         };
         assert_eq!(body, b"first");
-        file(&mut replies, &id, "late");
+        record(&mut replies, &id, "late");
         assert_eq!(replies.unexpected(), garbage.len() as u64 + 4);
         assert!(replies.end(call).is_none());
     }
@@ -164,7 +164,7 @@ mod tests {
     fn what_is_kept_is_what_is_given_back() {
         let mut replies = Replies::new("p".into());
         let (call, id) = replies.begin();
-        let kept = file(&mut replies, &id, &"x".repeat(1000));
+        let kept = record(&mut replies, &id, &"x".repeat(1000));
         assert_eq!(kept, size_of::<CallOutcome>() + 1000);
         assert_eq!(replies.in_flight(), 1);
         assert_eq!(replies.end(call).map(|(_, size)| size), Some(kept));

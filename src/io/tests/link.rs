@@ -548,7 +548,7 @@ fn silence_ends_a_connection_five_seconds_after_the_interval() {
         Ok(())
     })
     .unwrap();
-    assert!(link.outgoing.hurry().is_some());
+    assert!(link.outgoing.request_write().is_some());
     let mut shared = link.lock();
     let next = link.next_limit(&shared, ago(Duration::from_secs(5)));
     assert!(next <= Duration::from_secs(10) && next > Duration::from_secs(8));
@@ -568,7 +568,7 @@ fn silence_ends_a_connection_five_seconds_after_the_interval() {
     }
     drop(shared);
     // Nothing is sent to a peer that is dead.
-    assert!(!link.outgoing.may_have_unhandled() && link.outgoing.hurry().is_none());
+    assert!(!link.outgoing.may_have_unhandled() && link.outgoing.request_write().is_none());
     link.write_gathered();
     assert!(script.written().is_empty());
 }
@@ -812,7 +812,7 @@ fn a_close_that_is_not_confirmed_in_time_ends_the_connection_all_the_same() {
         Ok(())
     })
     .unwrap();
-    assert!(link.outgoing.hurry().is_none());
+    assert!(link.outgoing.request_write().is_none());
     // Again, it has ended.
     let again = link.close(200, "bye", timeout);
     assert!(

@@ -151,7 +151,7 @@ fn a_large_message_is_not_waited_for_until_it_is_written() {
     });
     sent.unwrap();
     // A wait in vain would leave its mark here.
-    assert!(link.outgoing.hurry().is_some());
+    assert!(link.outgoing.request_write().is_some());
 }
 
 /// Sends something when the thread ends, after what guards the thread has gone.

@@ -440,7 +440,7 @@ fn after_a_failed_write_nothing_is_accepted_and_what_is_lost_is_counted() {
         Err(Refused::Ended)
     ));
     assert!(matches!(work(&outgoing), Work::End));
-    assert!(!outgoing.may_have_unhandled() && outgoing.hurry().is_none());
+    assert!(!outgoing.may_have_unhandled() && outgoing.request_write().is_none());
     // What was appended in between is lost as well.
     assert!(outgoing.append_replies(b"reply"));
     outgoing.kill();

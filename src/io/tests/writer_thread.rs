@@ -45,7 +45,7 @@ fn what_is_in_a_hurry_wakes_the_writer_thread() {
         })
         .unwrap();
     assert!(outgoing.sleepers().0);
-    assert_eq!(outgoing.hurry(), Some(1));
+    assert_eq!(outgoing.request_write(), Some(1));
     ends(&woken);
     assert!(matches!(work(&outgoing), Work::Write));
 }
@@ -181,24 +181,28 @@ fn at_the_end_a_peer_that_takes_nothing_is_given_two_seconds() {
 fn a_thread_in_a_hurry_has_it_written_at_once_unless_that_was_in_vain() {
     let script = Script::default();
     let outgoing = outgoing(&script);
-    assert_eq!(outgoing.hurry(), None);
+    assert_eq!(outgoing.request_write(), None);
     gathered(&outgoing, 1, b"abc");
     outgoing.write_gathered().unwrap();
-    assert_eq!(outgoing.hurry(), None, "all is written");
+    assert_eq!(outgoing.request_write(), None, "all is written");
     gathered(&outgoing, 1, b"def");
-    assert_eq!(outgoing.hurry(), Some(6));
+    assert_eq!(outgoing.request_write(), Some(6));
     assert!(matches!(work(&outgoing), Work::Write));
     script.lock().takes = [Ok(1), Err(io::ErrorKind::WouldBlock.into())].into();
     script.lock().is_stuck = true;
     outgoing.write_rest().unwrap();
-    assert_eq!(outgoing.hurry(), Some(6));
+    assert_eq!(outgoing.request_write(), Some(6));
     assert!(!outgoing.wait_until_written(6, Instant::now()));
-    assert_eq!(outgoing.hurry(), None, "it was waited for in vain");
+    assert_eq!(outgoing.request_write(), None, "it was waited for in vain");
     script.lock().takes = [Ok(1), Err(io::ErrorKind::WouldBlock.into())].into();
     outgoing.write_rest().unwrap();
-    assert_eq!(outgoing.hurry(), Some(6), "the peer takes something again");
+    assert_eq!(
+        outgoing.request_write(),
+        Some(6),
+        "the peer takes something again"
+    );
     outgoing.kill();
-    assert_eq!(outgoing.hurry(), None);
+    assert_eq!(outgoing.request_write(), None);
 }
 
 #[test]

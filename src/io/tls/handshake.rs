@@ -12,7 +12,9 @@ use rustls::{ClientConnection, SignatureScheme};
 use super::failure::{describe, lost, other_protocol, Failure};
 use super::{ReceivedRecords, TlsStream, SEAL};
 use crate::error::Source;
-use crate::io::stream::{is_timeout, send_all, EarlyReturns, Stream, LAST_WORDS, WITHOUT_DEADLINE};
+use crate::io::stream::{
+    is_timeout, send_all, EarlyReturns, Stream, REASON_LIMIT, WITHOUT_DEADLINE,
+};
 use crate::io::sync::{after, Instant};
 use crate::tls::Prepared;
 
@@ -136,7 +138,7 @@ impl<'a> Handshake<'a> {
             None => WITHOUT_DEADLINE,
         };
         match &self.send_error {
-            Some(_) => remaining.min(LAST_WORDS),
+            Some(_) => remaining.min(REASON_LIMIT),
             None => remaining,
         }
     }

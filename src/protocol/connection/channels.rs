@@ -129,7 +129,7 @@ impl Session {
         channel.gate.set_phase(Phase::Closed);
         channel.content = Content::None;
         let (number, abandoned) = (channel.number, channel.abandoned);
-        let last = channel.gate.acks.last_came();
+        let last = channel.gate.acks.last_received();
         self.numbers[number as usize] = Number::Closed { last };
         if abandoned {
             self.forget(slot);

@@ -45,7 +45,7 @@ impl Session {
     /// The message that a method announces, without its content. `None` for methods that announce none.
     #[inline]
     fn announced(&mut self, slot: usize, method: &Method<'_>) -> Result<Option<Received>, Error> {
-        let (carrier, label, delivery_tag, exchange, routing_key) = match *method {
+        let (carrier, delivery_tag, exchange, routing_key) = match *method {
             Method::BasicDeliver {
                 consumer_tag,
                 delivery_tag,
@@ -53,8 +53,10 @@ impl Session {
                 exchange,
                 routing_key,
             } => (
-                Carrier::Deliver { redelivered },
-                self.at(slot)?.consumers.shared_tag(consumer_tag),
+                Carrier::Deliver {
+                    consumer_tag: self.at(slot)?.consumers.shared_tag(consumer_tag),
+                    redelivered,
+                },
                 delivery_tag,
                 exchange,
                 routing_key,
@@ -70,7 +72,6 @@ impl Session {
                     redelivered,
                     message_count,
                 },
-                Arc::default(),
                 delivery_tag,
                 exchange,
                 routing_key,
@@ -81,8 +82,10 @@ impl Session {
                 exchange,
                 routing_key,
             } => (
-                Carrier::Return { reply_code },
-                reply_text.to_text().into(),
+                Carrier::Return {
+                    reply_code,
+                    reply_text: reply_text.to_text().into(),
+                },
                 0,
                 exchange,
                 routing_key,
@@ -91,7 +94,6 @@ impl Session {
         };
         Ok(Some(Received {
             carrier,
-            label,
             delivery_tag,
             exchange: exchange.to_short_string(),
             routing_key: routing_key.to_short_string(),
@@ -246,14 +248,14 @@ impl Session {
                 let (_, properties, body) = message.parts();
                 let properties = BasicProperties::from(properties);
                 let id = properties.correlation_id.clone();
-                self.file(slot, id.as_ref(), CallOutcome::Reply(properties, body));
+                self.record_outcome(slot, id.as_ref(), CallOutcome::Reply(properties, body));
                 Ok(())
             }
             Carrier::Deliver { .. } => {
                 if channel.former.is_some() && channel.is_late(&message) {
                     return Ok(());
                 }
-                channel.gate.acks.came(message.delivery_tag);
+                channel.gate.acks.note_received(message.delivery_tag);
                 // Otherwise it is for a consumer that is gone.
                 if !channel.consumers.is_empty() {
                     self.push(slot, Incoming::Message(message));
@@ -261,7 +263,7 @@ impl Session {
                 Ok(())
             }
             Carrier::Get { .. } => {
-                channel.gate.acks.came(message.delivery_tag);
+                channel.gate.acks.note_received(message.delivery_tag);
                 self.reply(
                     slot,
                     id::BASIC_GET_OK,
@@ -269,10 +271,13 @@ impl Session {
                     Reply::Got(Some(Box::new(message))),
                 )
             }
-            Carrier::Return { reply_code } => {
+            Carrier::Return {
+                reply_code,
+                reply_text,
+            } => {
                 let method = Return {
                     reply_code,
-                    reply_text: String::from(&*message.label),
+                    reply_text: reply_text.into(),
                     exchange: message.exchange,
                     routing_key: message.routing_key,
                     content_omitted: false,
@@ -305,7 +310,7 @@ impl Session {
         let channel = self.at(slot)?;
         if channel.replies.is_some() {
             let id = message.properties.correlation_id.clone();
-            self.file(slot, id.as_ref(), CallOutcome::Returned(message));
+            self.record_outcome(slot, id.as_ref(), CallOutcome::Returned(message));
             return Ok(());
         }
         let mut tied = None;
@@ -338,13 +343,13 @@ impl Session {
         Ok(())
     }
 
-    /// Hands what has become of a call to the calls of its channel.
-    fn file(&mut self, slot: usize, id: Option<&ShortString>, outcome: CallOutcome) {
+    /// Records what has become of a call of an RPC client.
+    fn record_outcome(&mut self, slot: usize, id: Option<&ShortString>, outcome: CallOutcome) {
         let Some(channel) = self.channel(slot) else {
             return;
         };
         let calls = channel.replies.as_mut();
-        let held = calls.map_or(0, |replies| replies.file(id, outcome));
+        let held = calls.map_or(0, |replies| replies.record(id, outcome));
         channel.held += held;
         self.undelivered += held;
         self.note_change(slot);
@@ -354,8 +359,7 @@ impl Session {
     pub(crate) fn end_call(&mut self, slot: usize, call: u64) -> Option<CallOutcome> {
         let channel = self.channel(slot)?;
         let (outcome, held) = channel.replies.as_mut()?.end(call)?;
-        channel.held -= held;
-        self.undelivered -= held;
+        self.no_longer_held(slot, held);
         Some(outcome)
     }
 

@@ -74,7 +74,7 @@ impl Client {
     /// A message that wants no acknowledgement has a tag too.
     fn deliver_automatic(&mut self) {
         self.delivered += 1;
-        self.acks.came(self.delivered);
+        self.acks.note_received(self.delivered);
     }
 
     fn append(&mut self, write: impl FnOnce(&mut Vec<u8>, u64, &Acks)) {
@@ -101,7 +101,7 @@ impl Client {
         self.calls += 1;
         self.append(|out, _, acks| {
             frame::write_method(out, CHANNEL, &method).unwrap();
-            acks.sent(&method);
+            acks.note_sent(&method);
         });
         self.said.push(method);
     }
@@ -228,18 +228,18 @@ fn an_unknown_tag_takes_no_other_with_it() {
 #[test]
 fn what_is_taken_back_by_the_broker_is_known() {
     let acks = Acks::default();
-    acks.came(1);
+    acks.note_received(1);
     assert!(!acks.is_recovered(1));
     let recover = Method::BasicRecover { requeue: true };
-    acks.sent(&recover);
-    acks.sent(&recover);
+    acks.note_sent(&recover);
+    acks.note_sent(&recover);
     assert!(acks.is_recovered(1));
-    acks.came(2);
+    acks.note_received(2);
     acks.recovered();
-    acks.came(3);
+    acks.note_received(3);
     assert!(acks.is_recovered(3));
     acks.recovered();
-    acks.came(4);
+    acks.note_received(4);
     let known = (1..=4).map(|tag| acks.is_recovered(tag));
     assert_eq!(known.collect::<Vec<_>>(), [true, true, true, false]);
 }

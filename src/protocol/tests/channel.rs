@@ -37,10 +37,9 @@ pub(super) fn channel() -> ChannelState {
     channel
 }
 
-fn received(carrier: Carrier, label: &str, delivery_tag: u64) -> Received {
+fn received(carrier: Carrier, delivery_tag: u64) -> Received {
     Received {
         carrier,
-        label: label.into(),
         delivery_tag,
         exchange: "x".into(),
         routing_key: "k".into(),
@@ -53,8 +52,11 @@ fn received(carrier: Carrier, label: &str, delivery_tag: u64) -> Received {
 }
 
 fn delivery(consumer_tag: &str, delivery_tag: u64) -> Received {
-    let carrier = Carrier::Deliver { redelivered: true };
-    received(carrier, consumer_tag, delivery_tag)
+    let carrier = Carrier::Deliver {
+        consumer_tag: consumer_tag.into(),
+        redelivered: true,
+    };
+    received(carrier, delivery_tag)
 }
 
 pub(super) fn end() -> Error {
@@ -106,7 +108,7 @@ fn a_message_becomes_what_the_program_gets() {
         redelivered: true,
         message_count: 9,
     };
-    let (method, properties, body) = received(carrier, "", 7).fetched();
+    let (method, properties, body) = received(carrier, 7).fetched();
     assert_eq!((method.delivery_tag, method.message_count), (7, 9));
     assert!(method.redelivered && method.exchange == "x" && method.routing_key == "k");
     assert_eq!((properties.priority, &body[..]), (Some(3), &b"body"[..]));
@@ -115,7 +117,11 @@ fn a_message_becomes_what_the_program_gets() {
     assert_eq!((&*method.consumer_tag, method.delivery_tag), ("a", 7));
     assert!(method.redelivered && method.exchange == "x" && method.routing_key == "k");
     assert_eq!((properties.priority, &body[..]), (Some(3), &b"body"[..]));
-    let anew = received(Carrier::Deliver { redelivered: false }, "a", 7);
+    let carrier = Carrier::Deliver {
+        consumer_tag: "a".into(),
+        redelivered: false,
+    };
+    let anew = received(carrier, 7);
     assert!(!anew.delivered().0.redelivered);
 }
 
@@ -127,7 +133,7 @@ fn a_cancelled_consumer_is_known_by_its_messages() {
         channel.consumers.handed_over(delivery_tag, consumer);
     }
     // 1 and 2 are acknowledged, so what `a` holds begins with 4.
-    channel.gate.acks.came(6);
+    channel.gate.acks.note_received(6);
     let ack = Method::BasicAck {
         delivery_tag: 2,
         multiple: true,
@@ -184,7 +190,7 @@ fn messages_in_a_row_are_remembered_together() {
     for tag in 1..=5000 {
         channel.consumers.handed_over(tag, 1);
     }
-    channel.gate.acks.came(5000);
+    channel.gate.acks.note_received(5000);
     let ack = Method::BasicAck {
         delivery_tag: 2,
         multiple: true,

@@ -30,7 +30,7 @@ fn word(incoming: Option<Incoming>) -> String {
     match incoming {
         None => "nothing".into(),
         Some(Incoming::Message(message)) => {
-            format!("{} {}", message.label, message.delivery_tag)
+            format!("{} {}", message.consumer_tag(), message.delivery_tag)
         }
         Some(Incoming::Returned(returned)) => format!("returned {}", returned.body.len()),
         Some(Incoming::Cancelled(tag)) => format!("no more for {tag}"),
@@ -467,7 +467,7 @@ fn a_cancelled_consumer_is_reported_with_what_it_held() {
 #[test]
 fn a_message_that_came_is_noted() {
     let (mut session, slot) = session(channel());
-    let last = |session: &mut Session| session.channel(slot).unwrap().gate.acks.last_came();
+    let last = |session: &mut Session| session.channel(slot).unwrap().gate.acks.last_received();
     feed(&mut session, &deliver(1, "a", 1, b""));
     assert_eq!(
         (session.changed.clone(), last(&mut session)),

@@ -261,7 +261,7 @@ fn late_deliveries_are_distinguished_from_those_that_are_due() {
     let state = session.channel(slot).unwrap();
     state.consumers.registered = vec![consumer("a", 1, false), consumer("b", 2, false)];
     state.consumers.registered[1].state = ConsumerState::Requested;
-    let mut step = |consumer_tag, delivery_tag, is_delivered: bool, last_came| {
+    let mut step = |consumer_tag, delivery_tag, is_delivered: bool, last_received| {
         session
             .feed(&deliver(1, consumer_tag, delivery_tag, b""))
             .unwrap();
@@ -269,8 +269,8 @@ fn late_deliveries_are_distinguished_from_those_that_are_due() {
         let delivered = matches!(incoming, Some(Incoming::Message(_)));
         assert_eq!(delivered, is_delivered, "{consumer_tag} {delivery_tag}");
         let channel = session.channel(slot).unwrap();
-        let (acks, former) = (channel.gate.acks.last_came(), channel.former);
-        assert_eq!(acks, last_came, "{consumer_tag} {delivery_tag}");
+        let (acks, former) = (channel.gate.acks.last_received(), channel.former);
+        assert_eq!(acks, last_received, "{consumer_tag} {delivery_tag}");
         former
     };
     // The former channel goes on where it was.

@@ -5,10 +5,16 @@ use crate::protocol::received::{Carrier, Incoming, Received};
 use crate::protocol::size::{size_of_properties, ALLOCATION};
 use crate::{BasicProperties, FieldTable, FieldValue, ReturnedMessage};
 
+fn carrier(consumer_tag: &str) -> Carrier {
+    Carrier::Deliver {
+        consumer_tag: consumer_tag.into(),
+        redelivered: false,
+    }
+}
+
 fn received() -> Received {
     Received {
-        carrier: Carrier::Deliver { redelivered: false },
-        label: "".into(),
+        carrier: carrier(""),
         delivery_tag: 1,
         exchange: "".into(),
         routing_key: "".into(),
@@ -30,7 +36,7 @@ fn each_byte_of_a_message_is_counted_once() {
     let least = size_of::<Incoming>() + 4 * ALLOCATION;
     assert_eq!(received().size(), least);
     let grow: [fn(&mut Received); 4] = [
-        |message| message.label = "hello".into(),
+        |message| message.carrier = carrier("hello"),
         |message| message.exchange = "hello".into(),
         |message| message.routing_key = "hello".into(),
         |message| message.body = b"hello".to_vec(),
