@@ -64,7 +64,8 @@ impl Timers {
             due,
             number: queue.last_number,
         };
-        let index = queue.waiting.partition_point(|(other, _)| *other < id);
+        let waiting = &queue.waiting;
+        let (Ok(index) | Err(index)) = waiting.binary_search_by_key(&id, |(other, _)| *other);
         queue.waiting.insert(index, (id, callback));
         self.count.fetch_add(1, Ordering::AcqRel);
         id

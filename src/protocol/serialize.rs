@@ -219,6 +219,7 @@ mod tests {
     use serde::ser::Impossible;
 
     use super::*;
+    use crate::protocol::field_value::{Form, ReceivedNumber, DECIMAL_MOST, TIMESTAMP_MOST};
 
     type Failed = serde::de::value::Error;
 
@@ -236,8 +237,33 @@ mod tests {
             visitor.visit_bytes(self.0)
         }
 
+        fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
+            let bytes = self.0.try_into().map_err(Failed::custom)?;
+            visitor.visit_f64(f64::from_be_bytes(bytes))
+        }
+
         fn is_human_readable(&self) -> bool {
             false
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 char str string bytes option unit unit_struct newtype_struct seq
+            tuple tuple_struct map struct enum identifier ignored_any
+        }
+    }
+
+    /// A text in a format for people that writes bytes in another way than texts.
+    struct Readable<'a>(&'a str);
+
+    impl<'de> Deserializer<'de> for Readable<'de> {
+        type Error = Failed;
+
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
+            visitor.visit_borrowed_str(self.0)
+        }
+
+        fn deserialize_byte_buf<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Failed> {
+            Err(Failed::custom("these are no bytes"))
         }
 
         serde::forward_to_deserialize_any! {
@@ -246,7 +272,7 @@ mod tests {
         }
     }
 
-    /// What a value is written as; nothing but texts and bytes is.
+    /// What a value is written as; nothing but texts, bytes and one kind of number is.
     struct Written {
         is_human_readable: bool,
     }
@@ -281,6 +307,10 @@ mod tests {
             Ok(format!("bytes {bytes:?}"))
         }
 
+        fn serialize_f64(self, number: f64) -> Result<String, Failed> {
+            Ok(format!("number {number}"))
+        }
+
         fn is_human_readable(&self) -> bool {
             self.is_human_readable
         }
@@ -296,7 +326,6 @@ mod tests {
             serialize_u32(u32);
             serialize_u64(u64);
             serialize_f32(f32);
-            serialize_f64(f64);
             serialize_char(char);
             serialize_none();
             serialize_unit();
@@ -326,12 +355,17 @@ mod tests {
             Err(Failed::custom("serialize_newtype_variant"))
         }
 
+        type SerializeMap = Impossible<String, Failed>;
+
+        fn serialize_map(self, length: Option<usize>) -> Result<Self::SerializeMap, Failed> {
+            Err(Failed::custom(format_args!("a map of {length:?}")))
+        }
+
         refused_compounds! {
             serialize_seq(Option<usize>) -> SerializeSeq;
             serialize_tuple(usize) -> SerializeTuple;
             serialize_tuple_struct(&'static str, usize) -> SerializeTupleStruct;
             serialize_tuple_variant(&'static str, u32, &'static str, usize) -> SerializeTupleVariant;
-            serialize_map(Option<usize>) -> SerializeMap;
             serialize_struct(&'static str, usize) -> SerializeStruct;
             serialize_struct_variant(&'static str, u32, &'static str, usize) -> SerializeStructVariant;
         }
@@ -362,6 +396,7 @@ mod tests {
         let expected = || Ok(b"ab".to_vec());
         assert_eq!(text_or_bytes::deserialize(Compact(b"ab")), expected());
         assert_eq!(bytes::deserialize(Compact(b"ab")), expected());
+        assert_eq!(text_or_bytes::deserialize(Readable("ab")), expected());
         let text: StrDeserializer<'_, Failed> = StrDeserializer::new("ab");
         assert_eq!(text_or_bytes::deserialize(text), expected());
         let owned: StringDeserializer<Failed> = StringDeserializer::new("ab".into());
@@ -377,12 +412,77 @@ mod tests {
         let error = text_or_bytes::deserialize(&serde_json::json!(true)).unwrap_err();
         assert!(error.to_string().contains("a text or bytes"), "{error}");
     }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_texts_where_people_read_them() {
+        let (people, programs) = (true, false);
+        for (number, is_human_readable, written) in [
+            (7.5, people, "number 7.5"),
+            (7.5, programs, "number 7.5"),
+            (f64::NAN, people, "text NaN"),
+            (f64::INFINITY, people, "text inf"),
+            (f64::NEG_INFINITY, people, "text -inf"),
+            (f64::NEG_INFINITY, programs, "number -inf"),
+        ] {
+            let as_written = float::serialize(&number, Written { is_human_readable });
+            assert_eq!(as_written.as_deref(), Ok(written));
+        }
+        let bytes = f64::NEG_INFINITY.to_be_bytes();
+        assert_eq!(float::deserialize(Compact(&bytes)), Ok(f64::NEG_INFINITY));
+        let read = |json: serde_json::Value| {
+            float::deserialize::<f32, _>(json).map_err(|error| error.to_string())
+        };
+        for (json, number) in [
+            (serde_json::json!(7), 7.0),
+            (serde_json::json!(-7), -7.0),
+            (serde_json::json!(0.5), 0.5),
+            (serde_json::json!("inf"), f32::INFINITY),
+            (serde_json::json!("-inf"), f32::NEG_INFINITY),
+        ] {
+            assert_eq!(read(json), Ok(number));
+        }
+        assert!(read(serde_json::json!("NaN")).unwrap().is_nan());
+        for (json, problem) in [
+            (serde_json::json!(1e39), "too large for 32 bits"),
+            (serde_json::json!("seven"), "NaN, inf and -inf"),
+            (serde_json::json!(null), "NaN, inf and -inf"),
+        ] {
+            let error = read(json).unwrap_err();
+            assert!(error.contains(problem), "{error}");
+        }
+        let large = serde_json::json!(1e39);
+        assert_eq!(float::deserialize::<f64, _>(&large).unwrap(), 1e39);
+    }
+
+    #[test]
+    fn what_a_field_has_a_variant_for_is_no_received_number() {
+        let decimal = |value| Form::Decimal { scale: 2, value };
+        for (form, is_received) in [
+            (Form::Bool(1), false),
+            (Form::Bool(2), true),
+            (Form::Long(0), true),
+            (Form::Timestamp(TIMESTAMP_MOST), false),
+            (Form::Timestamp(TIMESTAMP_MOST + 1), true),
+            (decimal(DECIMAL_MOST), false),
+            (decimal(DECIMAL_MOST + 1), true),
+        ] {
+            let number = ReceivedNumber::try_from(form);
+            assert_eq!(number.is_ok(), is_received, "{form:?}");
+        }
+    }
+
     #[test]
     fn tables_are_maps_and_names_are_texts() {
         let table = FieldTable::from([("b", 2), ("a", 1)]);
         let json = serde_json::json!({"a": {"I32": 1}, "b": {"I32": 2}});
         assert_eq!(serde_json::to_value(&table).unwrap(), json);
         assert_eq!(FieldTable::deserialize(&json).unwrap(), table);
+        // Formats without an end of a map need its length.
+        let format = Written {
+            is_human_readable: false,
+        };
+        let error = table.serialize(format).unwrap_err();
+        assert_eq!(error.to_string(), "a map of Some(2)");
         let error = FieldTable::deserialize(&serde_json::json!(1)).unwrap_err();
         assert!(error.to_string().contains("a table"), "{error}");
         let name = ShortString::from("name");

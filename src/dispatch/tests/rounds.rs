@@ -253,6 +253,32 @@ fn a_wait_ends_at_the_first_event() {
 }
 
 #[test]
+fn a_timer_for_later_ends_no_wait() {
+    bounded(|| {
+        let rig = Rig::new();
+        rig.log_blocked();
+        let (looks, looked) = mpsc::channel();
+        thread::scope(|scope| {
+            let (rig, looked) = (&rig, looked);
+            scope.spawn(move || {
+                looked.recv_timeout(LONG).unwrap();
+                rig.add_timer(Duration::from_secs(3600), "never");
+                // The wait has seen it, and goes on.
+                looked.recv_timeout(LONG).unwrap();
+                rig.say(&blocked("memory"));
+                rig.link.wake_all();
+            });
+            let delivered = rig.enter(None).run(None, |_| {
+                let _ = looks.send(());
+                false
+            });
+            assert!(delivered.unwrap());
+        });
+        assert_eq!(rig.log.take(), ["memory"]);
+    });
+}
+
+#[test]
 fn a_wait_ends_at_a_closure_an_end_and_a_stop() {
     bounded(|| {
         let rig = Rig::new();
@@ -270,7 +296,14 @@ fn a_wait_ends_at_a_closure_an_end_and_a_stop() {
             stop.stop();
         })
         .unwrap_err();
-        assert!(matches!(stopped, Error::Stopped { .. }), "{stopped:?}");
+        let is_of_events = matches!(
+            stopped,
+            Error::Stopped {
+                waiting_for: "events",
+                ..
+            }
+        );
+        assert!(is_of_events, "{stopped:?}");
         drop(handle);
     });
 }

@@ -1,5 +1,6 @@
 //! What may be sent on a channel while a transaction is being committed, and by whom first.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::channel::{channel, end, session};
@@ -62,6 +63,20 @@ fn other_calls_close_no_gate() {
         gate.call_appended(&method);
         assert!(gate.may_send(), "{method:?}");
     }
+}
+
+/// The broker numbers what comes after the call, whether its reply has come or not.
+#[test]
+fn what_is_published_behind_confirm_select_is_numbered() {
+    let gate = Gate::new(Phase::Open);
+    assert!(publish(&gate) > 0);
+    assert_eq!(gate.published.load(Ordering::Acquire), 0);
+    gate.call_appended(&Method::ConfirmSelect { no_wait: false });
+    assert!(publish(&gate) > 0 && publish(&gate) > 0);
+    assert_eq!(
+        (gate.published.load(Ordering::Acquire), gate.unconfirmed()),
+        (2, 2)
+    );
 }
 
 #[test]

@@ -312,3 +312,15 @@ fn unknown_methods_are_named_by_their_numbers() {
     };
     assert_eq!(Method::decode(&hex("003c 003d")), Err(error));
 }
+
+/// The replies to these calls name the consumer, too, by which they find their call.
+#[test]
+fn two_calls_name_their_consumer() {
+    for method in methods() {
+        let named = match method.name() {
+            "basic.consume" | "basic.cancel" => Some(&b"ctag1"[..]),
+            _ => None,
+        };
+        assert_eq!(method.consumer_tag(), named, "{}", method.name());
+    }
+}

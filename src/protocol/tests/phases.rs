@@ -381,6 +381,10 @@ fn a_consumer_is_active_once_it_is_confirmed() {
     for consumer in &mut state.consumers.registered {
         consumer.state = ConsumerState::Requested;
     }
+    let requested = |state: &ChannelState| {
+        ["a", "b", "i", "nobody"].map(|consumer_tag| state.consumers.is_requested(consumer_tag))
+    };
+    assert_eq!(requested(&state), [true, true, false, false]);
     let (mut session, slot) = session(state);
     let call = session.add_call(slot, (60, 21), Some(b"b"));
     let consumer_tag = "b".into();
@@ -395,6 +399,7 @@ fn a_consumer_is_active_once_it_is_confirmed() {
         .map(|it| it.state)
         .collect();
     assert_eq!(states, [ConsumerState::Requested, ConsumerState::Active]);
+    assert_eq!(requested(state), [true, false, false, false]);
     assert!(matches!(state.calls.take_reply(call), Some(Reply::Done)));
 }
 
@@ -455,16 +460,32 @@ fn a_cancel_ok_is_for_the_call_that_waits_or_for_a_consumer_that_is_lost() {
         let error = session.feed(&cancel_ok(unknown)).unwrap_err();
         assert!(error.to_string().contains("did not ask"), "{error}");
     }
-    // A call that waits for something else is not concerned.
-    let (mut session, slot) = super::channel::session(channel());
-    session.feed(&cancel(1, "a")).unwrap();
-    let call = session.add_call(slot, (50, 31), None);
-    session.feed(&cancel_ok("a")).unwrap();
-    session
-        .feed(&method(1, &Method::QueuePurgeOk { message_count: 3 }))
-        .unwrap();
-    let reply = session.channel(slot).unwrap().calls.take_reply(call);
-    assert!(matches!(reply, Some(Reply::Count(3))));
+    // Calls that wait for something else are not concerned: another method, or another consumer's.
+    let consumer_tag = "a".into();
+    for (expects, tag, reply) in [
+        ((50, 31), None, Method::QueuePurgeOk { message_count: 3 }),
+        ((60, 21), Some("a"), Method::BasicConsumeOk { consumer_tag }),
+        (
+            (60, 31),
+            Some("b"),
+            Method::BasicCancelOk {
+                consumer_tag: "b".into(),
+            },
+        ),
+    ] {
+        let (mut session, slot) = super::channel::session(channel());
+        session.feed(&cancel(1, "a")).unwrap();
+        let call = session.add_call(slot, expects, tag.map(str::as_bytes));
+        session.feed(&cancel_ok("a")).unwrap();
+        let replies = &session.channel(slot).unwrap().calls.replies;
+        assert!(replies.is_empty(), "{reply:?}");
+        session.feed(&method(1, &reply)).unwrap();
+        let came = session.channel(slot).unwrap().calls.take_reply(call);
+        match reply {
+            Method::QueuePurgeOk { .. } => assert!(matches!(came, Some(Reply::Count(3)))),
+            _ => assert!(matches!(came, Some(Reply::Done)), "{reply:?}"),
+        }
+    }
 }
 
 /// How long the frame is that these bytes begin with.

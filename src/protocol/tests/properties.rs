@@ -260,3 +260,28 @@ fn properties_are_made_of_what_programs_have() {
     assert_eq!(properties.get_header("c"), None);
     assert_eq!(BasicProperties::new().get_header("a"), None);
 }
+
+/// What is no number is the broker's to refuse.
+#[test]
+fn an_expiration_of_more_than_ten_years_is_refused() {
+    let refused = |text: &str| {
+        let properties = BasicProperties::new().expiration(text);
+        let error = properties.check_expiration().err();
+        error.map(|error| error.to_string())
+    };
+    assert_eq!(BasicProperties::new().check_expiration(), Ok(()));
+    for taken in ["0", "315360000000", "000315360000000", "soon", "-1", ""] {
+        assert_eq!(refused(taken), None, "{taken:?}");
+    }
+    for too_long in [
+        "315360000001",
+        "18446744073709551615",
+        "18446744073709551616",
+    ] {
+        let error = refused(too_long).unwrap_or_default();
+        assert!(
+            error.contains(too_long) && error.contains("ten years"),
+            "{error}"
+        );
+    }
+}
