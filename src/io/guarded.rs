@@ -5,7 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 use std::time::Duration;
 
-use super::stream::{is_timeout, Stream, BEFORE_NEXT_CALL};
+use super::stream::{Stream, BEFORE_NEXT_CALL};
 use crate::error::panic_text;
 
 /// What the methods of the stream return is checked, and a panic of theirs becomes an error: it would end a thread without
@@ -27,7 +27,8 @@ impl Guarded {
         }
     }
 
-    /// Waits a little after calls that came to nothing, since they will be made again, and perhaps returned at once.
+    /// Waits a little after calls that came to nothing, since they will be made again, and perhaps returned at once. After an
+    /// error that ends the connection there are no more.
     fn paced<T>(
         &mut self,
         result: io::Result<T>,
@@ -46,39 +47,31 @@ impl Guarded {
     }
 }
 
-fn is_interrupted(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted
-}
-
-fn is_not_done(error: &io::Error) -> bool {
-    is_interrupted(error) || is_timeout(error)
-}
-
 impl Read for Guarded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let given = buffer.len();
         let result = checked("read", given, || self.stream.read(buffer));
         // One that does not wait is an error, see `EarlyReturns`.
-        self.paced(result, is_interrupted)
+        self.paced(result, |error| error.kind() == io::ErrorKind::Interrupted)
     }
 }
 
 impl Write for Guarded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let result = checked("write", bytes.len(), || self.stream.write(bytes));
-        self.paced(result, is_not_done)
+        self.paced(result, |_| true)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let given = slices.iter().map(|slice| slice.len()).sum();
         let write = || self.stream.write_vectored(slices);
         let result = checked("write_vectored", given, write);
-        self.paced(result, is_not_done)
+        self.paced(result, |_| true)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let result = caught("flush", || self.stream.flush());
-        self.paced(result, is_not_done)
+        self.paced(result, |_| true)
     }
 }
 

@@ -689,6 +689,18 @@ fn after_a_write_that_failed_nothing_more_is_sent() {
 }
 
 #[test]
+fn a_peer_that_takes_too_long_for_the_last_bytes_is_late() {
+    let (end, pem) = server(&rustls::version::TLS13, false);
+    let stuck = (0..5000).map(|_| Some(io::ErrorKind::WouldBlock));
+    lock(&end.wire).write_errors = std::iter::once(None).chain(stuck).collect();
+    let prepared = TlsOptions::new().ca_certificates_pem(pem);
+    let prepared = prepared.prepare("localhost").unwrap();
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let failure = connect(&prepared, Box::new(end), Some(deadline)).err();
+    assert!(matches!(failure, Some(Failure::TimeUp)));
+}
+
+#[test]
 fn a_server_that_takes_no_alert_is_left_soon() {
     let prepared = TlsOptions::new().prepare("localhost").unwrap();
     let script = Script::default();

@@ -139,6 +139,36 @@ fn a_publisher_waits_for_room() {
 }
 
 #[test]
+fn a_caller_that_has_gathered_much_writes_it() {
+    let script = Script::default();
+    let link = link(&script);
+    let gathered = link.gather(1, Duration::ZERO.into(), |out| {
+        out.bytes.resize(48 * 1024, 7);
+        Ok(3)
+    });
+    assert_eq!(gathered.unwrap(), 3);
+    assert_eq!(script.written().len(), 48 * 1024);
+}
+
+#[test]
+fn a_large_message_whose_write_fails_is_reported() {
+    let script = Script::default();
+    let link = link(&script);
+    let write = |head: &'static [u8]| {
+        link.write_message(1, Duration::ZERO.into(), b"body", 100, |out| {
+            out.bytes.extend_from_slice(head);
+            Ok((!head.is_empty()).then_some(5))
+        })
+    };
+    assert_eq!(write(b"").unwrap(), None);
+    assert!(script.written().is_empty());
+    assert_eq!(write(b"head").unwrap(), Some(5));
+    script.lock().takes = [Err(io::ErrorKind::BrokenPipe.into())].into();
+    assert_eq!(write(b"head").unwrap(), Some(5), "it was taken over");
+    assert!(link.lock().write_error.is_some() && script.lock().is_shut_down);
+}
+
+#[test]
 fn a_large_message_is_not_waited_for_until_it_is_written() {
     let script = Script::default();
     let link = link(&script);

@@ -749,6 +749,14 @@ fn a_forked_child_notices_it_after_few_messages_and_then_once_in_256() {
     assert_eq!(in_vain(255, false), Some(1));
     assert_eq!(in_vain(256, false), Some(0));
     assert_eq!(in_vain(100, true), Some(0), "the writer thread has looked");
+    // A thread that has gathered much would write it, and looks in any case.
+    let mut outgoing = outgoing(&Script::default());
+    for _ in 0..8 {
+        gathered(&outgoing, 1, b"");
+    }
+    outgoing.process = Process::other();
+    let much = gather(&outgoing, 1, &[0; 48 * 1024]);
+    assert!(matches!(much, Err(Refused::Forked)));
 }
 
 #[test]
