@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use haypile::{Connection, ConnectionParameters, Error, PlainCredentials, QueueDeclare, Stage};
 use support::peer::{m, Args, Handshake, Peer, Session};
 use support::proxy::Proxy;
-use support::{assert_matches, bounded, rabbitmqctl, unique, url, SOON};
+use support::{
+    assert_matches, bounded, bounded_by, rabbitmqctl, unique, url, OPERATOR_LIMIT, SOON,
+};
 
 /// Fails to connect to a broker that follows the script and then hangs up.
 #[track_caller]
@@ -263,7 +265,7 @@ fn error_541_for_a_transient_queue_names_what_to_declare_instead() {
 
 #[test]
 fn a_connection_that_an_operator_closes_fails_with_the_reason() {
-    bounded(|| {
+    bounded_by(OPERATOR_LIMIT, || {
         // Its name is how the operator finds it.
         let name = unique("connection");
         let parameters = ConnectionParameters::from_url(url())
@@ -275,7 +277,7 @@ fn a_connection_that_an_operator_closes_fails_with_the_reason() {
             return;
         };
         rabbitmqctl(&["close_connection", &pid, "out of order"]);
-        let error = connection.process_data_events(SOON).unwrap_err();
+        let error = connection.process_data_events(None).unwrap_err();
         assert_matches!(error, Error::ConnectionClosedByBroker { .. });
         assert_eq!(error.reply_code(), Some(320));
         assert!(error.to_string().contains("out of order"), "{error}");

@@ -13,7 +13,7 @@ use support::peer::{m, Args, Handshake, Peer, Session};
 use support::proxy::Proxy;
 use support::{
     assert_matches, bounded, bounded_by, exclusive_queue, open, rabbitmqctl, unique, url,
-    RefusedPort,
+    RefusedPort, OPERATOR_LIMIT,
 };
 
 fn parameters(url: &str) -> ConnectionParameters {
@@ -197,7 +197,7 @@ fn a_full_virtual_host_may_have_room_later() {
         eprintln!("needs RABBITMQCTL");
         return;
     }
-    bounded(|| {
+    bounded_by(OPERATOR_LIMIT, || {
         let name = unique("full");
         rabbitmqctl(&["add_vhost", &name]).unwrap();
         rabbitmqctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]).unwrap();

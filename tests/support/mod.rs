@@ -37,6 +37,9 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// The longest a test may run.
 pub const TEST_LIMIT: Duration = Duration::from_secs(30);
 
+/// The longest a test may run that calls [`rabbitmqctl`], which takes a second to start, and a quarter of a minute on a busy machine.
+pub const OPERATOR_LIMIT: Duration = Duration::from_secs(120);
+
 /// One consumed message.
 pub type Message = (Deliver, BasicProperties, Vec<u8>);
 
