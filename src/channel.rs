@@ -42,7 +42,7 @@ use crate::Error;
 /// with [`Error::ChannelClosedByBroker`], and so does every later call on the channel. What is only sent
 /// ([`basic_publish`](Channel::basic_publish) without confirms, [`basic_ack`](Channel::basic_ack)) cannot fail that way
 /// itself: the closure shows at the next call. A program that only asks [`is_open`](Channel::is_open) and drops the channel finds
-/// the reason in the log, as a warning.
+/// the reason in the log, as a warning, also if the broker closes the channel only after the drop.
 ///
 /// # Errors of every call
 ///
@@ -51,7 +51,8 @@ use crate::Error;
 ///
 /// Calls that wait for the broker are bound by
 /// [`rpc_timeout`](crate::ConnectionParameters::rpc_timeout). When that runs out they fail with [`Error::Timeout`] and
-/// the channel is closed, since a late reply could be taken for the reply to the next call.
+/// the channel is closed, since a late reply could be taken for the reply to the next call; the error says so, at each later
+/// call as well.
 ///
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
@@ -322,7 +323,10 @@ impl Channel {
     /// closed.
     pub(crate) fn close_after_timeout(&self, waiting_for: &'static str, limit: Duration) -> Error {
         let link = self.link();
-        let error = self.timed_out(waiting_for, limit);
+        let mut error = self.timed_out(waiting_for, limit);
+        if let Error::Timeout { channel_closed, .. } = &mut error {
+            *channel_closed = true;
+        }
         let mut shared = link.lock();
         let slot = self.handle.slot;
         link.end_channel(&mut shared, slot, 0, "no reply in time", error.clone());

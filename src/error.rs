@@ -308,6 +308,8 @@ pub enum Error {
         after: Duration,
         /// The channel whose call this was.
         channel: Option<u16>,
+        /// Whether the channel was closed because of it. Then every later call on the channel returns this error again.
+        channel_closed: bool,
         /// The broker's reason for blocking the connection, such as `low on memory`, if it did: it reads nothing then from
         /// a connection that publishes.
         blocked: Option<Arc<str>>,

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use haypile::{BasicConsume, Channel, Connection, Error};
+use haypile::{BasicConsume, Channel, Connection, ConnectionParameters, Error};
 use support::peer::{m, Args, Frame, Peer, Session};
 use support::{assert_matches, bounded, bounded_by, exclusive_queue, open, unique, Log};
 
@@ -354,5 +354,35 @@ fn a_number_and_a_consumer_tag_can_be_used_again_under_traffic() {
             again.close().unwrap();
         }
         connection.close().unwrap();
+    });
+}
+
+/// Each later call says again what closed the channel, and that it did.
+#[test]
+fn a_confirm_that_does_not_come_closes_the_channel_as_later_calls_say() {
+    bounded(|| {
+        let peer = Peer::start(|session| {
+            session.handshake();
+            session.open_channel(1);
+            session.expect(1, m::CONFIRM_SELECT);
+            session.send_method(1, m::CONFIRM_SELECT_OK, Args::new());
+            session.serve_until_end();
+        });
+        let parameters = ConnectionParameters::from_url(peer.url()).unwrap();
+        let parameters = parameters.rpc_timeout(Duration::from_millis(200));
+        let connection = Connection::open(parameters).unwrap();
+        let channel = connection.channel().unwrap();
+        channel.confirm_delivery().unwrap();
+        let expected = "channel 1: timed out after 200 ms waiting for the broker's confirmation; whether the broker has the \
+            message is unknown; the channel was closed then, since a late reply could be taken for another";
+        for _ in 0..2 {
+            let error = channel.basic_publish("", "q", "body").unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            assert!(channel.is_closed());
+        }
+        let error = channel.basic_qos(1).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let _ = connection.close();
+        peer.finish();
     });
 }

@@ -434,6 +434,7 @@ fn a_call_that_takes_too_long_is_its_channels_error() {
             error,
             Error::Timeout {
                 channel: Some(1),
+                channel_closed: true,
                 ..
             }
         );

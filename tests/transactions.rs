@@ -333,24 +333,40 @@ fn a_commit_that_takes_too_long_costs_the_channel_and_holds_up_no_thread() {
             session.send_method(1, m::CHANNEL_CLOSE_OK, Args::new());
             session.serve_until_end();
         });
-        let limit = Duration::from_millis(500);
+        let limit = Duration::from_secs(2);
         let parameters = ConnectionParameters::from_url(peer.url()).unwrap();
         let connection = Connection::open(parameters.rpc_timeout(limit)).unwrap();
         let channel = connection.channel().unwrap();
         thread::scope(|scope| {
             let commit = scope.spawn(|| channel.tx_commit());
             begun.recv_timeout(SOON).unwrap();
+            // So that their own time ends later.
+            let_others_wait();
             let publish = scope.spawn(|| channel.basic_publish("", "q", "body"));
             let call = scope.spawn(|| channel.basic_qos(1));
             let ends = [commit, publish, call].map(|end| end.join().unwrap().unwrap_err());
             for end in &ends {
-                assert_matches!(end, Error::Timeout { .. });
+                let is_of_closed = matches!(
+                    end,
+                    Error::Timeout {
+                        channel_closed: true,
+                        ..
+                    }
+                );
+                assert!(is_of_closed, "{end:?}");
+                assert!(end.to_string().contains("the channel was closed then"));
             }
-            let commit = ends[0].to_string();
-            assert!(
-                commit.contains("whether the broker has committed is unknown"),
-                "{commit}"
-            );
+            let [commit, others @ ..] = ends.map(|end| end.to_string());
+            let unknown = "waiting for tx.commit; whether the broker has committed is unknown";
+            assert!(commit.contains(unknown), "{commit}");
+            for other in others {
+                let in_vain =
+                    "waiting for the commit of a transaction by another thread; nothing was sent";
+                assert!(other.contains(in_vain), "{other}");
+            }
+            // Nor is it sent by a later call, which returns what closed the channel.
+            let later = channel.basic_publish("", "q", "body").unwrap_err();
+            assert_eq!(later.to_string(), commit);
         });
         assert!(channel.is_closed());
         connection.close().unwrap();

@@ -58,7 +58,23 @@ impl<'a> Sending<'a> {
                 waiting_for: COMMIT,
             }),
             None if !channel.notice_fork() => Err(channel.timed_out(COMMIT, self.patience.limit)),
-            _ if self.entry.is_some() => Err(channel.ended()),
+            _ if self.entry.is_some() => Err(match channel.ended() {
+                Error::Timeout {
+                    after,
+                    channel,
+                    channel_closed,
+                    blocked,
+                    ..
+                } => Error::Timeout {
+                    // What the commit waited for is its own thread's.
+                    waiting_for: COMMIT,
+                    after,
+                    channel,
+                    channel_closed,
+                    blocked,
+                },
+                end => end,
+            }),
             _ => Err(channel.closure()),
         }
     }

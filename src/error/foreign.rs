@@ -243,6 +243,7 @@ mod tests {
             waiting_for: "basic.qos-ok",
             after: std::time::Duration::from_secs(3),
             channel: Some(1),
+            channel_closed: false,
             blocked: None,
         };
         let boxed: Box<dyn StdError + Send + Sync> = Box::new(lost());

@@ -132,6 +132,7 @@ impl fmt::Display for Error {
                 waiting_for,
                 after,
                 channel,
+                channel_closed,
                 blocked,
             } => {
                 if let Some(channel) = channel {
@@ -139,7 +140,11 @@ impl fmt::Display for Error {
                 }
                 let after = Span(*after);
                 write!(f, "timed out after {after} waiting for {waiting_for}")?;
-                write_blocked(f, blocked.as_deref())
+                write_blocked(f, blocked.as_deref())?;
+                match channel_closed {
+                    true => f.write_str(CLOSED_THEN),
+                    false => Ok(()),
+                }
             }
             Error::Stopped { waiting_for } => {
                 write!(f, "stopped by this program while waiting for {waiting_for}")
@@ -167,6 +172,10 @@ impl fmt::Display for Error {
         }
     }
 }
+
+/// What a call that waited in vain has done to its channel; later calls say it again.
+const CLOSED_THEN: &str =
+    "; the channel was closed then, since a late reply could be taken for another";
 
 /// Why the broker does not read what is sent to it, if it said so.
 pub(crate) fn write_blocked(f: &mut fmt::Formatter<'_>, reason: Option<&str>) -> fmt::Result {

@@ -487,6 +487,7 @@ impl Link {
             waiting_for,
             after,
             channel,
+            channel_closed: false,
             blocked: self.lock().session.blocked.clone(),
         }
     }

@@ -627,6 +627,7 @@ impl ReliablePublisher {
             waiting_for,
             after: self.timeout,
             channel: channel.map(Channel::channel_number),
+            channel_closed: false,
             blocked: channel.and_then(Channel::blocked),
         }
     }
