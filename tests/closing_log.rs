@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use haypile::{Channel, Connection, ConnectionParameters, Error};
-use support::peer::Peer;
+use support::peer::{m, scripted_channel, Args, Peer};
 use support::proxy::Proxy;
 use support::{assert_matches, bounded, wait_until, SOON};
 
@@ -194,6 +194,59 @@ fn a_closure_that_no_call_reported_is_logged_when_the_channel_is_dropped() {
         let exchange = support::unique("unreported");
         drop(closed_by_a_publish(&connection, &exchange));
         assert_eq!(warnings_about(&exchange), 1, "{}", capture::logged());
+    });
+}
+
+/// The same of one that comes later: no call is left to report it.
+#[test]
+fn a_closure_that_comes_after_the_last_handle_was_dropped_is_logged() {
+    bounded(|| {
+        capture::capture();
+        let connection = support::open();
+        let exchange = support::unique("dropped");
+        let channel = connection.channel().unwrap();
+        channel.basic_publish(&exchange, "key", "lost").unwrap();
+        drop(channel);
+        wait_until(SOON, || warnings_about(&exchange) > 0);
+        // Other calls read it in passing.
+        for _ in 0..10 {
+            let channel = connection.channel().unwrap();
+            channel.basic_publish(&exchange, "key", "lost").unwrap();
+            drop(channel);
+            connection.channel().unwrap().basic_qos(1).unwrap();
+        }
+        wait_until(SOON, || warnings_about(&exchange) == 11);
+        let logged = capture::logged();
+        let line = logged.lines().find(|line| line.contains(&exchange));
+        assert!(line.unwrap().contains("404 NOT_FOUND"), "{logged}");
+    });
+}
+
+/// The process may end when the connection is closed.
+#[test]
+fn it_is_logged_before_the_connection_is_closed() {
+    bounded(|| {
+        capture::capture();
+        // A handle that is kept makes no difference: the connection's close ends its channel.
+        for is_kept in [false, true] {
+            let exchange = support::unique("dropped");
+            let text = format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'");
+            let (channel, peer) = scripted_channel(move |session| {
+                session.wait_for(1, m::CHANNEL_CLOSE);
+                session.expect(0, m::CONNECTION_CLOSE);
+                session.send_channel_close(1, 404, &text, m::BASIC_PUBLISH);
+                session.send_method(0, m::CONNECTION_CLOSE_OK, Args::new());
+                session.expect_end();
+            });
+            let connection = channel.connection();
+            channel.basic_publish(&exchange, "key", "lost").unwrap();
+            let kept = Some(channel).filter(|_| is_kept);
+            connection.close().unwrap();
+            assert_eq!(warnings_about(&exchange), 1, "{}", capture::logged());
+            drop(kept);
+            assert_eq!(warnings_about(&exchange), 1, "{}", capture::logged());
+            peer.finish();
+        }
     });
 }
 

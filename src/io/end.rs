@@ -171,6 +171,7 @@ impl Link {
 
     /// Logs why the connection ended. Called without a lock, since a logger is the program's own code.
     pub(super) fn log_end(&self) {
+        drop(self.log_late_closures(self.lock()));
         match self.end_reason() {
             Error::ConnectionClosedByClient { .. } => log::debug!("{}: closed", self.address),
             end => log::warn!("{end}"),

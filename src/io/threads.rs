@@ -86,7 +86,7 @@ fn read_until_end(link: &Link) {
     let mut seen_turns = 0;
     loop {
         thread::park_timeout(SLICE);
-        let mut shared = link.lock();
+        let mut shared = link.log_late_closures(link.lock());
         link.check_blocked(&mut shared);
         if shared.session.end().is_some() {
             return;
@@ -133,6 +133,7 @@ fn read_until_wanted<'a>(
             outcome
         };
         link.receive(&mut shared, reader, outcome);
+        shared = link.log_late_closures(shared);
         let is_over = shared.session.end().is_some();
         if is_over || shared.is_reader_wanted() || shared.has_enough(None) {
             return shared;

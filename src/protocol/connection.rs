@@ -113,6 +113,9 @@ pub(crate) struct Session {
     pub(crate) to_send: Vec<u8>,
     /// Channels that the broker closed, until a call reports it.
     closures: Vec<usize>,
+    /// Why the broker closed channels that had no handle any more, or whose connection was being closed, until that is logged: no
+    /// call is left to report it.
+    pub(crate) late_closures: Vec<Error>,
 
     /// What changed since waiting threads were last woken.
     pub(crate) changed: Vec<usize>,
@@ -161,6 +164,7 @@ impl Session {
             arrived: 0,
             to_send: Vec::new(),
             closures: Vec::new(),
+            late_closures: Vec::new(),
             changed: Vec::new(),
             connection_changed: false,
         }

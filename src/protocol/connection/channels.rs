@@ -190,10 +190,15 @@ impl Session {
     ) -> Result<(), Error> {
         frame::write_method(&mut self.to_send, number, &Method::ChannelCloseOk {})
             .map_err(Error::syntax)?;
+        let is_closing = self.is_closing();
         let channel = self.at(slot)?;
         if channel.phase() == Phase::Closing {
             // Both ends closed at once. This end's close-ok is still to come, and until then the number is taken.
-            channel.broker_close = Some(why);
+            let is_late = channel.abandoned || is_closing;
+            channel.broker_close = Some(why.clone());
+            if is_late {
+                self.late_closures.push(why);
+            }
             self.note_change(slot);
         } else {
             self.closures.push(slot);
