@@ -121,6 +121,7 @@ impl Backlog {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
 
@@ -194,14 +195,7 @@ mod tests {
 
     #[test]
     fn a_close_is_seen_wherever_it_is_cut() {
-        let close = crate::protocol::method::Method::ConnectionClose {
-            reply_code: 320,
-            reply_text: "CONNECTION_FORCED".into(),
-            class_id: 0,
-            method_id: 0,
-        };
-        let mut bytes = Vec::new();
-        crate::protocol::frame::write_method(&mut bytes, 0, &close).unwrap();
+        let bytes = crate::io::tests::forced_close();
         for cut in 0..bytes.len() {
             let mut backlog = Backlog::new();
             backlog.begin(0, 0, &bytes[..cut]);

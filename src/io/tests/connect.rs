@@ -1,7 +1,7 @@
 //! What becomes of an attempt to connect, over a stream in memory: the handshake to its end, and each way it may fail.
 
 use super::*;
-use crate::io::tests::Script;
+use crate::io::tests::{forced_close, Script};
 use crate::protocol::method::Method;
 use crate::{FieldTable, FieldValue, PlainCredentials};
 
@@ -375,17 +375,8 @@ fn the_end_has_its_cause() {
     assert_eq!(script.lock().given.len(), 1);
     // Unless the peer had said why.
     let script = Script::default();
-    let close = method(
-        0,
-        &Method::ConnectionClose {
-            reply_code: 320,
-            reply_text: "CONNECTION_FORCED".into(),
-            class_id: 0,
-            method_id: 0,
-        },
-    );
     script.lock().takes = [Err(io::ErrorKind::ConnectionReset.into())].into();
-    script.lock().reads = [Ok(close), Ok(Vec::new())].into();
+    script.lock().reads = [Ok(forced_close()), Ok(Vec::new())].into();
     let error = open_over(&parameters(), script.transport()).err().unwrap();
     assert_eq!(error.connect_failure().unwrap().reply_code, Some(320));
     assert_eq!(names(&script.written()), ["connection.close-ok"]);

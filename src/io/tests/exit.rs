@@ -14,9 +14,6 @@ use crate::protocol::handshake::Negotiated;
 use crate::protocol::method::Method;
 use crate::FieldTable;
 
-/// Much longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
-
 /// A connection to a broker of this name, with a channel on which something was sent that is not known to be handled.
 fn link(script: &Script, product: &str) -> Arc<Link> {
     let mut server_properties = FieldTable::new();

@@ -62,18 +62,6 @@ pub(in crate::io) fn add_channel(shared: &mut Shared, home: u64) -> usize {
     slot
 }
 
-/// Waits until this is so.
-pub(in crate::io) fn until(is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(
-            began.elapsed() < Duration::from_secs(20),
-            "it does not come to that"
-        );
-        thread::yield_now();
-    }
-}
-
 /// Whether this thread was woken since it was asked for last.
 pub(in crate::io) fn is_woken() -> bool {
     let (limit, began) = (Duration::from_millis(20), Instant::now());

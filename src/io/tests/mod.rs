@@ -11,10 +11,16 @@ mod writer_thread;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::{mpsc, Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::stream::Stream;
+use crate::protocol::frame;
+use crate::protocol::method::Method;
+
+/// Much longer than anything here takes.
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// A stream in memory. A read returns what the test has put in, and else that its time is up; a write takes all, unless the
 /// test said how much the next ones take.
@@ -69,6 +75,55 @@ impl Script {
         let script = self.lock();
         (script.given.len(), script.flushes)
     }
+}
+
+/// Runs this on another thread; its end must be waited for with `ends`.
+pub(super) fn elsewhere<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = sender.send(run());
+    });
+    receiver
+}
+
+pub(super) fn ends<T>(receiver: &mpsc::Receiver<T>) -> T {
+    receiver.recv_timeout(LONG).expect("it does not end")
+}
+
+/// Waits until this is so.
+pub(super) fn until(is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < LONG, "it does not come to that");
+        thread::yield_now();
+    }
+}
+
+/// Writes begin and do not end until what is returned first is dropped. The other receives something for each that begins.
+pub(super) fn hold_writes(script: &Script) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
+    let (release, held) = mpsc::channel::<()>();
+    let (begin, began) = mpsc::channel();
+    let (held, begin) = (Mutex::new(held), Mutex::new(begin));
+    script.lock().before_write = Some(Arc::new(move || {
+        let _ = begin.lock().unwrap().send(());
+        let _ = held.lock().unwrap().recv();
+    }));
+    (release, began)
+}
+
+/// What a broker sends that an operator shuts down.
+pub(super) fn forced_close() -> Vec<u8> {
+    let close = Method::ConnectionClose {
+        reply_code: 320,
+        reply_text: "CONNECTION_FORCED".into(),
+        class_id: 0,
+        method_id: 0,
+    };
+    let mut bytes = Vec::new();
+    frame::write_method(&mut bytes, 0, &close).unwrap();
+    bytes
 }
 
 /// Runs a test again in a process where no thread starts, since there is no memory for its stack. Returns whether this is that

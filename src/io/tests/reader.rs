@@ -203,14 +203,7 @@ fn what_is_read_ahead_is_handled_in_its_turn_and_the_end_behind_it() {
 
 #[test]
 fn a_close_is_seen_behind_the_rest_of_a_frame_that_began_before() {
-    let close = crate::protocol::method::Method::ConnectionClose {
-        reply_code: 320,
-        reply_text: "CONNECTION_FORCED".into(),
-        class_id: 0,
-        method_id: 0,
-    };
-    let mut rest = HEARTBEAT[3..].to_vec();
-    frame::write_method(&mut rest, 0, &close).unwrap();
+    let rest = [&HEARTBEAT[3..], &forced_close()].concat();
     let script = Script::default();
     let (mut reader, mut session) = (reader(&script, b""), session());
     script.lock().reads = [Ok(HEARTBEAT[..3].to_vec()), Ok(rest)].into();

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::super::guarded::Guarded;
 use super::super::stream::send_all;
-use super::writer::{elsewhere, ends};
 use super::*;
 
 /// How sending this ended, and how long it took.

@@ -3,29 +3,14 @@
 use super::*;
 use crate::io::exit::guard_thread;
 use crate::io::link::Interest;
-use crate::io::tests::link::{add_channel, is_woken, link, link_with, until};
-use crate::io::tests::Script;
+use crate::io::tests::link::{add_channel, is_woken, link, link_with};
+use crate::io::tests::{elsewhere, ends, forced_close, hold_writes, until, Script};
 use crate::protocol::connection::HELD_BOUND;
-use crate::protocol::frame::{self, HEARTBEAT};
+use crate::protocol::frame::HEARTBEAT;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::mpsc;
 
 const KIB_64: usize = 64 * 1024;
-
-fn elsewhere<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let _ = sender.send(run());
-    });
-    receiver
-}
-
-fn ends<T>(receiver: &mpsc::Receiver<T>) -> T {
-    receiver
-        .recv_timeout(Duration::from_secs(20))
-        .expect("it does not end")
-}
 
 fn bytes(count: usize) -> io::Result<Vec<u8>> {
     Ok(HEARTBEAT.repeat(count / HEARTBEAT.len()))
@@ -99,13 +84,7 @@ fn what_was_read_before_is_handled_before_more_is_read() {
 fn the_reader_thread_gives_a_write_time_to_return_why_the_stream_ended() {
     let script = Script::default();
     let link = Arc::new(link(&script));
-    let (release, held) = mpsc::channel::<()>();
-    let (begin, begins) = mpsc::channel();
-    let (held, begin) = (std::sync::Mutex::new(held), std::sync::Mutex::new(begin));
-    script.lock().before_write = Some(Arc::new(move || {
-        let _ = begin.lock().unwrap().send(());
-        let _ = held.lock().unwrap().recv();
-    }));
+    let (release, begins) = hold_writes(&script);
     link.append_call(|out| {
         out.bytes.push(b'x');
         Ok(())
@@ -287,17 +266,9 @@ fn a_look_in_between_reads_once() {
 fn looking_stops_where_there_is_nothing_or_no_need() {
     // What the reads bring, who waits, and how many are made.
     type Case = (Vec<io::Result<Vec<u8>>>, fn(&mut Shared), usize);
-    let close = crate::protocol::method::Method::ConnectionClose {
-        reply_code: 320,
-        reply_text: "CONNECTION_FORCED".into(),
-        class_id: 0,
-        method_id: 0,
-    };
-    let mut closed = Vec::new();
-    frame::write_method(&mut closed, 0, &close).unwrap();
     let cases: [Case; 5] = [
         (vec![bytes(8), end(), bytes(8)], |_| {}, 2),
-        (vec![bytes(8), Ok(closed), bytes(8)], |_| {}, 2),
+        (vec![bytes(8), Ok(forced_close()), bytes(8)], |_| {}, 2),
         (vec![bytes(8), nothing(), bytes(8)], |_| {}, 2),
         // A thread waits that reads for itself.
         (
@@ -520,15 +491,7 @@ mod over_a_socket {
     #[test]
     fn a_failed_write_is_followed_by_reading_to_the_end() {
         let (link, mut far) = start();
-        let close = crate::protocol::method::Method::ConnectionClose {
-            reply_code: 320,
-            reply_text: "CONNECTION_FORCED".into(),
-            class_id: 0,
-            method_id: 0,
-        };
-        let mut bytes = Vec::new();
-        frame::write_method(&mut bytes, 0, &close).unwrap();
-        far.write_all(&bytes).unwrap();
+        far.write_all(&forced_close()).unwrap();
         drop(far);
         link.append_call(|out| {
             out.bytes.push(b'x');

@@ -6,13 +6,10 @@ use std::time::Instant;
 use super::super::exit::guard_thread;
 use super::super::link::{Interest, Shared};
 use super::super::reader::SLICE;
-use super::link::{is_woken, link, until};
+use super::link::{is_woken, link};
 use super::*;
 use crate::protocol::frame::HEARTBEAT;
 use crate::Error;
-
-/// Much longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
 
 fn never(_: &mut Shared) -> Option<()> {
     None

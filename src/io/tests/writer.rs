@@ -15,8 +15,6 @@ use crate::error::Error;
 use crate::protocol::frame::FRAME_END;
 use crate::protocol::publish::Outbox;
 
-/// Much longer than anything here takes.
-pub(super) const LONG: Duration = Duration::from_secs(20);
 pub(super) const NOT_AT_ALL: Duration = Duration::ZERO;
 
 pub(super) fn outgoing(script: &Script) -> Outgoing {
@@ -83,40 +81,27 @@ pub(super) fn write_all(outgoing: &Outgoing) {
     }
 }
 
-/// Runs this on another thread; its end must be waited for with `ends`.
-pub(super) fn elsewhere<T: Send + 'static>(
-    run: impl FnOnce() -> T + Send + 'static,
-) -> mpsc::Receiver<T> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let _ = sender.send(run());
-    });
-    receiver
+/// A write by another thread, which is held until `end`.
+pub(super) struct HeldWrite {
+    release: mpsc::Sender<()>,
+    written: mpsc::Receiver<bool>,
 }
 
-pub(super) fn ends<T>(receiver: &mpsc::Receiver<T>) -> T {
-    receiver.recv_timeout(LONG).expect("it does not end")
-}
-
-/// Waits until this is so.
-pub(super) fn until(is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < LONG, "it does not come to that");
-        thread::yield_now();
+impl HeldWrite {
+    /// Gathers something and begins to write it.
+    pub(super) fn begin(script: &Script, outgoing: &Arc<Outgoing>) -> Self {
+        let (release, began) = hold_writes(script);
+        gathered(outgoing, 1, b"first ");
+        let writes = Arc::clone(outgoing);
+        let written = elsewhere(move || writes.write_gathered().is_ok());
+        ends(&began);
+        HeldWrite { release, written }
     }
-}
 
-/// Writes begin and do not end until what is returned first is dropped. The other tells of each that begins.
-pub(super) fn hold_writes(script: &Script) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
-    let (release, held) = mpsc::channel::<()>();
-    let (begin, began) = mpsc::channel();
-    let (held, begin) = (Mutex::new(held), Mutex::new(begin));
-    script.lock().before_write = Some(Arc::new(move || {
-        let _ = begin.lock().unwrap().send(());
-        let _ = held.lock().unwrap().recv();
-    }));
-    (release, began)
+    pub(super) fn end(self) {
+        drop(self.release);
+        assert!(ends(&self.written));
+    }
 }
 
 // ---- what goes into one system call

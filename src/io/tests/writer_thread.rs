@@ -54,17 +54,12 @@ fn what_is_in_a_hurry_wakes_the_writer_thread() {
 fn the_writer_thread_goes_on_with_what_others_left() {
     let script = Script::default();
     let outgoing = Arc::new(outgoing(&script));
-    let (release, began) = hold_writes(&script);
-    gathered(&outgoing, 1, b"first");
-    let writes = Arc::clone(&outgoing);
-    let first = elsewhere(move || writes.write_gathered().is_ok());
-    ends(&began);
+    let first = HeldWrite::begin(&script, &outgoing);
     let sleeping = Arc::clone(&outgoing);
     let woken = elsewhere(move || sleeping.wait_for_work(None, None));
     until(|| outgoing.sleepers().0);
     script.lock().is_stuck = true;
-    drop(release);
-    assert!(ends(&first));
+    first.end();
     ends(&woken);
     assert!(matches!(work(&outgoing), Work::Write));
 }
@@ -103,11 +98,7 @@ fn without_traffic_a_heartbeat_is_sent() {
 fn a_write_that_others_wait_for_is_urgent() {
     let script = Script::default();
     let outgoing = Arc::new(outgoing(&script));
-    let (release, began) = hold_writes(&script);
-    gathered(&outgoing, 1, b"first ");
-    let writes = Arc::clone(&outgoing);
-    let first = elsewhere(move || writes.write_gathered().is_ok());
-    ends(&began);
+    let first = HeldWrite::begin(&script, &outgoing);
     // One thread is writing, and another goes on to wait for the broker.
     gathered(&outgoing, 1, b"second");
     outgoing.write_gathered().unwrap();
@@ -119,8 +110,7 @@ fn a_write_that_others_wait_for_is_urgent() {
     let written = elsewhere(move || waiting.wait_for_write(LONG));
     until(|| outgoing.sleepers() == (true, 1));
     assert!(written.try_recv().is_err(), "it is not written yet");
-    drop(release);
-    assert!(ends(&first));
+    first.end();
     ends(&written);
     ends(&woken);
     assert!(matches!(work(&outgoing), Work::Write), "at once");
@@ -240,15 +230,10 @@ fn a_large_message_takes_what_was_urgent_along() {
     let waits = || {
         let script = Script::default();
         let outgoing = Arc::new(outgoing(&script));
-        let (release, began) = hold_writes(&script);
-        gathered(&outgoing, 1, b"first ");
-        let writes = Arc::clone(&outgoing);
-        let first = elsewhere(move || writes.write_gathered().is_ok());
-        ends(&began);
+        let first = HeldWrite::begin(&script, &outgoing);
         gathered(&outgoing, 1, b"urgent ");
         outgoing.write_gathered().unwrap();
-        drop(release);
-        assert!(ends(&first));
+        first.end();
         let written = write_message(&outgoing, b"body", 10, b"head ");
         assert!(matches!(written, Ok(Ok(()))));
         assert!(script.written().starts_with(b"first urgent head "));
@@ -274,11 +259,7 @@ fn the_writer_thread_is_woken_when_a_write_of_others_is_over() {
     for (way, then) in ways {
         let script = Script::default();
         let outgoing = Arc::new(outgoing(&script));
-        let (release, began) = hold_writes(&script);
-        gathered(&outgoing, 1, b"first ");
-        let writes = Arc::clone(&outgoing);
-        let first = elsewhere(move || writes.write_gathered().is_ok());
-        ends(&began);
+        let first = HeldWrite::begin(&script, &outgoing);
         way(&outgoing);
         assert!(
             matches!(work(&outgoing), Work::Look),
@@ -287,8 +268,7 @@ fn the_writer_thread_is_woken_when_a_write_of_others_is_over() {
         let sleeping = Arc::clone(&outgoing);
         let woken = elsewhere(move || sleeping.wait_for_work(None, None));
         until(|| outgoing.sleepers().0);
-        drop(release);
-        assert!(ends(&first));
+        first.end();
         assert!(
             !outgoing.sleepers().0,
             "it was woken before that write returned"
