@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::retry::{random, Failures};
-use super::verdict::{self, Past};
+use super::verdict;
 use super::{Supervisor, SupervisorEvent};
 use crate::error::Result;
 use crate::io::sync::thread;
@@ -21,7 +21,8 @@ pub(super) struct Connecting<'a> {
     is_unwanted: &'a dyn Fn() -> bool,
     parameters: &'a [ConnectionParameters],
     failures: Failures,
-    past: Past,
+    /// The set-up was once at work for long, or had a consumer that the broker cancelled.
+    has_worked: bool,
     /// What the last attempt or connection ended with, and how long to wait for it.
     waiting: Option<(Duration, Error)>,
 }
@@ -38,7 +39,7 @@ impl<'a> Connecting<'a> {
             is_unwanted,
             parameters,
             failures: Failures::new(supervisor.retry.clone()),
-            past: Past::default(),
+            has_worked: false,
             waiting: None,
         })
     }
@@ -95,14 +96,14 @@ impl<'a> Connecting<'a> {
         connected: Duration,
         result: &Result<ConsumingEnded>,
     ) -> Option<Error> {
-        let lasted = self.supervisor.retry.is_lasting(connected);
-        verdict::loss(connection, &self.past, lasted, result)
+        let has_worked = self.has_worked || self.supervisor.retry.is_lasting(connected);
+        verdict::loss(connection, has_worked, result)
             .filter(|_| result.is_err() || !self.supervisor.stop.is_stopped())
     }
 
     /// Notes that a connection was lost, by this error and after so long. Fails if it is time to give up.
     pub(super) fn lost(&mut self, error: Error, connected: Duration) -> Result<()> {
-        self.past.worked |= matches!(error, Error::ConsumerCancelled { .. })
+        self.has_worked |= matches!(error, Error::ConsumerCancelled { .. })
             || self.supervisor.retry.is_lasting(connected);
         self.failures.ended(connected);
         self.supervisor.report(&SupervisorEvent::Lost {

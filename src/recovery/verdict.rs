@@ -3,18 +3,11 @@
 use crate::error::Result;
 use crate::{Connection, ConsumingEnded, Error};
 
-/// What there was before the present connection.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Past {
-    /// The set-up was once at work for long, or had a consumer that the broker cancelled: so what it uses did exist.
-    pub(super) worked: bool,
-}
-
-/// The loss that ended a run of the set-up which returned `result`, if running it again can mend that.
+/// The loss that ended a run of the set-up which returned `result`, if running it again can mend that. `has_worked`: the set-up
+/// was once at work for long, or had a consumer that the broker cancelled, so what it uses did exist.
 pub(super) fn loss(
     connection: &Connection,
-    past: &Past,
-    lasted: bool,
+    has_worked: bool,
     result: &Result<ConsumingEnded>,
 ) -> Option<Error> {
     match result {
@@ -34,7 +27,7 @@ pub(super) fn loss(
         }
         Ok(_) => None,
         Err(error) => Some(cause(connection, error))
-            .filter(|cause| cause.is_retryable() || may_come_back(cause, past, lasted)),
+            .filter(|cause| cause.is_retryable() || may_come_back(cause, has_worked)),
     }
 }
 
@@ -50,10 +43,10 @@ fn cause(connection: &Connection, error: &Error) -> Error {
 }
 
 /// Whether a missing queue or exchange may be there a little later: it was, before.
-fn may_come_back(error: &Error, past: &Past, lasted: bool) -> bool {
-    matches!(error, Error::ChannelClosedByBroker { .. })
+fn may_come_back(error: &Error, has_worked: bool) -> bool {
+    has_worked
+        && matches!(error, Error::ChannelClosedByBroker { .. })
         && error.reply_code() == Some(404)
-        && (past.worked || lasted)
 }
 
 #[cfg(test)]
@@ -71,17 +64,14 @@ mod tests {
 
     #[test]
     fn what_was_there_before_may_come_back() {
-        let never = Past::default();
-        let worked = Past { worked: true };
         let missing = closed(404, "NOT_FOUND - no queue 'q' in vhost '/'");
-        assert!(!may_come_back(&missing, &never, false));
-        assert!(may_come_back(&missing, &worked, false));
-        assert!(may_come_back(&missing, &never, true));
+        assert!(!may_come_back(&missing, false));
+        assert!(may_come_back(&missing, true));
         for refused in [
             closed(403, "ACCESS_REFUSED"),
             closed(406, "PRECONDITION_FAILED"),
         ] {
-            assert!(!may_come_back(&refused, &worked, true));
+            assert!(!may_come_back(&refused, true));
         }
     }
 }
