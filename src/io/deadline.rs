@@ -14,16 +14,16 @@ const LEFT_BEHIND_MOST: usize = 16;
 
 static LEFT_BEHIND: AtomicUsize = AtomicUsize::new(0);
 
-/// Where a result is waited for.
-enum Work<T> {
+/// How far a thread has come that is waited for.
+enum Work {
     Running,
-    Done(T),
+    Done,
     /// It is waited for no longer.
     LeftBehind,
 }
 
-fn lock<T>(work: &Mutex<Work<T>>) -> MutexGuard<'_, Work<T>> {
-    work.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs something on a thread of its own, and waits for it no longer than this. `None` waits for as long as it takes.
@@ -45,6 +45,23 @@ fn within_counted<T: Send + 'static>(
     let Some(limit) = limit else {
         return Ok(work());
     };
+    let result = Arc::new(Mutex::new(None));
+    let filled = Arc::clone(&result);
+    let run = move || {
+        let value = work();
+        *lock(&filled) = Some(value);
+    };
+    run_within(left_behind, limit, Box::new(run))?;
+    let value = lock(&result).take();
+    value.ok_or_else(|| io::Error::other("there is no result"))
+}
+
+/// The same for what has no result. `left_behind` counts the threads that are.
+pub(super) fn run_within(
+    left_behind: &'static AtomicUsize,
+    limit: Duration,
+    work: Box<dyn FnOnce() + Send>,
+) -> io::Result<()> {
     let late = left_behind.load(Ordering::Acquire);
     if late >= LEFT_BEHIND_MOST {
         return Err(io::Error::other(format!(
@@ -54,13 +71,13 @@ fn within_counted<T: Send + 'static>(
     let waited_for = Arc::new((Mutex::new(Work::Running), Condvar::new()));
     let workers = Arc::clone(&waited_for);
     let run = move || {
-        let result = work();
+        work();
         let (state, ended) = &*workers;
         let mut state = lock(state);
         if let Work::LeftBehind = *state {
             left_behind.fetch_sub(1, Ordering::AcqRel);
         } else {
-            *state = Work::Done(result);
+            *state = Work::Done;
             ended.notify_one();
         }
     };
@@ -69,8 +86,8 @@ fn within_counted<T: Send + 'static>(
     let waiting =
         ended.wait_timeout_while(lock(state), limit, |state| matches!(state, Work::Running));
     let (mut state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
-    if let Work::Done(result) = std::mem::replace(&mut *state, Work::LeftBehind) {
-        return Ok(result);
+    if let Work::Done = std::mem::replace(&mut *state, Work::LeftBehind) {
+        return Ok(());
     }
     left_behind.fetch_add(1, Ordering::AcqRel);
     Err(io::Error::new(
