@@ -14,7 +14,7 @@ pub(crate) use self::waiting::{Until, WaitEnd};
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::connection::Connection;
@@ -178,8 +178,9 @@ impl Channel {
             callbacks: ChannelCallbacks::new(),
             stop: OnceLock::new(),
         });
-        let owner: Weak<ChannelHandle> = Arc::downgrade(&handle);
-        connection.callbacks().set_owner(slot, owner);
+        connection
+            .callbacks()
+            .set_owner(slot, Arc::downgrade(&handle));
         let channel = Channel { handle };
         let method = Method::ChannelOpen;
         let call = channel.begin_call(&mut shared, &method);

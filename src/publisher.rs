@@ -142,8 +142,9 @@ impl Publisher {
             publish: &publish.into(),
         };
         let channel = &self.channel;
-        let sequence = channel
-            .send_with_limit(|patience| channel.send_message(message, patience, Then::Return))?;
+        let sequence = channel.send_within(channel.link().rpc_timeout, |patience| {
+            channel.send_message(message, patience, Then::Return)
+        })?;
         match self.own.back_mut() {
             Some((_, last)) if *last + 1 == sequence => *last = sequence,
             _ => self.own.push_back((sequence, sequence)),

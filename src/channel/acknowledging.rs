@@ -174,7 +174,7 @@ impl Channel {
         append: impl Fn(&Acks, &mut Vec<u8>, u64) -> Result<T, WireError>,
     ) -> Result<T> {
         let (gate, number) = (self.gate(), self.handle.number);
-        self.send_with_limit(|patience| {
+        self.send_within(self.link().rpc_timeout, |patience| {
             self.send(patience, || {
                 self.link().gather(number, patience, |out| {
                     if !gate.may_send() {

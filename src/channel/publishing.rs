@@ -129,8 +129,9 @@ impl Channel {
         } else {
             Then::Return
         };
-        let sequence =
-            self.send_with_limit(|patience| self.send_message(message, patience, then))?;
+        let sequence = self.send_within(self.link().rpc_timeout, |patience| {
+            self.send_message(message, patience, then)
+        })?;
         match sequence {
             0 => Ok(()),
             sequence => self.wait_for_confirm(sequence),

@@ -104,10 +104,14 @@ impl Channel {
         self.is_stopped() && !in_callback()
     }
 
-    /// Does something that may wait for room to send: for `rpc_timeout`, unless it is stopped.
-    pub(crate) fn send_with_limit<T>(&self, send: impl FnOnce(Patience<'_>) -> T) -> T {
+    /// Does something that may wait for room to send: for this long, unless the channel is stopped.
+    pub(crate) fn send_within<T>(
+        &self,
+        limit: Duration,
+        send: impl FnOnce(Patience<'_>) -> T,
+    ) -> T {
         send(Patience {
-            limit: self.link().rpc_timeout,
+            limit,
             is_stopped: &|| self.is_interrupted(),
         })
     }

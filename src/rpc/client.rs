@@ -9,7 +9,6 @@ use crate::channel::{Channel, Then, Until, WaitEnd};
 use crate::connection::Connection;
 use crate::error::Result;
 use crate::io::sync::{after, Instant};
-use crate::io::writer::Patience;
 use crate::protocol::publish::OutgoingMessage;
 use crate::protocol::replies::{CallOutcome, Replies};
 use crate::stop::Stop;
@@ -268,17 +267,15 @@ impl RpcClient {
         properties.reply_to = Some(REPLY_TO.into());
         properties.correlation_id = Some(correlation_id.into());
         let publish = BasicPublish::from(properties).mandatory(true);
-        let patience = Patience {
-            limit: timeout,
-            is_stopped: &|| channel.is_interrupted(),
-        };
         let message = OutgoingMessage {
             exchange,
             routing_key,
             body,
             publish: &publish,
         };
-        channel.send_message(message, patience, Then::Return)?;
+        channel.send_within(timeout, |patience| {
+            channel.send_message(message, patience, Then::Return)
+        })?;
         Ok(call)
     }
 
