@@ -563,7 +563,7 @@ fn or_fail(reader: &mut Reader<'_>, value: Result<FieldValue, WireError>) -> Fie
 }
 
 fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(), WireError> {
-    let length = begin(out, depth)?;
+    let start = begin_sized(out, depth)?;
     for (key, value) in table {
         let mut writer = Writer::new(out);
         writer.shortstr("table key", key.as_bytes());
@@ -578,24 +578,24 @@ fn encode_table(table: &FieldTable, out: &mut Vec<u8>, depth: usize) -> Result<(
         .as_ref()
         .and_then(|fields| fields.came_as.as_deref())
     {
-        out.truncate(length);
+        out.truncate(start);
         out.extend_from_slice(bytes);
     }
-    end(out, length, "table")
+    end_sized(out, start, "table")
 }
 
 fn encode_array(values: &[FieldValue], out: &mut Vec<u8>, depth: usize) -> Result<(), WireError> {
-    let length = begin(out, depth)?;
+    let start = begin_sized(out, depth)?;
     for (index, value) in values.iter().enumerate() {
         if let Err(error) = encode_value(value, out, depth) {
             return Err(error.inside(format_args!("[{index}]")));
         }
     }
-    end(out, length, "array")
+    end_sized(out, start, "array")
 }
 
-/// Makes room for the length of a table or array, unless it is nested too deeply; returns where.
-fn begin(out: &mut Vec<u8>, depth: usize) -> Result<usize, WireError> {
+/// Makes room for the length of a table or array, unless it is nested too deeply; returns where the content begins.
+fn begin_sized(out: &mut Vec<u8>, depth: usize) -> Result<usize, WireError> {
     if depth > MAX_DEPTH {
         return Err(WireError::NestedTooDeeply);
     }
@@ -603,8 +603,8 @@ fn begin(out: &mut Vec<u8>, depth: usize) -> Result<usize, WireError> {
     Ok(out.len())
 }
 
-/// Fills in the length of what was appended since `begin`.
-fn end(out: &mut [u8], start: usize, field: &'static str) -> Result<(), WireError> {
+/// Fills in the length of what was appended since `begin_sized`.
+fn end_sized(out: &mut [u8], start: usize, field: &'static str) -> Result<(), WireError> {
     let length = out.len() - start;
     let prefix =
         u32::try_from(length).map_err(|_| WireError::LongStringTooLong { field, length })?;

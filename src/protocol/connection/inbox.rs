@@ -180,7 +180,9 @@ impl Session {
             let is_void = consumers
                 .get(message.consumer_tag())
                 .is_some_and(is_taken_back);
-            held += if is_void { incoming.size() } else { 0 };
+            if is_void {
+                held += incoming.size();
+            }
             !is_void
         });
         if let Some(iterator) = &mut consumers.iterator {
