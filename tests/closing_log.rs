@@ -2,9 +2,13 @@
 
 mod support;
 
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
-use haypile::{Channel, Connection, ConnectionParameters, Error};
+use haypile::{Channel, Connection, ConnectionParameters, Error, Stream};
 use support::peer::{m, scripted_channel, Args, Peer};
 use support::proxy::Proxy;
 use support::{assert_matches, bounded, wait_until, SOON};
@@ -267,5 +271,67 @@ fn a_closure_that_a_call_reported_is_not_logged() {
         drop(channel);
         assert_eq!(connection.queue_exists(&exchange).unwrap(), None);
         assert_eq!(warnings_about(&exchange), 0, "{}", capture::logged());
+    });
+}
+
+/// A socket whose flush fails from some time on, so that what it may have kept is lost.
+struct Unflushed(TcpStream, Arc<AtomicBool>);
+
+impl Read for Unflushed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Unflushed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.1.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
+
+impl Stream for Unflushed {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+        let clone = TcpStream::try_clone(&self.0)?;
+        Ok(Box::new(Unflushed(clone, Arc::clone(&self.1))))
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        Stream::set_read_timeout(&self.0, timeout)
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        Stream::set_write_timeout(&self.0, timeout)
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Stream::shutdown(&self.0)
+    }
+}
+
+#[test]
+fn a_drop_logs_what_was_not_flushed_as_one_byte() {
+    bounded(|| {
+        capture::capture();
+        let proxy = Proxy::start();
+        let is_broken = Arc::new(AtomicBool::new(false));
+        let socket = TcpStream::connect(proxy.address()).unwrap();
+        let parameters = ConnectionParameters::from_url(proxy.url()).unwrap();
+        let stream = Unflushed(socket, Arc::clone(&is_broken));
+        let connection = Connection::open_stream(parameters, stream).unwrap();
+        let channel = connection.channel().unwrap();
+        is_broken.store(true, Ordering::Release);
+        channel.basic_publish("", "nowhere", b"last").unwrap();
+        let lost = format!("connection to {} lost", proxy.address());
+        wait_until(SOON, || capture::logged().contains(&lost));
+        assert_eq!(unsent(&proxy), []);
+        drop((channel, connection));
+        assert_eq!(unsent(&proxy), [1], "{}", capture::logged());
     });
 }

@@ -143,9 +143,6 @@ impl Link {
 
     /// Logs how much of what was handed over was never written, when there is no call left to report it.
     pub(crate) fn log_unsent(&self) {
-        if self.is_inherited() {
-            return;
-        }
         let unsent = self.outgoing.unsent();
         if unsent > 0 {
             log::warn!(
