@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::super::backlog::{HALF_QUOTA, PERIOD};
+use super::super::backlog::{Backlog, HALF_QUOTA, PERIOD};
 use super::super::reader::{Ahead, Outcome, Reader, SLICE};
 use super::super::stream::EarlyReturns;
 use super::*;
@@ -199,6 +199,19 @@ fn what_is_read_ahead_is_handled_in_its_turn_and_the_end_behind_it() {
         matches!(reader.read(MOMENT), Outcome::Nothing),
         "it is said once"
     );
+}
+
+#[test]
+fn a_close_is_seen_wherever_it_is_cut() {
+    let bytes = forced_close();
+    for cut in 0..bytes.len() {
+        let mut backlog = Backlog::new();
+        backlog.begin(0, 0, &bytes[..cut]);
+        let rest = &bytes[cut..];
+        backlog.room()[..rest.len()].copy_from_slice(rest);
+        backlog.add(rest.len());
+        assert!(backlog.is_closed(), "{cut}");
+    }
 }
 
 #[test]
