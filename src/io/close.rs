@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::exit::{AtExit, Ending, PendingReplies};
 use super::link::{Interest, Link, Shared};
-use super::sync::{after, Instant, MutexGuard};
+use super::sync::{after, Instant};
 use crate::error::{Source, StreamLost, FATE_UNKNOWN};
 use crate::protocol::connection::HELD_BOUND;
 use crate::protocol::frame;
@@ -119,26 +119,6 @@ impl Link {
             silent_for,
             source,
         }))
-    }
-
-    /// Logs why the broker closed channels that no call can report any more. Without the lock, since a logger is the program's own
-    /// code.
-    pub(super) fn log_late_closures<'a>(
-        &'a self,
-        mut shared: MutexGuard<'a, Shared>,
-    ) -> MutexGuard<'a, Shared> {
-        let closures = std::mem::take(&mut shared.session.late_closures);
-        if closures.is_empty() {
-            return shared;
-        }
-        drop(shared);
-        for closure in closures {
-            log::warn!(
-                "{}: {closure}; no call was left to report this",
-                self.address
-            );
-        }
-        self.lock()
     }
 
     /// Logs how much of what was handed over was never written, when there is no call left to report it.

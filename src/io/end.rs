@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::link::{Link, Shared};
 use super::reader::Outcome;
 use super::stream::describe;
-use super::sync::{Instant, LONG};
+use super::sync::{Instant, MutexGuard, LONG};
 use crate::error::{Source, StreamLost};
 use crate::escaped::Escaped;
 use crate::protocol::frame;
@@ -167,6 +167,26 @@ impl Link {
             (Some(since), Some(timeout)) => timeout.saturating_sub(since.elapsed()),
             _ => LONG,
         }
+    }
+
+    /// Logs why the broker closed channels that no call can report any more. Without the lock, since a logger is the program's own
+    /// code.
+    pub(super) fn log_late_closures<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+    ) -> MutexGuard<'a, Shared> {
+        let closures = std::mem::take(&mut shared.session.late_closures);
+        if closures.is_empty() {
+            return shared;
+        }
+        drop(shared);
+        for closure in closures {
+            log::warn!(
+                "{}: {closure}; no call was left to report this",
+                self.address
+            );
+        }
+        self.lock()
     }
 
     /// Logs why the connection ended. Called without a lock, since a logger is the program's own code.
