@@ -1,13 +1,14 @@
 //! The program's callbacks while they are not running.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::timers::Timers;
 use super::Owner;
 use crate::error::{Result, CANCEL_CAUSES};
 use crate::escaped::Escaped;
 use crate::io::link::{Link, Shared};
+use crate::io::sync::lock;
 use crate::protocol::received::Received;
 use crate::stop::Stop;
 use crate::{BasicProperties, Deliver, Return, ReturnedMessage};
@@ -19,10 +20,6 @@ pub(crate) type ReturnCallback<C> =
 pub(crate) type CancelCallback<C> = Box<dyn FnMut(&C, String) -> Result<()> + Send>;
 type BlockedCallback = Box<dyn FnMut(&str) -> Result<()> + Send>;
 type UnblockedCallback = Box<dyn FnMut() -> Result<()> + Send>;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The callbacks of one kind. They run one after another, without the list's lock, and may add to it.
 struct CallbackList<F>(Mutex<Vec<Arc<Mutex<F>>>>);
@@ -106,7 +103,7 @@ impl<O: Owner> ConnectionCallbacks<O> {
     /// connection, which would keep everything alive for ever. A channel that has events left drops its callbacks when
     /// these are delivered. Not to be called under a lock.
     pub(crate) fn drop_if_ended(&self, link: &Link) {
-        // In a forked child what the callbacks hold is the parent's; its drop might report an end that is none.
+        // In a forked child what the callbacks hold is the parent's; dropping it might report an end that did not happen.
         if link.notice_fork() || link.lock().session.end().is_none() {
             return;
         }

@@ -368,7 +368,7 @@ impl<O: Owner> Drop for Round<'_, O> {
     }
 }
 
-/// After what waited, so many messages at most are delivered of what has been read and not been handled.
+/// How many messages that have been read and not been handled are delivered at most, after those that waited.
 const UNHANDLED: usize = 256;
 
 /// One channel's events are being delivered, and no other thread delivers any of that channel meanwhile.

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::error::Result;
-use crate::io::sync::Instant;
+use crate::io::sync::{lock, Instant};
 
 pub(crate) type TimerCallback = Box<dyn FnOnce() -> Result<()> + Send>;
 
@@ -50,7 +50,7 @@ struct Queue {
 
 impl Timers {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

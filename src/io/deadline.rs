@@ -3,10 +3,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::sync::spawn;
+use super::sync::{lock, spawn};
 use crate::error::Span;
 
 /// How many threads may be left behind. They cost memory, and nothing can end them.
@@ -20,10 +20,6 @@ enum Work {
     Done,
     /// It is waited for no longer.
     LeftBehind,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs something on a thread of its own, and waits for it no longer than this. `None` waits for as long as it takes.

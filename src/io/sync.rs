@@ -2,6 +2,7 @@
 //! runs (see `model.rs`), the same code gets the checker's.
 
 use std::io;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 #[cfg(all(test, shuttle))]
@@ -21,6 +22,11 @@ pub(crate) fn after(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout)
         .unwrap_or_else(|| now + Duration::from_secs(1 << 32))
+}
+
+/// Locks, also if a thread has panicked while it held the lock: what is locked here is whole whenever a panic may happen.
+pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts a thread. One function starts all, whatever they do.

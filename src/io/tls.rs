@@ -11,7 +11,7 @@ mod handshake;
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::ClientConnection;
@@ -19,7 +19,7 @@ use rustls::ClientConnection;
 pub(crate) use self::failure::{described, Failure, MISSING_CERTIFICATE};
 pub(crate) use self::handshake::connect;
 use super::stream::Stream;
-use super::sync::Instant;
+use super::sync::{lock, Instant};
 
 /// How much of what the peer sent is read at once.
 const READ: usize = 64 * 1024;
@@ -43,10 +43,6 @@ struct TlsConnection {
     /// Nanoseconds; see `expired`.
     read_timeout: AtomicU64,
     write_timeout: AtomicU64,
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn expired(began: Instant, timeout: &AtomicU64) -> bool {
@@ -93,7 +89,7 @@ impl ReceivedRecords {
 struct SealedRecords {
     sealed: Vec<u8>,
     sent: usize,
-    /// So many of the caller's bytes are in there. The caller does not know, and so brings them again.
+    /// How many of the caller's bytes are in there. The caller does not know, and so brings them again.
     owed: usize,
 }
 
