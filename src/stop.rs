@@ -149,8 +149,8 @@ impl Stop {
         }
     }
 
-    /// Sleeps for so long. Returns whether the time passed without a stop; `is_unwanted`, looked at whenever this thread is
-    /// unparked, is as good as one.
+    /// Sleeps for this long. Returns false if a stop ended the sleep, or `is_unwanted`, which is called whenever this thread is
+    /// unparked.
     pub(crate) fn sleep(&self, duration: Duration, is_unwanted: &dyn Fn() -> bool) -> bool {
         let deadline = Instant::now().checked_add(duration);
         while !self.is_stopped() && !is_unwanted() {

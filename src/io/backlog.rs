@@ -51,7 +51,7 @@ impl Backlog {
         self.chunks.is_empty()
     }
 
-    /// What follows goes on in the middle of a frame, with so many bytes of it still to come, and then with these. `largest`
+    /// What follows goes on in the middle of a frame, of which `rest` bytes are still to come, and then with `unhandled`. `largest`
     /// is the size of the largest message before.
     pub(crate) fn begin(&mut self, rest: usize, largest: u64, unhandled: &[u8]) {
         self.skim = Skim::new(rest);
@@ -83,7 +83,7 @@ impl Backlog {
         }
     }
 
-    /// So many bytes were read into the room.
+    /// `count` bytes were read into the room.
     pub(crate) fn add(&mut self, count: usize) {
         if let Some(last) = self.chunks.back_mut() {
             self.skim.follow(&last.bytes[last.end..last.end + count]);

@@ -685,7 +685,7 @@ impl Failures {
     }
 }
 
-/// The connection is open, and its stream or the threads that it needs cannot be had.
+/// The connection is open, but the operating system refuses a handle to its stream, or a thread that it needs.
 #[cold]
 pub(crate) fn not_started(address: Arc<str>, error: io::Error) -> Error {
     let failure = Failure::new(

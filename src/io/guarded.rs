@@ -17,7 +17,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// So many calls in a row may come to nothing before they are slowed down: as signals come, or a time is up.
+    /// How many calls in a row may come to nothing before they are slowed down: a signal may come, or a time be up.
     const AT_ONCE: u32 = 8;
 
     pub(crate) fn new(stream: Box<dyn Stream>) -> Self {

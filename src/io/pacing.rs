@@ -42,7 +42,7 @@ pub(super) enum Next {
 }
 
 impl Pacing {
-    /// Whether a caller that has gathered so many bytes writes them itself.
+    /// Whether a caller that has gathered this many bytes writes them itself.
     #[inline]
     pub(super) fn is_much(bytes: usize) -> bool {
         bytes >= WRITE_AT

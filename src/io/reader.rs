@@ -18,7 +18,7 @@ const BUFFER: usize = 128 * 1024;
 /// an unused read half alone.
 pub(crate) const SLICE: Duration = Duration::from_millis(10);
 
-/// While reading pauses, the stream counts as dry when nothing came for so long.
+/// While reading pauses, the stream counts as dry when nothing came for this long.
 const DRY: Duration = Duration::from_millis(200);
 
 /// A read that took so long had to wait: there was nothing that the peer could not send.

@@ -1,4 +1,4 @@
-//! What a read has brought is handled, and the threads are woken whom it concerns.
+//! What a read has brought is handled, and the threads that it concerns are woken.
 
 use super::link::{Link, Shared};
 use super::reader::{Outcome, Reader};

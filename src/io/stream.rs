@@ -235,7 +235,7 @@ pub(crate) struct EarlyReturns {
 }
 
 impl EarlyReturns {
-    /// So many calls in a row are looked at together, since a single one may be early for a good reason.
+    /// How many calls in a row are looked at together, since a single one may be early for a good reason.
     const CALLS: u32 = 50;
 
     pub(crate) fn of(method: &'static str) -> Self {

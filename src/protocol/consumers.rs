@@ -67,7 +67,7 @@ struct Run {
     consumer: u64,
 }
 
-/// So many runs of a channel are remembered.
+/// How many runs of a channel are remembered.
 const RUNS: usize = 1024;
 
 /// A consumer that the broker cancelled.
@@ -81,7 +81,7 @@ pub(crate) struct CancelledConsumer {
     confirmed: bool,
 }
 
-/// So many cancelled consumers of a channel are remembered.
+/// How many cancelled consumers of a channel are remembered.
 const CANCELLED: usize = 64;
 
 /// The consumers of one channel.

@@ -7,7 +7,7 @@ use super::frame::{FRAME_OVERHEAD, HEADER_TYPE, METHOD_TYPE, PREFIX};
 /// method it is less: class and method.
 const HEAD: usize = PREFIX + 12;
 
-/// Follows a stream of frames. It believes what it reads: a frame that is none is found when it is taken in.
+/// Follows a stream of frames, and believes what it reads: bytes that are no frame are found when they are taken in.
 pub(crate) struct Skim {
     /// How many bytes of the present frame are of no interest.
     skip: usize,

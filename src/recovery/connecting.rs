@@ -101,7 +101,7 @@ impl<'a> Connecting<'a> {
             .filter(|_| result.is_err() || !self.supervisor.stop.is_stopped())
     }
 
-    /// Notes that a connection was lost, by this error and after so long. Fails if it is time to give up.
+    /// Notes that a connection was lost by this error, having been open for `connected`. Fails if it is time to give up.
     pub(super) fn lost(&mut self, error: Error, connected: Duration) -> Result<()> {
         self.has_worked |= matches!(error, Error::ConsumerCancelled { .. })
             || self.supervisor.retry.is_lasting(connected);

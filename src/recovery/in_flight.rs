@@ -158,7 +158,7 @@ pub(super) struct InFlight {
     spare: Vec<Vec<u8>>,
 }
 
-/// So many bodies of at most so many bytes are kept for their memory.
+/// How many bodies are kept for their memory, and how large each may be.
 const SPARE: usize = 1024;
 const SPARE_BODY: usize = 2048;
 

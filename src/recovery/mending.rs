@@ -24,10 +24,10 @@ const ROOM: Duration = Duration::from_millis(100);
 /// How long it parks when nothing is due.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// So many refused messages at most are tried again at once.
+/// How many refused messages are tried again at once, at most.
 const BATCH: usize = 256;
 
-/// After so long with nothing but refusals the channel is replaced by a fresh one. A channel of RabbitMQ 3.10 that was opened
+/// How long there may be nothing but refusals before the channel is replaced by a fresh one. A channel of RabbitMQ 3.10 that was opened
 /// while a quorum queue had no leader refuses its messages for ever, also when the queue has long had one.
 const RENEW: Duration = Duration::from_secs(5);
 

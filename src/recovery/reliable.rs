@@ -28,7 +28,7 @@ const MAX_BYTES: usize = 64 << 20;
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 const DROP_CLOSE: Duration = Duration::from_secs(2);
 
-/// After so many confirms they are noted and the messages dropped, so that their memory serves the next.
+/// How many confirms may come before they are noted and the messages dropped, so that their memory serves the next.
 const NOTE_AFTER: u64 = 256;
 
 /// Publishes every message at least once; made by [`Supervisor::publisher`]. Has no counterpart in pika.

@@ -194,7 +194,7 @@ impl Session {
         self.no_longer_held(slot, held);
     }
 
-    /// So many bytes of what waited on a channel were taken, or dropped.
+    /// This many bytes of what waited on a channel were taken, or dropped.
     pub(super) fn no_longer_held(&mut self, slot: usize, bytes: usize) {
         self.undelivered -= bytes;
         let Some(channel) = self.channel(slot) else {

@@ -13,7 +13,7 @@ use crate::protocol::method::{id, Method, MethodId};
 use crate::protocol::received::Content;
 use crate::{Error, QueueDeclareOk};
 
-/// Above this many bytes that wait for the end of a commit, a peer that makes this end reply is in the wrong.
+/// Above this many bytes that wait for the end of a commit, a peer that makes this end reply is at fault.
 const HELD_BACK_BOUND: usize = 64 << 10;
 
 impl Session {
