@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn who_gathers_much_writes_it() {
-        assert!(!Pacing::is_much(WRITE_AT - 1));
-        assert!(Pacing::is_much(WRITE_AT));
+        let kib_48 = 48 * 1024;
+        assert!(!Pacing::is_much(kib_48 - 1));
+        assert!(Pacing::is_much(kib_48));
     }
 }

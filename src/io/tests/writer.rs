@@ -607,6 +607,28 @@ fn a_caller_that_gathers_much_writes_it() {
 }
 
 #[test]
+fn there_is_room_for_half_a_mebibyte_and_large_bodies_wait_for_the_write_half() {
+    const KIB: usize = 1024;
+    let script = Script::default();
+    let outgoing = outgoing(&script);
+    let waits = |limit: Duration, body: usize| {
+        let began = Instant::now();
+        outgoing.wait_for_room(limit, body);
+        began.elapsed() >= limit
+    };
+    gathered(&outgoing, 1, &pattern(512 * KIB - 1));
+    assert!(!waits(LONG, 32 * KIB - 1) && !waits(LONG, 32 * KIB));
+    gathered(&outgoing, 1, b"x");
+    let moment = Duration::from_millis(10);
+    assert!(waits(moment, 1));
+    assert!(matches!(gather(&outgoing, 1, b"x"), Err(Refused::NoRoom)));
+    // What is being written leaves room for what is gathered, and none for what is written from where it lies.
+    script.lock().is_stuck = true;
+    outgoing.write_gathered().unwrap();
+    assert!(!waits(LONG, 32 * KIB - 1) && waits(moment, 32 * KIB));
+}
+
+#[test]
 fn what_cannot_be_encoded_is_refused() {
     let script = Script::default();
     let outgoing = outgoing(&script);
