@@ -433,7 +433,7 @@ impl<'a, O: Owner> Turn<'a, O> {
         let link = self.round.link;
         let mut shared = link.lock();
         let mut incoming = shared.session.next_event(self.slot);
-        if incoming.is_none() && self.delivered >= self.waiting && link.receive_more(&mut shared) {
+        if incoming.is_none() && link.receive_more(&mut shared) {
             incoming = shared.session.next_event(self.slot);
         }
         link.resume_if_paused(&mut shared);

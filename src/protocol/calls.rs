@@ -101,10 +101,9 @@ impl Calls {
 
     /// The reply to a call is not waited for any more; it may still come.
     pub(crate) fn forget(&mut self, id: u64) {
-        if self.take_reply(id).is_none() {
-            let waiting = self.waiting.iter_mut();
-            let these = waiting.filter(|call| call.id == id);
-            these.for_each(|call| call.id = FORGOTTEN);
-        }
+        self.replies.retain(|(call, _)| *call != id);
+        let waiting = self.waiting.iter_mut();
+        let these = waiting.filter(|call| call.id == id);
+        these.for_each(|call| call.id = FORGOTTEN);
     }
 }

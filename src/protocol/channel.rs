@@ -265,7 +265,7 @@ impl ChannelState {
         let consumer = self.consumers.get(consumer_tag);
         let is_active = consumer.is_some_and(|consumer| consumer.state == ConsumerState::Active);
         let late = !is_active && !self.consumers.is_of_iterator(consumer_tag);
-        if late && is_due {
+        if is_due {
             // Unless it was for a consumer that is gone: then the next one has the number after it.
             self.gate.acks.note_received(tag);
         }

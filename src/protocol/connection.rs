@@ -244,9 +244,7 @@ impl Session {
         self.phase = ConnectionPhase::Ended(why.clone());
         self.connection_changed = true;
         for slot in 0..self.channels.len() {
-            if self.channels[slot].is_some() {
-                self.end_channel(slot, why.clone());
-            }
+            self.end_channel(slot, why.clone());
         }
     }
 

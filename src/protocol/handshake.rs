@@ -271,10 +271,10 @@ fn no_mechanism(offered: &str) -> Box<Failure> {
     )
 }
 
-/// The lower of two limits, where 0 means none (specification, `connection.tune-ok`).
+/// The lower of two limits, where 0 of theirs means none (specification, `connection.tune-ok`).
 fn lower_limit(ours: u32, theirs: u32) -> u32 {
-    if ours == 0 || theirs == 0 {
-        ours.max(theirs)
+    if theirs == 0 {
+        ours
     } else {
         ours.min(theirs)
     }

@@ -39,15 +39,12 @@ impl Skim {
                 bytes = &bytes[skipped..];
                 continue;
             }
-            let wanted = self.wanted();
-            let missing = (wanted - self.gathered).min(bytes.len());
+            let missing = (self.wanted() - self.gathered).min(bytes.len());
             let (taken, rest) = bytes.split_at(missing);
             self.head[self.gathered..self.gathered + missing].copy_from_slice(taken);
             self.gathered += missing;
             bytes = rest;
-            if self.gathered == wanted {
-                self.look();
-            }
+            self.look();
         }
     }
 

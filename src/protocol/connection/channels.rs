@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{take_out, Session};
+use super::Session;
 use crate::error::Result;
 use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::frame;
@@ -52,19 +52,17 @@ impl Session {
             Some(number) => number,
             None => self.free_number()?,
         };
-        let slot = self.vacant.pop().unwrap_or(self.channels.len());
-        if slot == self.channels.len() {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
             self.channels.push(None);
-        }
+            self.channels.len() - 1
+        });
         if self.numbers.len() <= number as usize {
             self.numbers.resize(number as usize + 1, Number::Unused);
         }
         channel.number = number;
         if let Number::Closed { last } = self.number(number) {
             channel.former = Some(last);
-            if channel.phase() == Phase::Opening {
-                channel.gate.set_phase(Phase::Reopening);
-            }
+            channel.gate.set_phase(Phase::Reopening);
         }
         self.channels[slot] = Some(Box::new(channel));
         self.numbers[number as usize] = Number::Taken(slot);
@@ -117,7 +115,7 @@ impl Session {
     /// A closed channel without a handle: its slot is free for another.
     fn forget(&mut self, slot: usize) {
         self.channels[slot] = None;
-        while take_out(&mut self.changed, slot) {}
+        self.changed.retain(|changed| *changed != slot);
         self.vacant.push(slot);
     }
 

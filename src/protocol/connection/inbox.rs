@@ -46,9 +46,6 @@ impl Session {
         let Some(channel) = self.channels.get_mut(slot).and_then(Option::as_deref_mut) else {
             return;
         };
-        if channel.abandoned {
-            return;
-        }
         if self.is_draining && self.undelivered > HELD_BOUND && channel.goes_back(&incoming) {
             // The connection is over, so the broker delivers it to another consumer anyway.
             return;
@@ -155,9 +152,8 @@ impl Session {
         channel.running = false;
         let more = !channel.inbox.is_empty();
         let over = channel.gate.is_over() || channel.consumers.registered.is_empty();
-        if std::mem::replace(&mut channel.ready, more) {
-            take_out(&mut self.ready, slot);
-        }
+        channel.ready = more;
+        take_out(&mut self.ready, slot);
         if more {
             self.ready.push(slot);
         }

@@ -68,9 +68,7 @@ impl Session {
             ),
             _ => (0, 0),
         };
-        if method == id::BASIC_DELIVER {
-            self.note_skipped(number, payload);
-        }
+        self.note_skipped(number, payload);
         let Number::Taken(slot) = self.number(number) else {
             return self.check_skipped(number);
         };

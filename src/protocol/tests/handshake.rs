@@ -150,7 +150,7 @@ fn the_buffer_of_the_login_is_as_large_as_it_must_be() {
     assert_eq!(out.capacity(), out.len());
 }
 
-/// 0 means no limit, on either side.
+/// The server's 0 means no limit.
 #[test]
 fn the_lower_limit_counts() {
     for (ours, theirs, agreed) in [
@@ -229,6 +229,8 @@ fn a_mechanism_that_neither_end_has_is_refused() {
         refused.cause
     );
     assert_eq!(refused.stage, Stage::Authentication);
+    let hint = "PlainCredentials need PLAIN or AMQPLAIN, ExternalCredentials need EXTERNAL";
+    assert_eq!(refused.hint, Some(hint));
     let parameters = ConnectionParameters::default();
     let refused = failure(&parameters, &[start(&properties, "EXTERNAL PLAINER")]);
     assert!(refused.cause.contains("PLAINER"), "{}", refused.cause);
