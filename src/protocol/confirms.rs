@@ -290,6 +290,24 @@ mod tests {
         assert!(confirms.forgotten.is_empty());
     }
 
+    /// Not what was confirmed out of order, and nothing that was not asked for.
+    #[test]
+    fn what_is_pending_is_what_was_asked_for_and_has_not_come() {
+        for (first, last, pending) in [
+            (1, 6, vec![2, 3, 5, 6]),
+            (3, 5, vec![3, 5]),
+            (4, 4, vec![]),
+            (1, 1, vec![]),
+        ] {
+            let mut confirms = Confirms::default();
+            confirms.record(ack(1), 8);
+            confirms.record(ack(4), 8);
+            let mut losses = Losses::default();
+            confirms.take_for_good(first, last, &mut losses);
+            assert_eq!(losses.pending, pending, "{first} to {last}");
+        }
+    }
+
     #[test]
     fn what_was_returned_is_reported_before_it_is_confirmed_too() {
         let mut confirms = Confirms::default();

@@ -405,6 +405,33 @@ mod tests {
         }
     }
 
+    /// RabbitMQ ends a connection that asks for what is no longer supported.
+    #[test]
+    fn only_what_is_mandatory_is_remembered_and_nothing_is_immediate() {
+        for is_mandatory in [false, true] {
+            let gate = Gate::new(Phase::Open);
+            gate.confirming.store(true, Ordering::Release);
+            let message = OutgoingMessage {
+                exchange: b"x",
+                routing_key: b"k",
+                body: b"body",
+                publish: &BasicPublish::new().mandatory(is_mandatory),
+            };
+            let mut outbox = Outbox::default();
+            let number = Publishing::new(&gate, 3, 1, 4096, message).write(&mut outbox);
+            assert_eq!(number.unwrap(), Some(1));
+            assert_eq!(outbox.mandatory.len(), usize::from(is_mandatory));
+            let frames = sent(&outbox.bytes);
+            let expected = Method::BasicPublish {
+                exchange: "x".into(),
+                routing_key: "k".into(),
+                mandatory: is_mandatory,
+                immediate: false,
+            };
+            assert_eq!(Method::decode(&frames[0].1), Ok(expected));
+        }
+    }
+
     #[test]
     fn properties_that_just_fit_into_a_frame_are_sent() {
         let fits = |length: usize| {
@@ -421,6 +448,10 @@ mod tests {
         let refused = fits(most + 1).unwrap_err().to_string();
         assert!(
             refused.contains("4097") && refused.contains("4096"),
+            "{refused}"
+        );
+        assert!(
+            refused.starts_with("properties: ") && refused.contains("all properties and headers"),
             "{refused}"
         );
     }

@@ -530,6 +530,29 @@ fn no_channel_but_the_last_goes_on_with_what_has_been_read() {
     });
 }
 
+/// Of what comes to the last channel meanwhile, no more is delivered than of what had only been read.
+#[test]
+fn the_last_channel_goes_on_with_a_bound() {
+    bounded(|| {
+        let rig = Rig::new();
+        let (handle, same) = (rig.channel(), rig.clone());
+        let last = rig.logging_channel();
+        let more = (2..UNHANDLED as u64 + 10).map(|tag| deliver(last.number, "c", tag, "more"));
+        let more: Vec<u8> = more.flatten().collect();
+        rig.consume(&handle, "c", move |_, _| {
+            same.say(&more);
+            Ok(())
+        });
+        let waits = [
+            deliver(handle.number, "c", 1, "1"),
+            deliver(last.number, "c", 1, "2"),
+        ];
+        rig.say(&waits.concat());
+        assert!(rig.look().unwrap());
+        assert_eq!(rig.log.take().len(), 1 + UNHANDLED);
+    });
+}
+
 #[test]
 fn what_waited_for_a_handle_that_is_gone_is_dropped() {
     bounded(|| {

@@ -244,6 +244,52 @@ fn what_is_taken_back_by_the_broker_is_known() {
     assert_eq!(known.collect::<Vec<_>>(), [true, true, true, false]);
 }
 
+/// The messages between are still worked on, also where the refusal stands behind an acknowledgement.
+#[test]
+fn acks_behind_a_refusal_of_a_later_message_do_not_speak_for_those_before_it() {
+    for refusal in [
+        Method::BasicReject {
+            delivery_tag: 5,
+            requeue: true,
+        },
+        Method::BasicNack {
+            delivery_tag: 5,
+            multiple: false,
+            requeue: true,
+        },
+    ] {
+        let mut client = client(7);
+        client.ack(1, false);
+        client.say(refusal);
+        client.ack(6, false);
+        client.ack(7, false);
+        client.check(4);
+        assert_eq!(client.got.unacknowledged, [2, 3, 4]);
+    }
+}
+
+#[test]
+fn calls_that_concern_no_message_leave_acks_together() {
+    for (method, frames) in [
+        (
+            Method::BasicGet {
+                queue: "q".into(),
+                no_ack: false,
+            },
+            3,
+        ),
+        (Method::TxCommit, 3),
+        (Method::TxSelect, 5),
+    ] {
+        let mut client = client(4);
+        client.ack(1, false);
+        client.call(method);
+        assert_eq!(client.acks.acknowledged_to().is_some(), frames == 3);
+        (2..=4).for_each(|tag| client.ack(tag, false));
+        client.check(frames);
+    }
+}
+
 /// What is rolled back is unacknowledged again.
 #[test]
 fn in_a_transaction_each_ack_is_sent() {

@@ -357,6 +357,46 @@ fn an_end_is_reported_once_as_what_it_is() {
     // A call that waited returns what it is, however often it was reported to others.
     let waited = session.report_end(true).unwrap();
     assert!(matches!(waited, Error::ConnectionClosedByBroker { .. }));
+    // It has ended, and with it the calls on channel 0; whatever happens afterwards is not why.
+    session.end_all(Error::other("too late"));
+    let waited = session.report_end(true).unwrap();
+    assert!(matches!(waited, Error::ConnectionClosedByBroker { .. }));
+    assert!(session.channel(0).unwrap().gate.is_over());
+}
+
+/// It says what there is to say, as often as it is asked.
+#[test]
+fn the_end_in_a_forked_child_is_reported_as_it_is() {
+    let (mut session, _) = session(channel());
+    let end = || Error::ConnectionWrongState {
+        reason: "of the parent".into(),
+        cause: None,
+    };
+    session.end_all(end());
+    for waited in [false, false, true] {
+        let reported = session.report_end(waited).unwrap();
+        assert_eq!(reported.to_string(), end().to_string());
+    }
+}
+
+/// Calls that concern the connection are sent on channel 0.
+#[test]
+fn on_channel_0_something_may_be_sent_until_the_connection_is_closed() {
+    let (mut session, _) = session(channel());
+    assert!(session.channel(0).unwrap().gate.may_send());
+    session.close(200, "done").unwrap();
+    assert!(!session.channel(0).unwrap().gate.may_send());
+}
+
+/// Two numbers that change one after the other may be seen as they never were together.
+#[test]
+fn no_more_are_confirmed_than_were_published() {
+    let gate = Gate::new(Phase::Open);
+    for (published, confirmed, unconfirmed) in [(3, 1, 2), (3, 3, 0), (3, 4, 0)] {
+        gate.published.store(published, Ordering::Release);
+        gate.confirmed.store(confirmed, Ordering::Release);
+        assert_eq!(gate.unconfirmed(), unconfirmed);
+    }
 }
 
 #[test]
@@ -369,6 +409,7 @@ fn what_this_program_closed_is_reported_as_closed() {
         matches!(closing, Error::ConnectionWrongState { .. }),
         "{closing:?}"
     );
+    assert!(closing.to_string().contains("being closed"), "{closing}");
     session.end_by_client();
     let ended = session.report_end(false).unwrap();
     assert!(

@@ -65,6 +65,16 @@ fn other_calls_close_no_gate() {
     }
 }
 
+/// In a transaction no acknowledgement speaks for another.
+#[test]
+fn a_transaction_changes_what_is_acknowledged() {
+    let gate = Gate::new(Phase::Open);
+    gate.call_appended(&Method::ConfirmSelect { no_wait: false });
+    assert_eq!(gate.acks.acknowledged_to(), Some(0));
+    gate.call_appended(&Method::TxSelect);
+    assert_eq!(gate.acks.acknowledged_to(), None);
+}
+
 /// The broker numbers what comes after the call, whether its reply has come or not.
 #[test]
 fn what_is_published_behind_confirm_select_is_numbered() {

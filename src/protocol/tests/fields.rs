@@ -150,6 +150,28 @@ fn numbers_that_clients_read_differently_are_refused_by_name() {
         let text = refused(&one(FieldTable::from([("b", array)])));
         assert!(text.starts_with("[\"a\"][\"b\"][1] is "), "{text}");
     }
+    for (value, text) in [
+        (
+            FieldValue::U64(u64::MAX),
+            "is 18446744073709551615; whole numbers up to 9223372036854775807 are expected, since clients read larger ones differently",
+        ),
+        (
+            FieldValue::decimal(0, 1 << 31),
+            "is 2147483648; decimals with digits up to 2147483647 are expected, since clients read larger ones differently",
+        ),
+        (
+            f64::NAN.into(),
+            "is NaN; finite numbers are expected, since brokers close the connection over others",
+        ),
+        (
+            FieldValue::timestamp(1 << 40),
+            "is 1099511627776; seconds from 1970 to 9999 are expected (not milliseconds)",
+        ),
+    ] {
+        assert_eq!(refused(&one(value)), format!("[\"a\"] {text}"));
+    }
+    let day = Duration::from_secs(86_400);
+    assert_eq!(FieldValue::from(day), FieldValue::I64(86_400_000));
     assert_eq!(encode(&one(FieldValue::U64(7))), encode(&one(7i64)));
     let text = refused(&one(SystemTime::UNIX_EPOCH - Duration::from_secs(5)));
     assert!(text.starts_with("[\"a\"] is -5; "), "{text}");

@@ -1,5 +1,7 @@
 //! What waits for the program: in which order it is taken, by whom, and how it is counted.
 
+use std::sync::Arc;
+
 use super::channel::{channel, consumer, end, session};
 use super::message::{cancel, close, deliver, method, returned};
 use crate::protocol::channel::Phase;
@@ -207,9 +209,12 @@ fn what_the_broker_takes_back_is_dropped() {
     feed(&mut session, &returned(1, b"back"));
     feed(&mut session, &cancel(1, "b"));
     let rest = held(&mut session, slot);
+    let gate = Arc::clone(&session.channel(slot).unwrap().gate);
+    gate.call_appended(&Method::BasicRecover { requeue: true });
     feed(&mut session, &deliver(1, "a", 2, b"taken back"));
     feed(&mut session, &deliver(1, "i", 3, b"taken back"));
     feed(&mut session, &method(1, &Method::BasicRecoverOk));
+    assert!(gate.acks.is_recovered(3) && !gate.acks.is_recovered(4));
     assert_eq!(held(&mut session, slot), rest);
     assert!(session.next_for_iterator(slot).is_none());
     assert_eq!(session.begin_turn(&ANY), Some((slot, 3)));

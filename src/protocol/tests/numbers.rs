@@ -87,6 +87,15 @@ fn a_number_whose_close_ok_may_be_lost_is_given_when_no_other_is_free() {
     session.give_up_close_ok(first);
     assert_eq!(session.channel(first).unwrap().phase(), Phase::Closed);
     assert_eq!(added(&mut session, None).1, 1);
+    // What has given up its number does not take it from the next channel.
+    session.give_up_close_ok(first);
+    assert_eq!(refused(&mut session, 1), "in use");
+
+    let mut session = super::channel::session(channel()).0;
+    session.close_channel(1, 200, "", end()).unwrap();
+    session.feed(&close(1)).unwrap();
+    session.abandon(1);
+    assert_eq!(added(&mut session, None), (1, 1));
 }
 
 #[test]

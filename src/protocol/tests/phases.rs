@@ -86,7 +86,8 @@ fn a_connection_is_open_closing_or_ended() {
     let error = session
         .feed(&method(0, &Method::ConnectionCloseOk {}))
         .unwrap_err();
-    assert!(error.to_string().contains("did not ask"), "{error}");
+    let problem = "channel 0, which did not ask";
+    assert!(error.to_string().contains(problem), "{error}");
     session.close(200, "done").unwrap();
     assert!(!session.is_open() && session.is_closing() && session.end().is_none());
     assert!(std::mem::take(&mut session.connection_changed));
@@ -301,10 +302,14 @@ fn a_late_message_that_has_begun_ends_with_the_next_method() {
         !matches!(channel.content, Content::None)
     };
     assert!(has_begun(&mut session));
-    session.feed(&super::message::cancel(1, "other")).unwrap();
+    session.feed(&super::message::cancel(1, "a")).unwrap();
     assert!(!has_begun(&mut session));
     session.feed(rest).unwrap();
-    assert!(session.next_event(slot).is_none() && !has_begun(&mut session));
+    assert!(!has_begun(&mut session));
+    // That method is the next channel's.
+    let event = session.next_event(slot);
+    assert!(matches!(event, Some(Incoming::Cancelled(tag)) if tag == "a"));
+    assert!(session.next_event(slot).is_none());
 }
 
 #[test]

@@ -556,6 +556,7 @@ fn replies_may_overtake_those_of_queues_and_no_others() {
     let one = call(consume_ok, Some(b"one"));
     let cancelled = call(cancel_ok, Some(b"old"));
     let two = call(consume_ok, Some(b"two"));
+    let cancelled_too = call(cancel_ok, Some(b"older"));
     let asked = call((20, 21), None);
     let purged = call((50, 31), None);
     let flow_ok = Method::ChannelFlowOk { active: true };
@@ -563,13 +564,14 @@ fn replies_may_overtake_those_of_queues_and_no_others() {
     let started = |tag: &'static str| Method::BasicConsumeOk {
         consumer_tag: tag.into(),
     };
-    let gone = Method::BasicCancelOk {
-        consumer_tag: "old".into(),
+    let gone = |tag: &'static str| Method::BasicCancelOk {
+        consumer_tag: tag.into(),
     };
     let in_order = [
         (&flow_ok, asked),
         (&started("two"), two),
-        (&gone, cancelled),
+        (&gone("older"), cancelled_too),
+        (&gone("old"), cancelled),
         (&purge_ok, purged),
         (&started("one"), one),
     ];
