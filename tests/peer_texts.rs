@@ -251,6 +251,7 @@ fn a_message_without_a_consumer() {
         let _ = channel.start_consuming();
         let _ = connection.close();
         peer.finish();
+        assert!(logged().contains("which is no consumer any more"));
         assert_log_is_harmless();
     });
 }
