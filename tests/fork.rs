@@ -5,6 +5,7 @@ mod support;
 
 use std::io::Write as _;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,8 +13,6 @@ use std::time::{Duration, Instant};
 use haypile::{BasicPublish, Channel, Connection, Error, Supervisor};
 use support::{assert_message_count, bounded, exclusive_queue, open, url, SOON};
 
-/// Runs something in a child, which ends in good order afterwards; fails if it panics there.
-#[track_caller]
 /// One test after another: the standard library locks its list of threads while one starts or ends, and a child in which that
 /// lock is taken never gets through `exit`.
 fn alone(test: impl FnOnce() + Send + 'static) {
@@ -22,6 +21,8 @@ fn alone(test: impl FnOnce() + Send + 'static) {
     bounded(test);
 }
 
+/// Runs something in a child, which ends in good order afterwards; fails if it panics there.
+#[track_caller]
 fn in_child(body: impl FnOnce()) {
     match fork::fork().unwrap() {
         fork::Fork::Child => {
@@ -91,6 +92,29 @@ fn a_child_that_drops_its_handles_leaves_the_connection_alone() {
         KEPT.set(channel.clone()).unwrap();
         in_child(|| ());
         assert_works(&channel, &queue, 1);
+    });
+}
+
+/// What they hold is the parent's, and its drop might report an end that is none.
+#[test]
+fn callbacks_are_not_dropped_in_a_child() {
+    static DROPPED: AtomicBool = AtomicBool::new(false);
+    struct Held;
+    impl Drop for Held {
+        fn drop(&mut self) {
+            DROPPED.store(true, Ordering::SeqCst);
+        }
+    }
+    alone(|| {
+        let connection = open();
+        let held = Held;
+        let timer = connection.call_later(SOON, move || drop(held)).unwrap();
+        in_child(|| {
+            assert_forked(connection.process_data_events(Duration::ZERO).unwrap_err());
+            assert!(!DROPPED.load(Ordering::SeqCst));
+        });
+        connection.remove_timeout(timer);
+        assert!(DROPPED.load(Ordering::SeqCst));
     });
 }
 
