@@ -253,20 +253,6 @@ impl<'a> Reader<'a> {
         self.rest = &[];
     }
 
-    fn take(&mut self, length: usize) -> &'a [u8] {
-        self.next_bit = 0;
-        match self.rest.split_at_checked(length) {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                taken
-            }
-            None => {
-                self.end();
-                &[]
-            }
-        }
-    }
-
     #[inline]
     fn array<const N: usize>(&mut self) -> [u8; N] {
         self.next_bit = 0;
@@ -333,7 +319,16 @@ impl<'a> Reader<'a> {
         // A length that an usize cannot hold is certainly more than there is.
         let length = BigEndian::read_u32(&self.array::<4>());
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        self.take(length)
+        match self.rest.split_at_checked(length) {
+            Some((block, rest)) => {
+                self.rest = rest;
+                block
+            }
+            None => {
+                self.end();
+                &[]
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{golden_lines, hex};
 use crate::protocol::field_table::Table;
 use crate::protocol::frame::{parse, write_method, Frame};
 use crate::protocol::method::Method;
-use crate::protocol::wire::ShortStr;
+use crate::protocol::wire::{Reader, ShortStr, Writer};
 use crate::protocol::{FieldTable, WireError};
 
 const GOLDEN: &str = include_str!("../../../tests/data/golden-methods.txt");
@@ -266,6 +266,62 @@ fn bits_keep_their_places() {
             Ok(method)
         );
     }
+}
+
+/// No method has bits in two places.
+#[test]
+fn bits_behind_something_else_begin_an_octet() {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes);
+    writer.bit("", &true);
+    writer.octet("", &7);
+    writer.bit("", &true);
+    writer.shortstr("", b"a");
+    writer.bit("", &true);
+    writer.longstr("", b"b");
+    writer.bit("", &true);
+    writer.append("", |out| {
+        out.push(9);
+        Ok(())
+    });
+    writer.bit("", &false);
+    writer.bit("", &true);
+    writer.finish().unwrap();
+    assert_eq!(bytes, hex("01 07 01 01:61 01 00000001:62 01 09 02"));
+    let mut reader = Reader::new(&bytes);
+    assert!(reader.bit() && reader.octet() == 7 && reader.bit());
+    assert!(*reader.shortstr() == *b"a" && reader.bit());
+    assert!(reader.longstr() == b"b" && reader.bit());
+    assert!(reader.octet() == 9 && !reader.bit() && reader.bit());
+    assert_eq!(reader.finish("everything"), Ok(()));
+}
+
+#[test]
+fn nothing_is_read_behind_the_end() {
+    for read in [
+        |reader: &mut Reader<'_>| reader.longlong(),
+        |reader: &mut Reader<'_>| reader.longstr().len() as u64,
+        |reader: &mut Reader<'_>| reader.shortstr().len() as u64,
+    ] {
+        let mut reader = Reader::new(&[9, 9, 9, 9, 9]);
+        assert_eq!((read(&mut reader), reader.octet()), (0, 0));
+        let field = "it";
+        assert_eq!(reader.finish(field), Err(WireError::Truncated { field }));
+    }
+}
+
+#[test]
+fn a_text_that_is_not_utf8_is_not_sent() {
+    let sends = |queue: &[u8]| {
+        let method = Method::QueuePurge {
+            queue: queue.into(),
+            no_wait: false,
+        };
+        method.check_utf8().map_err(|error| error.to_string())
+    };
+    assert_eq!(sends("grün".as_bytes()), Ok(()));
+    let problem = "queue is b\"a\\xff\"; UTF-8 is expected, since brokers close the connection over other bytes here";
+    assert_eq!(sends(b"a\xff"), Err(problem.to_owned()));
 }
 
 #[test]
