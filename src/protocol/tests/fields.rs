@@ -100,6 +100,14 @@ fn every_type_cut_short_is_an_error() {
             );
         }
     }
+    // It is named where it ends: a value of an array, of a table within, and of the table itself.
+    for (bytes, field) in [
+        ("01:61 41 00000001 49", "array"),
+        ("01:61 46 00000003 01:62 49", "table"),
+        ("01:61 49", "table"),
+    ] {
+        assert_eq!(decode(&hex(bytes)), Err(WireError::Truncated { field }));
+    }
 }
 
 #[test]

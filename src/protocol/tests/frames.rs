@@ -108,6 +108,13 @@ fn a_frame_of_frame_max_fits_and_one_byte_more_is_refused_at_once() {
 }
 
 #[test]
+fn a_header_without_its_size_is_refused() {
+    let field = "a content header";
+    let error = WireError::Truncated { field };
+    assert_eq!(split_header(&[0; 11]), Err(error));
+}
+
+#[test]
 fn a_frame_must_end_where_its_size_puts_the_end() {
     assert_eq!(
         parse(&hex("03 0001 00000002:0102 cf"), 4096),

@@ -165,6 +165,13 @@ fn what_changes_is_listed_for_those_that_wait() {
     session.abandon(second);
     session.feed(&close_ok(2)).unwrap();
     assert!(session.connection_changed && !session.changed.contains(&second));
+
+    // What changes of others stays listed.
+    let mut session = super::numbers::session(2);
+    let (first, second) = (added(&mut session, None).0, added(&mut session, None).0);
+    session.feed(&[close(1), close(2)].concat()).unwrap();
+    session.abandon(first);
+    assert_eq!(session.changed, [second]);
 }
 
 #[test]
