@@ -27,6 +27,7 @@ use crate::protocol::channel::{ChannelState, Gate, Phase};
 use crate::protocol::frame;
 use crate::protocol::method::Method;
 use crate::protocol::publish::Outbox;
+use crate::protocol::send_queue::Order;
 use crate::stop::Stop;
 use crate::Error;
 
@@ -341,9 +342,11 @@ impl Channel {
     fn call_within(&self, method: &Method<'_>, limit: Duration) -> Result<Reply, Error> {
         self.notice_fork();
         let mut sending = Sending::new(self, limit.into());
-        let call = sending.wait(matches!(method, Method::TxCommit), |shared| {
-            self.begin_call(shared, method)
-        })??;
+        let order = match method {
+            Method::TxCommit => Order::InTurn,
+            _ => Order::AtOnce,
+        };
+        let call = sending.wait(order, |shared| self.begin_call(shared, method))??;
         let deadline = sending.deadline();
         drop(sending);
         self.finish_call(call, method, limit, deadline)

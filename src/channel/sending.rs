@@ -4,6 +4,7 @@ use super::Channel;
 use crate::io::link::{Interest, Shared};
 use crate::io::sync::{after, Instant};
 use crate::io::writer::Patience;
+use crate::protocol::send_queue::Order;
 use crate::Error;
 
 /// What is waited for that another thread commits.
@@ -36,7 +37,7 @@ impl<'a> Sending<'a> {
     /// Waits until something may be sent, and does the first step of that, under the session's lock.
     pub(super) fn wait<T>(
         &mut self,
-        is_commit: bool,
+        order: Order,
         mut begin: impl FnMut(&mut Shared) -> T,
     ) -> Result<T, Error> {
         let (channel, slot) = (self.channel, self.channel.slot());
@@ -46,7 +47,7 @@ impl<'a> Sending<'a> {
             if channel.is_ended() {
                 return Some(None);
             }
-            if shared.session.channel(slot)?.may_send(is_commit, entry) {
+            if shared.session.channel(slot)?.may_send(order, entry) {
                 return Some(Some(begin(shared)));
             }
             is_stopped = (self.patience.is_stopped)();
@@ -113,6 +114,6 @@ impl Channel {
     /// The channel is over, or another thread commits a transaction on it.
     #[cold]
     fn wait_until_sendable(&self, waiting: &mut Sending<'_>) -> Result<(), Error> {
-        waiting.wait(false, |_| ())
+        waiting.wait(Order::AtOnce, |_| ())
     }
 }

@@ -12,7 +12,7 @@ use super::method::Method;
 use super::publish::Mandatory;
 use super::received::{Content, Incoming, Received};
 use super::replies::Replies;
-use super::send_queue::SendQueue;
+use super::send_queue::{Order, SendQueue};
 use crate::error::Error;
 
 /// Something that threads wait on, and that can wake them, so that they look again.
@@ -293,8 +293,9 @@ impl ChannelState {
     }
 
     /// Whether a thread may send something now. If not, it has an entry in the queue from then on, and must leave it.
-    pub(crate) fn may_send(&mut self, is_commit: bool, entry: &mut Option<u64>) -> bool {
-        let may_send = self.gate.may_send() && (!is_commit || self.send_queue.is_first(*entry));
+    pub(crate) fn may_send(&mut self, order: Order, entry: &mut Option<u64>) -> bool {
+        let is_its_turn = order == Order::AtOnce || self.send_queue.is_first(*entry);
+        let may_send = is_its_turn && self.gate.may_send();
         if !may_send {
             entry.get_or_insert_with(|| self.send_queue.join());
         }

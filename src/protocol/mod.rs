@@ -19,7 +19,7 @@ pub(crate) mod properties;
 pub(crate) mod publish;
 pub(crate) mod received;
 pub(crate) mod replies;
-mod send_queue;
+pub(crate) mod send_queue;
 #[cfg(feature = "serde")]
 pub(crate) mod serialize;
 pub(crate) mod short_string;

@@ -2,6 +2,15 @@
 
 use std::collections::VecDeque;
 
+/// When something may be sent that had to wait for a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As soon as the reply to the commit has come.
+    AtOnce,
+    /// After all that waited before it as well: another commit.
+    InTurn,
+}
+
 /// The threads that wait until they may send on a channel, first come first.
 ///
 /// RabbitMQ takes nothing but `channel.close` on a channel between `tx.commit` and its reply, and closes the connection over

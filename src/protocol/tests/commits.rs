@@ -10,6 +10,7 @@ use crate::protocol::connection::Session;
 use crate::protocol::method::Method;
 use crate::protocol::publish::{Outbox, OutgoingMessage, Publishing};
 use crate::protocol::received::Incoming;
+use crate::protocol::send_queue::Order;
 use crate::BasicPublish;
 
 /// A session whose channel 1 waits for `tx.commit-ok`.
@@ -115,7 +116,12 @@ fn a_reply_to_a_commit_opens_no_channel_that_is_closed_meanwhile() {
 
 /// Asks for something to be sent, for a thread with this entry. Returns whether it may be.
 fn ask(channel: &mut ChannelState, is_commit: bool, entry: &mut Option<u64>) -> bool {
-    let may_send = channel.may_send(is_commit, entry);
+    let order = if is_commit {
+        Order::InTurn
+    } else {
+        Order::AtOnce
+    };
+    let may_send = channel.may_send(order, entry);
     assert!(may_send || entry.is_some());
     may_send
 }
