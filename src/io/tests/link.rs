@@ -190,10 +190,12 @@ fn a_stop_wakes_all_that_wait() {
     });
     until(|| link.outgoing.sleepers().1 == 1);
     assert!(!done.load(Ordering::Relaxed));
+    let began = Instant::now();
     link.wake();
     assert!(is_woken());
     let error = publishing.join().unwrap();
     assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "it was woken");
     assert_eq!(link.closing_timeout(usual), Duration::from_secs(2));
     assert_eq!(
         link.closing_timeout(Duration::from_secs(1)),

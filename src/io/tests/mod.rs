@@ -20,7 +20,10 @@ use crate::protocol::frame;
 use crate::protocol::method::Method;
 
 /// Much longer than anything here takes.
-pub(super) const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(40);
+
+/// Within this a test notices that something does not end: before a wait of `LONG` has passed.
+const SOON: Duration = Duration::from_secs(20);
 
 /// A stream in memory. A read returns what the test has put in, and else that its time is up; a write takes all, unless the
 /// test said how much the next ones take.
@@ -89,14 +92,14 @@ pub(super) fn elsewhere<T: Send + 'static>(
 }
 
 pub(super) fn ends<T>(receiver: &mpsc::Receiver<T>) -> T {
-    receiver.recv_timeout(LONG).expect("it does not end")
+    receiver.recv_timeout(SOON).expect("it does not end")
 }
 
 /// Waits until this is so.
 pub(super) fn until(is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < LONG, "it does not come to that");
+        assert!(began.elapsed() < SOON, "it does not come to that");
         thread::yield_now();
     }
 }
