@@ -210,6 +210,28 @@ fn both_ends_may_close_a_channel_at_once() {
     assert_eq!(phase(&mut session, slot), Phase::Closed);
 }
 
+/// Of these no call reports why: there is no handle, or the connection is being closed.
+#[test]
+fn a_closure_that_no_call_reports_is_kept_to_be_logged() {
+    for (is_abandoned, is_closing) in [(false, false), (true, false), (false, true)] {
+        let (mut session, slot) = session(channel());
+        session.close_channel(slot, 200, "done", end()).unwrap();
+        if is_abandoned {
+            session.abandon(slot);
+        }
+        if is_closing {
+            session.close(200, "done").unwrap();
+        }
+        session.feed(&close(1)).unwrap();
+        let late = session.late_closures.iter().map(Error::reply_code);
+        let expected: &[_] = match is_abandoned || is_closing {
+            true => &[Some(404)],
+            false => &[],
+        };
+        assert_eq!(late.collect::<Vec<_>>(), expected);
+    }
+}
+
 #[test]
 fn a_channel_that_opens_waits_for_open_ok() {
     let state = ChannelState::new(Gate::new(Phase::Opening));
