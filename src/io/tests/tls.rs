@@ -638,7 +638,13 @@ fn what_a_peer_said_before_it_hung_up_tells_more_than_a_failed_write() {
         script.lock().takes = takes.into_iter().map(Err).collect();
         script.lock().reads = reads.into();
         let failure = connect(&prepared, script.transport(), deadline).err();
-        assert!(script.lock().is_shut_down);
+        let script = script.lock();
+        assert!(script.is_shut_down);
+        if script.written.is_empty() {
+            // The write failed: what the peer has said is worth no long wait.
+            let waits = script.read_timeouts.iter().max().copied();
+            assert!(waits <= Some(Duration::from_millis(100)), "{waits:?}");
+        }
         match failure.unwrap() {
             Failure::TimeUp => ("time up".to_owned(), false),
             Failure::Other { cause, lost, .. } => (cause, lost),

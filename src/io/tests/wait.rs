@@ -121,8 +121,13 @@ fn a_publisher_waits_for_room() {
     let limit = Duration::from_millis(30);
     let refused = link.gather(7, limit.into(), |_| Ok(())).unwrap_err();
     match refused {
-        Error::Timeout { after, channel, .. } => {
-            assert_eq!((after, channel), (limit, Some(7)));
+        Error::Timeout {
+            after,
+            channel,
+            channel_closed,
+            ..
+        } => {
+            assert_eq!((after, channel, channel_closed), (limit, Some(7), false));
         }
         other => panic!("{other:?}"),
     }
