@@ -24,9 +24,11 @@ fn the_wrong_entry_of_a_dictionary_is_named() {
         ),
         ("tcp_options={'TCP_KEEPCNT':-1}", key, "-1"),
         ("tcp_options={'TCP_KEEPCNT':4294967296}", key, "4294967296"),
-        ("tcp_options={'TCP_KEEPCNT':1.5}", key, "1.5"),
-        ("tcp_options={'TCP_KEEPCNT':True}", key, "true"),
-        ("tcp_options={'TCP_KEEPCNT':None}", key, "None"),
+        (
+            "tcp_options={'TCP_KEEPCNT':1.5}",
+            key,
+            "a value (not shown)",
+        ),
         (
             "tcp_options={'TCP_KEEPCNT':['hush']}",
             key,

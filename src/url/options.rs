@@ -81,20 +81,13 @@ impl Wrong {
         }
     }
 
-    /// A key of a dictionary has this value. Lists and dictionaries may hold anything, and are not shown.
+    /// A key of a dictionary has this value. Texts and whole numbers are shown; lists and dictionaries may hold anything.
     fn value(key: &str, value: &FieldValue, expected: &'static str) -> Self {
         let text = value.as_str().map(shortened);
         let number = || value.as_i64().map(|number| number.to_string());
-        let fraction = || value.as_f64().map(|number| number.to_string());
-        let truth = || value.as_bool().map(|truth| truth.to_string());
-        let none = || (*value == FieldValue::Void).then(|| "None".to_owned());
         Wrong {
             key: Some(key.to_owned()),
-            shown: text
-                .or_else(number)
-                .or_else(fraction)
-                .or_else(truth)
-                .or_else(none),
+            shown: text.or_else(number),
             expected,
         }
     }
