@@ -1,6 +1,6 @@
 //! How much memory it takes to hold what the program has not taken yet.
 
-use super::received::{Carrier, Incoming, Received};
+use super::received::{Incoming, Received};
 use super::size::ALLOCATION;
 
 impl Incoming {
@@ -16,16 +16,12 @@ impl Incoming {
 }
 
 impl Received {
+    /// How many bytes of memory this takes as long as it waits. (One that was returned waits as a `ReturnedMessage`.)
     #[inline]
     pub(crate) fn size(&self) -> usize {
-        let text = match &self.carrier {
-            Carrier::Deliver { consumer_tag, .. } => consumer_tag.len(),
-            Carrier::Get { .. } => 0,
-            Carrier::Return { reply_text, .. } => reply_text.len(),
-        };
         size_of::<Incoming>()
             + 4 * ALLOCATION
-            + text
+            + self.consumer_tag().len()
             + self.exchange.len()
             + self.routing_key.len()
             + self.properties.size()
