@@ -15,7 +15,7 @@ impl Channel {
     ///
     /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. As long as all messages of
     /// the channel are acknowledged in the order in which they came, acknowledgements that go out together go out as one with
-    /// `multiple`, which means the same and costs the broker much less. A tag that the broker does not know makes it close the
+    /// `multiple`, which means the same and costs the broker much less ([`basic_recover`](Channel::basic_recover) ends that). A tag that the broker does not know makes it close the
     /// channel, which shows at a later call.
     ///
     /// ```
@@ -117,6 +117,10 @@ impl Channel {
     /// It comes again under other delivery tags, and a tag from before closes the channel (406). What had come and was not handed
     /// to a callback or by the iterator is dropped here, so that it is seen once. A consumer that another thread cancels meanwhile
     /// loses nothing: what it had not been given goes back once.
+    ///
+    /// Not for a channel that reads a stream: RabbitMQ 3.10 ends the connection over it (541), and later releases send nothing of
+    /// it again, so that what was dropped is missing and the stream may stand still. A quorum queue counts it as one more
+    /// delivery, and drops a message or moves it on when that passes its limit (20, if none is set, from RabbitMQ 4.0 on).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
