@@ -42,6 +42,25 @@ fn refused_declaration(reply_code: u16, reply_text: &'static str) -> Error {
     error
 }
 
+#[test]
+fn an_acknowledgement_too_many_is_explained() {
+    let channel = channel();
+    let queue = unique("hints");
+    channel
+        .queue_declare(QueueDeclare::new(queue.as_str()).exclusive(true))
+        .unwrap();
+    channel.basic_publish("", queue.as_str(), "task").unwrap();
+    let (method, ..) = channel.basic_get(queue.as_str()).unwrap().unwrap();
+    channel.basic_ack(method.delivery_tag).unwrap();
+    channel.basic_ack(method.delivery_tag).unwrap();
+    let error = channel.queue_declare("").unwrap_err();
+    assert_eq!(error.reply_code(), Some(406));
+    assert_mentions(
+        &error,
+        &["acknowledged or refused before", "another channel"],
+    );
+}
+
 /// A quorum queue or a stream, which a node that has just started may not know how to make yet.
 fn of_type(channel: &Channel, name: &str, queue_type: &str) {
     let request = QueueDeclare::new(name)

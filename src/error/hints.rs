@@ -4,7 +4,7 @@
 use crate::QueueDeclare;
 
 /// A reply code, what the reply text must hold, and what to do about it.
-const REFUSALS: [(u16, &[&str], &str); 15] = [
+const REFUSALS: [(u16, &[&str], &str); 16] = [
     (
         541,
         &["transient_nonexcl_queues"],
@@ -19,6 +19,12 @@ const REFUSALS: [(u16, &[&str], &str); 15] = [
         541,
         &["`global_qos`"],
         "this broker knows only a limit for each consumer: leave out .global(true)",
+    ),
+    (
+        406,
+        &["unknown delivery tag"],
+        "the message was acknowledged or refused before, or came on another channel, or to a consumer with .auto_ack(true), \
+         or was taken back by basic_recover",
     ),
     (
         406,
@@ -160,7 +166,10 @@ mod tests {
     fn a_refusal_without_a_known_cure_has_no_hint() {
         for (code, text) in [
             (404, "NOT_FOUND - no queue 'q' in vhost '/'"),
-            (406, "PRECONDITION_FAILED - unknown delivery tag 1"),
+            (
+                406,
+                "PRECONDITION_FAILED - fast reply consumer does not exist",
+            ),
             (541, "INTERNAL_ERROR"),
             (541, ""),
         ] {
