@@ -48,6 +48,10 @@ use crate::Error;
 /// channel.basic_consume("numbers", |_, _, _, _| std::process::exit(0))?;
 /// # Ok(()) }) }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "a callback cannot return `{Self}`",
+    note = "it returns nothing or a `haypile::Result<()>`; `.map_err(haypile::Error::other)?` passes on any other error"
+)]
 pub trait CallbackResult: sealed::Sealed {
     #[doc(hidden)]
     fn into_result(self) -> Result<()>;
