@@ -86,8 +86,8 @@ impl Failure {
         reply_code: u16,
         reply_text: &str,
     ) -> Box<Self> {
-        let cause = format_args!("{reply_code} {reply_text}");
-        let mut failure = Failure::new(kind, stage, cause, None);
+        let mut failure =
+            Failure::new(kind, stage, format_args!("{reply_code} {reply_text}"), None);
         failure.reply_code = Some(reply_code);
         failure.retryable = may_pass(reply_code, reply_text);
         failure
