@@ -16,9 +16,9 @@ use super::sync::Instant;
 /// * `read` waits until there is at least one byte, and returns 0 only at the end of the stream. It returns no later than
 ///   [`set_read_timeout`](Stream::set_read_timeout) says, and not much earlier without bytes: every deadline of the
 ///   connection rests on this. `write` and [`set_write_timeout`](Stream::set_write_timeout) are the same.
-/// * `write` may buffer. [`flush`](Write::flush) sends what it buffered; it is called whenever nothing more is about to be
-///   written. A `write` or `flush` whose time is up is called again; while a connection is opened, until its
-///   [`stack_timeout`](crate::ConnectionParameters::stack_timeout) has passed.
+/// * `write` may buffer, and sends some of it itself when it has no room. [`flush`](Write::flush) sends what it buffered; it is
+///   called whenever nothing more is about to be written. A `write` or `flush` whose time is up is called again; while a
+///   connection is opened, until its [`stack_timeout`](crate::ConnectionParameters::stack_timeout) has passed.
 /// * A timeout and a dead connection differ by their errors. On Unix, an error of kind [`TimedOut`](io::ErrorKind::TimedOut)
 ///   that carries the operating system's code (`ETIMEDOUT`) means that the connection is dead, since a timeout of a socket
 ///   is `EAGAIN` there. Anything else of that kind, and [`WouldBlock`](io::ErrorKind::WouldBlock), means that the time is up.
