@@ -248,12 +248,14 @@ impl BasicProperties {
         Self::default()
     }
 
-    /// Refuses an expiration that RabbitMQ would close the channel over.
+    /// Refuses an expiration that RabbitMQ would close the channel over. Bytes that are no text go on as they are: they were not
+    /// written by the program, but came from a peer, perhaps another broker.
     #[inline]
     pub(crate) fn check_expiration(&self) -> Result<(), WireError> {
-        match &self.expiration {
-            Some(expiration) => check_expiration(expiration),
-            None => Ok(()),
+        let bytes = self.expiration.as_ref().map(ShortString::as_bytes);
+        match bytes.map(std::str::from_utf8) {
+            Some(Ok(text)) => check_expiration(text),
+            Some(Err(_)) | None => Ok(()),
         }
     }
 
