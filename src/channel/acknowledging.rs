@@ -15,8 +15,8 @@ impl Channel {
     ///
     /// It is sent within a few milliseconds, also while the callback works on; nothing is waited for. As long as all messages of
     /// the channel are acknowledged in the order in which they came, acknowledgements that go out together go out as one with
-    /// `multiple`, which means the same and costs the broker much less ([`basic_recover`](Channel::basic_recover) ends that). A tag that the broker does not know makes it close the
-    /// channel, which shows at a later call.
+    /// `multiple`, which means the same and costs the broker much less ([`basic_recover`](Channel::basic_recover) ends that). A tag
+    /// that the broker does not know makes it close the channel, which shows at a later call.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/doc_example.rs"));
