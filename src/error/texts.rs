@@ -141,10 +141,10 @@ impl fmt::Display for Error {
                 let after = Span(*after);
                 write!(f, "timed out after {after} waiting for {waiting_for}")?;
                 write_blocked(f, blocked.as_deref())?;
-                match channel_closed {
-                    true => f.write_str(CLOSED_THEN),
-                    false => Ok(()),
+                if *channel_closed {
+                    f.write_str(CLOSED_THEN)?;
                 }
+                Ok(())
             }
             Error::Stopped { waiting_for } => {
                 write!(f, "stopped by this program while waiting for {waiting_for}")
